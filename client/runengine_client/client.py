@@ -1,0 +1,315 @@
+"""The typed client: one method a call."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeAlias, TypeVar
+from uuid import UUID
+
+import grpc
+import grpc.aio
+from google.protobuf.struct_pb2 import Struct
+from runengine.v1.artifact_service_pb2 import DownloadArtifactRequest, DownloadArtifactResponse
+from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runengine.v1.campaign_pb2 import Campaign
+from runengine.v1.campaign_service_pb2 import CreateCampaignRequest, GetCampaignRequest
+from runengine.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from runengine.v1.run_pb2 import Run, RunStatus, RunStep
+from runengine.v1.run_service_pb2 import (
+    CancelRunRequest,
+    GetRunRequest,
+    ListCampaignRunsRequest,
+    ListCampaignRunsResponse,
+    ListRunStepsRequest,
+    RetryRunRequest,
+    TriggerRunRequest,
+)
+from runengine.v1.run_service_pb2_grpc import RunServiceStub
+
+from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
+from runengine_client.structs import to_struct
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+Id = str | UUID
+Token = str | Callable[[], str | Awaitable[str]]
+Status: TypeAlias = str | RunStatus.ValueType
+"""A status word such as `failed`, or a value of RunStatus."""
+
+TERMINAL = frozenset(
+    {RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED, RunStatus.RUN_STATUS_CANCELLED}
+)
+"""The statuses in which a run stays until it is retried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a step has saved: its file name, its media type such as `application/zip`, its bytes."""
+
+    name: str
+    media_type: str
+    data: bytes
+
+
+class RunEngineClient:
+    """Calls the run engine at `address` (`host:port`). Make it inside the event loop that uses it.
+
+    `token` is the JWT that names the tenant, or a function that answers one, asked before each call.
+    `secure` speaks TLS and trusts the usual roots. `timeout_seconds` bounds each call; a download,
+    which may take long, each wait for its next part.
+
+    Every method raises a RunEngineError when the server refuses the call or cannot be reached, and
+    ValueError for an argument that cannot be sent. Ids are UUIDs or their strings.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        token: Token,
+        *,
+        secure: bool = False,
+        timeout_seconds: float = 10,
+    ) -> None:
+        asyncio.get_running_loop()  # a channel belongs to the loop it was made in
+        self._address = address
+        self._token = token
+        self._timeout = timeout_seconds
+        # The server bounds what it answers; a page of large payloads exceeds gRPC's own 4 MiB.
+        options = [("grpc.max_receive_message_length", -1)]
+        if secure:
+            channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), options)
+        else:
+            channel = grpc.aio.insecure_channel(address, options)
+        self._channel = channel
+        self._runs = RunServiceStub(channel)
+        self._campaigns = CampaignServiceStub(channel)
+        self._artifacts = ArtifactServiceStub(channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; calls under way are cancelled."""
+        await self._channel.close(None)
+
+    async def trigger_run(
+        self,
+        workflow_name: str,
+        *,
+        trigger_payload: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+        campaign_id: Id | None = None,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Queues a run of the workflow and answers it.
+
+        `campaign_id` goes into the context, as `campaignId`. The same `idempotency_key` with the same
+        request answers the run of the first call instead of starting another.
+        Raises InvalidArgument for an unknown workflow, PayloadTooLarge, IdempotencyKeyReused,
+        QuotaExceeded or Overloaded; ValueError for a payload or context that is not JSON.
+        """
+        if campaign_id is not None:
+            context = {**(context or {}), "campaignId": str(campaign_id)}
+        request = TriggerRunRequest(
+            workflow_name=workflow_name,
+            trigger_payload=_struct(trigger_payload, "trigger_payload"),
+            context=_struct(context, "context"),
+        )
+        metadata = []
+        if idempotency_key is not None:
+            metadata.append(("idempotency-key", _header(idempotency_key, "The idempotency key")))
+        return (await self._call(self._runs.TriggerRun, request, metadata)).run
+
+    async def get_run(self, run_id: Id) -> Run:
+        """Answers the run as it is now. Raises RunNotFound."""
+        return (await self._call(self._runs.GetRun, GetRunRequest(run_id=str(run_id)))).run
+
+    async def list_run_steps(self, run_id: Id) -> list[RunStep]:
+        """Answers the steps of the run in execution order, each at its current attempt.
+
+        Raises RunNotFound.
+        """
+        request = ListRunStepsRequest(run_id=str(run_id))
+        return list((await self._call(self._runs.ListRunSteps, request)).steps)
+
+    async def retry_run(self, run_id: Id) -> Run:
+        """Queues a failed or cancelled run again and answers it: same id, attempt + 1.
+
+        Completed steps are kept. Raises RunNotFound, RunActive (queued or running) or RunNotRetryable
+        (completed).
+        """
+        return (await self._call(self._runs.RetryRun, RetryRunRequest(run_id=str(run_id)))).run
+
+    async def cancel_run(self, run_id: Id) -> Run:
+        """Cancels a queued or running run and answers it; a cancelled one is answered unchanged.
+
+        Raises RunNotFound or RunTerminal (completed or failed).
+        """
+        return (await self._call(self._runs.CancelRun, CancelRunRequest(run_id=str(run_id)))).run
+
+    async def list_campaign_runs(
+        self,
+        campaign_id: Id,
+        *,
+        status: Status | Iterable[Status] = (),
+        limit: int | None = None,
+        offset: int | None = None,
+    ) -> ListCampaignRunsResponse:
+        """Answers one page of the campaign's runs, most recent first, and how many match in all.
+
+        `status` keeps only the runs in one of these statuses; none means all. `limit` is 1 to 100, by
+        default 20, `offset` from 0. An unknown campaign has no runs. Raises InvalidArgument.
+        """
+        request = ListCampaignRunsRequest(
+            campaign_id=str(campaign_id), status=_statuses(status), limit=limit, offset=offset
+        )
+        return await self._call(self._runs.ListCampaignRuns, request)
+
+    async def iterate_campaign_runs(
+        self, campaign_id: Id, *, status: Status | Iterable[Status] = (), page_size: int = 100
+    ) -> AsyncIterator[Run]:
+        """Yields all runs of the campaign, most recent first, asking for a page of them at a time.
+
+        A run that is triggered meanwhile neither appears nor makes another appear twice. One that
+        leaves a `status` filter meanwhile may make another be missed. Raises InvalidArgument.
+        """
+        wanted = _statuses(status)
+        seen: set[str] = set()
+        offset = 0
+        while True:
+            page = await self.list_campaign_runs(campaign_id, status=wanted, limit=page_size, offset=offset)
+            for run in page.runs:
+                # New runs push known ones onto the next page.
+                if run.id not in seen:
+                    seen.add(run.id)
+                    yield run
+            offset += len(page.runs)
+            if not page.runs or offset >= page.total:
+                return
+
+    async def create_campaign(self, campaign_id: Id | None = None) -> Campaign:
+        """Creates a draft campaign and answers it; one that is there already is answered as it is.
+
+        Without an id the server makes one. Raises InvalidArgument (malformed id).
+        """
+        request = CreateCampaignRequest(id=None if campaign_id is None else str(campaign_id))
+        return (await self._call(self._campaigns.CreateCampaign, request)).campaign
+
+    async def get_campaign(self, campaign_id: Id) -> Campaign:
+        """Answers the campaign as it is now. Raises CampaignNotFound."""
+        request = GetCampaignRequest(campaign_id=str(campaign_id))
+        return (await self._call(self._campaigns.GetCampaign, request)).campaign
+
+    async def download_artifact(self, artifact_id: Id) -> Artifact:
+        """Answers the artifact, whole and in memory. Raises ArtifactNotFound."""
+        request = DownloadArtifactRequest(artifact_id=str(artifact_id))
+        call = self._artifacts.DownloadArtifact(request, metadata=await self._metadata())
+        header = DownloadArtifactResponse.Header()
+        data = bytearray()
+        try:
+            while True:
+                async with asyncio.timeout(self._timeout):
+                    part = await call.read()
+                if not isinstance(part, DownloadArtifactResponse):
+                    break
+                if part.HasField("header"):
+                    header = part.header
+                data += part.data
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"The run engine at {self._address} sent nothing of the artifact for {self._timeout:g} s.",
+                code=grpc.StatusCode.DEADLINE_EXCEEDED,
+            ) from None
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._address) from error
+        if len(data) != header.size:
+            raise Internal(
+                f"The run engine at {self._address} sent {len(data)} of the artifact's {header.size} bytes.",
+                code=grpc.StatusCode.DATA_LOSS,
+            )
+        return Artifact(header.name, header.media_type, bytes(data))
+
+    async def follow_run(self, run_id: Id, *, poll: tuple[float, float] = (0.05, 1)) -> AsyncIterator[Run]:
+        """Yields the run as it is now, and again after each pause, until it has ended.
+
+        The last one is completed, failed or cancelled. `poll` is the first pause and the longest, in
+        seconds; each is half as long again as the one before. Raises RunNotFound.
+        """
+        pause, longest = poll
+        while True:
+            run = await self.get_run(run_id)
+            yield run
+            if run.status in TERMINAL:
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, longest)
+
+    async def wait(
+        self, run_id: Id, *, timeout_seconds: float | None = None, poll: tuple[float, float] = (0.05, 1)
+    ) -> Run:
+        """Answers the run once it is completed, failed or cancelled. `poll` is as for follow_run.
+
+        Raises TimeoutError when that takes longer than `timeout_seconds` (the run goes on), or RunNotFound.
+        """
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                async for run in self.follow_run(run_id, poll=poll):
+                    last = run
+        except TimeoutError:
+            raise TimeoutError(f"Run {run_id} has not ended within {timeout_seconds:g} s.") from None
+        return last
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        metadata: Iterable[tuple[str, str]] = (),
+    ) -> Response:
+        try:
+            return await method(request, timeout=self._timeout, metadata=(*await self._metadata(), *metadata))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._address) from error
+
+    async def _metadata(self) -> tuple[tuple[str, str]]:
+        token = self._token() if callable(self._token) else self._token
+        if inspect.isawaitable(token):
+            token = await token
+        return (("authorization", f"Bearer {_header(token, 'The token')}"),)
+
+
+def _struct(value: Mapping[str, Any] | None, name: str) -> Struct | None:
+    return None if value is None else to_struct(value, name)
+
+
+def _header(value: str, name: str) -> str:
+    # gRPC's own refusal names neither the header nor what is wrong with it.
+    if not (value and value.isascii() and value.isprintable()):
+        raise ValueError(f"{name} must be printable ASCII, and not empty.")
+    return value
+
+
+def _statuses(status: Status | Iterable[Status]) -> list[RunStatus.ValueType]:
+    return [_status(each) for each in ([status] if isinstance(status, str | int) else status)]
+
+
+def _status(status: Status) -> RunStatus.ValueType:
+    if not isinstance(status, str):
+        return status
+    words = {name.removeprefix("RUN_STATUS_").lower(): value for name, value in RunStatus.items()}
+    del words["unspecified"]
+    if status not in words:
+        raise ValueError(f"No run has the status {status!r}; there are {', '.join(words)}.")
+    return words[status]

@@ -1,0 +1,89 @@
+"""The commands of runengine-server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+try:
+    import typer
+    import uvloop
+
+    from runengine_server import app
+    from runengine_server.auth import development
+    from runengine_server.settings import Settings, SettingsError, read_settings
+    from runengine_server.up import ChildFailed, up
+except ModuleNotFoundError as missing:
+    sys.exit(f"runengine-server needs {missing.name}: pip install 'runengine[server]'")
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _run(process: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+    app.configure_logging()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(process(read_settings()))
+    except SettingsError as error:
+        sys.stderr.write(f"runengine-server: {error}\n")
+        sys.exit(1)
+    except ChildFailed:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@cli.command("up")
+def _up() -> None:
+    """Start everything: PostgreSQL, migrations, gRPC, REST, one worker."""
+    _run(up)
+
+
+@cli.command("serve")
+def _serve() -> None:
+    """The gRPC server alone."""
+    _run(app.serve)
+
+
+@cli.command("gateway")
+def _gateway() -> None:
+    """The REST gateway alone."""
+    _run(app.gateway)
+
+
+@cli.command("worker")
+def _worker() -> None:
+    """One worker alone."""
+    _run(app.worker)
+
+
+@cli.command("migrate")
+def _migrate() -> None:
+    """Bring the database to the newest schema."""
+    _run(app.migrate)
+
+
+@cli.command("token")
+def _token(
+    org: Annotated[str, typer.Option(help="The organisation, which is the tenant.")],
+    user: Annotated[str, typer.Option(help="The user.")] = "user_development",
+    ttl: Annotated[int, typer.Option(help="Seconds until it expires.", min=1)] = 3600,
+) -> None:
+    """Print a token signed with the development key of the state directory."""
+    try:
+        token = development.sign(read_settings().state_dir, org, user, ttl)
+    except (SettingsError, OSError) as error:
+        sys.stderr.write(f"runengine-server: {error}\n")
+        sys.exit(1)
+    sys.stdout.write(token + "\n")
+
+
+def main() -> None:
+    """The entry point of the `runengine-server` command."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

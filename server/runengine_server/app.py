@@ -1,0 +1,268 @@
+"""The one place that builds and joins everything: a function for each process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import asyncpg
+import structlog
+
+from runengine_server.auth.clerk import ClerkVerifier, PemKey
+from runengine_server.auth.jwks import JwksKeys
+from runengine_server.embedded_postgres import running_urls
+from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.database import Database
+from runengine_server.settings import Settings, SettingsError
+
+# How long calls under way may take once the process has been told to stop.
+_GRACE_SECONDS = 3.0
+
+_log = structlog.get_logger()
+
+
+def configure_logging() -> None:
+    """One line an event on stderr: for people on a terminal, else JSON."""
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+class Lifetime:
+    """When this process has to stop, and how it tells `up`, if that started it, that it is ready.
+
+    `RUNENGINE_PARENT_FD` is one end of a socket pair: "ready" is written to it, and its end of file
+    means that the parent is gone, however it died.
+    """
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        given = os.environ.get("RUNENGINE_PARENT_FD")
+        self._parent = socket.socket(fileno=int(given)) if given else None
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Sets `stopping` on SIGINT, SIGTERM and the parent's death, while the block runs."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stopping.set)
+        if self._parent is not None:
+            loop.add_reader(self._parent, self.stopping.set)
+        try:
+            yield
+        finally:
+            if self._parent is not None:
+                loop.remove_reader(self._parent)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def ready(self) -> None:
+        """Says that the process does its work now."""
+        if self._parent is not None:
+            self._parent.sendall(b"ready")
+
+
+def database_urls(settings: Settings) -> tuple[str, str]:
+    """(owner's, application's) URL. Raises SettingsError when there is no database to be found."""
+    if settings.database_url is not None:
+        return settings.owner_database_url or settings.database_url, settings.database_url
+    if (running := running_urls(settings.state_dir)) is not None:
+        return running
+    raise SettingsError(
+        "there is no database: set RUNENGINE_DATABASE_URL, or run `runengine-server up`, which brings its own"
+    )
+
+
+def cannot_connect(variable: str, url: str, error: Exception) -> SettingsError:
+    """One line that names the place, without the password."""
+    parts = urlsplit(url)
+    place = parts.hostname or parts.query or "localhost"
+    if parts.hostname and parts.port:
+        place += f":{parts.port}"
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return SettingsError(f"{variable}: cannot use the database at {place}: {reason}")
+
+
+async def _open_database(settings: Settings, connections: int) -> Database:
+    _, url = database_urls(settings)
+    database = Database(url, connections)
+    try:
+        await database.open()
+        await database.fetch("SELECT 1 FROM workflows LIMIT 1")
+    except asyncpg.UndefinedTableError:
+        raise SettingsError("the database has no schema yet: run `runengine-server migrate`") from None
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        raise cannot_connect("RUNENGINE_DATABASE_URL", url, error) from None
+    return database
+
+
+def _verifier(settings: Settings) -> ClerkVerifier:
+    if settings.clerk_issuer is None:
+        raise SettingsError(
+            "RUNENGINE_CLERK_ISSUER is required, with RUNENGINE_CLERK_JWT_KEY or RUNENGINE_CLERK_JWKS_URL; "
+            "for development, `runengine-server up` brings its own"
+        )
+    if (settings.clerk_jwt_key is None) == (settings.clerk_jwks_url is None):
+        raise SettingsError("set one of RUNENGINE_CLERK_JWT_KEY (PEM) and RUNENGINE_CLERK_JWKS_URL")
+    try:
+        keys = (
+            PemKey(settings.clerk_jwt_key)
+            if settings.clerk_jwt_key
+            else JwksKeys(str(settings.clerk_jwks_url))
+        )
+    except (ValueError, TypeError):
+        raise SettingsError("RUNENGINE_CLERK_JWT_KEY must be an RSA public key in PEM") from None
+    return ClerkVerifier(keys, settings.clerk_issuer, settings.clerk_authorized_parties)
+
+
+def _artifact_store(settings: Settings) -> ArtifactStore:
+    try:
+        return ArtifactStore(settings.artifact_directory)
+    except Exception as error:
+        raise SettingsError(
+            f"RUNENGINE_STATE_DIR: cannot write {settings.artifact_directory}: {error}"
+        ) from None
+
+
+async def serve(settings: Settings) -> None:
+    """The gRPC server, until it is told to stop."""
+    from grpc_health.v1 import health_pb2  # noqa: PLC0415 - each process imports what it needs alone
+
+    from runengine_server.rpc.server import create_server  # noqa: PLC0415
+
+    verifier, artifacts = _verifier(settings), _artifact_store(settings)
+    lifetime = Lifetime()
+    database = await _open_database(settings, connections=16)
+    server, health = create_server(database, artifacts, verifier)
+    try:
+        server.add_insecure_port(settings.grpc_address)
+    except RuntimeError:
+        raise address_taken("RUNENGINE_GRPC_ADDRESS", settings.grpc_address) from None
+    with lifetime.watch():
+        await server.start()
+        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+        lifetime.ready()
+        _log.info("serving gRPC", address=settings.grpc_address)
+        await lifetime.stopping.wait()
+        await health.enter_graceful_shutdown()
+        await server.stop(_GRACE_SECONDS)
+        await database.close()
+
+
+async def gateway(settings: Settings) -> None:
+    """The REST gateway, until it is told to stop."""
+    import grpc  # noqa: PLC0415
+    import uvicorn  # noqa: PLC0415
+
+    from runengine_server.gateway.app import create_gateway  # noqa: PLC0415
+
+    lifetime = Lifetime()
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:  # ours are in Lifetime
+            yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            lifetime.ready()
+            _log.info("serving REST", address=settings.rest_address)
+
+    listening = bind("RUNENGINE_REST_ADDRESS", settings.rest_address)
+    async with grpc.aio.insecure_channel(settings.grpc_address) as channel:
+        server = Server(
+            uvicorn.Config(
+                create_gateway(channel),
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_level="warning",
+                server_header=False,
+                date_header=False,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=int(_GRACE_SECONDS),
+            )
+        )
+        with lifetime.watch():
+            serving = asyncio.create_task(server.serve([listening]))
+            stopping = asyncio.create_task(lifetime.stopping.wait())
+            await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            server.should_exit = True
+            stopping.cancel()
+            await serving
+
+
+async def worker(settings: Settings) -> None:
+    """One worker, until it is told to stop; what it was executing goes on elsewhere."""
+    from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor  # noqa: PLC0415
+    from runengine_server.engine.worker import Worker  # noqa: PLC0415
+    from runengine_server.repositories.queue_repository import QueueRepository  # noqa: PLC0415
+    from runengine_server.workflows.load import load_workflows  # noqa: PLC0415
+
+    artifacts = _artifact_store(settings)
+    workflows = load_workflows(settings.workflows)
+    lifetime = Lifetime()
+    name = f"worker:{socket.gethostname()}:{os.getpid()}"
+    database = await _open_database(settings, connections=settings.worker_concurrency + 2)
+    queue = QueueRepository(database, name, list(workflows), settings.lease_seconds)
+    processor = LangGraphRunProcessor(database, artifacts, workflows, settings.artifact_url_base, name)
+    worker = Worker(database, queue, processor.process, settings.worker_concurrency, settings.lease_seconds)
+    with lifetime.watch():
+        await queue.register_workflows()
+        working = asyncio.create_task(worker.work())
+        lifetime.ready()
+        _log.info("working", workflows=sorted(workflows))
+        stopping = asyncio.create_task(lifetime.stopping.wait())
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        worker.stop()
+        stopping.cancel()
+        await working
+        await database.close()
+
+
+async def migrate(settings: Settings) -> None:
+    """Brings the database to the newest schema."""
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    from runengine_server.repositories.migrations.migrate import migrate as run_migrations  # noqa: PLC0415
+
+    owner_url, url = database_urls(settings)
+    try:
+        await run_migrations(owner_url, url)
+    except (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        variable = "RUNENGINE_OWNER_DATABASE_URL" if settings.owner_database_url else "RUNENGINE_DATABASE_URL"
+        cause = error.orig if isinstance(error, DBAPIError) and isinstance(error.orig, Exception) else error
+        raise cannot_connect(variable, owner_url, cause) from None
+
+
+def address_taken(variable: str, address: str) -> SettingsError:
+    """One line for a port that another process has."""
+    return SettingsError(f"{variable}: {address} cannot be used, most likely it is taken; choose another")
+
+
+def bind(variable: str, address: str) -> socket.socket:
+    """A listening socket on HOST:PORT. Raises SettingsError when it cannot be had."""
+    host, _, port = address.rpartition(":")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=1024)
+    except OSError:
+        raise address_taken(variable, address) from None

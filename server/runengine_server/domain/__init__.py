@@ -1,0 +1,1 @@
+"""What a run is and may become. No I/O, no async."""

@@ -1,0 +1,127 @@
+"""What may go wrong, in the words that a caller gets: the class's `reason` and the message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+class RunEngineError(Exception):
+    """The base of all errors that are meant for the caller. The message is shown as it stands."""
+
+    reason = "INTERNAL"
+
+    def __init__(self, message: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.metadata = dict(metadata or {})
+
+
+class Unauthenticated(RunEngineError):
+    """The token is missing, malformed, expired or not ours. One body for all, so as to teach nobody."""
+
+    reason = "UNAUTHENTICATED"
+
+    def __init__(self) -> None:
+        super().__init__("A valid bearer token is required.")
+
+
+class NoOrganisation(RunEngineError):
+    """The token is good, but names no active organisation."""
+
+    reason = "NO_ORGANISATION"
+
+    def __init__(self) -> None:
+        super().__init__("The token has no active organisation; choose one and sign in again.")
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """`field` is the path in the request, as the proto names it."""
+
+    field: str
+    description: str
+
+
+class InvalidArgument(RunEngineError):
+    """The request is malformed; `violations` has everything that is wrong with it."""
+
+    reason = "INVALID_ARGUMENT"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
+class PayloadTooLarge(RunEngineError):
+    """Payload and context together exceed 256 KiB."""
+
+    reason = "PAYLOAD_TOO_LARGE"
+
+
+class NotFound(RunEngineError):
+    """Absent, or another tenant's: the same to the caller, to the byte."""
+
+
+class RunNotFound(NotFound):
+    """No such run for this tenant."""
+
+    reason = "RUN_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such run.")
+
+
+class CampaignNotFound(NotFound):
+    """No such campaign for this tenant."""
+
+    reason = "CAMPAIGN_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such campaign.")
+
+
+class ArtifactNotFound(NotFound):
+    """No such artifact for this tenant."""
+
+    reason = "ARTIFACT_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such artifact.")
+
+
+class WrongState(RunEngineError):
+    """The run's status does not allow it; metadata: `status`, `attempt`, `allowed`."""
+
+
+class RunActive(WrongState):
+    """Retry of a run that is queued or running."""
+
+    reason = "RUN_ACTIVE"
+
+
+class RunNotRetryable(WrongState):
+    """Retry of a run that is completed."""
+
+    reason = "RUN_NOT_RETRYABLE"
+
+
+class RunTerminal(WrongState):
+    """Cancel of a run that is completed or failed."""
+
+    reason = "RUN_TERMINAL"
+
+
+class Unavailable(RunEngineError):
+    """The database cannot be reached."""
+
+    reason = "UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("The database cannot be reached at the moment; try again.")
+
+
+class Fenced(Exception):  # noqa: N818 - a fact about the run, never shown to a caller
+    """This worker no longer holds the run: it was cancelled, or another has taken it over.
+
+    Raised by every write whose epoch is old; nothing of the write took effect.
+    """

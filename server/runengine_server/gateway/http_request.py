@@ -1,0 +1,164 @@
+"""What does an HTTP request ask of an RPC? Reads path, query, body and headers into message and metadata."""
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl
+
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from starlette.requests import Request
+
+from runengine_server.gateway.json_mapping import MalformedError, json_setter, text_setter
+from runengine_server.gateway.problems import Problem, RefusedError, Violation, invalid, payload_too_large
+from runengine_server.gateway.routes import Binding
+from runengine_server.gateway.strict_json import FLAWED, MAX_BYTES, parse_object, shown_path
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+# What gRPC metadata can carry (printable ASCII), and short enough for all of it to fit in 8 KiB.
+_TOKEN = re.compile(rb"[\x20-\x7e]{1,6144}")
+_IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]{1,1024}")
+_TRACEPARENT = re.compile(rb"[0-9a-f-]{55,256}")
+
+_LENGTH = re.compile("[0-9]{1,18}")
+_MAX_QUERY_PARAMETERS = 1_000
+
+
+def caller_metadata(request: Request) -> Metadata:
+    """The metadata that says who calls: `authorization`, and `traceparent` for the log.
+
+    A token that is sent twice, or that no metadata can carry, is left out: the server then answers as to
+    any caller without a good token. No other header is passed on, save the idempotency key.
+    """
+    metadata: Metadata = ()
+    for name, shape in (("authorization", _TOKEN), ("traceparent", _TRACEPARENT)):
+        values = _header(request, name)
+        if len(values) == 1 and shape.fullmatch(values[0]):
+            metadata += ((name, values[0].decode("ascii")),)
+    return metadata
+
+
+class RequestReader:
+    """Reads the requests of one binding. What fields hold, beyond their type, the server judges."""
+
+    def __init__(self, binding: Binding) -> None:
+        """Raises TypeError where a field of the request has no JSON mapping."""
+        request = binding.rpc.input_type
+        self._message_class = GetMessageClass(request)
+        self._takes_body = binding.takes_body
+        in_path = [request.fields_by_name[name] for name in binding.path_fields]
+        others = [field for field in request.fields if field not in in_path]
+        self._path_fields = {field.name: (field.json_name, text_setter(field)) for field in in_path}
+        self._body_fields = {field.json_name: json_setter(field) for field in others if binding.takes_body}
+        in_query = [] if binding.takes_body else others
+        self._query_fields = {field.json_name: text_setter(field) for field in in_query}
+        self._repeated = {field.json_name for field in in_query if field.is_repeated}
+
+    async def read(self, request: Request) -> tuple[Message, Metadata]:
+        """The message to send, and the idempotency key as metadata.
+
+        Raises RefusedError with 400 and every violation at once, 413 or 415.
+        """
+        message = self._message_class()
+        violations: list[Violation] = []
+        idempotency_key = _idempotency_key(request, violations)
+        for name, text in request.path_params.items():
+            json_name, setter = self._path_fields[name]
+            _set(setter, message, text, json_name, violations)
+        self._read_query(request, message, violations)
+        await self._read_body(request, message, violations)
+        if violations:
+            raise RefusedError(invalid(violations))
+        return message, idempotency_key
+
+    def _read_query(self, request: Request, message: Message, violations: list[Violation]) -> None:
+        try:
+            parameters = parse_qsl(
+                request.scope["query_string"].decode("latin-1"),
+                keep_blank_values=True,
+                max_num_fields=_MAX_QUERY_PARAMETERS,
+            )
+        except ValueError:
+            violations.append(Violation("query", f"has more than {_MAX_QUERY_PARAMETERS} parameters"))
+            return
+        seen: set[str] = set()
+        for name, text in parameters:
+            setter = self._query_fields.get(name)
+            if setter is None:
+                if name not in seen:
+                    violations.append(Violation(shown_path([name]), "is no parameter of this path"))
+            elif name in seen and name not in self._repeated:
+                violations.append(Violation(name, "is given more than once"))
+            else:
+                _set(setter, message, text, name, violations)
+            seen.add(name)
+
+    async def _read_body(self, request: Request, message: Message, violations: list[Violation]) -> None:
+        raw = await _body(request)
+        if raw and not _is_json(request):
+            detail = "The body must be application/json in UTF-8, without a content encoding."
+            raise RefusedError(Problem(415, "UNSUPPORTED_MEDIA_TYPE", detail))
+        if not raw and not self._takes_body:
+            return
+        members, flaws = parse_object(raw)
+        violations += flaws
+        for name, value in members.items():
+            setter = self._body_fields.get(name)
+            if setter is None:
+                violations.append(Violation(shown_path([name]), "is no field of this request"))
+            elif value is not FLAWED:
+                _set(setter, message, value, name, violations)
+
+
+def _set(
+    setter: Callable[[Message, Any], None],
+    message: Message,
+    value: object,
+    name: str,
+    violations: list[Violation],
+) -> None:
+    try:
+        setter(message, value)
+    except MalformedError as malformed:
+        violations.append(Violation(name, str(malformed)))
+
+
+async def _body(request: Request) -> bytes:
+    """The body, of which no more than MAX_BYTES are ever held. Raises RefusedError with 413."""
+    declared = request.headers.get("content-length", "")
+    if _LENGTH.fullmatch(declared) and int(declared) > MAX_BYTES:
+        raise RefusedError(payload_too_large())
+    body = bytearray()
+    async for chunk in request.stream():
+        if len(body) + len(chunk) > MAX_BYTES:
+            raise RefusedError(payload_too_large())
+        body += chunk
+    return bytes(body)
+
+
+def _is_json(request: Request) -> bool:
+    types = _header(request, "content-type")
+    encodings = _header(request, "content-encoding")
+    if len(types) != 1 or any(encoding.lower() != b"identity" for encoding in encodings):
+        return False
+    media_type, *parameters = [part.strip() for part in types[0].lower().split(b";")]
+    tolerated = (b"", b"charset=utf-8", b'charset="utf-8"')
+    return media_type == b"application/json" and all(parameter in tolerated for parameter in parameters)
+
+
+def _idempotency_key(request: Request, violations: list[Violation]) -> Metadata:
+    values = _header(request, "idempotency-key")
+    if not values:
+        return ()
+    if len(values) == 1 and _IDEMPOTENCY_KEY.fullmatch(values[0]):
+        return (("idempotency-key", values[0].decode("ascii")),)
+    violations.append(
+        Violation("Idempotency-Key", "must be one value of 1 to 1024 printable ASCII characters")
+    )
+    return ()
+
+
+def _header(request: Request, name: str) -> list[bytes]:
+    wanted = name.encode("ascii")
+    return [value.strip(b" \t") for key, value in request.scope["headers"] if key == wanted]

@@ -1,0 +1,44 @@
+"""What does every answer have in common, and what does a caller learn of a bug? The headers; nothing."""
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from runengine_server.gateway.problems import internal
+
+_log = structlog.get_logger()
+
+
+class SafeResponses:
+    """ASGI middleware: sets the headers of every answer, and answers 500 for any exception."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Cancellation passes through. Where the answer has begun, it ends there, and the server hangs up."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_safely(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                headers["cache-control"] = "no-store"
+                headers["x-content-type-options"] = "nosniff"
+            elif scope["method"] == "HEAD":
+                message = {**message, "body": b""}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_safely)
+        except ClientDisconnect:
+            return
+        except Exception:
+            _log.exception("gateway.request_failed", method=scope["method"], path=scope["path"])
+            if not started:
+                await internal().response()(scope, receive, send_safely)

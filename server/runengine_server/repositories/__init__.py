@@ -1,0 +1,1 @@
+"""All the SQL: one function a statement, bound to one tenant."""

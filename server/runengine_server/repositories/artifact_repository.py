@@ -1,0 +1,23 @@
+"""The artifacts of one tenant: what and where, not their bytes."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from runengine_server.domain.run import Artifact
+from runengine_server.repositories.database import Database
+
+_GET = "SELECT id, name, media_type, size, key FROM artifacts WHERE tenant_id = $1 AND id = $2"
+
+
+class ArtifactRepository:
+    """The artifacts of `tenant_id`."""
+
+    def __init__(self, database: Database, tenant_id: str) -> None:
+        self._database = database
+        self._tenant_id = tenant_id
+
+    async def get(self, artifact_id: UUID) -> Artifact | None:
+        """The artifact; None when the tenant has none of that id."""
+        row = await self._database.fetchrow(_GET, self._tenant_id, artifact_id)
+        return Artifact(**row) if row else None

@@ -1,0 +1,75 @@
+"""The campaigns of one tenant."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import asyncpg
+
+from runengine_server.domain.run import Campaign, CampaignStatus
+from runengine_server.repositories.database import Connection, Database
+
+_CAMPAIGN = "id, status, bundle_url, latest_run_id, created_at, updated_at"
+
+# DO UPDATE that changes nothing, because DO NOTHING would return no row.
+_INSERT = f"""
+INSERT INTO campaigns (tenant_id, id) VALUES ($1, $2)
+ON CONFLICT (tenant_id, id) DO UPDATE SET id = excluded.id
+RETURNING {_CAMPAIGN}
+"""
+
+_GET = f"SELECT {_CAMPAIGN} FROM campaigns WHERE tenant_id = $1 AND id = $2"
+
+# latest_run_id is the greatest (created_at, id, attempt) that has finished, not the last to finish:
+# without the comparison a slow old run would overwrite a newer one. A failed run keeps the bundle.
+_UPDATE_FROM_RUN = """
+UPDATE campaigns SET status = $3, bundle_url = coalesce($4, campaigns.bundle_url), latest_run_id = run.id,
+    latest_run_created_at = run.created_at, latest_run_attempt = run.attempt,
+    updated_at = touch(campaigns.updated_at)
+FROM runs AS run
+WHERE campaigns.tenant_id = $1 AND campaigns.id = $2 AND run.tenant_id = $1 AND run.id = $5
+    AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
+        > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))
+"""
+
+
+def _campaign(row: asyncpg.Record) -> Campaign:
+    return Campaign(
+        id=row["id"],
+        status=CampaignStatus(row["status"]),
+        bundle_url=row["bundle_url"],
+        latest_run_id=row["latest_run_id"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+class CampaignRepository:
+    """The campaigns of `tenant_id`."""
+
+    def __init__(self, database: Database, tenant_id: str) -> None:
+        self._database = database
+        self._tenant_id = tenant_id
+
+    async def insert(self, campaign_id: UUID) -> Campaign:
+        """The campaign, a draft if it is new, else as it is."""
+        row = await self._database.fetchrow(_INSERT, self._tenant_id, campaign_id)
+        assert row is not None
+        return _campaign(row)
+
+    async def get(self, campaign_id: UUID) -> Campaign | None:
+        """The campaign as it is now; None when the tenant has none of that id."""
+        row = await self._database.fetchrow(_GET, self._tenant_id, campaign_id)
+        return _campaign(row) if row else None
+
+
+async def update_from_run(
+    transaction: Connection,
+    tenant_id: str,
+    campaign_id: UUID,
+    status: CampaignStatus,
+    bundle_url: str | None,
+    latest_run_id: UUID,
+) -> None:
+    """Moves the campaign inside the transaction that ends the run, unless a newer run has done so."""
+    await transaction.execute(_UPDATE_FROM_RUN, tenant_id, campaign_id, status, bundle_url, latest_run_id)

@@ -1,0 +1,331 @@
+"""What a worker writes for a run that it holds. Every statement is fenced: it takes effect only while
+the run is running under the worker's epoch, and raises Fenced otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from uuid import UUID
+
+from runengine_server.domain.errors import Fenced
+from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure
+from runengine_server.domain.transitions import Transition
+from runengine_server.repositories import campaign_repository
+from runengine_server.repositories.database import Connection, Database
+
+# The fence. FOR SHARE, because without the lock a takeover could commit between this look and the
+# write. A claim raises the epoch and skips locked rows, so it comes wholly before or wholly after.
+_HELD = """held AS (
+    SELECT attempt FROM runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
+    FOR SHARE
+)"""
+
+# pending or nothing -> running. An execution still marked running was stopped by its own timeout:
+# LangGraph starts the next one only when the last has ended.
+_BEGIN_STEP = f"""
+WITH {_HELD}, stopped AS (
+    UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
+        error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
+            'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
+    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND status = 'running'
+), begun AS (
+    INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
+        cache_hit, started_at)
+    SELECT $1, $2, $4,
+        (SELECT coalesce(max(attempt), 0) + 1 FROM run_steps
+            WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND status <> 'pending'),
+        held.attempt, $5, $6, 'running', $7, now_ms()
+    FROM held
+    ON CONFLICT (tenant_id, run_id, id, attempt) DO UPDATE SET status = 'running',
+        cache_hit = excluded.cache_hit, started_at = excluded.started_at,
+        updated_at = touch(run_steps.updated_at)
+    WHERE run_steps.status = 'pending'
+    RETURNING attempt
+)
+SELECT attempt FROM begun
+"""
+
+# running -> failed; when its retry policy grants another execution, that one is pending at once.
+_FAIL_STEP = f"""
+WITH {_HELD}, failed AS (
+    UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
+        error = $5 || jsonb_build_object('step_id', step_id, 'attempt', run_steps.attempt)
+    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND status = 'running'
+    RETURNING run_steps.attempt, run_attempt, step_id, skill_id
+), next AS (
+    INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
+    SELECT $1, $2, $4, attempt + 1, run_attempt, step_id, skill_id, 'pending' FROM failed WHERE $6
+)
+SELECT 1 FROM held
+"""
+
+# running -> completed, in one statement with the writes that make it so: a step is completed exactly
+# when LangGraph will not run it again.
+_SAVE_WRITES = f"""
+WITH {_HELD}, saved AS (
+    INSERT INTO checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx,
+        task_path, channel, type, value)
+    SELECT $1, $2, $4, $5, $6, written.idx, $7, written.channel, written.type, written.value
+    FROM held, unnest($8::int[], $9::text[], $10::text[], $11::bytea[])
+        AS written(idx, channel, type, value)
+    ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
+        SET channel = excluded.channel, type = excluded.type, value = excluded.value
+), completed AS (
+    UPDATE run_steps SET status = 'completed', completed_at = now_ms(), updated_at = touch(updated_at)
+    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $12 AND status = 'running'
+)
+SELECT 1 FROM held
+"""
+
+_SAVE_CHECKPOINT = f"""
+WITH {_HELD}, saved AS (
+    INSERT INTO checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+        type, checkpoint, metadata)
+    SELECT $1, $2, $4, $5, $6, $7, $8, $9 FROM held
+    ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
+        SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+)
+SELECT 1 FROM held
+"""
+
+_CHECKPOINT = """checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata"""
+
+_GET_CHECKPOINT = f"""
+SELECT {_CHECKPOINT} FROM checkpoints
+WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND ($4::text IS NULL OR checkpoint_id = $4)
+ORDER BY checkpoint_id DESC LIMIT 1
+"""
+
+_LIST_CHECKPOINTS = f"""
+SELECT {_CHECKPOINT} FROM checkpoints
+WHERE tenant_id = $1 AND run_id = $2 AND ($3::text IS NULL OR checkpoint_ns = $3)
+    AND ($4::text IS NULL OR checkpoint_id < $4)
+ORDER BY checkpoint_id DESC
+"""
+
+_LIST_WRITES = """
+SELECT task_id, channel, type, value FROM checkpoint_writes
+WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND checkpoint_id = $4
+ORDER BY task_path, task_id, idx
+"""
+
+_SAVE_ARTIFACT = f"""
+WITH {_HELD}, saved AS (
+    INSERT INTO artifacts (tenant_id, run_id, id, name, media_type, size, key)
+    SELECT $1, $2, $4, $5, $6, $7, $8 FROM held
+), step AS (
+    UPDATE run_steps SET output_artifact_ids = output_artifact_ids || $4::uuid,
+        updated_at = touch(updated_at)
+    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $9 AND status = 'running'
+)
+SELECT 1 FROM held
+"""
+
+_GET_CACHED = """
+SELECT type, value FROM step_cache
+WHERE tenant_id = $1 AND workflow_name = $2 AND step_id = $3 AND key = $4
+    AND (expires_at IS NULL OR expires_at > clock_timestamp())
+"""
+
+_SAVE_CACHED = f"""
+WITH {_HELD}, saved AS (
+    INSERT INTO step_cache (tenant_id, workflow_name, step_id, key, type, value, expires_at)
+    SELECT $1, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9) FROM held
+    ON CONFLICT (tenant_id, workflow_name, step_id, key) DO UPDATE
+        SET type = excluded.type, value = excluded.value, expires_at = excluded.expires_at
+)
+SELECT 1 FROM held
+"""
+
+# The fence of the two that end a run is this lock, in a statement of its own so that the next one
+# sees every step that was recorded under it.
+_LOCK = """
+SELECT 1 FROM runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = ANY($4) FOR UPDATE
+"""
+
+# running -> completed | failed. Steps that were due are skipped; those under way were stopped by the
+# failure of another.
+_END = """
+WITH run AS (
+    UPDATE runs SET status = $4, error = $5, completed_at = now_ms(), lease_expires_at = NULL,
+        updated_at = touch(updated_at)
+    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = ANY($6)
+    RETURNING id, attempt, updated_at
+), steps AS (
+    UPDATE run_steps SET
+        status = CASE status WHEN 'running' THEN 'failed' ELSE 'skipped' END,
+        error = CASE status WHEN 'running' THEN jsonb_build_object('code', 'STEP_INTERRUPTED',
+            'message', 'It was stopped because the run failed elsewhere.', 'step_id', step_id,
+            'attempt', run_steps.attempt, 'retryable', true) END,
+        completed_at = CASE status WHEN 'running' THEN now_ms() END,
+        updated_at = touch(run_steps.updated_at)
+    FROM run WHERE tenant_id = $1 AND run_id = run.id AND status IN ('pending', 'running')
+), event AS (
+    INSERT INTO run_events (tenant_id, run_id, at, from_status, to_status, attempt, actor, error)
+    SELECT $1, id, updated_at, 'running', $4, attempt, $7, $5 FROM run
+)
+SELECT 1 FROM run
+"""
+
+# A completed run is final, so nothing will ever resume from its checkpoints.
+_DROP_CHECKPOINTS = "DELETE FROM checkpoints WHERE tenant_id = $1 AND run_id = $2"
+_DROP_WRITES = "DELETE FROM checkpoint_writes WHERE tenant_id = $1 AND run_id = $2"
+
+_HAS_ARTIFACT = "SELECT 1 FROM artifacts WHERE tenant_id = $1 AND run_id = $2 AND id = $3"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A row of checkpoints; `type` is of the serialised `checkpoint`, `metadata` is JSON."""
+
+    checkpoint_ns: str
+    checkpoint_id: str
+    parent_checkpoint_id: str | None
+    type: str
+    checkpoint: bytes
+    metadata: bytes
+
+
+class EndingRun:
+    """A run that is being ended; everything here shares one transaction."""
+
+    def __init__(self, transaction: Connection, run: ClaimedRun, worker: str) -> None:
+        self._transaction = transaction
+        self._run = run
+        self._worker = worker
+
+    async def complete(self) -> None:
+        """running → completed. Drops the checkpoints."""
+        await self._end(Transition.COMPLETE, None)
+        await self._transaction.execute(_DROP_CHECKPOINTS, self._run.tenant_id, self._run.id)
+        await self._transaction.execute(_DROP_WRITES, self._run.tenant_id, self._run.id)
+
+    async def fail(self, error: Failure) -> None:
+        """running → failed. Keeps the checkpoints, for a retry to resume from."""
+        await self._end(Transition.FAIL, error)
+
+    async def _end(self, transition: Transition, error: Failure | None) -> None:
+        run = self._run
+        row = await self._transaction.fetchrow(
+            _END, run.tenant_id, run.id, run.epoch, transition.target, asdict(error) if error else None,
+            list(transition.sources), self._worker,
+        )  # fmt: skip
+        assert row is not None, "under lock nobody else can have moved it"
+
+    async def update_campaign(
+        self, campaign_id: UUID, status: CampaignStatus, bundle_url: str | None, latest_run_id: UUID
+    ) -> None:
+        """Moves the campaign of the same tenant, unless a newer run has done so."""
+        await campaign_repository.update_from_run(
+            self._transaction, self._run.tenant_id, campaign_id, status, bundle_url, latest_run_id
+        )
+
+
+class HeldRunRepository:
+    """What the worker that claimed `run` may write; every method raises Fenced once it is not its own."""
+
+    def __init__(self, database: Database, run: ClaimedRun, worker: str) -> None:
+        self._database = database
+        self._worker = worker
+        self.run = run
+
+    async def _fenced(self, sql: str, *arguments: object) -> int:
+        run = self.run
+        row = await self._database.fetchrow(sql, run.tenant_id, run.id, run.epoch, *arguments)
+        if row is None:
+            raise Fenced
+        return int(row[0])
+
+    async def begin_step(self, task_id: UUID, step_id: str, skill_id: str, cache_hit: bool) -> int:
+        """Records that a node starts, and answers which execution of the step this is, from 1."""
+        return await self._fenced(_BEGIN_STEP, task_id, step_id, skill_id, cache_hit)
+
+    async def fail_step(self, task_id: UUID, code: str, message: str, retryable: bool, again: bool) -> None:
+        """Records that a node raised; `again` says that its retry policy will run it once more."""
+        error = {"code": code, "message": message, "retryable": retryable}
+        await self._fenced(_FAIL_STEP, task_id, error, again)
+
+    async def save_writes(
+        self,
+        checkpoint_ns: str,
+        checkpoint_id: str,
+        task_id: str,
+        task_path: str,
+        writes: Sequence[tuple[int, str, str, bytes]],
+        completed_step: UUID | None,
+    ) -> None:
+        """Stores what a task wrote, as (index, channel, type, value), and completes its step."""
+        columns = [list(column) for column in zip(*writes, strict=True)] or [[], [], [], []]
+        await self._fenced(
+            _SAVE_WRITES, checkpoint_ns, checkpoint_id, task_id, task_path, *columns, completed_step
+        )
+
+    async def save_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+        """Stores a checkpoint; the one with the greatest id of its namespace is the current one."""
+        await self._fenced(
+            _SAVE_CHECKPOINT,
+            checkpoint.checkpoint_ns,
+            checkpoint.checkpoint_id,
+            checkpoint.parent_checkpoint_id,
+            checkpoint.type,
+            checkpoint.checkpoint,
+            checkpoint.metadata,
+        )
+
+    async def get_checkpoint(self, checkpoint_ns: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
+        """The checkpoint of that id, or the current one when the id is None."""
+        row = await self._database.fetchrow(
+            _GET_CHECKPOINT, self.run.tenant_id, self.run.id, checkpoint_ns, checkpoint_id
+        )
+        return StoredCheckpoint(**row) if row else None
+
+    async def list_checkpoints(self, checkpoint_ns: str | None, before: str | None) -> list[StoredCheckpoint]:
+        """Newest first; `before` leaves out that id and all newer ones."""
+        rows = await self._database.fetch(
+            _LIST_CHECKPOINTS, self.run.tenant_id, self.run.id, checkpoint_ns, before
+        )
+        return [StoredCheckpoint(**row) for row in rows]
+
+    async def list_writes(self, checkpoint_ns: str, checkpoint_id: str) -> list[tuple[str, str, str, bytes]]:
+        """What tasks wrote on top of a checkpoint: (task id, channel, type, value)."""
+        rows = await self._database.fetch(
+            _LIST_WRITES, self.run.tenant_id, self.run.id, checkpoint_ns, checkpoint_id
+        )
+        return [(row["task_id"], row["channel"], row["type"], row["value"]) for row in rows]
+
+    async def save_artifact(self, artifact: Artifact, task_id: UUID) -> None:
+        """Records an artifact, whose bytes are stored already, as output of a step."""
+        await self._fenced(
+            _SAVE_ARTIFACT, artifact.id, artifact.name, artifact.media_type, artifact.size, artifact.key,
+            task_id,
+        )  # fmt: skip
+
+    async def has_artifact(self, artifact_id: UUID) -> bool:
+        """Whether this run has saved that artifact."""
+        run = self.run
+        return await self._database.fetchrow(_HAS_ARTIFACT, run.tenant_id, run.id, artifact_id) is not None
+
+    async def get_cached(self, step_id: str, key: bytes) -> tuple[str, bytes] | None:
+        """What the step returned for that key before, as (type, value), unless it has expired."""
+        row = await self._database.fetchrow(
+            _GET_CACHED, self.run.tenant_id, self.run.workflow_name, step_id, key
+        )
+        return (row["type"], row["value"]) if row else None
+
+    async def save_cached(
+        self, step_id: str, key: bytes, type_: str, value: bytes, ttl_seconds: float | None
+    ) -> None:
+        """Keeps what a step returned; `ttl_seconds` None means for ever."""
+        await self._fenced(_SAVE_CACHED, self.run.workflow_name, step_id, key, type_, value, ttl_seconds)
+
+    @asynccontextmanager
+    async def end(self) -> AsyncIterator[EndingRun]:
+        """The transaction that ends the run: all of it happens, or nothing."""
+        run = self.run
+        async with self._database.transaction() as transaction:
+            sources = list(Transition.COMPLETE.sources)
+            if await transaction.fetchrow(_LOCK, run.tenant_id, run.id, run.epoch, sources) is None:
+                raise Fenced
+            yield EndingRun(transaction, run, self._worker)

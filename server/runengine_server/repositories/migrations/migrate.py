@@ -1,0 +1,61 @@
+"""Brings a database to the newest schema, and the application's role into being."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+# Any number that nothing else in the database locks.
+_ADVISORY_LOCK = 7_405_113_217
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _quoted(name: str, quote: str) -> str:
+    return quote + name.replace(quote, quote * 2) + quote
+
+
+async def migrate(owner_url: str, application_url: str) -> None:
+    """Runs all migrations that are due, as the owner, and grants the role of `application_url` what
+    it needs; creates that role, with the URL's password, where it is missing.
+
+    Concurrent calls wait for one another. Raises OSError or SQLAlchemy's DBAPIError when the
+    database cannot be reached or refuses.
+    """
+    engine = create_async_engine(owner_url.replace("://", "+asyncpg://", 1), poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+            await connection.commit()
+            await connection.run_sync(_upgrade)
+            await connection.commit()
+            await connection.run_sync(_grant, application_url)
+            await connection.commit()
+    finally:
+        await engine.dispose()
+
+
+def _grant(connection: Connection, application_url: str) -> None:
+    url = urlsplit(application_url)
+    name = unquote(url.username or "")
+    if not name or name == connection.scalar(text("SELECT current_user")):
+        return
+    role = _quoted(name, '"')
+    if not connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": name}):
+        password = f" PASSWORD {_quoted(unquote(url.password), chr(39))}" if url.password else ""
+        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN{password}")
+    connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA public TO {role}")
+    connection.exec_driver_sql(
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
+    )

@@ -1,0 +1,1 @@
+"""gRPC: servicers, messages, the one status table, the interceptor."""

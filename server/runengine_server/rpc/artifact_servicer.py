@@ -1,0 +1,40 @@
+"""ArtifactService."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from runengine.v1 import artifact_service_pb2, artifact_service_pb2_grpc
+from runengine_server.domain.errors import ArtifactNotFound
+from runengine_server.domain.ids import require_uuid
+from runengine_server.repositories.artifact_repository import ArtifactRepository
+from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.database import Database
+from runengine_server.rpc.interceptor import caller
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
+    """The row says whose it is and where; the store has the bytes."""
+
+    def __init__(self, database: Database, store: ArtifactStore) -> None:
+        self._database = database
+        self._store = store
+
+    async def DownloadArtifact(  # noqa: N802, D102
+        self, request: artifact_service_pb2.DownloadArtifactRequest, context: Context
+    ) -> AsyncIterator[artifact_service_pb2.DownloadArtifactResponse]:
+        artifact_id = require_uuid(request.artifact_id, "artifact_id")
+        artifact = await ArtifactRepository(self._database, caller().tenant_id).get(artifact_id)
+        if artifact is None:
+            raise ArtifactNotFound
+        header = artifact_service_pb2.DownloadArtifactResponse.Header(
+            name=artifact.name, media_type=artifact.media_type, size=artifact.size
+        )
+        yield artifact_service_pb2.DownloadArtifactResponse(header=header)
+        async for chunk in self._store.read(artifact.key):
+            yield artifact_service_pb2.DownloadArtifactResponse(data=chunk)

@@ -1,0 +1,43 @@
+"""CampaignService."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import uuid_utils.compat
+
+from runengine.v1 import campaign_service_pb2, campaign_service_pb2_grpc
+from runengine_server.domain.errors import CampaignNotFound
+from runengine_server.domain.ids import require_uuid
+from runengine_server.repositories.campaign_repository import CampaignRepository
+from runengine_server.repositories.database import Database
+from runengine_server.rpc.interceptor import caller
+from runengine_server.rpc.messages import campaign_message
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CampaignServicer(campaign_service_pb2_grpc.CampaignServiceServicer):
+    """Each method: the request's words → the repository → the answer's words."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _campaigns(self) -> CampaignRepository:
+        return CampaignRepository(self._database, caller().tenant_id)
+
+    async def CreateCampaign(  # noqa: N802, D102
+        self, request: campaign_service_pb2.CreateCampaignRequest, context: Context
+    ) -> campaign_service_pb2.CreateCampaignResponse:
+        given = require_uuid(request.id, "id") if request.HasField("id") else uuid_utils.compat.uuid7()
+        campaign = await self._campaigns().insert(given)
+        return campaign_service_pb2.CreateCampaignResponse(campaign=campaign_message(campaign))
+
+    async def GetCampaign(  # noqa: N802, D102
+        self, request: campaign_service_pb2.GetCampaignRequest, context: Context
+    ) -> campaign_service_pb2.GetCampaignResponse:
+        campaign = await self._campaigns().get(require_uuid(request.campaign_id, "campaign_id"))
+        if campaign is None:
+            raise CampaignNotFound
+        return campaign_service_pb2.GetCampaignResponse(campaign=campaign_message(campaign))

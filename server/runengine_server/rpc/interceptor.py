@@ -1,0 +1,140 @@
+"""What surrounds every call: the token is checked before, errors are worded after."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
+
+from runengine_server.auth.clerk import ClerkVerifier
+from runengine_server.domain.caller import Caller
+from runengine_server.domain.errors import InvalidArgument, RunEngineError, Unauthenticated, Violation
+from runengine_server.rpc.statuses import internal_status, status_of
+
+# The standard services that say nothing of any tenant.
+_OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+
+_caller: ContextVar[Caller] = ContextVar("caller")
+
+_log = structlog.get_logger()
+
+
+def caller() -> Caller:
+    """Who makes the call that is being served."""
+    return _caller.get()
+
+
+class Undecodable:
+    """Stands for a request whose bytes do not parse."""
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """The outermost and only interceptor.
+
+    It wraps the handler and not the call, because grpc.aio sends the text of an exception that
+    leaves a handler to the caller, word for word.
+    """
+
+    def __init__(self, verifier: ClerkVerifier) -> None:
+        self._verifier = verifier
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler, guarded; the open services as they are."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith(_OPEN_SERVICES):
+            return handler
+        method = handler_call_details.method
+        assert handler.request_deserializer is not None
+        deserialize = _tolerant(handler.request_deserializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._guard_stream(method, handler.unary_stream), deserialize, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._guard(method, handler.unary_unary), deserialize, handler.response_serializer
+        )
+
+    def _guard(self, method: str, handle: Any) -> Any:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                await self._admit(request, context)
+                return await handle(request, context)
+            except BaseException as error:
+                await _abort(method, context, error)
+
+        return guarded
+
+    def _guard_stream(self, method: str, handle: Any) -> Any:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            try:
+                await self._admit(request, context)
+                async for response in handle(request, context):
+                    yield response
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                await _abort(method, context, error)
+
+        return guarded
+
+    async def _admit(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        metadata = context.invocation_metadata() or ()
+        tokens = [value for key, value in metadata if key == "authorization"]
+        scheme, _, token = str(tokens[0]).partition(" ") if len(tokens) == 1 else ("", "", "")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated
+        _caller.set(await self._verifier.verify(token))
+        if isinstance(request, Undecodable):
+            raise InvalidArgument([Violation("", "the request is not a valid message")])
+
+
+def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Bytes that do not parse reach the handler, where the token is checked first; grpc.aio itself
+    would answer UNKNOWN.
+    """
+
+    def parse(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return Undecodable()
+
+    return parse
+
+
+async def _abort(method: str, context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise error  # the caller went away
+        # Raised by our own code, it would leave the caller to hang until the deadline.
+        await context.abort(grpc.StatusCode.ABORTED, "The call was interrupted; try again.")
+    if isinstance(error, RunEngineError):
+        code, status = status_of(error)
+    elif isinstance(error, Exception):
+        error_id = uuid.uuid4().hex
+        _log.error("call failed", method=method, id=error_id, exc_info=error)
+        code, status = internal_status(error_id)
+    else:
+        raise error
+    await _abort_with(context, code, status)
+
+
+async def _abort_with(
+    context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, status: status_pb2.Status
+) -> None:
+    metadata = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, status.message, metadata)

@@ -1,0 +1,96 @@
+"""What the domain knows, as the messages of runengine.v1."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from runengine.v1 import campaign_pb2, run_pb2
+from runengine_server.domain.run import Campaign, Run, RunStatus, RunStep, whole_milliseconds
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def run_status_value(status: RunStatus) -> run_pb2.RunStatus.ValueType:
+    """The enum value of a stored word."""
+    return run_pb2.RunStatus.Value(f"RUN_STATUS_{status.name}")
+
+
+def _timestamp(at: datetime | None) -> Timestamp | None:
+    if at is None:
+        return None
+    since = at - _EPOCH
+    return Timestamp(
+        seconds=since // timedelta(seconds=1), nanos=since % timedelta(seconds=1) // timedelta(microseconds=1) * 1000
+    )  # fmt: skip
+
+
+def _struct(encoded: bytes | None) -> Struct | None:
+    return None if encoded is None else Struct.FromString(encoded)
+
+
+def run_message(run: Run) -> run_pb2.Run:
+    """The run as callers see it."""
+    error = run.error
+    return run_pb2.Run(
+        id=str(run.id),
+        workflow_name=run.workflow_name,
+        status=run_status_value(run.status),
+        trigger_payload=_struct(run.trigger_payload),
+        context=_struct(run.context),
+        error=None
+        if error is None
+        else run_pb2.RunError(
+            code=error.code,
+            message=error.message,
+            step_id=error.step_id,
+            attempt=error.attempt,
+            retryable=error.retryable,
+        ),
+        started_at=_timestamp(run.started_at),
+        completed_at=_timestamp(run.completed_at),
+        duration_ms=whole_milliseconds(run.started_at, run.completed_at),
+        created_at=_timestamp(run.created_at),
+        updated_at=_timestamp(run.updated_at),
+        attempt=run.attempt,
+    )
+
+
+def step_message(step: RunStep) -> run_pb2.RunStep:
+    """The step as callers see it."""
+    error = step.error
+    return run_pb2.RunStep(
+        id=str(step.id),
+        step_id=step.step_id,
+        skill_id=step.skill_id,
+        status=run_pb2.StepStatus.Value(f"STEP_STATUS_{step.status.name}"),
+        cache_hit=step.cache_hit,
+        duration_ms=whole_milliseconds(step.started_at, step.completed_at),
+        attempt=step.attempt,
+        error=None
+        if error is None
+        else run_pb2.StepError(
+            code=error.code,
+            message=error.message,
+            step_id=step.step_id,
+            attempt=error.attempt,
+            retryable=error.retryable,
+        ),
+        output_artifact_ids=[str(artifact_id) for artifact_id in step.output_artifact_ids],
+        created_at=_timestamp(step.created_at),
+        updated_at=_timestamp(step.updated_at),
+    )
+
+
+def campaign_message(campaign: Campaign) -> campaign_pb2.Campaign:
+    """The campaign as callers see it."""
+    return campaign_pb2.Campaign(
+        id=str(campaign.id),
+        status=campaign_pb2.CampaignStatus.Value(f"CAMPAIGN_STATUS_{campaign.status.name}"),
+        bundle_url=campaign.bundle_url,
+        latest_run_id=None if campaign.latest_run_id is None else str(campaign.latest_run_id),
+        created_at=_timestamp(campaign.created_at),
+        updated_at=_timestamp(campaign.updated_at),
+    )

@@ -1,0 +1,62 @@
+"""The gRPC server: our services, health and reflection, one interceptor."""
+
+from __future__ import annotations
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from runengine.v1 import (
+    artifact_service_pb2,
+    artifact_service_pb2_grpc,
+    campaign_service_pb2,
+    campaign_service_pb2_grpc,
+    run_service_pb2,
+    run_service_pb2_grpc,
+)
+from runengine_server.auth.clerk import ClerkVerifier
+from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.database import Database
+from runengine_server.rpc.artifact_servicer import ArtifactServicer
+from runengine_server.rpc.campaign_servicer import CampaignServicer
+from runengine_server.rpc.interceptor import CallInterceptor
+from runengine_server.rpc.run_servicer import RunServicer
+
+# A request is at most a payload of 256 KiB and what surrounds it.
+_MAX_REQUEST_BYTES = 320 * 1024
+# gRPC enforces the soft limit by chance and the hard one always, unless both are alike.
+_MAX_METADATA_BYTES = 16 * 1024
+
+
+def create_server(
+    database: Database, artifacts: ArtifactStore, verifier: ClerkVerifier
+) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
+    """The server, not started, and its health service. Needs a running event loop."""
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(verifier)],
+        options=[
+            ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+            ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+            # Two servers on one port would share the calls by chance, and hide that it is taken.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    run_service_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(database), server)
+    campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server(CampaignServicer(database), server)
+    artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
+        ArtifactServicer(database, artifacts), server
+    )
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    services = [
+        file.DESCRIPTOR.services_by_name[name].full_name
+        for file, name in (
+            (run_service_pb2, "RunService"),
+            (campaign_service_pb2, "CampaignService"),
+            (artifact_service_pb2, "ArtifactService"),
+        )
+    ]
+    reflection.enable_server_reflection([*services, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
+    return server, health

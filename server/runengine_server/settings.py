@@ -1,0 +1,91 @@
+"""Environment → frozen Settings; refuses to start half-configured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong. The message is one line that says what to do."""
+
+
+class Settings(BaseSettings):
+    """Every `RUNENGINE_…` variable, checked once at start. README, section Settings, describes each."""
+
+    model_config = SettingsConfigDict(env_prefix="RUNENGINE_", frozen=True, extra="ignore")
+
+    database_url: str | None = None
+    owner_database_url: str | None = None
+    state_dir: Path = Path(".runengine")
+    grpc_address: str = "127.0.0.1:50051"
+    rest_address: str = "127.0.0.1:8080"
+    public_url: str | None = None
+
+    clerk_issuer: str | None = None
+    clerk_jwt_key: str | None = None
+    clerk_jwks_url: str | None = None
+    clerk_authorized_parties: Annotated[tuple[str, ...], NoDecode] = ()
+
+    workflows: Annotated[tuple[str, ...], NoDecode] = (
+        "runengine_server.workflows.campaign_bundle:WORKFLOWS",
+    )
+    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
+    worker_concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
+
+    @field_validator("clerk_authorized_parties", "workflows", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("grpc_address", "rest_address")
+    @classmethod
+    def _is_host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080")
+        return value
+
+    @field_validator("database_url", "owner_database_url")
+    @classmethod
+    def _is_postgresql(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"postgres(ql)?://", value):
+            raise ValueError("must be postgresql://user:password@host/database")
+        return value
+
+    @field_validator("workflows")
+    @classmethod
+    def _are_attributes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if not re.fullmatch(r"[\w.]+:\w+", entry):
+                raise ValueError(f"{entry!r} must be module:attribute, such as shop.graphs:WORKFLOWS")
+        if not value:
+            raise ValueError("names no workflow; give module:attribute, such as shop.graphs:WORKFLOWS")
+        return value
+
+    @property
+    def artifact_url_base(self) -> str:
+        """What `/artifacts/{id}` is appended to."""
+        return (self.public_url or f"http://{self.rest_address}").rstrip("/")
+
+    @property
+    def artifact_directory(self) -> Path:
+        """Where the bytes of artifacts lie."""
+        return self.state_dir / "artifacts"
+
+
+def read_settings() -> Settings:
+    """The settings of this process. Raises SettingsError naming the first variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = "RUNENGINE_" + str(first["loc"][0]).upper()
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{variable} {message}") from None

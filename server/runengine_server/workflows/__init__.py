@@ -1,0 +1,1 @@
+"""How a user's StateGraph becomes runs and steps, and the sample workflow."""

@@ -1,0 +1,81 @@
+"""`module:attribute` → workflows that the worker can execute."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langgraph.graph import START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import RetryPolicy
+
+from runengine_server.settings import SettingsError
+from runengine_server.workflows.recorded_node import RecordedNode
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """A user's graph, compiled, each node recorded as a step."""
+
+    name: str
+    graph: CompiledStateGraph[Any, Any, Any, Any]
+    retry_policies: dict[str, Sequence[RetryPolicy]]
+
+
+def load_workflows(entries: Sequence[str]) -> dict[str, Workflow]:
+    """All workflows that `entries` name, by name.
+
+    Raises SettingsError, in one line, for what cannot be imported, is no dict of uncompiled
+    StateGraphs, does not compile, or names a workflow twice.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    loaded: dict[str, Workflow] = {}
+    for entry in entries:
+        for name, graph in _read(entry).items():
+            if name in loaded:
+                raise SettingsError(f"RUNENGINE_WORKFLOWS: the workflow {name!r} is named twice")
+            try:
+                loaded[name] = compile_workflow(name, graph)
+            except Exception as error:
+                raise SettingsError(f"RUNENGINE_WORKFLOWS: {name!r} does not compile: {error}") from error
+    return loaded
+
+
+def _read(entry: str) -> dict[str, StateGraph[Any, Any, Any, Any]]:
+    module_name, _, attribute = entry.partition(":")
+    try:
+        value = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise SettingsError(f"RUNENGINE_WORKFLOWS: cannot import {entry}: {reason}") from error
+    if not isinstance(value, dict) or not all(
+        isinstance(name, str) and name and isinstance(graph, StateGraph) for name, graph in value.items()
+    ):
+        raise SettingsError(
+            f"RUNENGINE_WORKFLOWS: {entry} must be a dict from name to a StateGraph that is not compiled"
+        )
+    return value
+
+
+def compile_workflow(name: str, graph: StateGraph[Any, Any, Any, Any]) -> Workflow:
+    """The graph compiled, with a RecordedNode around each node's own runnable.
+
+    The node's CachePolicy moves into the RecordedNode, because LangGraph answers from its cache
+    without telling which task was answered; the RetryPolicy stays where it is.
+    """
+    compiled = graph.compile(name=name)
+    retry_policies: dict[str, Sequence[RetryPolicy]] = {}
+    for step_id, node in compiled.nodes.items():
+        if step_id == START:
+            continue
+        policies = node.retry_policy or ()
+        retry_policies[step_id] = (policies,) if isinstance(policies, RetryPolicy) else tuple(policies)
+        skill_id = str((node.metadata or {}).get("skill_id", step_id))
+        node.bound = RecordedNode(step_id, skill_id, node.bound, retry_policies[step_id], node.cache_policy)
+        node.cache_policy = None
+    return Workflow(name, compiled, retry_policies)

@@ -1,0 +1,250 @@
+"""The JSON of requests and responses (contract: REST JSON)."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from runengine.v1 import artifact_service_pb2, campaign_pb2, run_pb2, run_service_pb2
+
+from runengine_server.gateway.json_mapping import (
+    MalformedError,
+    encode_struct,
+    encode_timestamp,
+    encoder_of,
+    json_path,
+    json_setter,
+    text_setter,
+)
+
+
+def encoded(message: Any) -> dict[str, Any]:
+    """As the caller gets it: through orjson and back."""
+    answer: dict[str, Any] = json.loads(orjson.dumps(encoder_of(message.DESCRIPTOR)(message)))
+    return answer
+
+
+def test_an_empty_run_has_every_field_and_null_where_there_is_no_value() -> None:
+    assert encoded(run_pb2.Run(status=run_pb2.RUN_STATUS_QUEUED)) == {
+        "id": "",
+        "workflowName": "",
+        "status": "queued",
+        "triggerPayload": None,
+        "context": None,
+        "error": None,
+        "startedAt": None,
+        "completedAt": None,
+        "durationMs": None,
+        "createdAt": None,
+        "updatedAt": None,
+        "attempt": 0,
+    }
+
+
+def test_a_full_run_has_every_value() -> None:
+    run = run_pb2.Run(
+        id="r",
+        workflow_name="campaign_bundle",
+        status=run_pb2.RUN_STATUS_FAILED,
+        error=run_pb2.RunError(code="STEP_FAILED", message="no", step_id="draft", attempt=2, retryable=True),
+        started_at=Timestamp(seconds=1_769_851_800, nanos=123_000_000),
+        duration_ms=2**40,
+        attempt=2,
+    )
+    run.trigger_payload.update({"brief": {"budget": 3}})
+    run.context.SetInParent()
+    answer = encoded(run)
+    assert answer["triggerPayload"] == {"brief": {"budget": 3}}
+    assert answer["context"] == {}
+    assert answer["startedAt"] == "2026-01-31T09:30:00.123Z"
+    assert answer["durationMs"] == 2**40
+    assert answer["error"] == {
+        "code": "STEP_FAILED",
+        "message": "no",
+        "stepId": "draft",
+        "attempt": 2,
+        "retryable": True,
+    }
+
+
+def test_an_error_that_belongs_to_no_step_has_a_null_step_id() -> None:
+    assert encoded(run_pb2.RunError(code="WORKER_LOST"))["stepId"] is None
+
+
+def test_a_duration_of_zero_is_a_number() -> None:
+    assert encoded(run_pb2.Run(duration_ms=0))["durationMs"] == 0
+
+
+def test_no_artifacts_are_null_and_some_are_a_list() -> None:
+    assert encoded(run_pb2.RunStep())["outputArtifactIds"] is None
+    assert encoded(run_pb2.RunStep(output_artifact_ids=["a", "b"]))["outputArtifactIds"] == ["a", "b"]
+
+
+def test_no_runs_are_an_empty_list() -> None:
+    assert encoded(run_service_pb2.ListCampaignRunsResponse(limit=20)) == {
+        "runs": [],
+        "total": 0,
+        "limit": 20,
+        "offset": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(0, "unspecified"), (1, "queued"), (2, "running"), (3, "completed"), (4, "failed"), (5, "cancelled")],
+)
+def test_a_status_is_a_lower_case_word(number: int, word: str) -> None:
+    assert encoded(run_pb2.Run(status=number))["status"] == word  # type: ignore[arg-type]
+
+
+def test_each_enum_has_its_own_prefix_removed() -> None:
+    assert encoded(run_pb2.RunStep(status=run_pb2.STEP_STATUS_SKIPPED))["status"] == "skipped"
+    assert encoded(campaign_pb2.Campaign(status=campaign_pb2.CAMPAIGN_STATUS_LIVE))["status"] == "live"
+
+
+def test_a_status_of_a_newer_server_does_not_break_the_answer() -> None:
+    assert encoded(run_pb2.Run(status=99))["status"] == "unspecified"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "nanos", "text"),
+    [
+        (0, 0, "1970-01-01T00:00:00.000Z"),
+        (1_769_851_800, 0, "2026-01-31T09:30:00.000Z"),
+        (1_769_851_800, 120_000_000, "2026-01-31T09:30:00.120Z"),
+        (1_769_851_800, 123_999_999, "2026-01-31T09:30:00.123Z"),
+        (-1, 1_000_000, "1969-12-31T23:59:59.001Z"),
+    ],
+)
+def test_a_time_always_has_three_decimals(seconds: int, nanos: int, text: str) -> None:
+    assert encode_timestamp(Timestamp(seconds=seconds, nanos=nanos)) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (3.0, b"3"),
+        (-3.0, b"-3"),
+        (0.25, b"0.25"),
+        (float(2**53), b"9007199254740992"),
+        (-float(2**53), b"-9007199254740992"),
+        (float(2**54), b"1.8014398509481984e+16"),
+        (1e300, b"1e+300"),
+    ],
+)
+def test_a_whole_number_is_written_as_an_integer(number: float, text: bytes) -> None:
+    struct = Struct()
+    struct.update({"n": number})
+    assert orjson.dumps(encode_struct(struct)) == b'{"n":' + text + b"}"
+
+
+def test_a_payload_comes_back_as_it_was_given() -> None:
+    payload = {"a": [[], {}, [{}], None, True, False, 0, "", {"b": {"c": [1, 2.5]}}], "": "ü", "a.b": []}
+    request = run_service_pb2.TriggerRunRequest()
+    json_setter(request.DESCRIPTOR.fields_by_name["trigger_payload"])(request, payload)
+    parsed = run_service_pb2.TriggerRunRequest.FromString(request.SerializeToString())
+    assert encode_struct(parsed.trigger_payload) == payload
+
+
+@pytest.mark.parametrize(("value", "present"), [({}, True), (None, False)])
+def test_an_empty_payload_is_present_and_null_is_absent(value: object, present: bool) -> None:
+    request = run_service_pb2.TriggerRunRequest()
+    json_setter(request.DESCRIPTOR.fields_by_name["trigger_payload"])(request, value)
+    assert request.HasField("trigger_payload") is present
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "description"),
+    [
+        ("trigger_payload", [], "must be an object or null"),
+        ("trigger_payload", "x", "must be an object or null"),
+        ("context", False, "must be an object or null"),
+        ("workflow_name", 3, "must be a string"),
+        ("workflow_name", None, "must be a string"),
+        ("workflow_name", {}, "must be a string"),
+    ],
+)
+def test_a_member_of_the_wrong_type_is_refused(field: str, value: object, description: str) -> None:
+    request = run_service_pb2.TriggerRunRequest()
+    with pytest.raises(MalformedError, match=f"^{description}$"):
+        json_setter(request.DESCRIPTOR.fields_by_name[field])(request, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0", 0), ("20", 20), ("-1", -1), ("007", 7), ("2147483647", 2**31 - 1), ("-2147483648", -(2**31))],
+)
+def test_an_integer_parameter_is_read(text: str, number: int) -> None:
+    request = run_service_pb2.ListCampaignRunsRequest()
+    text_setter(request.DESCRIPTOR.fields_by_name["limit"])(request, text)
+    assert request.HasField("limit")
+    assert request.limit == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " 1",
+        "1 ",
+        "+1",
+        "1.0",
+        "1e3",
+        "0x1",
+        "1_0",
+        "٣",
+        "abc",
+        "2147483648",
+        "-2147483649",
+        "9" * 5000,
+        "1\n",
+    ],
+)
+def test_what_is_no_32_bit_integer_is_refused(text: str) -> None:
+    request = run_service_pb2.ListCampaignRunsRequest()
+    with pytest.raises(MalformedError, match="must be an integer from -2147483648 to 2147483647"):
+        text_setter(request.DESCRIPTOR.fields_by_name["limit"])(request, text)
+
+
+def test_a_repeated_parameter_adds_up() -> None:
+    request = run_service_pb2.ListCampaignRunsRequest()
+    setter = text_setter(request.DESCRIPTOR.fields_by_name["status"])
+    setter(request, "failed")
+    setter(request, "queued")
+    assert list(request.status) == [run_pb2.RUN_STATUS_FAILED, run_pb2.RUN_STATUS_QUEUED]
+
+
+@pytest.mark.parametrize("word", ["", "unspecified", "FAILED", "RUN_STATUS_FAILED", "4", "dead"])
+def test_an_unknown_word_is_refused_and_the_known_ones_are_told(word: str) -> None:
+    request = run_service_pb2.ListCampaignRunsRequest()
+    with pytest.raises(
+        MalformedError, match="^must be one of queued, running, completed, failed, cancelled$"
+    ):
+        text_setter(request.DESCRIPTOR.fields_by_name["status"])(request, word)
+
+
+@pytest.mark.parametrize(
+    ("proto", "shown"),
+    [
+        ("workflow_name", "workflowName"),
+        ("context.campaignId", "context.campaignId"),
+        ("trigger_payload.a_b.c_d[3].e_f", "triggerPayload.a_b.c_d[3].e_f"),
+        ("trigger_payload", "triggerPayload"),
+        ("idempotency-key", "idempotency-key"),
+        ("", ""),
+    ],
+)
+def test_a_path_of_the_server_is_shown_in_json_names(proto: str, shown: str) -> None:
+    assert json_path(proto, run_service_pb2.TriggerRunRequest.DESCRIPTOR) == shown
+
+
+def test_a_path_through_messages_and_lists_is_shown_in_json_names() -> None:
+    descriptor = run_service_pb2.ListCampaignRunsResponse.DESCRIPTOR
+    assert json_path("runs[2].error.step_id", descriptor) == "runs[2].error.stepId"
+
+
+def test_a_type_without_a_mapping_is_found_at_the_start() -> None:
+    with pytest.raises(TypeError, match="DownloadArtifactResponse"):
+        encoder_of(artifact_service_pb2.DownloadArtifactResponse.DESCRIPTOR)
