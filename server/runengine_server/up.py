@@ -27,7 +27,7 @@ _RESTART_SECONDS = 1.0
 _log = structlog.get_logger()
 
 
-class ChildFailed(Exception):  # noqa: N818 - it has said itself what was wrong
+class ChildFailed(Exception):
     """A process ended before it was ready."""
 
 

@@ -17,9 +17,8 @@ import grpc.aio
 import pytest
 from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo  # type: ignore[import-untyped]
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
-from grpc_status import rpc_status
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
 from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
 from runengine.v1.artifact_service_pb2_grpc import (
     ArtifactServiceServicer,
@@ -72,7 +71,9 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
         if answer is NEVER:
             await asyncio.Event().wait()
         if isinstance(answer, Status):
-            await context.abort_with_status(rpc_status.to_status(answer))
+            code = next(code for code in grpc.StatusCode if code.value[0] == answer.code)
+            details = (("grpc-status-details-bin", answer.SerializeToString()),)
+            await context.abort(code, answer.message, details)
         if isinstance(answer, grpc.StatusCode):
             await context.abort(answer, "said the proxy")
         return answer
@@ -270,7 +271,7 @@ async def test_an_artifact_that_falls_short_is_an_error(engine: Engine, client: 
 async def test_a_download_that_stalls_is_given_up(engine: Engine, address: str) -> None:
     engine.answers = [DownloadArtifactResponse(header=DownloadArtifactResponse.Header(size=5)), NEVER, None]
     async with RunEngineClient(address, "t", timeout_seconds=0.05) as client:
-        with pytest.raises(errors.DeadlineExceeded, match="nothing of the artifact for 0.05 s"):
+        with pytest.raises(errors.DeadlineExceeded, match=r"nothing of the artifact for 0\.05 s"):
             await client.download_artifact(RUN_ID)
 
 

@@ -25,7 +25,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 def test_json_comes_back_as_it_went() -> None:
-    value = {
+    value: dict[str, Any] = {
         "text": "Ünïcode \N{ROCKET}",
         "nothing": None,
         "yes": True,

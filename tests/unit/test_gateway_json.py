@@ -8,7 +8,6 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1 import artifact_service_pb2, campaign_pb2, run_pb2, run_service_pb2
-
 from runengine_server.gateway.json_mapping import (
     MalformedError,
     encode_struct,
@@ -141,7 +140,11 @@ def test_a_whole_number_is_written_as_an_integer(number: float, text: bytes) -> 
 
 
 def test_a_payload_comes_back_as_it_was_given() -> None:
-    payload = {"a": [[], {}, [{}], None, True, False, 0, "", {"b": {"c": [1, 2.5]}}], "": "ü", "a.b": []}
+    payload: dict[str, object] = {
+        "a": [[], {}, [{}], None, True, False, 0, "", {"b": {"c": [1, 2.5]}}],
+        "": "ü",
+        "a.b": [],
+    }
     request = run_service_pb2.TriggerRunRequest()
     json_setter(request.DESCRIPTOR.fields_by_name["trigger_payload"])(request, payload)
     parsed = run_service_pb2.TriggerRunRequest.FromString(request.SerializeToString())
@@ -220,7 +223,7 @@ def test_a_repeated_parameter_adds_up() -> None:
 def test_an_unknown_word_is_refused_and_the_known_ones_are_told(word: str) -> None:
     request = run_service_pb2.ListCampaignRunsRequest()
     with pytest.raises(
-        MalformedError, match="^must be one of queued, running, completed, failed, cancelled$"
+        MalformedError, match=r"^must be one of queued, running, completed, failed, cancelled$"
     ):
         text_setter(request.DESCRIPTOR.fields_by_name["status"])(request, word)
 

@@ -120,8 +120,8 @@ class Unavailable(RunEngineError):
         super().__init__("The database cannot be reached at the moment; try again.")
 
 
-class Fenced(Exception):  # noqa: N818 - a fact about the run, never shown to a caller
-    """This worker no longer holds the run: it was cancelled, or another has taken it over.
+class Fenced(Exception):
+    """Never shown to a caller: this worker no longer holds the run: it was cancelled, or another has taken it over.
 
     Raised by every write whose epoch is old; nothing of the write took effect.
     """

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
+from langgraph._internal._constants import ERROR_SOURCE_NODE
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     BaseCheckpointSaver,
@@ -17,7 +18,6 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     get_checkpoint_metadata,
 )
-from langgraph._internal._constants import ERROR_SOURCE_NODE
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.errors import NodeTimeoutError
 

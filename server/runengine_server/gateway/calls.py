@@ -1,8 +1,9 @@
 """What happens to one REST request? It is read, sent on as one RPC, and the reply or its error answered."""
 
+import logging
+
 import grpc
 import orjson
-import structlog
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from runengine.v1 import run_service_pb2
@@ -15,7 +16,7 @@ from runengine_server.gateway.json_mapping import encoder_of
 from runengine_server.gateway.problems import RefusedError, problem_of
 from runengine_server.gateway.routes import Binding
 
-_log = structlog.get_logger()
+_log = logging.getLogger(__name__)
 
 _CREATING = ("runengine.v1.RunService.TriggerRun", "runengine.v1.CampaignService.CreateCampaign")
 
@@ -96,5 +97,5 @@ def answer_error(error: grpc.aio.AioRpcError, rpc: MethodDescriptor) -> Response
     """The problem that an RPC's error is to the caller. What the caller is not told goes to the log."""
     problem = problem_of(error, rpc.input_type)
     if problem.status >= 500:
-        _log.warning("gateway.call_failed", rpc=rpc.name, code=error.code().name, details=error.details())
+        _log.warning("%s failed with %s: %s", rpc.full_name, error.code().name, error.details())
     return problem.response()

@@ -8,7 +8,7 @@ import grpc
 import orjson
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 from starlette.responses import Response
 
 from runengine_server.gateway.json_mapping import json_path

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from google.api import annotations_pb2, http_pb2  # type: ignore[import-untyped]
+from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from runengine.v1 import artifact_service_pb2, campaign_service_pb2, run_service_pb2
 from starlette.requests import Request

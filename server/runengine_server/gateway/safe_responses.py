@@ -1,13 +1,15 @@
 """What does every answer have in common, and what does a caller learn of a bug? The headers; nothing."""
 
-import structlog
+import logging
+
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runengine_server.gateway.problems import internal
 
-_log = structlog.get_logger()
+# Not structlog: its default traceback shows local variables, and with them the headers and the token.
+_log = logging.getLogger(__name__)
 
 
 class SafeResponses:
@@ -39,6 +41,6 @@ class SafeResponses:
         except ClientDisconnect:
             return
         except Exception:
-            _log.exception("gateway.request_failed", method=scope["method"], path=scope["path"])
+            _log.exception("%s %s failed", scope["method"], scope["path"])
             if not started:
                 await internal().response()(scope, receive, send_safely)

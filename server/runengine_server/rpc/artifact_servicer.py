@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-
 from runengine.v1 import artifact_service_pb2, artifact_service_pb2_grpc
+
 from runengine_server.domain.errors import ArtifactNotFound
 from runengine_server.domain.ids import require_uuid
 from runengine_server.repositories.artifact_repository import ArtifactRepository

@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 import uuid_utils.compat
-
 from runengine.v1 import campaign_service_pb2, campaign_service_pb2_grpc
+
 from runengine_server.domain.errors import CampaignNotFound
 from runengine_server.domain.ids import require_uuid
 from runengine_server.repositories.campaign_repository import CampaignRepository

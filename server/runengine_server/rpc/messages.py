@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
-
 from runengine.v1 import campaign_pb2, run_pb2
+
 from runengine_server.domain.run import Campaign, Run, RunStatus, RunStep, whole_milliseconds
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -21,10 +21,8 @@ def run_status_value(status: RunStatus) -> run_pb2.RunStatus.ValueType:
 def _timestamp(at: datetime | None) -> Timestamp | None:
     if at is None:
         return None
-    since = at - _EPOCH
-    return Timestamp(
-        seconds=since // timedelta(seconds=1), nanos=since % timedelta(seconds=1) // timedelta(microseconds=1) * 1000
-    )  # fmt: skip
+    microseconds = (at - _EPOCH) // timedelta(microseconds=1)
+    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
 
 
 def _struct(encoded: bytes | None) -> Struct | None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
-
 from runengine.v1 import run_pb2, run_service_pb2, run_service_pb2_grpc
+
 from runengine_server.domain.errors import InvalidArgument, RunNotFound, Violation
 from runengine_server.domain.ids import NOT_A_UUID, parse_uuid, require_uuid
 from runengine_server.domain.run import RunStatus

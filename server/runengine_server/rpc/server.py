@@ -6,7 +6,6 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
-
 from runengine.v1 import (
     artifact_service_pb2,
     artifact_service_pb2_grpc,
@@ -15,6 +14,7 @@ from runengine.v1 import (
     run_service_pb2,
     run_service_pb2_grpc,
 )
+
 from runengine_server.auth.clerk import ClerkVerifier
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database

@@ -1,0 +1,110 @@
+"""One PostgreSQL a test run, one database and one set of processes a test worker, one tenant a test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+import httpx
+import pytest
+from runengine_client import RunEngineClient
+from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.repositories.migrations.migrate import migrate
+
+from tests.gates import Gates
+from tests.stack import Stack
+
+_TEMPLATE = "runengine"
+_SOCKET_DIR = "RUNENGINE_TEST_POSTGRES"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        return
+    directory = Path(tempfile.mkdtemp(prefix="runengine-tests-"))
+    directory.chmod(0o755)
+    postgres = EmbeddedPostgres(directory)
+
+    async def prepare() -> str:
+        owner_url, url = await postgres.start()
+        await migrate(owner_url, url)
+        return url
+
+    url = asyncio.run(prepare())
+    os.environ[_SOCKET_DIR] = url.partition("?host=")[2]
+
+    def clean_up() -> None:
+        postgres.stop()
+        shutil.rmtree(directory)
+
+    config.add_cleanup(clean_up)
+
+
+@pytest.fixture(scope="session")
+async def database_url() -> AsyncIterator[str]:
+    """A database of this test worker's own, as the application's role sees it."""
+    name = f"test_{uuid.uuid4().hex}"
+    host = os.environ[_SOCKET_DIR]
+    admin = await asyncpg.connect(f"postgresql://postgres@/postgres?host={host}")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+    yield f"postgresql://runengine_app@/{name}?host={quote(host, safe='%')}"
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture(scope="session")
+def state_dir() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="runengine-state-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+async def stack(database_url: str, state_dir: Path) -> AsyncIterator[Stack]:
+    """serve, gateway and worker as real processes; the worker knows tests.graphs and the sample."""
+    stack = Stack(database_url, state_dir)
+    await stack.start("serve", "gateway", "worker")
+    yield stack
+    await stack.stop()
+
+
+@pytest.fixture
+def organisation() -> str:
+    """A tenant that no other test uses."""
+    return f"org_{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def token(stack: Stack, organisation: str) -> str:
+    return stack.token(organisation)
+
+
+@pytest.fixture
+async def client(stack: Stack, token: str) -> AsyncIterator[RunEngineClient]:
+    async with RunEngineClient(stack.grpc_address, token) as client:
+        yield client
+
+
+@pytest.fixture
+async def rest(stack: Stack, token: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with stack.rest(token) as rest:
+        yield rest
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def gates() -> AsyncIterator[Gates]:
+    async with Gates() as gates:
+        yield gates

@@ -1,0 +1,69 @@
+"""The processes of the product, as the tests start them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import httpx
+from runengine_server.auth import development
+from runengine_server.up import Child
+
+ROOT = Path(__file__).parent.parent
+WORKFLOWS = "runengine_server.workflows.campaign_bundle:WORKFLOWS,tests.graphs:WORKFLOWS"
+
+
+def free_address() -> str:
+    """HOST:PORT of a port that nobody has at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's environment without its own settings of runengine, and with `settings`."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_")}
+    return {
+        **inherited,
+        "PYTHONPATH": str(ROOT),
+        **{f"RUNENGINE_{key}": value for key, value in settings.items()},
+    }
+
+
+class Stack:
+    """Any of serve, gateway and worker on one database."""
+
+    def __init__(self, database_url: str, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.grpc_address = free_address()
+        self.rest_address = free_address()
+        self.settings = {
+            "DATABASE_URL": database_url,
+            "STATE_DIR": str(state_dir),
+            "GRPC_ADDRESS": self.grpc_address,
+            "REST_ADDRESS": self.rest_address,
+            "CLERK_ISSUER": development.ISSUER,
+            "CLERK_JWT_KEY": development.public_pem(state_dir),
+            "WORKFLOWS": WORKFLOWS,
+        }
+        self._children: list[Child] = []
+
+    async def start(self, *commands: str, **settings: str) -> list[Child]:
+        """Starts processes, with settings that differ, and returns when they are ready."""
+        children = [Child(command, environment(**{**self.settings, **settings})) for command in commands]
+        self._children += children
+        for child in children:
+            await child.until_ready()
+        return children
+
+    async def stop(self) -> None:
+        for child in self._children:
+            await child.stop()
+
+    def token(self, organisation: str) -> str:
+        return development.sign(self.state_dir, organisation, "user_test", ttl_seconds=3600)
+
+    def rest(self, token: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=f"http://{self.rest_address}", headers={"authorization": f"Bearer {token}"}
+        )

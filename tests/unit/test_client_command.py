@@ -1,0 +1,514 @@
+"""The `runengine` command, each time a process of its own, against a real server in this process."""
+
+# ruff: noqa: N802  # gRPC names the methods of a servicer
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import struct
+import sys
+import termios
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
+from runengine.v1.artifact_service_pb2_grpc import (
+    ArtifactServiceServicer,
+    add_ArtifactServiceServicer_to_server,
+)
+from runengine.v1.campaign_pb2 import Campaign, CampaignStatus
+from runengine.v1.campaign_service_pb2 import CreateCampaignResponse, GetCampaignResponse
+from runengine.v1.campaign_service_pb2_grpc import (
+    CampaignServiceServicer,
+    add_CampaignServiceServicer_to_server,
+)
+from runengine.v1.run_pb2 import Run, RunError, RunStatus, RunStep, StepError, StepStatus
+from runengine.v1.run_service_pb2 import (
+    CancelRunResponse,
+    GetRunResponse,
+    ListCampaignRunsResponse,
+    ListRunStepsResponse,
+    RetryRunResponse,
+    TriggerRunResponse,
+)
+from runengine.v1.run_service_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
+from runengine_client import struct_to_dict, to_struct
+from runengine_client.json_view import campaign_json, page_json, run_json, steps_json
+
+NINE_THIRTY = Timestamp(seconds=1769851800)
+MESSAGE = 'The template has no slot named "hero", so the bundle cannot be rendered.'
+
+
+def uuid(number: int) -> str:
+    return f"0199c0de-7a11-7bad-8c0f-{number:012x}"
+
+
+def run(number: int, status: RunStatus.ValueType, **fields: Any) -> Run:
+    return Run(
+        id=uuid(number),
+        workflow_name="campaign_bundle",
+        status=status,
+        attempt=1,
+        created_at=NINE_THIRTY,
+        updated_at=NINE_THIRTY,
+        **fields,
+    )
+
+
+QUEUED = run(1, RunStatus.RUN_STATUS_QUEUED, context=to_struct({"campaignId": uuid(12)}))
+COMPLETED = run(2, RunStatus.RUN_STATUS_COMPLETED, duration_ms=1234)
+FAILED = run(
+    3,
+    RunStatus.RUN_STATUS_FAILED,
+    duration_ms=754_000,
+    error=RunError(code="STEP_FAILED", message=MESSAGE, step_id="render_bundle", attempt=1, retryable=True),
+)
+CANCELLED = run(4, RunStatus.RUN_STATUS_CANCELLED, duration_ms=97_500_000)
+RUNS = {each.id: each for each in (QUEUED, COMPLETED, FAILED, CANCELLED)}
+STEPS = [
+    RunStep(
+        id=uuid(21),
+        step_id="generate_images",
+        skill_id="images.generate",
+        status=StepStatus.STEP_STATUS_COMPLETED,
+        cache_hit=True,
+        duration_ms=820,
+        attempt=1,
+        output_artifact_ids=[uuid(31), uuid(32)],
+    ),
+    RunStep(
+        id=uuid(22),
+        step_id="render_bundle",
+        skill_id="bundle.render",
+        status=StepStatus.STEP_STATUS_FAILED,
+        attempt=3,
+        error=StepError(code="STEP_FAILED", message=MESSAGE, step_id="render_bundle", attempt=3),
+    ),
+]
+CAMPAIGN = Campaign(
+    id=uuid(12),
+    status=CampaignStatus.CAMPAIGN_STATUS_LIVE,
+    bundle_url=f"https://bundles.example.com/a/rather/long/path/{uuid(31)}/bundle.zip",
+    latest_run_id=uuid(2),
+    created_at=NINE_THIRTY,
+    updated_at=NINE_THIRTY,
+)
+
+
+async def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str, *details: Message) -> None:
+    status = Status(code=code.value[0], message=message)
+    for detail in (ErrorInfo(reason=reason, domain="runengine.v1", metadata={"status": "queued"}), *details):
+        packed = Packed()
+        packed.Pack(detail)
+        status.details.append(packed)
+    await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer):
+    """Has RUNS, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, and then ends as `end`."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.metadata: dict[str, Any] = {}
+        self.end = COMPLETED
+        self.artifact_name = "bundle.zip"
+        self.hanging = asyncio.Event()
+
+    def note(self, request: Message, context: Any) -> None:
+        self.requests.append(request)
+        self.metadata = dict(context.invocation_metadata())
+
+    async def TriggerRun(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        if request.workflow_name == "unknown":
+            violation = BadRequest.FieldViolation(field="workflow_name", description="No such workflow.")
+            bad_request = BadRequest(field_violations=[violation])
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            await refuse(context, code, "INVALID_ARGUMENT", "The request is malformed.", bad_request)
+        if request.workflow_name == "busy":
+            retry = RetryInfo()
+            retry.retry_delay.FromMilliseconds(2500)
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            await refuse(context, code, "QUOTA_EXCEEDED", "Over the quota.", retry)
+        return TriggerRunResponse(run=QUEUED)
+
+    async def GetRun(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        if request.run_id == "hang":
+            self.hanging.set()
+            await asyncio.Event().wait()
+        if request.run_id not in RUNS:
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "No such run.")
+        answer = RUNS[request.run_id]
+        return GetRunResponse(run=self.end if answer is QUEUED else answer)
+
+    async def ListRunSteps(self, request: Any, context: Any) -> Any:
+        return ListRunStepsResponse(steps=STEPS)
+
+    async def RetryRun(self, request: Any, context: Any) -> Any:
+        if request.run_id == QUEUED.id:
+            await refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "RUN_ACTIVE", "The run is queued.")
+        return RetryRunResponse(run=QUEUED)
+
+    async def CancelRun(self, request: Any, context: Any) -> Any:
+        return CancelRunResponse(run=CANCELLED)
+
+    async def ListCampaignRuns(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        runs = list(RUNS.values())[request.offset :][: request.limit or 20]
+        return ListCampaignRunsResponse(runs=runs, total=4, limit=request.limit or 20, offset=request.offset)
+
+    async def CreateCampaign(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        return CreateCampaignResponse(campaign=CAMPAIGN)
+
+    async def GetCampaign(self, request: Any, context: Any) -> Any:
+        return GetCampaignResponse(campaign=CAMPAIGN)
+
+    async def DownloadArtifact(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        header = DownloadArtifactResponse.Header(name=self.artifact_name, media_type="text/plain", size=4)
+        yield DownloadArtifactResponse(header=header)
+        yield DownloadArtifactResponse(data=b"\x00\xffab")
+
+
+@dataclass
+class Ended:
+    code: int | None
+    out: str
+    err: str
+
+
+@dataclass
+class Command:
+    """Runs `runengine` in an empty folder, against the server, with a token."""
+
+    address: str
+    folder: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        own = {
+            "RUNENGINE_GRPC_ADDRESS": self.address,
+            "RUNENGINE_TOKEN": "the-token",
+            "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path),
+            "PYTHONUTF8": "1",
+        }
+        kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
+        return {**kept, **own, **more}
+
+    async def start(self, *arguments: str, stderr: int = PIPE, **env: str) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "runengine_client", *arguments),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=stderr,
+            env=self.environment(**env),
+            cwd=self.folder,
+        )
+
+    async def __call__(self, *arguments: str, stdin: str = "", **env: str) -> Ended:
+        process = await self.start(*arguments, stderr=PIPE, **env)
+        out, err = await process.communicate(stdin.encode())
+        return Ended(process.returncode, out.decode("utf-8", "surrogateescape"), err.decode())
+
+
+@pytest.fixture
+async def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+async def runengine(engine: Engine, tmp_path: Path) -> AsyncIterator[Command]:
+    server = grpc.aio.server()
+    add_RunServiceServicer_to_server(engine, server)
+    add_CampaignServiceServicer_to_server(engine, server)
+    add_ArtifactServiceServicer_to_server(engine, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield Command(f"127.0.0.1:{port}", tmp_path)
+    await server.stop(None)
+
+
+async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command) -> None:
+    (runengine.folder / "context.json").write_text('{"source": "test"}')
+    ended = await runengine(
+        *("trigger", "campaign_bundle", "--payload", "-", "--context", "@context.json"),
+        *("--campaign", uuid(12), "--idempotency-key", "once"),
+        stdin='{"brand": "Ünïcode", "slots": 3}',
+    )
+    assert (ended.code, ended.err) == (0, "")
+    assert QUEUED.id in ended.out
+    [request] = engine.requests
+    assert request.workflow_name == "campaign_bundle"
+    assert struct_to_dict(request.trigger_payload) == {"brand": "Ünïcode", "slots": 3}
+    assert struct_to_dict(request.context) == {"source": "test", "campaignId": uuid(12)}
+    assert engine.metadata["idempotency-key"] == "once"
+    assert engine.metadata["authorization"] == "Bearer the-token"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "document"),
+    [
+        (["trigger", "campaign_bundle"], run_json(QUEUED)),
+        (["get", FAILED.id], run_json(FAILED)),
+        (["steps", FAILED.id], steps_json(STEPS)),
+        (["list", uuid(12), "--limit", "1", "--offset", "2"], page_json([FAILED], 4, 1, 2)),
+        (["list", uuid(12), "--all"], page_json(RUNS.values(), 4, 4, 0)),
+        (["retry", FAILED.id], run_json(QUEUED)),
+        (["cancel", CANCELLED.id], run_json(CANCELLED)),
+        (["campaign", "create"], campaign_json(CAMPAIGN)),
+        (["campaign", "get", uuid(12)], campaign_json(CAMPAIGN)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+async def test_json_is_the_one_document_that_rest_answers(
+    runengine: Command, arguments: list[str], document: dict[str, Any]
+) -> None:
+    after, before = await asyncio.gather(runengine(*arguments, "--json"), runengine("--json", *arguments))
+    assert (after.code, after.err) == (0, "")
+    assert json.loads(after.out) == document
+    assert after.out.startswith('{\n  "')
+    assert before == after
+
+
+async def test_options_before_the_command_and_after_it_go_before_the_environment(
+    engine: Engine, runengine: Command
+) -> None:
+    elsewhere = {"RUNENGINE_GRPC_ADDRESS": "127.0.0.1:1", "RUNENGINE_TOKEN": "of-the-environment"}
+    for ended in await asyncio.gather(
+        runengine("--address", runengine.address, "--token", "given", "get", "0", **elsewhere),
+        runengine("get", "0", "--address", runengine.address, "--token", "given", **elsewhere),
+        runengine("--token", "overruled", "get", "0", "--token", "given", RUNENGINE_TOKEN="overruled"),
+    ):
+        assert ended.err == "error: No such run. (RUN_NOT_FOUND)\n"
+        assert engine.metadata["authorization"] == "Bearer given"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ids"),
+    [
+        (["list", uuid(12)], list(RUNS)),
+        (["steps", FAILED.id], [uuid(31), uuid(32)]),
+        (["get", FAILED.id], [FAILED.id]),
+        (["get", QUEUED.id], [COMPLETED.id]),
+    ],
+    ids=["list", "steps", "failed", "completed"],
+)
+async def test_output_fits_and_has_each_id_whole(
+    runengine: Command, arguments: list[str], ids: list[str]
+) -> None:
+    widths = (80, 140)
+    for width, ended in zip(
+        widths,
+        await asyncio.gather(*(runengine(*arguments, COLUMNS=str(width)) for width in widths)),
+        strict=True,
+    ):
+        assert ended.code == 0
+        assert max(len(line) for line in ended.out.splitlines()) <= width
+        assert all(each in ended.out for each in ids)
+        assert "…" not in ended.out
+
+
+async def test_a_pipe_gets_one_line_a_run_without_colour(runengine: Command) -> None:
+    ended = await runengine("list", uuid(12))
+    lines = ended.out.splitlines()
+    [failed] = [line.split() for line in lines if FAILED.id in line]
+    assert failed == [
+        *(FAILED.id, "campaign_bundle", "✗", "failed", "2026-01-31", "09:30:00", "12m", "34s", "1")
+    ]
+    assert lines[-1] == "4 of 4, offset 0"
+    assert "\x1b" not in ended.out
+
+
+async def test_a_status_filter_may_be_repeated(engine: Engine, runengine: Command) -> None:
+    ended = await runengine("list", uuid(12), "--status", "failed", "--status", "cancelled")
+    assert ended.code == 0
+    assert list(engine.requests[0].status) == [RunStatus.RUN_STATUS_FAILED, RunStatus.RUN_STATUS_CANCELLED]
+
+
+async def test_a_long_bundle_url_is_copied_in_one_piece(runengine: Command) -> None:
+    ended = await runengine("campaign", "get", uuid(12), COLUMNS="80")
+    assert CAMPAIGN.bundle_url in ended.out
+
+
+async def test_an_escape_sequence_in_a_message_does_not_reach_the_terminal(
+    engine: Engine, runengine: Command
+) -> None:
+    engine.end = Run(
+        status=RunStatus.RUN_STATUS_FAILED,
+        workflow_name="[bold]w[/bold]",
+        error=RunError(code="STEP_FAILED", message="\x1b]0;title\x07 [red]text[/red]"),
+    )
+    ended = await runengine("get", QUEUED.id)
+    assert ended.code == 0
+    assert "\x1b" not in ended.out
+    assert "\x07" not in ended.out
+    assert "[bold]w[/bold]" in ended.out
+    assert "[red]text[/red]" in ended.out
+
+
+@pytest.mark.parametrize("command", ["trigger", "retry"])
+@pytest.mark.parametrize(("end", "code"), [(COMPLETED, 0), (FAILED, 3), (CANCELLED, 3)])
+async def test_waiting_shows_the_run_as_it_ended_and_says_so_in_the_exit_code(
+    engine: Engine, runengine: Command, command: str, end: Run, code: int
+) -> None:
+    engine.end = end
+    ended = await runengine(command, FAILED.id, "--wait", "--json")
+    assert (ended.code, ended.err) == (code, "")
+    assert json.loads(ended.out) == run_json(end)
+
+
+async def test_waiting_in_a_terminal_shows_the_steps_on_stderr(engine: Engine, runengine: Command) -> None:
+    terminal, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = await runengine.start("trigger", "w", "--wait", "--json", stderr=theirs, TERM="xterm")
+    out, _ = await process.communicate()
+    shown = re.sub(r"\x1b\[[\d;]*m", "", os.read(terminal, 65536).decode())
+    os.close(theirs)
+    os.close(terminal)
+    assert json.loads(out) == run_json(COMPLETED)
+    assert [line.rstrip() for line in shown.splitlines()] == [
+        f"run {QUEUED.id}",
+        "✓ completed  generate_images  820 ms, cached",
+        "✗ failed     render_bundle  attempt 3",
+        "",
+    ]
+
+
+async def test_a_refusal_is_one_line_and_exit_code_1(runengine: Command) -> None:
+    ended = await runengine("get", "0")
+    assert ended == Ended(1, "", "error: No such run. (RUN_NOT_FOUND)\n")
+
+
+async def test_violations_and_the_time_to_wait_have_lines_of_their_own(runengine: Command) -> None:
+    malformed, busy = await asyncio.gather(runengine("trigger", "unknown"), runengine("trigger", "busy"))
+    assert malformed.err.splitlines() == [
+        "error: The request is malformed. (INVALID_ARGUMENT)",
+        "  workflow_name: No such workflow.",
+    ]
+    assert busy.err.splitlines() == ["error: Over the quota. (QUOTA_EXCEEDED)", "  try again in 2.5 s"]
+    assert malformed.code == busy.code == 1
+
+
+async def test_with_json_the_last_line_of_a_refusal_is_an_object(runengine: Command) -> None:
+    ended = await runengine("trigger", "unknown", "--json")
+    assert ended.out == ""
+    assert json.loads(ended.err.splitlines()[-1]) == {
+        "reason": "INVALID_ARGUMENT",
+        "detail": "The request is malformed.",
+        "metadata": {"status": "queued"},
+        "violations": [{"field": "workflow_name", "description": "No such workflow."}],
+    }
+
+
+async def test_a_server_that_is_away_is_one_line_that_names_the_address(runengine: Command) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = await runengine("get", "0", "--address", address)
+    [line] = ended.err.splitlines()
+    assert ended.code == 1
+    assert line.startswith(f"error: The run engine at {address} cannot be reached")
+    assert line.endswith("(UNAVAILABLE)")
+
+
+async def test_without_a_token_one_line_says_how_to_get_one(runengine: Command) -> None:
+    ended = await runengine("get", "0", RUNENGINE_TOKEN="")
+    [line] = ended.err.splitlines()
+    assert ended.code == 2
+    assert "runengine-server token --org ORG" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--payload", "{"], "not JSON"),
+        (["--payload", "[1]"], "$ must be a JSON object, not list"),
+        (["--payload", '{"a": NaN}'], "$.a is nan"),
+        (["--payload", '{"a": 1, "a": 2}'], "the key 'a' appears twice"),
+        (["--payload", '{"a": 9007199254740993}'], "$.a is an integer beyond"),
+        (["--payload", "[" * 100_000], "not JSON"),
+        (["--context", "@nowhere.json"], "cannot read nowhere.json"),
+    ],
+    ids=lambda value: value[1][:20] if isinstance(value, list) else "",
+)
+async def test_a_payload_that_cannot_be_sent_is_a_usage_error(
+    engine: Engine, runengine: Command, arguments: list[str], sentence: str
+) -> None:
+    ended = await runengine("trigger", "w", *arguments, COLUMNS="140")
+    assert ended.code == 2
+    assert sentence in ended.err
+    assert "Traceback" not in ended.err
+    assert not engine.requests
+
+
+async def test_other_misuse_is_a_usage_error_too(runengine: Command) -> None:
+    for ended in await asyncio.gather(
+        runengine("list", uuid(12), "--status", "done"),
+        runengine("list", uuid(12), "--all", "--limit", "5"),
+        runengine("get"),
+        runengine("get", "0", "--token", "é"),
+        runengine("get", "\udcff"),
+    ):
+        assert ended.code == 2
+        assert "rror" in ended.err
+        assert "Traceback" not in ended.err
+
+
+async def test_an_interrupt_ends_it_quietly_with_130(engine: Engine, runengine: Command) -> None:
+    process = await runengine.start("get", "hang")
+    await engine.hanging.wait()
+    process.send_signal(signal.SIGINT)
+    assert await process.communicate() == (b"", b"")
+    assert process.returncode == 130
+
+
+async def test_a_download_is_saved_under_its_own_name_and_replaces_nothing(runengine: Command) -> None:
+    first, second = await runengine("download", uuid(31)), await runengine("download", uuid(31))
+    assert first == Ended(0, "bundle.zip  text/plain  4 bytes\n", "")
+    assert (runengine.folder / "bundle.zip").read_bytes() == b"\x00\xffab"
+    assert second.code == 1
+    assert second.err.startswith("error: bundle.zip is there already")
+
+
+async def test_a_download_goes_where_it_is_told(runengine: Command) -> None:
+    (runengine.folder / "there").write_text("old")
+    file, stdout, nowhere = await asyncio.gather(
+        runengine("download", uuid(31), "-o", "there"),
+        runengine("download", uuid(31), "-o", "-"),
+        runengine("download", uuid(31), "-o", "no/such/folder"),
+    )
+    assert file.code == 0
+    assert (runengine.folder / "there").read_bytes() == b"\x00\xffab"
+    assert stdout.out.encode("utf-8", "surrogateescape") == b"\x00\xffab"
+    assert nowhere == Ended(1, "", "error: cannot write no/such/folder: No such file or directory\n")
+
+
+async def test_a_downloads_name_leads_nowhere_else(engine: Engine, runengine: Command) -> None:
+    engine.artifact_name = "../outside"
+    assert (await runengine("download", uuid(31))).code == 0
+    assert (runengine.folder / "outside").exists()
+
+
+async def test_help_names_every_command(runengine: Command) -> None:
+    ended = await runengine("--help")
+    assert ended.code == 0
+    for name in ("trigger", "get", "steps", "list", "retry", "cancel", "download", "campaign"):
+        assert name in ended.out
