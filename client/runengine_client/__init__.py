@@ -1,7 +1,7 @@
 """The Python client of the run engine.
 
     async with RunEngineClient("127.0.0.1:50051", token) as client:
-        run = await client.trigger_run("campaign_bundle", trigger_payload={"brand": "Acme"})
+        run = await client.trigger_run("campaign-bundle", trigger_payload={"brand": "Acme"})
         run = await client.wait(run.id, timeout_seconds=60)
 
 Answers are the messages of `runengine.v1`.

@@ -164,9 +164,12 @@ def _complain(err: Console, sentence: str) -> None:
 
 
 def _explain(err: Console, error: RunEngineError, *, as_json: bool) -> None:
-    _complain(err, f"{error.detail} ({error.reason})")
-    for violation in error.violations:
-        err.print(tables.plain(f"  {violation.field}: {violation.description}"), soft_wrap=True)
+    violations = [f"{each.field}: {each.description}" for each in error.violations]
+    # The server's own sentence is the list of the violations, which have lines of their own here.
+    listed = violations and all(each in error.detail for each in violations)
+    _complain(err, f"{'The request is malformed.' if listed else error.detail} ({error.reason})")
+    for violation in violations:
+        err.print(tables.plain(f"  {violation}"), soft_wrap=True)
     if error.retry_after_seconds is not None:
         err.print(f"  try again in {error.retry_after_seconds:g} s", soft_wrap=True)
     if as_json:

@@ -1,6 +1,6 @@
 """What a call raises when the run engine refuses it or cannot be reached."""
 
-# ruff: noqa: N818  # named after the reasons, as callers read them in `except RunNotFound`
+# named after the reasons, as callers read them in `except RunNotFound`
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class RunEngineError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
     def __str__(self) -> str:
-        return "; ".join([self.detail, *(f"{each.field}: {each.description}" for each in self.violations)])
+        # The server's own sentence about a malformed request is the list of its violations already.
+        told = (f"{each.field}: {each.description}" for each in self.violations)
+        return "; ".join([self.detail, *(each for each in told if each not in self.detail)])
 
 
 class Unauthenticated(RunEngineError):

@@ -169,7 +169,8 @@ def step_line(step: RunStep) -> RenderableType:
 
 def _steps_table(steps: Sequence[RunStep], *, skills: bool, errors: bool) -> Table:
     table = _table()
-    table.add_column("step" if skills else "step\nskill", no_wrap=skills, min_width=12)
+    below = not skills and any(step.skill_id != step.step_id for step in steps)
+    table.add_column("step\nskill" if below else "step", no_wrap=skills, min_width=12)
     if skills:
         table.add_column("skill", no_wrap=True)
     table.add_column("status", no_wrap=True)
@@ -179,9 +180,11 @@ def _steps_table(steps: Sequence[RunStep], *, skills: bool, errors: bool) -> Tab
     if errors:
         table.add_column("error", min_width=_ERROR_WIDTH - 2)
     for step in steps:
-        skill = plain(step.skill_id, "dim")
-        name = plain(step.step_id)
-        cells: list[RenderableType] = [name, skill] if skills else [Text("\n").join([name, skill])]
+        name, skill = plain(step.step_id), plain(step.skill_id, "dim")
+        if skills:
+            cells: list[RenderableType] = [name, skill]
+        else:
+            cells = [name if step.skill_id == step.step_id else Text("\n").join([name, skill])]
         cells += [
             status_text(step),
             str(step.attempt),

@@ -24,6 +24,12 @@ _PROCESSES = ("serve", "worker", "gateway")
 _STOP_SECONDS = 6.0
 _RESTART_SECONDS = 1.0
 
+_EXAMPLE = (
+    '{"workflowName": "campaign-bundle", "triggerPayload": {"product": {"name": "Solar Kettle"}, '
+    '"audience": "campers", "channels": ["email", "instagram"], "tone": "friendly", '
+    '"offer": "20 % off until Sunday", "locale": "en"}}'
+)
+
 _log = structlog.get_logger()
 
 
@@ -59,6 +65,10 @@ class Child:
         while await asyncio.get_running_loop().sock_recv(self._socket, 16):
             pass
         return await asyncio.to_thread(self._process.wait)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL; returns when it has ended."""
@@ -180,9 +190,10 @@ def _greet(settings: Settings) -> None:
             "Trigger a run and look at it:",
             "",
             f'curl -s http://{settings.rest_address}/runs -H "authorization: Bearer $RUNENGINE_TOKEN" \\',
-            '  -H \'content-type: application/json\' -d \'{"workflowName": "campaign-bundle", "triggerPayload": {}}\'',
+            f"  -H 'content-type: application/json' -d '{_EXAMPLE}'",
             "",
-            f'grpcurl -plaintext -H "authorization: Bearer $RUNENGINE_TOKEN" {settings.grpc_address} list',
+            'grpcurl -plaintext -H "authorization: Bearer $RUNENGINE_TOKEN" -d \'{"run_id": "…"}\' \\',
+            f"  {settings.grpc_address} runengine.v1.RunService/GetRun",
         ]
     sys.stdout.write("\n".join(lines) + "\n\nCtrl-C stops everything.\n")
     sys.stdout.flush()

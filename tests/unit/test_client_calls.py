@@ -45,7 +45,7 @@ from runengine_client import RunEngineClient, RunEngineError, Violation, errors,
 
 RUN_ID = UUID("0199c0de-7a11-7bad-8c0f-000000000001")
 CAMPAIGN_ID = UUID("0199c0de-7a11-7bad-8c0f-00000000000c")
-RUN = Run(id=str(RUN_ID), workflow_name="campaign_bundle", status=RunStatus.RUN_STATUS_QUEUED)
+RUN = Run(id=str(RUN_ID), workflow_name="campaign-bundle", status=RunStatus.RUN_STATUS_QUEUED)
 NEVER = object()
 
 
@@ -135,7 +135,7 @@ async def test_trigger_sends_payload_context_campaign_key_and_token(
 ) -> None:
     engine.answers = [TriggerRunResponse(run=RUN)]
     run = await client.trigger_run(
-        "campaign_bundle",
+        "campaign-bundle",
         trigger_payload={"brand": "Acme", "slots": [1, 2.5, None, True]},
         context={"source": "test"},
         campaign_id=CAMPAIGN_ID,
@@ -143,7 +143,7 @@ async def test_trigger_sends_payload_context_campaign_key_and_token(
     )
     [request] = engine.requests
     assert run == RUN
-    assert request.workflow_name == "campaign_bundle"
+    assert request.workflow_name == "campaign-bundle"
     assert struct_to_dict(request.trigger_payload) == {"brand": "Acme", "slots": [1, 2.5, None, True]}
     assert struct_to_dict(request.context) == {"source": "test", "campaignId": str(CAMPAIGN_ID)}
     assert engine.metadata["idempotency-key"] == "once"
@@ -154,7 +154,7 @@ async def test_trigger_without_payload_or_context_leaves_both_absent(
     engine: Engine, client: RunEngineClient
 ) -> None:
     engine.answers = [TriggerRunResponse(run=RUN)]
-    await client.trigger_run("campaign_bundle")
+    await client.trigger_run("campaign-bundle")
     [request] = engine.requests
     assert not request.HasField("trigger_payload")
     assert not request.HasField("context")
@@ -396,6 +396,19 @@ async def test_an_error_carries_what_the_server_adds(engine: Engine, client: Run
     assert error.violations == [Violation(*field) for field in fields]
     assert error.metadata == {"status": "failed"}
     assert error.retry_after_seconds == 1.5
+
+
+async def test_violations_that_the_servers_sentence_lists_are_not_told_twice(
+    engine: Engine, client: RunEngineClient
+) -> None:
+    bad_request = BadRequest(field_violations=[{"field": "limit", "description": "must be 1 to 100"}])
+    sentence = "limit: must be 1 to 100"
+    engine.answers = [
+        failure(grpc.StatusCode.INVALID_ARGUMENT, sentence, info("INVALID_ARGUMENT"), bad_request)
+    ]
+    with pytest.raises(errors.InvalidArgument) as raised:
+        await client.list_campaign_runs(CAMPAIGN_ID, limit=0)
+    assert str(raised.value) == sentence
 
 
 @pytest.mark.parametrize(

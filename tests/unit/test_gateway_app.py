@@ -135,7 +135,7 @@ class Running:
 @pytest.fixture(scope="module")
 async def running() -> AsyncIterator[Running]:
     server = Server()
-    grpc_server = grpc.aio.server()
+    grpc_server = grpc.aio.server(options=[("grpc.max_receive_message_length", 320 * 1024)])
     server.serve(grpc_server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, grpc_server)
@@ -444,6 +444,23 @@ async def test_a_body_may_have_256_kib_and_no_more(
     problem(await post(262_145), 413, "PAYLOAD_TOO_LARGE")
     problem(await post(100_000_000), 413, "PAYLOAD_TOO_LARGE")
     assert consumed <= 5, "what is over the limit is not read"
+
+
+async def test_a_message_too_large_for_the_transport_is_413_and_the_token_comes_first(
+    client: httpx.AsyncClient, server: Server
+) -> None:
+    body = {"workflowName": "w", "triggerPayload": {"list": [1] * 60_000}}  # 120 KiB of JSON, 640 of Struct
+    problem(await client.post("/runs", json=body), 413, "PAYLOAD_TOO_LARGE")
+    client.headers["authorization"] = "Bearer bad"
+    problem(await client.post("/runs", json=body), 401, "UNAUTHENTICATED")
+    assert server.names == ["GetRun", "GetRun"]
+
+
+async def test_a_reply_too_large_for_the_channel_is_no_fault_of_the_caller(
+    client: httpx.AsyncClient, server: Server
+) -> None:
+    server.replies(run_service_pb2.GetRunResponse(run=run_pb2.Run(workflow_name="x" * 5_000_000)))
+    problem(await client.get(f"/runs/{RUN_ID}"), 500, "INTERNAL")
 
 
 @pytest.mark.parametrize(

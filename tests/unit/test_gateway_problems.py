@@ -173,7 +173,8 @@ def test_a_detail_that_does_not_parse_is_as_good_as_none() -> None:
     ("text", "status", "reason"),
     [
         ("SERVER: Received message larger than max (5000000 vs. 4194304)", 413, "PAYLOAD_TOO_LARGE"),
-        ("CLIENT: Received message larger than max (5000000 vs. 4194304)", 500, "INTERNAL"),
+        ("Stream removed (CLIENT: Received message larger than max (5 vs. 4))", 500, "INTERNAL"),
+        ("Stream removed (received metadata size exceeds hard limit)", 500, "INTERNAL"),
         ("Concurrent RPC limit exceeded!", 429, "OVERLOADED"),
     ],
 )

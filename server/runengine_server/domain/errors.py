@@ -121,7 +121,7 @@ class Unavailable(RunEngineError):
 
 
 class Fenced(Exception):
-    """Never shown to a caller: this worker no longer holds the run: it was cancelled, or another has taken it over.
+    """This worker no longer holds the run: it was cancelled, or another has taken it over.
 
-    Raised by every write whose epoch is old; nothing of the write took effect.
+    Raised by every write whose epoch is old; nothing of the write took effect. No caller sees it.
     """

@@ -30,11 +30,12 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
 
     What a task wrote is stored in one statement with the completion of its step, so that a step is
     completed exactly when LangGraph will not run it again. Every write raises Fenced when the run
-    is no longer this worker's.
+    is no longer this worker's. `state` has the channels of the graph as last saved or read.
     """
 
     def __init__(self, execution: Execution) -> None:
         super().__init__()
+        self.state: dict[str, Any] = {}
         self._execution = execution
         self._writing: set[asyncio.Task[Any]] = set()
         self._broken: Exception | None = None
@@ -115,6 +116,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
             )
         )
+        if configurable["checkpoint_ns"] == "":
+            self.state = checkpoint["channel_values"]
         return self._config(configurable["checkpoint_ns"], checkpoint["id"])
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:

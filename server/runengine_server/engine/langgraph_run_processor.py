@@ -91,17 +91,15 @@ class LangGraphRunProcessor:
             "run_name": run.workflow_name,
         }
         resumes = await checkpointer.aget_tuple(config) is not None
-        names_bundle = _BUNDLE in graph.channels
-        result = await graph.ainvoke(
+        await graph.ainvoke(
             None if resumes else to_dict(run.trigger_payload),
             config,
             context=_context_for(graph.context_schema, execution),
             durability="sync",
-            output_keys=[_BUNDLE] if names_bundle else None,
         )
         if execution.interrupted_by is not None:
             raise WorkflowError(f"{execution.interrupted_by} asked for input, which a run cannot get")
-        return await self._bundle_of(execution.held, result.get(_BUNDLE)) if names_bundle else None
+        return await self._bundle_of(execution.held, checkpointer.state.get(_BUNDLE))
 
     async def _bundle_of(self, held: HeldRunRepository, named: Any) -> UUID | None:
         if named is None:

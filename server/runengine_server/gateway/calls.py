@@ -13,14 +13,12 @@ from starlette.responses import Response
 
 from runengine_server.gateway.http_request import Metadata, RequestReader, caller_metadata
 from runengine_server.gateway.json_mapping import encoder_of
-from runengine_server.gateway.problems import RefusedError, problem_of
+from runengine_server.gateway.problems import Problem, RefusedError, problem_of
 from runengine_server.gateway.routes import Binding
 
 _log = logging.getLogger(__name__)
 
 _CREATING = ("runengine.v1.RunService.TriggerRun", "runengine.v1.CampaignService.CreateCampaign")
-
-
 _GET_RUN = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].methods_by_name["GetRun"]
 
 
@@ -44,14 +42,14 @@ class TokenCheck:
             response_deserializer=GetRunResponse.FromString,
         )
 
-    async def refuse(self, metadata: Metadata, refused: RefusedError) -> Response:
-        """The answer to a refused request: the server's, unless it has found the token good."""
+    async def refuse(self, metadata: Metadata, problem: Problem) -> Response:
+        """The answer to a request with this problem: the server's own, unless it has found the token good."""
         try:
             await self._get_run(GetRunRequest(), timeout=self._deadline_seconds, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
-                return answer_error(error, _GET_RUN)
-        return refused.problem.response()
+                return explain(error, _GET_RUN).response()
+        return problem.response()
 
 
 class UnaryCall:
@@ -81,21 +79,25 @@ class UnaryCall:
         try:
             message, idempotency_key = await self._reader.read(request)
         except RefusedError as refused:
-            return await self._token_check.refuse(caller, refused)
+            return await self._token_check.refuse(caller, refused.problem)
         try:
             reply = await self._call(
                 message, timeout=self._deadline_seconds, metadata=caller + idempotency_key
             )
         except grpc.aio.AioRpcError as error:
-            return answer_error(error, self._rpc)
+            problem = explain(error, self._rpc)
+            if problem.status == 413:
+                # A transport refuses the message before anyone has seen the token.
+                return await self._token_check.refuse(caller, problem)
+            return problem.response()
         answer = self._encode(reply)
         body = orjson.dumps(answer[self._answer_key] if self._answer_key else answer)
         return Response(body, self._status, media_type="application/json")
 
 
-def answer_error(error: grpc.aio.AioRpcError, rpc: MethodDescriptor) -> Response:
+def explain(error: grpc.aio.AioRpcError, rpc: MethodDescriptor) -> Problem:
     """The problem that an RPC's error is to the caller. What the caller is not told goes to the log."""
     problem = problem_of(error, rpc.input_type)
     if problem.status >= 500:
         _log.warning("%s failed with %s: %s", rpc.full_name, error.code().name, error.details())
-    return problem.response()
+    return problem

@@ -13,15 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from runengine_server.gateway.calls import TokenCheck, answer_error, rpc_path
+from runengine_server.gateway.calls import TokenCheck, explain, rpc_path
 from runengine_server.gateway.http_request import RequestReader, caller_metadata
 from runengine_server.gateway.problems import RefusedError, deadline_exceeded
 from runengine_server.gateway.routes import Binding
 
 _Call: TypeAlias = grpc.aio.UnaryStreamCall[Message, DownloadArtifactResponse]
 
-# A step's author chose the media type: what is none must not become a header.
-_MEDIA_TYPE = re.compile(r"[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+(; ?[A-Za-z0-9-]+=[A-Za-z0-9.+-]+)*")
+# A step's author chose the media type: what is none must not become a header. Names as RFC 6838 has them.
+_NAME = "[A-Za-z0-9!#$&^_.+-]{1,127}"
+_MEDIA_TYPE = re.compile(f"{_NAME}/{_NAME}(; ?{_NAME}={_NAME}){{0,9}}")
 
 
 class ArtifactDownload:
@@ -50,18 +51,17 @@ class ArtifactDownload:
         try:
             message, _ = await self._reader.read(request)
         except RefusedError as refused:
-            return await self._token_check.refuse(caller, refused)
+            return await self._token_check.refuse(caller, refused.problem)
         call = self._call(message, metadata=caller)
         try:
             header = await _read_header(call, self._deadline_seconds)
         except grpc.aio.AioRpcError as error:
-            return answer_error(error, self._rpc)
+            return explain(error, self._rpc).response()
         except TimeoutError:
             return deadline_exceeded().response()
+        known = _MEDIA_TYPE.fullmatch(header.media_type)
         headers = {
-            "content-type": header.media_type
-            if _MEDIA_TYPE.fullmatch(header.media_type)
-            else "application/octet-stream",
+            "content-type": header.media_type if known else "application/octet-stream",
             "content-length": str(header.size),
             "content-disposition": f"attachment; filename*=UTF-8''{quote(header.name, safe='')}",
             "content-security-policy": "sandbox",

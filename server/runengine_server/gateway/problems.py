@@ -86,8 +86,8 @@ def invalid(violations: Sequence[Violation]) -> Problem:
 
 
 def payload_too_large() -> Problem:
-    """413: the body is over its limit (contract: Bounds)."""
-    return Problem(413, "PAYLOAD_TOO_LARGE", "The body is larger than 256 KiB.")
+    """413: the body is over its limit (contract: Bounds), or the server's transport refuses the message."""
+    return Problem(413, "PAYLOAD_TOO_LARGE", "The request is too large; 256 KiB are accepted.")
 
 
 def unavailable() -> Problem:
@@ -140,9 +140,10 @@ def _unexplained(error: grpc.aio.AioRpcError, answer: _Answer) -> Problem:
     reason = error.code().name
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         text = error.details() or ""
-        if "larger than max" in text:
-            # Either side's transport says so; that a reply is too large for ours is no fault of the caller.
-            return internal() if text.startswith("CLIENT") else payload_too_large()
+        if "SERVER: Received message larger than max" in text:
+            return payload_too_large()
+        if "CLIENT: Received message larger than max" in text or "metadata size exceeds" in text:
+            return internal()  # the reply does not fit the channel that the gateway was given
         reason = "OVERLOADED"
     headers = _headers(answer.status, error_details_pb2.RetryInfo())
     return Problem(answer.status, reason, answer.detail, headers=headers)

@@ -73,13 +73,12 @@ class PathRoute(BaseRoute):
         """FULL with the path's fields in `path_params`, else NONE; the HTTP method is not looked at."""
         if scope["type"] != "http":
             return Match.NONE, {}
-        segments = [
-            unquote_to_bytes(segment).decode("utf-8", "replace") for segment in scope["raw_path"].split(b"/")
-        ]
-        if len(segments) != len(self._template):
+        raw_segments = scope["raw_path"].split(b"/")
+        if len(raw_segments) != len(self._template):
             return Match.NONE, {}
         fields: dict[str, str] = {}
-        for expected, segment in zip(self._template, segments, strict=True):
+        for expected, raw in zip(self._template, raw_segments, strict=True):
+            segment = unquote_to_bytes(raw).decode("utf-8", "replace")
             if not expected.startswith("{"):
                 if segment != expected:
                     return Match.NONE, {}

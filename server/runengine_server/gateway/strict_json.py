@@ -94,16 +94,22 @@ def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return flawed
 
 
+_BEYOND: Final = _Flaw(f"is an integer beyond ±2^53 (±{MAX_INTEGER})")
+
+
 def _parse_integer(digits: str) -> int | _Flaw:
     # The length comes first: int() refuses very long texts, and is slow on long ones.
     if len(digits) > 17 or abs(int(digits)) > MAX_INTEGER:
-        return _Flaw(f"is an integer beyond ±2^53 (±{MAX_INTEGER})")
+        return _BEYOND
     return int(digits)
 
 
 def _parse_float(digits: str) -> float | _Flaw:
     number = float(digits)
-    return _Flaw("is a number too large for a double") if math.isinf(number) else number
+    if math.isinf(number):
+        return _Flaw("is a number too large for a double")
+    # So large a double has no fraction: 1e300 is an integer too, and a Struct holds no other kind.
+    return _BEYOND if abs(number) > MAX_INTEGER else number
 
 
 def _parse_constant(name: str) -> _Flaw:

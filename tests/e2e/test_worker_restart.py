@@ -1,0 +1,40 @@
+"""A worker that goes away in the middle of a run."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+from runengine.v1.run_pb2 import RunStatus, StepStatus
+from runengine_client import RunEngineClient
+
+from tests.gates import Gates
+from tests.stack import Stack
+
+RESTARTED = {"WORKFLOWS": "tests.graphs:RESTARTED", "LEASE_SECONDS": "1"}
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+async def test_another_worker_goes_on_from_the_last_checkpoint(
+    stack: Stack, client: RunEngineClient, gates: Gates, database: asyncpg.Connection, how: str
+) -> None:
+    (first,) = await stack.start("worker", **RESTARTED)
+    run = await client.trigger_run("gated-restarted", trigger_payload={"gates": gates.path})
+    await gates.next()
+    if how == "killed":
+        first.kill()
+    else:
+        await first.stop()
+    assert (await client.get_run(run.id)).status == RunStatus.RUN_STATUS_RUNNING
+
+    (second,) = await stack.start("worker", **RESTARTED)
+    gate = await gates.next()
+    assert (await client.get_run(run.id)).status == RunStatus.RUN_STATUS_RUNNING
+    gate.open()
+    done = await client.wait(run.id, timeout_seconds=30)
+    assert (done.status, done.attempt) == (RunStatus.RUN_STATUS_COMPLETED, 1)
+    steps = await client.list_run_steps(run.id)
+    assert [(step.step_id, step.attempt) for step in steps] == [("first", 1), ("held", 2), ("last", 1)]
+    assert {step.status for step in steps} == {StepStatus.STEP_STATUS_COMPLETED}
+    losses = await database.fetchval("SELECT losses FROM runs WHERE id = $1", run.id)
+    assert losses == (1 if how == "killed" else 0)
+    await second.stop()
