@@ -52,6 +52,7 @@ class CompileProtos(BuildHookInterface):  # type: ignore[type-arg]  # hatchling'
     """The hook that hatchling finds in this file."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compiles before the files of a wheel, editable or not, are collected."""
         if self.target_name == "wheel":
             compile_protos()
 

@@ -118,10 +118,11 @@ def _command(group: typer.Typer, name: str) -> Callable[[Body], Body]:
                 lambda session: body(session, **arguments),
             )
 
+        # Typer reads the options of a command from the signature of its function.
         context, *shared = inspect.signature(_options, eval_str=True).parameters.values()
-        _, *own = inspect.signature(body, eval_str=True).parameters.values()
+        _, *parameters = inspect.signature(body, eval_str=True).parameters.values()
         last = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in shared]
-        run.__signature__ = inspect.Signature([context, *own, *last])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([context, *parameters, *last])  # type: ignore[attr-defined]
         run.__doc__ = body.__doc__
         group.command(name)(run)
         return body
@@ -154,7 +155,7 @@ def _run(options: Options, body: Callable[[Session], Awaitable[None]]) -> None:
 
 
 def _stdout() -> Console:
-    # A pipe has no width of its own: one line a row is what grep and awk expect.
+    # A pipe has no width of its own, and grep and awk expect one line a row.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     return Console(highlight=False, width=width)
 

@@ -22,6 +22,16 @@ from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
 from runengine_server.settings import Settings, SettingsError
 
+# A page of 100 runs with large payloads, and a status with many violations, must fit; a server that
+# is back must be found within a second; and a proxy of the environment is not for this hop.
+_GATEWAY_CHANNEL = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_metadata_size", 256 * 1024),
+    ("grpc.absolute_max_metadata_size", 256 * 1024),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
+]
+
 # How long calls under way may take once the process has been told to stop.
 _GRACE_SECONDS = 3.0
 
@@ -31,13 +41,15 @@ _log = structlog.get_logger()
 def configure_logging() -> None:
     """One line an event on stderr: for people on a terminal, else JSON."""
     terminal = sys.stderr.isatty()
+    # The plain formatter, because the default one prints local variables: tokens among them.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    for_programs = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.format_exc_info]),
-            structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+            *([console] if terminal else for_programs),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
@@ -73,10 +85,12 @@ class Lifetime:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
-    def ready(self) -> None:
-        """Says that the process does its work now."""
+    def ready(self, event: str, **details: object) -> None:
+        """Says that the process does its work now: to `up`, or else in the log."""
         if self._parent is not None:
             self._parent.sendall(b"ready")
+        else:
+            _log.info(event, **details)
 
 
 def database_urls(settings: Settings) -> tuple[str, str]:
@@ -158,8 +172,7 @@ async def serve(settings: Settings) -> None:
     with lifetime.watch():
         await server.start()
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
-        lifetime.ready()
-        _log.info("serving gRPC", address=settings.grpc_address)
+        lifetime.ready("serving gRPC", address=settings.grpc_address)
         await lifetime.stopping.wait()
         await health.enter_graceful_shutdown()
         await server.stop(_GRACE_SECONDS)
@@ -182,11 +195,10 @@ async def gateway(settings: Settings) -> None:
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            lifetime.ready()
-            _log.info("serving REST", address=settings.rest_address)
+            lifetime.ready("serving REST", address=settings.rest_address)
 
     listening = bind("RUNENGINE_REST_ADDRESS", settings.rest_address)
-    async with grpc.aio.insecure_channel(settings.grpc_address) as channel:
+    async with grpc.aio.insecure_channel(settings.grpc_address, _GATEWAY_CHANNEL) as channel:
         server = Server(
             uvicorn.Config(
                 create_gateway(channel),
@@ -228,8 +240,7 @@ async def worker(settings: Settings) -> None:
     with lifetime.watch():
         await queue.register_workflows()
         working = asyncio.create_task(worker.work())
-        lifetime.ready()
-        _log.info("working", workflows=sorted(workflows))
+        lifetime.ready("working", workflows=sorted(workflows))
         stopping = asyncio.create_task(lifetime.stopping.wait())
         await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
         worker.stop()

@@ -34,6 +34,10 @@ class NoOrganisation(RunEngineError):
         super().__init__("The token has no active organisation; choose one and sign in again.")
 
 
+# They travel twice, in the message and in the details, and trailers have a size.
+_MAX_VIOLATIONS = 50
+
+
 @dataclass(frozen=True, slots=True)
 class Violation:
     """`field` is the path in the request, as the proto names it."""
@@ -43,13 +47,13 @@ class Violation:
 
 
 class InvalidArgument(RunEngineError):
-    """The request is malformed; `violations` has everything that is wrong with it."""
+    """The request is malformed; `violations` has what is wrong with it, up to 50."""
 
     reason = "INVALID_ARGUMENT"
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
-        self.violations = tuple(violations)
+        self.violations = tuple(violations[:_MAX_VIOLATIONS])
+        super().__init__("; ".join(f"{each.field}: {each.description}" for each in self.violations))
 
 
 class PayloadTooLarge(RunEngineError):

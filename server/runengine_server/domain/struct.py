@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import orjson
 from google.protobuf.struct_pb2 import Struct, Value
 
 from runengine_server.domain.errors import Violation
 
 # Contract, section Bounds. Depth counts from the request body, in which a payload is level 2 of 32.
-MAX_BYTES = 256 * 1024
+_MAX_JSON_BYTES = 256 * 1024
 _MAX_DEPTH = 31
 _MAX_KEYS = 1000
 _MAX_INTEGER = 2**53
@@ -53,6 +54,14 @@ def _violations_of_value(value: Value, path: str, depth: int) -> list[Violation]
     elif kind is None:
         return [Violation(path, "has no value; null is a value")]
     return []
+
+
+def is_too_large(*encoded: bytes | None) -> bool:
+    """Whether the objects together are more than 256 KiB of compact JSON."""
+    # JSON needs at most six bytes where Struct needs one (\\u0001), so most need no conversion.
+    if sum(len(each or b"") for each in encoded) * 6 <= _MAX_JSON_BYTES:
+        return False
+    return sum(len(orjson.dumps(to_dict(each))) for each in encoded if each) > _MAX_JSON_BYTES
 
 
 def to_dict(encoded: bytes | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 from runengine_server.domain.errors import InvalidArgument, PayloadTooLarge, Violation
 from runengine_server.domain.ids import NOT_A_UUID, parse_uuid
 from runengine_server.domain.run import Run
-from runengine_server.domain.struct import MAX_BYTES, violations_of
+from runengine_server.domain.struct import is_too_large, violations_of
 from runengine_server.repositories.run_repository import RunRepository
 
 
@@ -45,8 +45,8 @@ async def trigger_run(
         raise InvalidArgument(found)
     encoded_payload = None if trigger_payload is None else trigger_payload.SerializeToString()
     encoded_context = None if context is None else context.SerializeToString()
-    if len(encoded_payload or b"") + len(encoded_context or b"") > MAX_BYTES:
-        raise PayloadTooLarge("Trigger payload and context together exceed 256 KiB.")
+    if is_too_large(encoded_payload, encoded_context):
+        raise PayloadTooLarge("Trigger payload and context together exceed 256 KiB of JSON.")
     run = await runs.insert(
         uuid_utils.compat.uuid7(), workflow_name, encoded_payload, encoded_context, campaign_id, actor
     )

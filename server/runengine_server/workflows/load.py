@@ -52,7 +52,10 @@ def _read(entry: str) -> dict[str, StateGraph[Any, Any, Any, Any]]:
         value = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise SettingsError(f"RUNENGINE_WORKFLOWS: cannot import {entry}: {reason}") from error
+        raise SettingsError(
+            f"RUNENGINE_WORKFLOWS: cannot import {entry} ({reason}); "
+            "it must be installed, or lie in the current directory"
+        ) from error
     if not isinstance(value, dict) or not all(
         isinstance(name, str) and name and isinstance(graph, StateGraph) for name, graph in value.items()
     ):

@@ -1,0 +1,214 @@
+"""`runengine-server up`: starts everything, says clearly why it cannot, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from runengine_client import RunEngineClient
+from runengine_server.auth import development
+
+from tests.stack import free_address
+
+_SECONDS = 60
+
+
+class Up:
+    """One `runengine-server up` in a state directory."""
+
+    def __init__(self, state_dir: Path, **settings: str) -> None:
+        self.state_dir = state_dir
+        self.grpc_address = settings.setdefault("GRPC_ADDRESS", free_address())
+        settings.setdefault("REST_ADDRESS", free_address())
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_")}
+        self._environment = {**inherited, "RUNENGINE_STATE_DIR": str(state_dir)}
+        self._environment |= {f"RUNENGINE_{key}": value for key, value in settings.items()}
+
+    async def start(self) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "runengine_server", "up",
+            env=self._environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+    async def greeting(self) -> str:
+        assert self.process.stdout is not None
+        greeting = await asyncio.wait_for(self.process.stdout.readuntil(b"Ctrl-C"), _SECONDS)
+        return greeting.decode()
+
+    async def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return await asyncio.wait_for(self.process.wait(), _SECONDS)
+
+    async def refusal(self) -> str:
+        """The one line with which it gives up."""
+        await self.start()
+        out, err = await asyncio.wait_for(self.process.communicate(), _SECONDS)
+        assert self.process.returncode not in (0, None)
+        assert out == b""
+        assert err.count(b"\n") == 1, err.decode()
+        return err.decode()
+
+    def processes(self) -> list[str]:
+        """The command lines of all that runs with, or in, the state directory."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    command = (entry / "cmdline").read_text().replace("\0", " ")
+                    environment = (entry / "environ").read_text()
+                except OSError:
+                    continue
+                if str(self.state_dir) in command or f"RUNENGINE_STATE_DIR={self.state_dir}" in environment:
+                    found.append(command)
+        return found
+
+
+@pytest.fixture
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("up")
+
+
+@asynccontextmanager
+async def running(up: Up) -> AsyncIterator[str]:
+    await up.start()
+    try:
+        yield await up.greeting()
+    finally:
+        if up.process.returncode is None:
+            await up.end(signal.SIGTERM)
+
+
+async def completed_run(up: Up) -> str:
+    token = development.sign(up.state_dir, "org_up", "user", 60)
+    async with RunEngineClient(up.grpc_address, token) as client:
+        run = await client.trigger_run("campaign-bundle", trigger_payload={})
+        return (await client.wait(run.id, timeout_seconds=30)).id
+
+
+async def test_it_keeps_its_data_and_leaves_nothing_running(directory: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        up = Up(directory)
+        async with running(up) as greeting:
+            assert up.grpc_address in greeting
+            run_id = await completed_run(up)
+            assert await Up(directory).refusal() == (
+                f"runengine-server: runengine already runs in {directory}: stop it, "
+                "or set RUNENGINE_STATE_DIR to another directory\n"
+            )
+            assert await up.end(number) == 0
+        assert up.processes() == []
+    up = Up(directory)
+    async with running(up):
+        token = development.sign(directory, "org_up", "user", 60)
+        async with RunEngineClient(up.grpc_address, token) as client:
+            assert (await client.get_run(run_id)).id == run_id
+
+
+async def test_when_it_is_killed_its_processes_stop_and_the_next_start_works(directory: Path) -> None:
+    up = Up(directory)
+    async with running(up):
+        await up.end(signal.SIGKILL)
+        while any("runengine_server" in command for command in up.processes()):
+            pass
+    again = Up(directory)
+    async with running(again):
+        assert await completed_run(again)
+    assert again.processes() == []
+
+
+async def test_a_process_that_dies_is_started_again(directory: Path) -> None:
+    up = Up(directory)
+    async with running(up):
+        os.kill(_worker_of(directory), signal.SIGKILL)
+        assert await completed_run(up)
+
+
+def _worker_of(directory: Path) -> int:
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "cmdline").read_bytes().endswith(b"\0runengine_server\0worker\0") and (
+                f"RUNENGINE_STATE_DIR={directory}" in (entry / "environ").read_text()
+            ):
+                return int(entry.name)
+        except OSError:
+            continue
+    raise AssertionError("there is no worker")
+
+
+async def test_a_taken_port_is_named(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for variable in ("GRPC_ADDRESS", "REST_ADDRESS"):
+            up = Up(directory, **{variable: address})
+            assert f"RUNENGINE_{variable}: {address} cannot be used" in await up.refusal()
+            assert up.processes() == []
+
+
+async def test_a_state_directory_that_cannot_be_written_is_named(directory: Path) -> None:
+    (directory / "file").touch()
+    up = Up(directory / "file" / "state")
+    assert f"RUNENGINE_STATE_DIR: cannot write {up.state_dir}" in await up.refusal()
+
+
+async def test_a_database_that_cannot_be_reached_is_named_without_its_password(directory: Path) -> None:
+    address = free_address()
+    up = Up(directory, DATABASE_URL=f"postgresql://app:hush@{address}/runengine")
+    refusal = await up.refusal()
+    assert f"RUNENGINE_DATABASE_URL: cannot use the database at {address}" in refusal
+    assert "hush" not in refusal
+    assert up.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("workflows", "says"),
+    [
+        ("no.such:WORKFLOWS", "cannot import no.such:WORKFLOWS (ModuleNotFoundError"),
+        ("tests.graphs:NONE", "cannot import tests.graphs:NONE (AttributeError"),
+        ("tests.graphs:GATED", "must be a dict"),
+        ("tests.graphs", "must be module:attribute"),
+    ],
+)
+async def test_workflows_that_cannot_be_had_are_named(directory: Path, workflows: str, says: str) -> None:
+    up = Up(directory, WORKFLOWS=workflows)
+    refusal = await up.refusal()
+    assert refusal.startswith("runengine-server: RUNENGINE_WORKFLOWS")
+    assert says in refusal
+    assert up.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("serve", "RUNENGINE_CLERK_ISSUER is required"),
+        ("worker", "there is no database"),
+        ("migrate", "there is no"),
+    ],
+)
+async def test_a_process_alone_refuses_to_start_half_configured(
+    directory: Path, command: str, says: str
+) -> None:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "runengine_server", command,
+        env={**inherited, "RUNENGINE_STATE_DIR": str(directory)}, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert says in err.decode()
+    assert err.count(b"\n") == 1
+
+
+async def test_the_server_does_not_import_langgraph() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c",
+        "import sys, runengine_server.app, runengine_server.rpc.server, runengine_server.gateway.app\n"
+        "sys.exit(bool({'langgraph', 'langchain_core', 'sqlalchemy'} & sys.modules.keys()))",
+    )  # fmt: skip
+    assert await process.wait() == 0
