@@ -32,12 +32,12 @@ lint: $(INSTALLED) ## Check style, types, import directions and protos
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
-	cd protos && ../$(BIN)/buf format --diff --exit-code runengine
+	cd protos && ../$(BIN)/buf format --diff --exit-code --path runengine
 
 format: $(INSTALLED) ## Put everything into the common style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	cd protos && ../$(BIN)/buf format --write runengine
+	cd protos && ../$(BIN)/buf format --write --path runengine
 
 protos: $(INSTALLED) ## Compile the protos again
 	$(BIN)/python protos/compile_protos.py
