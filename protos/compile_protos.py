@@ -1,8 +1,9 @@
-"""Compiles every .proto under runengine/ to *_pb2 modules beside it.
+"""Compiles every .proto under runengine/ to *_pb2 modules beside it, and all of them to one descriptor set.
 
 Hatchling runs it at each build and install (`[tool.hatch.build.hooks.custom]`), and
 `make protos` runs it by hand. A .proto's path under protos/ is its Python import path, so
-the generated imports need no rewriting.
+the generated imports need no rewriting. The descriptor set has what generated code drops, the
+comments: the gateway's OpenAPI document is made from them.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ def compile_protos() -> None:
             f"--mypy_out=quiet:{PROTOS}",
             _plugin("protoc-gen-mypy_grpc"),
             f"--mypy_grpc_out=quiet:{PROTOS}",
+            f"--descriptor_set_out={PROTOS / 'runengine' / 'v1' / 'descriptors_pb2.binpb'}",
+            "--include_imports",
+            "--include_source_info",
             *sources,
         ]
     )

@@ -99,7 +99,8 @@ async def rest(stack: Stack, token: str) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database_url)
+    """The same database as a superuser sees it: all rows of all tenants."""
+    connection = await asyncpg.connect(database_url.replace("runengine_app@", "postgres@"))
     yield connection
     await connection.close()
 

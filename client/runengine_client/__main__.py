@@ -18,11 +18,12 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 from runengine.v1.run_pb2 import Run, RunStatus
+from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
 
 from runengine_client import tables
 from runengine_client.client import RunEngineClient
 from runengine_client.errors import RunEngineError
-from runengine_client.json_view import campaign_json, page_json, run_json, steps_json
+from runengine_client.json_view import campaign_json, events_json, page_json, run_json, steps_json
 from runengine_client.structs import to_struct
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -273,10 +274,23 @@ async def get(session: Session, run_id: RunId) -> None:
 
 
 @_command(app, "steps")
-async def steps(session: Session, run_id: RunId) -> None:
+async def steps(
+    session: Session,
+    run_id: RunId,
+    attempt: Annotated[
+        int | None, typer.Option(metavar="N", help="Those executed so often, as they were then.")
+    ] = None,
+) -> None:
     """Shows the steps of a run, with their errors and artifacts."""
-    answer = await session.client.list_run_steps(run_id)
+    answer = await session.client.list_run_steps(run_id, attempt=attempt)
     session.show(tables.steps_view(answer, session.out), steps_json(answer))
+
+
+@_command(app, "events")
+async def events(session: Session, run_id: RunId) -> None:
+    """Shows the timeline of a run: when it went from which status to which, by whom and why."""
+    answer = await session.client.list_run_events(run_id)
+    session.show(tables.events_view(answer), events_json(answer))
 
 
 @_command(app, "list")
@@ -300,13 +314,16 @@ async def list_(
     if not all_:
         page = await session.client.list_campaign_runs(campaign_id, status=wanted, limit=limit, offset=offset)
         view = tables.runs_view(page.runs, page.total, page.offset, session.out)
-        session.show(view, page_json(page.runs, page.total, page.limit, page.offset))
+        session.show(view, page_json(page))
         return
     if limit is not None or offset is not None:
         raise ValueError("--all goes without --limit and --offset")
+    page = await session.client.list_campaign_runs(campaign_id, status=wanted, limit=1)
     runs = [run async for run in session.client.iterate_campaign_runs(campaign_id, status=wanted)]
-    total = len(runs)
-    session.show(tables.runs_view(runs, total, 0, session.out), page_json(runs, total, total, 0))
+    whole = ListCampaignRunsResponse(
+        runs=runs, total=len(runs), limit=len(runs), status_counts=page.status_counts
+    )
+    session.show(tables.runs_view(runs, len(runs), 0, session.out), page_json(whole))
 
 
 @_command(app, "retry")

@@ -18,12 +18,13 @@ from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.campaign_service_pb2 import CreateCampaignRequest, GetCampaignRequest
 from runengine.v1.campaign_service_pb2_grpc import CampaignServiceStub
-from runengine.v1.run_pb2 import Run, RunStatus, RunStep
+from runengine.v1.run_pb2 import Run, RunEvent, RunStatus, RunStep
 from runengine.v1.run_service_pb2 import (
     CancelRunRequest,
     GetRunRequest,
     ListCampaignRunsRequest,
     ListCampaignRunsResponse,
+    ListRunEventsRequest,
     ListRunStepsRequest,
     RetryRunRequest,
     TriggerRunRequest,
@@ -128,37 +129,42 @@ class RunEngineClient:
             trigger_payload=_struct(trigger_payload, "trigger_payload"),
             context=_struct(context, "context"),
         )
-        metadata = []
-        if idempotency_key is not None:
-            metadata.append(("idempotency-key", _header(idempotency_key, "The idempotency key")))
-        return (await self._call(self._runs.TriggerRun, request, metadata)).run
+        return (await self._call(self._runs.TriggerRun, request, _key(idempotency_key))).run
 
     async def get_run(self, run_id: Id) -> Run:
         """Answers the run as it is now. Raises RunNotFound."""
         return (await self._call(self._runs.GetRun, GetRunRequest(run_id=str(run_id)))).run
 
-    async def list_run_steps(self, run_id: Id) -> list[RunStep]:
+    async def list_run_steps(self, run_id: Id, *, attempt: int | None = None) -> list[RunStep]:
         """Answers the steps of the run in execution order, each at its current attempt.
 
-        Raises RunNotFound.
+        With `attempt`, from 1, those steps that have been executed so often, as they were then. Raises
+        RunNotFound, InvalidArgument.
         """
-        request = ListRunStepsRequest(run_id=str(run_id))
+        request = ListRunStepsRequest(run_id=str(run_id), attempt=attempt)
         return list((await self._call(self._runs.ListRunSteps, request)).steps)
 
-    async def retry_run(self, run_id: Id) -> Run:
+    async def list_run_events(self, run_id: Id) -> list[RunEvent]:
+        """Answers the transitions of the run, all attempts, in order. Raises RunNotFound."""
+        request = ListRunEventsRequest(run_id=str(run_id))
+        return list((await self._call(self._runs.ListRunEvents, request)).events)
+
+    async def retry_run(self, run_id: Id, *, idempotency_key: str | None = None) -> Run:
         """Queues a failed or cancelled run again and answers it: same id, attempt + 1.
 
-        Completed steps are kept. Raises RunNotFound, RunActive (queued or running) or RunNotRetryable
-        (completed).
+        Completed steps are kept. Raises RunNotFound, RunActive (queued or running), RunNotRetryable
+        (completed) or IdempotencyKeyReused.
         """
-        return (await self._call(self._runs.RetryRun, RetryRunRequest(run_id=str(run_id)))).run
+        request = RetryRunRequest(run_id=str(run_id))
+        return (await self._call(self._runs.RetryRun, request, _key(idempotency_key))).run
 
-    async def cancel_run(self, run_id: Id) -> Run:
+    async def cancel_run(self, run_id: Id, *, idempotency_key: str | None = None) -> Run:
         """Cancels a queued or running run and answers it; a cancelled one is answered unchanged.
 
-        Raises RunNotFound or RunTerminal (completed or failed).
+        Raises RunNotFound, RunTerminal (completed or failed) or IdempotencyKeyReused.
         """
-        return (await self._call(self._runs.CancelRun, CancelRunRequest(run_id=str(run_id)))).run
+        request = CancelRunRequest(run_id=str(run_id))
+        return (await self._call(self._runs.CancelRun, request, _key(idempotency_key))).run
 
     async def list_campaign_runs(
         self,
@@ -167,14 +173,20 @@ class RunEngineClient:
         status: Status | Iterable[Status] = (),
         limit: int | None = None,
         offset: int | None = None,
+        page_token: str | None = None,
     ) -> ListCampaignRunsResponse:
         """Answers one page of the campaign's runs, most recent first, and how many match in all.
 
         `status` keeps only the runs in one of these statuses; none means all. `limit` is 1 to 100, by
-        default 20, `offset` from 0. An unknown campaign has no runs. Raises InvalidArgument.
+        default 20. A page begins at `offset`, from 0, or at the `page_token` of the page before. An
+        unknown campaign has no runs. Raises InvalidArgument.
         """
         request = ListCampaignRunsRequest(
-            campaign_id=str(campaign_id), status=_statuses(status), limit=limit, offset=offset
+            campaign_id=str(campaign_id),
+            status=_statuses(status),
+            limit=limit,
+            offset=offset,
+            page_token=page_token,
         )
         return await self._call(self._runs.ListCampaignRuns, request)
 
@@ -183,22 +195,19 @@ class RunEngineClient:
     ) -> AsyncIterator[Run]:
         """Yields all runs of the campaign, most recent first, asking for a page of them at a time.
 
-        A run that is triggered meanwhile neither appears nor makes another appear twice. One that
-        leaves a `status` filter meanwhile may make another be missed. Raises InvalidArgument.
+        Each run once, however many are triggered meanwhile. Raises InvalidArgument.
         """
         wanted = _statuses(status)
-        seen: set[str] = set()
-        offset = 0
+        token: str | None = None
         while True:
-            page = await self.list_campaign_runs(campaign_id, status=wanted, limit=page_size, offset=offset)
+            page = await self.list_campaign_runs(
+                campaign_id, status=wanted, limit=page_size, page_token=token
+            )
             for run in page.runs:
-                # New runs push known ones onto the next page.
-                if run.id not in seen:
-                    seen.add(run.id)
-                    yield run
-            offset += len(page.runs)
-            if not page.runs or offset >= page.total:
+                yield run
+            if not page.HasField("next_page_token"):
                 return
+            token = page.next_page_token
 
     async def create_campaign(self, campaign_id: Id | None = None) -> Campaign:
         """Creates a draft campaign and answers it; one that is there already is answered as it is.
@@ -292,6 +301,12 @@ class RunEngineClient:
 
 def _struct(value: Mapping[str, Any] | None, name: str) -> Struct | None:
     return None if value is None else to_struct(value, name)
+
+
+def _key(idempotency_key: str | None) -> tuple[tuple[str, str], ...]:
+    if idempotency_key is None:
+        return ()
+    return (("idempotency-key", _header(idempotency_key, "The idempotency key")),)
 
 
 def _header(value: str, name: str) -> str:

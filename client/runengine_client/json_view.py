@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1.campaign_pb2 import Campaign
-from runengine.v1.run_pb2 import Run, RunError, RunStep, StepError
+from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStep, StepError
+from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
 
 from runengine_client.structs import struct_to_dict
 
 
-def status_word(message: Run | RunStep | Campaign) -> str:
-    """Answers the status in lower case, such as `queued`; its number if this client does not know it."""
-    statuses = message.DESCRIPTOR.fields_by_name["status"].enum_type
-    known = statuses and statuses.values_by_number.get(message.status)
-    return known.name.rpartition("STATUS_")[2].lower() if known else str(message.status)
+def status_word(message: Run | RunStep | RunEvent | Campaign) -> str:
+    """Answers the status in lower case, such as `queued`; its number if this client does not know it.
+
+    Of an event it is the one that the run came to.
+    """
+    return _word(message, "to_status" if isinstance(message, RunEvent) else "status")
 
 
 def run_json(run: Run) -> dict[str, Any]:
@@ -42,9 +45,28 @@ def steps_json(steps: Iterable[RunStep]) -> dict[str, Any]:
     return {"steps": [_step(step) for step in steps]}
 
 
-def page_json(runs: Iterable[Run], total: int, limit: int, offset: int) -> dict[str, Any]:
+def events_json(events: Iterable[RunEvent]) -> dict[str, Any]:
+    """Answers the timeline of a run as `GET /runs/{run_id}/events` does."""
+    return {"events": [_event(event) for event in events]}
+
+
+def page_json(page: ListCampaignRunsResponse) -> dict[str, Any]:
     """Answers a page of runs as `GET /campaigns/{campaign_id}/runs` does."""
-    return {"runs": [run_json(run) for run in runs], "total": total, "limit": limit, "offset": offset}
+    counts = page.status_counts
+    return {
+        "runs": [run_json(run) for run in page.runs],
+        "total": page.total,
+        "limit": page.limit,
+        "offset": page.offset,
+        "nextPageToken": page.next_page_token if page.HasField("next_page_token") else None,
+        "statusCounts": {
+            "queued": counts.queued,
+            "running": counts.running,
+            "completed": counts.completed,
+            "failed": counts.failed,
+            "cancelled": counts.cancelled,
+        },
+    }
 
 
 def campaign_json(campaign: Campaign) -> dict[str, Any]:
@@ -90,3 +112,23 @@ def _error(error: RunError | StepError) -> dict[str, Any]:
 def _time(time: Timestamp) -> str:
     moment = time.ToDatetime()
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def _event(event: RunEvent) -> dict[str, Any]:
+    return {
+        "at": _time(event.at),
+        "fromStatus": _word(event, "from_status") if event.HasField("from_status") else None,
+        "toStatus": status_word(event),
+        "attempt": event.attempt,
+        "actor": event.actor,
+        "reason": event.reason,
+        "traceId": event.trace_id if event.HasField("trace_id") else None,
+        "error": _error(event.error) if event.HasField("error") else None,
+    }
+
+
+def _word(message: Message, field: str) -> str:
+    words = message.DESCRIPTOR.fields_by_name[field].enum_type
+    number = getattr(message, field)
+    known = words and words.values_by_number.get(number)
+    return known.name.rpartition("STATUS_")[2].lower() if known else str(number)

@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from runengine.v1.campaign_pb2 import Campaign
-from runengine.v1.run_pb2 import Run, RunError, RunStep, StepError
+from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStep, StepError
 
 from runengine_client.json_view import status_word
 from runengine_client.structs import struct_to_dict
@@ -41,7 +41,7 @@ def plain(text: str, style: str = "") -> Text:
     return Text(text.translate(_CONTROL), style, overflow="fold")
 
 
-def status_text(message: Run | RunStep | Campaign) -> Text:
+def status_text(message: Run | RunStep | RunEvent | Campaign) -> Text:
     """Answers symbol and word of the status, in its colour."""
     word = status_word(message)
     symbol, style = _SYMBOLS_AND_STYLES.get(word, ("?", ""))
@@ -153,6 +153,19 @@ def steps_view(steps: Sequence[RunStep], console: Console) -> RenderableType:
         parts.append(Text("\nartifacts", "bold"))
         parts += [_beside(Text(artifact), plain(step.step_id, "dim")) for artifact, step in saved]
     return Group(*parts)
+
+
+def events_view(events: Sequence[RunEvent]) -> RenderableType:
+    """Shows one transition a line, with the error below it where it has one."""
+    table = _table()
+    for header in ("at (UTC)", "", "to", "attempt", "why", "who"):
+        table.add_column(header, no_wrap=header != "who")
+    for event in events:
+        arrow = Text("→" if event.HasField("from_status") else "", "dim")
+        why = plain(event.reason)
+        table.add_row(_time(event.at), arrow, status_text(event), str(event.attempt), why, plain(event.actor))
+    failures = [_error(event.error) for event in events if event.HasField("error")]
+    return Group(table, *failures)
 
 
 def step_line(step: RunStep) -> RenderableType:

@@ -9,7 +9,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -17,6 +19,7 @@ import structlog
 
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.auth.jwks import JwksKeys
+from runengine_server.domain.errors import Unavailable
 from runengine_server.embedded_postgres import running_urls
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
@@ -31,6 +34,8 @@ _GATEWAY_CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 ]
+
+_NODE_THREADS = "node"
 
 # How long calls under way may take once the process has been told to stop.
 _GRACE_SECONDS = 3.0
@@ -76,7 +81,7 @@ class Lifetime:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stopping.set)
         if self._parent is not None:
-            loop.add_reader(self._parent, self.stopping.set)
+            loop.add_reader(self._parent, self._orphaned)
         try:
             yield
         finally:
@@ -84,6 +89,11 @@ class Lifetime:
                 loop.remove_reader(self._parent)
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+    def _orphaned(self) -> None:
+        assert self._parent is not None
+        asyncio.get_running_loop().remove_reader(self._parent)
+        self.stopping.set()
 
     def ready(self, event: str, **details: object) -> None:
         """Says that the process does its work now: to `up`, or else in the log."""
@@ -119,11 +129,18 @@ async def _open_database(settings: Settings, connections: int) -> Database:
     database = Database(url, connections)
     try:
         await database.open()
-        await database.fetch("SELECT 1 FROM workflows LIMIT 1")
+        flaw = await database.check()
     except asyncpg.UndefinedTableError:
         raise SettingsError("the database has no schema yet: run `runengine-server migrate`") from None
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+    except (
+        OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, Unavailable
+    ) as error:  # fmt: skip
         raise cannot_connect("RUNENGINE_DATABASE_URL", url, error) from None
+    if flaw is not None:
+        raise SettingsError(
+            f"RUNENGINE_DATABASE_URL: {flaw}, so it would see every tenant's rows; give a role of the "
+            "application's own, and the owner in RUNENGINE_OWNER_DATABASE_URL: `migrate` creates the former"
+        )
     return database
 
 
@@ -135,15 +152,21 @@ def _verifier(settings: Settings) -> ClerkVerifier:
         )
     if (settings.clerk_jwt_key is None) == (settings.clerk_jwks_url is None):
         raise SettingsError("set one of RUNENGINE_CLERK_JWT_KEY (PEM) and RUNENGINE_CLERK_JWKS_URL")
+    keys: PemKey | JwksKeys
     try:
-        keys = (
-            PemKey(settings.clerk_jwt_key)
-            if settings.clerk_jwt_key
-            else JwksKeys(str(settings.clerk_jwks_url))
-        )
-    except (ValueError, TypeError):
-        raise SettingsError("RUNENGINE_CLERK_JWT_KEY must be an RSA public key in PEM") from None
-    return ClerkVerifier(keys, settings.clerk_issuer, settings.clerk_authorized_parties)
+        if settings.clerk_jwt_key is not None:
+            keys = PemKey(settings.clerk_jwt_key)
+        else:
+            keys = JwksKeys(str(settings.clerk_jwks_url))
+    except ValueError:
+        if settings.clerk_jwt_key is None:
+            raise SettingsError("RUNENGINE_CLERK_JWKS_URL must be an http:// or https:// URL") from None
+        raise SettingsError(
+            "RUNENGINE_CLERK_JWT_KEY must be an RSA public key in PEM, of at least 2048 bits"
+        ) from None
+    return ClerkVerifier(
+        keys, settings.clerk_issuer, settings.clerk_authorized_parties, machines=settings.machines
+    )
 
 
 def _artifact_store(settings: Settings) -> ArtifactStore:
@@ -185,6 +208,7 @@ async def gateway(settings: Settings) -> None:
     import uvicorn
 
     from runengine_server.gateway.app import create_gateway
+    from runengine_server.gateway.http_protocol import BoundedHttp
 
     lifetime = Lifetime()
 
@@ -202,7 +226,7 @@ async def gateway(settings: Settings) -> None:
         server = Server(
             uvicorn.Config(
                 create_gateway(channel),
-                http="httptools",
+                http=BoundedHttp,
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -237,6 +261,9 @@ async def worker(settings: Settings) -> None:
     queue = QueueRepository(database, name, list(workflows), settings.lease_seconds)
     processor = LangGraphRunProcessor(database, artifacts, workflows, settings.artifact_url_base, name)
     worker = Worker(database, queue, processor.process, settings.worker_concurrency, settings.lease_seconds)
+    # As many sync nodes at once as there may be runs; the default is four more than there are cores.
+    executor = ThreadPoolExecutor(settings.worker_concurrency, thread_name_prefix=_NODE_THREADS)
+    asyncio.get_running_loop().set_default_executor(executor)
     with lifetime.watch():
         await queue.register_workflows()
         working = asyncio.create_task(worker.work())
@@ -247,6 +274,9 @@ async def worker(settings: Settings) -> None:
         stopping.cancel()
         await working
         await database.close()
+    # A sync node cannot be stopped, and Python would wait for its thread; its run is handed back.
+    if any(thread.name.startswith(_NODE_THREADS) for thread in threading.enumerate()):
+        os._exit(0)
 
 
 async def migrate(settings: Settings) -> None:

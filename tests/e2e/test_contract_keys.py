@@ -157,4 +157,11 @@ async def test_a_campaign_and_a_page(rest: httpx.AsyncClient) -> None:
         },
     )
     page = (await rest.get(f"/campaigns/{campaign['id']}/runs")).json()
-    assert page == {"runs": [], "total": 0, "limit": 20, "offset": 0}
+    assert page == {
+        "runs": [],
+        "total": 0,
+        "limit": 20,
+        "offset": 0,
+        "nextPageToken": None,
+        "statusCounts": {"queued": 0, "running": 0, "completed": 0, "failed": 0, "cancelled": 0},
+    }

@@ -55,7 +55,9 @@ async def test_a_brief_becomes_a_bundle_and_the_campaign_goes_live(api: Api) -> 
     bundle = steps[-1]["outputArtifactIds"][-1]
     assert live["bundleUrl"].endswith(f"/artifacts/{bundle}")
     page = await api.list(campaign_id)
-    assert page == {"runs": [run], "total": 1, "limit": 20, "offset": 0}
+    assert (page["runs"], page["total"], page["limit"], page["offset"]) == ([run], 1, 20, 0)
+    assert page["nextPageToken"] is None
+    assert page["statusCounts"] == {"queued": 0, "running": 0, "completed": 1, "failed": 0, "cancelled": 0}
 
 
 async def test_a_brief_that_lacks_something_fails_its_step_and_the_campaign(api: Api) -> None:

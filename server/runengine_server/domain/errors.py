@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -34,8 +34,9 @@ class NoOrganisation(RunEngineError):
         super().__init__("The token has no active organisation; choose one and sign in again.")
 
 
-# They travel twice, in the message and in the details, and trailers have a size.
-_MAX_VIOLATIONS = 50
+# A client refuses trailers beyond 8 KiB, in which they are a third longer than here.
+_MAX_VIOLATIONS_BYTES = 4096
+_MAX_FIELD = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,26 @@ class Violation:
     description: str
 
 
+def _within_a_trailer(violations: Sequence[Violation]) -> Iterator[Violation]:
+    size = 0
+    for each in violations:
+        short = Violation(each.field[:_MAX_FIELD], each.description)
+        size += len(short.field.encode()) + len(short.description.encode()) + 8
+        if size > _MAX_VIOLATIONS_BYTES:
+            return
+        yield short
+
+
 class InvalidArgument(RunEngineError):
-    """The request is malformed; `violations` has what is wrong with it, up to 50."""
+    """The request is malformed; `violations` has what is wrong with it, as far as trailers can carry it."""
 
     reason = "INVALID_ARGUMENT"
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        self.violations = tuple(violations[:_MAX_VIOLATIONS])
-        super().__init__("; ".join(f"{each.field}: {each.description}" for each in self.violations))
+        self.violations = tuple(_within_a_trailer(violations))
+        first, more = violations[0], len(violations) - 1
+        rest = f"; and {more} more" if more else ""
+        super().__init__(f"{first.field[:_MAX_FIELD]}: {first.description}{rest}")
 
 
 class PayloadTooLarge(RunEngineError):
@@ -115,6 +128,15 @@ class RunTerminal(WrongState):
     reason = "RUN_TERMINAL"
 
 
+class IdempotencyKeyReused(RunEngineError):
+    """The key came before with another request."""
+
+    reason = "IDEMPOTENCY_KEY_REUSED"
+
+    def __init__(self) -> None:
+        super().__init__("This idempotency key was used with another request; take a new one.")
+
+
 class Unavailable(RunEngineError):
     """The database cannot be reached."""
 
@@ -122,6 +144,10 @@ class Unavailable(RunEngineError):
 
     def __init__(self) -> None:
         super().__init__("The database cannot be reached at the moment; try again.")
+
+
+class StatementRefused(Exception):
+    """The database answered, and refused a statement: a fault of ours. No caller sees it."""
 
 
 class Fenced(Exception):

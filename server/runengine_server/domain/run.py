@@ -74,6 +74,31 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run that is about to be stored; payload and context as in Run."""
+
+    id: UUID
+    workflow_name: str
+    trigger_payload: bytes | None
+    context: bytes | None
+    campaign_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """One transition. `from_status` is None for the first; `actor` is a user, a machine or a worker."""
+
+    at: datetime
+    from_status: RunStatus | None
+    to_status: RunStatus
+    attempt: int
+    actor: str
+    reason: str
+    trace_id: str | None
+    error: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunStep:
     """One execution of one node; `attempt` counts its executions within the run, from 1."""
 

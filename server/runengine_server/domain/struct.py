@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
 from runengine_server.domain.errors import Violation
 
@@ -16,44 +19,99 @@ _MAX_DEPTH = 31
 _MAX_KEYS = 1000
 _MAX_INTEGER = 2**53
 
+# A hostile payload has room for a hundred thousand violations under keys of any length, and they are told
+# in trailers, of which gRPC carries 8 KiB.
+_MAX_VIOLATIONS = 20
+_MAX_KEY_SHOWN = 64
+_MAX_PATH_SHOWN = 100
+_PLAIN_KEY = re.compile("[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
-def violations_of(struct: Struct, path: str, depth: int = 1) -> list[Violation]:
-    """Everything in `struct` that is out of bounds, each with its path below `path`."""
-    if depth > _MAX_DEPTH:
-        return [Violation(path, "is nested deeper than 32 levels")]
-    found = []
-    if len(struct.fields) > _MAX_KEYS:
-        found.append(Violation(path, f"has {len(struct.fields)} keys; at most 1,000 are accepted"))
-    for key, value in struct.fields.items():
-        if "\0" in key:
-            found.append(Violation(path, "has a key with \\u0000"))
-        found += _violations_of_value(value, f"{path}.{key}", depth)
-    return found
+_TOO_DEEP = "is nested deeper than 32 levels"
 
 
-def _violations_of_value(value: Value, path: str, depth: int) -> list[Violation]:
-    kind = value.WhichOneof("kind")
-    if kind == "number_value":
-        number = value.number_value
-        if not math.isfinite(number):
-            return [Violation(path, "is not a finite number")]
-        if abs(number) > _MAX_INTEGER and number == math.floor(number):
-            return [Violation(path, "is an integer beyond ±2^53, which JSON cannot carry exactly")]
-    elif kind == "string_value":
-        if "\0" in value.string_value:
-            return [Violation(path, "contains \\u0000")]
-    elif kind == "struct_value":
-        return violations_of(value.struct_value, path, depth + 1)
-    elif kind == "list_value":
-        if depth + 1 > _MAX_DEPTH:
-            return [Violation(path, "is nested deeper than 32 levels")]
-        found = []
-        for index, item in enumerate(value.list_value.values):
-            found += _violations_of_value(item, f"{path}[{index}]", depth + 1)
-        return found
-    elif kind is None:
-        return [Violation(path, "has no value; null is a value")]
-    return []
+def violations_of(struct: Struct, path: str) -> list[Violation]:
+    """What in `struct` is out of bounds, each with its path below `path`; the first 20."""
+    walk = _Walk(path)
+    if struct.ByteSize() != _without_unknown_fields(struct).ByteSize():
+        walk.report("has fields that no google.protobuf.Struct has")
+    walk.members(struct.fields, 1)
+    return walk.found
+
+
+def _without_unknown_fields(struct: Struct) -> Struct:
+    known = Struct()
+    known.CopyFrom(struct)
+    known.DiscardUnknownFields()
+    return known
+
+
+class _Walk:
+    """Goes through a Struct and collects what breaks a bound."""
+
+    def __init__(self, path: str) -> None:
+        self.found: list[Violation] = []
+        self._path = path
+        self._trail: list[str | int] = []  # the keys and indexes that lead to where the walk is
+
+    def members(self, fields: Mapping[str, Value], depth: int) -> None:
+        """The object where the walk is."""
+        if depth > _MAX_DEPTH:
+            self.report(_TOO_DEEP)
+            return
+        if len(fields) > _MAX_KEYS:
+            self.report(f"has {len(fields)} keys; at most 1,000 are accepted")
+        for key in fields:
+            self._trail.append(key)
+            if "\0" in key:
+                self.report("is a key that contains \\u0000")
+            self._value(fields[key], depth)
+            self._trail.pop()
+
+    def _items(self, values: ListValue, depth: int) -> None:
+        if depth > _MAX_DEPTH:
+            self.report(_TOO_DEEP)
+            return
+        for index, item in enumerate(values.values):
+            self._trail.append(index)
+            self._value(item, depth)
+            self._trail.pop()
+
+    def _value(self, value: Value, depth: int) -> None:
+        kind = value.WhichOneof("kind")
+        if kind == "number_value":
+            number = value.number_value
+            if not -_MAX_INTEGER <= number <= _MAX_INTEGER:
+                # So large a double has no fraction.
+                beyond = "is an integer beyond ±2^53, which JSON cannot carry exactly"
+                self.report(beyond if math.isfinite(number) else "is not a finite number")
+        elif kind == "string_value":
+            if "\0" in value.string_value:
+                self.report("contains \\u0000")
+        elif kind == "struct_value":
+            self.members(value.struct_value.fields, depth + 1)
+        elif kind == "list_value":
+            self._items(value.list_value, depth + 1)
+        elif kind is None:
+            self.report("has no value; null is a value")
+
+    def report(self, description: str) -> None:
+        """One more violation, of what is where the walk is."""
+        if len(self.found) < _MAX_VIOLATIONS:
+            self.found.append(Violation(self._shown_path(), description))
+
+    def _shown_path(self) -> str:
+        path = self._path
+        for step in self._trail:
+            if isinstance(step, int):
+                path += f"[{step}]"
+            elif _PLAIN_KEY.fullmatch(step):
+                path += f".{step}"
+            else:
+                path += f"[{json.dumps(step[:_MAX_KEY_SHOWN])}]"
+        if len(path) > _MAX_PATH_SHOWN:
+            half = _MAX_PATH_SHOWN // 2
+            path = f"{path[:half]} ... {path[-half:]}"
+        return path
 
 
 def is_too_large(*encoded: bytes | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
-from langgraph._internal._constants import ERROR_SOURCE_NODE
+from langgraph._internal._constants import ERROR_SOURCE_NODE, NO_WRITES
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     BaseCheckpointSaver,
@@ -22,7 +22,12 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.errors import NodeTimeoutError
 
 from runengine_server.repositories.held_run_repository import StoredCheckpoint
-from runengine_server.workflows.recorded_node import EXECUTION, Execution, describe, is_retryable
+from runengine_server.workflows.recorded_node import Execution, describe, is_retryable
+
+
+def failure_code(error: BaseException) -> str:
+    """The code of a step, and of its run, that `error` ended."""
+    return "STEP_TIMED_OUT" if isinstance(error, NodeTimeoutError) else "STEP_FAILED"
 
 
 class FencedCheckpointer(BaseCheckpointSaver[str]):
@@ -37,8 +42,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         super().__init__()
         self.state: dict[str, Any] = {}
         self._execution = execution
-        self._writing: set[asyncio.Task[Any]] = set()
-        self._broken: Exception | None = None
+        self._saving: set[asyncio.Task[Any]] = set()
+        self._broken: BaseException | None = None
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Versions that sort as strings: zero-padded numbers."""
@@ -48,47 +53,61 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Stores what a task wrote, and completes its step unless what it wrote is an error."""
-        namespace = config["configurable"]["checkpoint_ns"]
-        rows = [
-            (WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
-            for index, (channel, value) in enumerate(writes)
-        ]
-        task = asyncio.current_task()
-        assert task is not None
-        self._writing.add(task)
+        saving = asyncio.current_task()
+        assert saving is not None
+        self._saving.add(saving)
         try:
-            ended = namespace == "" and not await self._note_unfinished(UUID(task_id), dict(writes))
-            await self._execution.held.save_writes(
-                namespace,
-                config["configurable"]["checkpoint_id"],
-                task_id,
-                task_path,
-                rows,
-                UUID(task_id) if ended else None,
-            )
-        except Exception as error:
-            self._broken = error
+            await self._save_writes(config["configurable"], writes, task_id, task_path)
+        except BaseException as error:
+            self._broken = self._broken or error
             raise
         finally:
-            self._writing.discard(task)
+            self._saving.discard(saving)
 
-    async def _note_unfinished(self, task_id: UUID, written: dict[str, Any]) -> bool:
-        """Whether the task ended in an error or an interrupt; records which."""
+    async def _save_writes(
+        self, configurable: dict[str, Any], writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
+        namespace = configurable["checkpoint_ns"]
+        written = dict(writes)
+        completed = UUID(task_id) if namespace == "" and not written.keys() & {ERROR, INTERRUPT} else None
+        if ERROR in written:
+            # An edge that raises comes after its node has written. Stored, those writes would make
+            # LangGraph take the task for done when the graph resumes, and nothing would follow it.
+            writes = [each for each in writes if each[0] in (ERROR, ERROR_SOURCE_NODE)]
+            if namespace == "":
+                await self._note_failure(UUID(task_id), written[ERROR], ERROR_SOURCE_NODE in written)
+        rows = [
+            (WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
+            # Of a task that wrote only what is never stored, that it is done has to be.
+            for index, (channel, value) in enumerate(writes or [(NO_WRITES, None)])
+        ]
+        held = self._execution.held
+        await self._execution.engine(
+            held.save_writes(namespace, configurable["checkpoint_id"], task_id, task_path, rows, completed)
+        )
+
+    async def _note_failure(self, task_id: UUID, error: Any, handled: bool) -> None:
+        """Fails the step, unless its node has raised and so has failed it: its time ran out, an edge
+        that leads from it raised, or a handler of the graph takes the error.
+        """
         execution = self._execution
-        name = execution.step_names.get(task_id)
-        if INTERRUPT in written:
-            execution.interrupted_by = name
-            return True
-        if ERROR not in written:
-            return False
-        error = written[ERROR]
-        if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
-            if ERROR_SOURCE_NODE not in written:
-                execution.failed_step = name
-            # Already recorded when the node itself raised; not when its time ran out, or an edge did.
-            code = "STEP_TIMED_OUT" if isinstance(error, NodeTimeoutError) else "STEP_FAILED"
-            await execution.held.fail_step(task_id, code, describe(error), is_retryable(error, ()), False)
-        return True
+        begun = execution.begun.get(task_id)
+        if begun is None or not isinstance(error, BaseException) or isinstance(error, asyncio.CancelledError):
+            return
+        step_id, attempt = begun
+        if not handled:
+            execution.failures.append((error, step_id))
+        code = failure_code(error)
+        await execution.engine(
+            execution.held.fail_step(
+                task_id, attempt, code, describe(error), is_retryable(error, ()), again=False, handled=handled
+            )
+        )
+
+    async def settle(self) -> None:
+        """Returns when no write is under way any more: LangGraph leaves some behind when it is stopped."""
+        while saving := self._saving - {asyncio.current_task()}:
+            await asyncio.wait(saving)
 
     async def aput(
         self,
@@ -100,22 +119,20 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         """Stores a checkpoint, after the writes that it sums up: were it stored first, a crash in
         between would leave steps that are done for ever unrecorded.
         """
-        while writing := self._writing - {asyncio.current_task()}:
-            await asyncio.wait(writing)
+        await self.settle()
         if self._broken is not None:
             raise self._broken
         configurable = config["configurable"]
         type_, encoded = self.serde.dumps_typed(checkpoint)
-        await self._execution.held.save_checkpoint(
-            StoredCheckpoint(
-                checkpoint_ns=configurable["checkpoint_ns"],
-                checkpoint_id=checkpoint["id"],
-                parent_checkpoint_id=configurable.get("checkpoint_id"),
-                type=type_,
-                checkpoint=encoded,
-                metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
-            )
+        stored = StoredCheckpoint(
+            checkpoint_ns=configurable["checkpoint_ns"],
+            checkpoint_id=checkpoint["id"],
+            parent_checkpoint_id=configurable.get("checkpoint_id"),
+            type=type_,
+            checkpoint=encoded,
+            metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
         )
+        await self._execution.engine(self._execution.held.save_checkpoint(stored))
         if configurable["checkpoint_ns"] == "":
             self.state = checkpoint["channel_values"]
         return self._config(configurable["checkpoint_ns"], checkpoint["id"])
@@ -123,10 +140,17 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the current one of its namespace, with its writes."""
         configurable = config["configurable"]
-        stored = await self._execution.held.get_checkpoint(
-            configurable.get("checkpoint_ns", ""), configurable.get("checkpoint_id")
+        stored = await self._execution.engine(
+            self._execution.held.get_checkpoint(
+                configurable.get("checkpoint_ns", ""), configurable.get("checkpoint_id")
+            )
         )
-        return await self._tuple(stored) if stored else None
+        if stored is None:
+            return None
+        found = await self._tuple(stored)
+        if stored.checkpoint_ns == "":
+            self.state = found.checkpoint["channel_values"]
+        return found
 
     async def alist(
         self,
@@ -149,7 +173,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 yield each
 
     async def _tuple(self, stored: StoredCheckpoint) -> CheckpointTuple:
-        writes = await self._execution.held.list_writes(stored.checkpoint_ns, stored.checkpoint_id)
+        writes = await self._execution.engine(
+            self._execution.held.list_writes(stored.checkpoint_ns, stored.checkpoint_id)
+        )
         parent = stored.parent_checkpoint_id
         return CheckpointTuple(
             config=self._config(stored.checkpoint_ns, stored.checkpoint_id),
@@ -168,6 +194,5 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 "thread_id": str(self._execution.held.run.id),
                 "checkpoint_ns": namespace,
                 "checkpoint_id": checkpoint_id,
-                EXECUTION: self._execution,
             }
         }

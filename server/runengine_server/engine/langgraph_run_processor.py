@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import fields, is_dataclass
 from typing import Any
 from uuid import UUID
@@ -10,11 +11,11 @@ import structlog
 from langchain_core.runnables import RunnableConfig
 from pydantic import BaseModel
 
-from runengine_server.domain.errors import Fenced, Unavailable
+from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
 from runengine_server.domain.run import CampaignStatus, ClaimedRun, Failure
 from runengine_server.domain.struct import to_dict
 from runengine_server.engine.campaign_service import CampaignService
-from runengine_server.engine.checkpoints import FencedCheckpointer
+from runengine_server.engine.checkpoints import FencedCheckpointer, failure_code
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
@@ -54,31 +55,43 @@ class LangGraphRunProcessor:
     async def process(self, run: ClaimedRun) -> None:
         """Executes the run, from its last checkpoint where it has one, and ends it.
 
-        Returns without effect once the run is no longer this worker's. When the database goes away
-        the run stays as it is, for its lease to end and another worker to go on.
+        Returns without effect once the run is no longer this worker's. Raises Unavailable when the
+        database has gone away: the run stays as it is, to be handed back.
         """
         held = HeldRunRepository(self._database, run, self._worker)
         log = _log.bind(run_id=str(run.id), workflow=run.workflow_name, attempt=run.attempt)
+        execution = Execution(held, self._artifacts)
         try:
             if run.losses >= _MAX_LOSSES:
                 message = f"{run.losses} workers were lost while they executed this run."
                 await self._fail(held, Failure("WORKER_LOST", message, None, run.attempt, True))
                 return
-            execution = Execution(held, self._artifacts)
             try:
-                bundle = await self._execute(execution)
+                bundle = await self._execute_until_lost(execution)
             except (Fenced, Unavailable):
                 raise
             except Exception as error:
-                await self._fail(held, self._failure(execution, error))
-                log.info("run failed", error=type(error).__name__, step=execution.failed_step)
+                failure = self._failure(execution, error)
+                await self._fail(held, failure)
+                log.info("run failed", error=type(error).__name__, step=failure.step_id)
                 return
             await self._complete(held, bundle)
             log.info("run completed")
         except Fenced:
             log.info("run is no longer ours")
-        except Unavailable:
-            log.warning("database went away under the run")
+
+    async def _execute_until_lost(self, execution: Execution) -> UUID | None:
+        """As _execute, but raises what made the run impossible to go on with as soon as it is known,
+        whatever else is still going on in the graph.
+        """
+        graph = asyncio.create_task(self._execute(execution))
+        execution.stop = graph.cancel
+        try:
+            return await graph
+        except BaseException:
+            if execution.lost is not None:
+                raise execution.lost from None
+            raise
 
     async def _execute(self, execution: Execution) -> UUID | None:
         """Drives the graph to its end; answers the artifact that is the bundle."""
@@ -91,12 +104,15 @@ class LangGraphRunProcessor:
             "run_name": run.workflow_name,
         }
         resumes = await checkpointer.aget_tuple(config) is not None
-        await graph.ainvoke(
-            None if resumes else to_dict(run.trigger_payload),
-            config,
-            context=_context_for(graph.context_schema, execution),
-            durability="sync",
-        )
+        try:
+            await graph.ainvoke(
+                None if resumes else to_dict(run.trigger_payload),
+                config,
+                context=_context_for(graph.context_schema, execution),
+                durability="sync",
+            )
+        finally:
+            await checkpointer.settle()
         if execution.interrupted_by is not None:
             raise WorkflowError(f"{execution.interrupted_by} asked for input, which a run cannot get")
         return await self._bundle_of(execution.held, checkpointer.state.get(_BUNDLE))
@@ -109,14 +125,17 @@ class LangGraphRunProcessor:
         except ValueError:
             artifact_id = None
         if artifact_id is None or not await held.has_artifact(artifact_id):
-            raise WorkflowError(f"{_BUNDLE} is not the id of an artifact that this run saved")
+            raise WorkflowError(f"{_BUNDLE} is not the id of an artifact")
         return artifact_id
 
     def _failure(self, execution: Execution, error: Exception) -> Failure:
-        step = execution.failed_step
+        if isinstance(error, StatementRefused):
+            _log.error("the engine could not store what a run did", exc_info=error)
+            error = WorkflowError("What the run did could not be stored.")
+        step = execution.step_of_failure(error)
         policies = self._workflows[execution.held.run.workflow_name].retry_policies
         return Failure(
-            code="STEP_FAILED" if step else "WORKFLOW_FAILED",
+            code=failure_code(error) if step else "WORKFLOW_FAILED",
             message=describe(error),
             step_id=step,
             attempt=execution.held.run.attempt,
@@ -152,7 +171,7 @@ def _context_for(schema: type[Any] | None, execution: Execution) -> Any:
     of that schema's fields.
     """
     if schema is None or issubclass(schema, RunContext):
-        return execution.context_of_step(UUID(int=0))
+        return execution.context_of_step(UUID(int=0), 0)
     if is_dataclass(schema):
         names = {each.name for each in fields(schema)}
     elif issubclass(schema, BaseModel):

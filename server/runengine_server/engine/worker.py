@@ -19,6 +19,9 @@ from runengine_server.repositories.queue_repository import QueueRepository
 # Notifications are a hint, and may be lost; a poll this far apart finds what they missed.
 _POLL_SECONDS = 2.0
 
+# How long a stopping worker waits for its nodes to notice.
+_STOP_SECONDS = 2.0
+
 _log = structlog.get_logger()
 
 
@@ -39,6 +42,7 @@ class Worker:
         self._concurrency = concurrency
         self._heartbeat_seconds = lease_seconds / 3
         self._held: dict[UUID, tuple[ClaimedRun, asyncio.Task[None]]] = {}
+        self._left: list[ClaimedRun] = []
         self._wake = asyncio.Event()
         self._stopping = False
 
@@ -50,17 +54,21 @@ class Worker:
     async def work(self) -> None:
         """Works until `stop`; then stops its runs and hands them back at once."""
         helpers = [
-            asyncio.create_task(self._keep_leases()),
-            asyncio.create_task(self._follow("runengine_queued", lambda _: self._wake.set())),
-            asyncio.create_task(self._follow("runengine_cancelled", self._stop_cancelled)),
+            asyncio.create_task(self._forever(self._keep_leases)),
+            asyncio.create_task(
+                self._forever(lambda: self._follow("runengine_queued", lambda _: self._wake.set()))
+            ),
+            asyncio.create_task(
+                self._forever(lambda: self._follow("runengine_cancelled", self._stop_cancelled))
+            ),
         ]
         try:
             while not self._stopping:
                 self._wake.clear()
-                try:
+                claimed = 0
+                with suppress(Unavailable):
+                    await self._hand_back_left()
                     claimed = await self._claim()
-                except Unavailable:
-                    claimed = 0
                 if (claimed == 0 or len(self._held) >= self._concurrency) and not self._stopping:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
@@ -68,27 +76,42 @@ class Worker:
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
-            await self._hand_back()
+            await self._stop_all()
 
     async def _claim(self) -> int:
         free = self._concurrency - len(self._held)
-        if free <= 0:
-            return 0
-        claimed = await self._queue.claim_queued(free)
-        if len(claimed) < free:
-            claimed += await self._queue.claim_expired(free - len(claimed))
-        for run in claimed:
-            task = asyncio.create_task(self._process(run), name=f"run {run.id}")
-            self._held[run.id] = (run, task)
-            task.add_done_callback(partial(self._let_go, run))
-        return len(claimed)
+        claimed = 0
+        # Each batch is started before the next is asked for, which may fail.
+        for claim in (self._queue.claim_queued, self._queue.claim_expired):
+            if claimed < free:
+                runs = await claim(free - claimed)
+                claimed += len(runs)
+                for run in runs:
+                    self._start(run)
+        return claimed
+
+    def _start(self, run: ClaimedRun) -> None:
+        # It may be our own, whose lease ended while the database was away.
+        if (before := self._held.pop(run.id, None)) is not None:
+            before[1].cancel()
+        task = asyncio.create_task(self._process(run), name=f"run {run.id}")
+        self._held[run.id] = (run, task)
+        task.add_done_callback(partial(self._let_go, run))
 
     def _let_go(self, run: ClaimedRun, task: asyncio.Task[None]) -> None:
         if self._held.get(run.id, (None, None))[1] is task:
             del self._held[run.id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("run left to its lease", run_id=str(run.id), exc_info=error)
+            log = _log.warning if isinstance(error, Unavailable) else _log.error
+            log("run left", run_id=str(run.id), exc_info=error)
+            self._left.append(run)
         self._wake.set()
+
+    async def _hand_back_left(self) -> None:
+        """Gives up what could not be ended, so that no lease has to run out and no loss is counted."""
+        if left := list(self._left):
+            await self._queue.hand_back(left)
+            del self._left[: len(left)]
 
     def _stop_cancelled(self, notified: str) -> None:
         # With the attempt, so that a late word of an old cancel does not stop the retry.
@@ -97,29 +120,38 @@ class Worker:
         if run is not None and task is not None and run.attempt == int(attempt):
             task.cancel()
 
+    async def _forever(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Unavailable:
+                await asyncio.sleep(_POLL_SECONDS)
+            except Exception as error:
+                # Without heartbeats all runs would be lost, and the process would look healthy.
+                _log.error("worker's helper failed; starting it again", exc_info=error)
+                await asyncio.sleep(_POLL_SECONDS)
+
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_seconds)
-            if not (held := list(self._held.values())):
-                continue
-            with suppress(Unavailable):
+            if held := list(self._held.values()):
                 kept = await self._queue.heartbeat([run for run, _ in held])
                 for run, task in held:
                     if run.id not in kept:
                         task.cancel()
 
     async def _follow(self, channel: str, heard: Callable[[str], None]) -> None:
-        while True:
-            with suppress(Unavailable):
-                async with self._database.listen(channel) as queue:
-                    while (payload := await queue.get()) is not None:
-                        heard(payload)
-            await asyncio.sleep(_POLL_SECONDS)
+        async with self._database.listen(channel) as queue:
+            while (payload := await queue.get()) is not None:
+                heard(payload)
+        raise Unavailable
 
-    async def _hand_back(self) -> None:
+    async def _stop_all(self) -> None:
         held = list(self._held.values())
         for _, task in held:
             task.cancel()
-        await asyncio.gather(*(task for _, task in held), return_exceptions=True)
+        # A node may ignore it for as long as it likes; what it still writes is fenced off.
+        if held:
+            await asyncio.wait([task for _, task in held], timeout=_STOP_SECONDS)
         with suppress(Unavailable):
-            await self._queue.hand_back([run for run, _ in held])
+            await self._queue.hand_back([*self._left, *(run for run, _ in held)])

@@ -8,8 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runengine_server.gateway.calls import TokenCheck, UnaryCall
+from runengine_server.gateway.docs_page import docs_endpoint
 from runengine_server.gateway.downloads import ArtifactDownload
 from runengine_server.gateway.health import alive, ready
+from runengine_server.gateway.openapi import document_endpoint, openapi_document
 from runengine_server.gateway.problems import Problem
 from runengine_server.gateway.routes import Binding, Endpoint, PathRoute, bindings
 from runengine_server.gateway.safe_responses import SafeResponses
@@ -23,7 +25,11 @@ def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0)
     """
     token_check = TokenCheck(channel, deadline_seconds)
     paths: dict[str, dict[str, Endpoint]] = {"/healthz": {"GET": alive}, "/readyz": {"GET": ready(channel)}}
-    for binding in bindings():
+    rules = list(bindings())
+    document = openapi_document(rules)
+    paths["/openapi.json"] = {"GET": document_endpoint(document)}
+    paths["/docs"] = {"GET": docs_endpoint(document)}
+    for binding in rules:
         endpoint = _endpoint_class(binding)(channel, binding, token_check, deadline_seconds)
         paths.setdefault(binding.path, {})[binding.http_method] = endpoint
     app = Starlette(

@@ -11,7 +11,7 @@ from runengine.v1.run_service_pb2 import GetRunRequest, GetRunResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runengine_server.gateway.http_request import Metadata, RequestReader, caller_metadata
+from runengine_server.gateway.http_request import Metadata, RequestReader, caller_metadata, may_be_large
 from runengine_server.gateway.json_mapping import encoder_of
 from runengine_server.gateway.problems import Problem, RefusedError, problem_of
 from runengine_server.gateway.routes import Binding
@@ -44,12 +44,16 @@ class TokenCheck:
 
     async def refuse(self, metadata: Metadata, problem: Problem) -> Response:
         """The answer to a request with this problem: the server's own, unless it has found the token good."""
+        return (await self.refusal(metadata) or problem).response()
+
+    async def refusal(self, metadata: Metadata) -> Problem | None:
+        """What the server has against the caller, if anything."""
         try:
             await self._get_run(GetRunRequest(), timeout=self._deadline_seconds, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
-                return explain(error, _GET_RUN).response()
-        return problem.response()
+                return explain(error, _GET_RUN)
+        return None
 
 
 class UnaryCall:
@@ -62,7 +66,7 @@ class UnaryCall:
         self._rpc = binding.rpc
         self._token_check = token_check
         self._deadline_seconds = deadline_seconds
-        self._reader = RequestReader(binding)
+        self._reader = RequestReader(binding, deadline_seconds)
         self._status = 201 if binding.rpc.full_name in _CREATING else 200
         response = binding.rpc.output_type
         self._answer_key = binding.response_body and response.fields_by_name[binding.response_body].json_name
@@ -76,9 +80,16 @@ class UnaryCall:
     async def __call__(self, request: Request) -> Response:
         """Answers the reply as JSON, or a problem."""
         caller = caller_metadata(request)
+        token_is_good = False
+        if may_be_large(request):
+            if refusal := await self._token_check.refusal(caller):
+                return refusal.response()
+            token_is_good = True
         try:
             message, idempotency_key = await self._reader.read(request)
         except RefusedError as refused:
+            if token_is_good:
+                return refused.problem.response()
             return await self._token_check.refuse(caller, refused.problem)
         try:
             reply = await self._call(
@@ -86,7 +97,7 @@ class UnaryCall:
             )
         except grpc.aio.AioRpcError as error:
             problem = explain(error, self._rpc)
-            if problem.status == 413:
+            if problem.status == 413 and not token_is_good:
                 # A transport refuses the message before anyone has seen the token.
                 return await self._token_check.refuse(caller, problem)
             return problem.response()

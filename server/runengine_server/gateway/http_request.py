@@ -1,7 +1,9 @@
 """What does an HTTP request ask of an RPC? Reads path, query, body and headers into message and metadata."""
 
+import asyncio
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
@@ -10,7 +12,14 @@ from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 
 from runengine_server.gateway.json_mapping import MalformedError, json_setter, text_setter
-from runengine_server.gateway.problems import Problem, RefusedError, Violation, invalid, payload_too_large
+from runengine_server.gateway.problems import (
+    Problem,
+    RefusedError,
+    Violation,
+    invalid,
+    payload_too_large,
+    request_timeout,
+)
 from runengine_server.gateway.routes import Binding
 from runengine_server.gateway.strict_json import FLAWED, MAX_BYTES, parse_object, shown_path
 
@@ -18,11 +27,23 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 # What gRPC metadata can carry (printable ASCII), and short enough for all of it to fit in 8 KiB.
 _TOKEN = re.compile(rb"[\x20-\x7e]{1,6144}")
-_IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]{1,1024}")
+_IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _TRACEPARENT = re.compile(rb"[0-9a-f-]{55,256}")
 
 _LENGTH = re.compile("[0-9]{1,18}")
 _MAX_QUERY_PARAMETERS = 1_000
+
+# A body up to here is read in passing. A larger one may take 0.2 s of computing, so that it needs a good
+# token first, and one thread has them all: the event loop, and the rest of the callers, go on.
+_LARGE = 16 * 1024
+_FOR_LARGE_BODIES = ThreadPoolExecutor(1, "large-bodies")
+
+
+def may_be_large(request: Request) -> bool:
+    """Whether the body is announced as a large one, or without its length."""
+    declared = request.headers.get("content-length", "0")
+    chunked = "transfer-encoding" in request.headers
+    return chunked or not _LENGTH.fullmatch(declared) or int(declared) > _LARGE
 
 
 def caller_metadata(request: Request) -> Metadata:
@@ -42,9 +63,10 @@ def caller_metadata(request: Request) -> Metadata:
 class RequestReader:
     """Reads the requests of one binding. What fields hold, beyond their type, the server judges."""
 
-    def __init__(self, binding: Binding) -> None:
-        """Raises TypeError where a field of the request has no JSON mapping."""
+    def __init__(self, binding: Binding, body_seconds: float = 10.0) -> None:
+        """A body must arrive within `body_seconds`. Raises TypeError for a field without a JSON mapping."""
         request = binding.rpc.input_type
+        self._body_seconds = body_seconds
         self._message_class = GetMessageClass(request)
         self._takes_body = binding.takes_body
         in_path = [request.fields_by_name[name] for name in binding.path_fields]
@@ -58,8 +80,15 @@ class RequestReader:
     async def read(self, request: Request) -> tuple[Message, Metadata]:
         """The message to send, and the idempotency key as metadata.
 
-        Raises RefusedError with 400 and every violation at once, 413 or 415.
+        Raises RefusedError with 400 and every violation at once, 408, 413 or 415.
         """
+        raw = await _body(request, MAX_BYTES if self._takes_body else _LARGE, self._body_seconds)
+        if len(raw) <= _LARGE:
+            return self._interpret(request, raw)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(_FOR_LARGE_BODIES, self._interpret, request, raw)
+
+    def _interpret(self, request: Request, raw: bytes) -> tuple[Message, Metadata]:
         message = self._message_class()
         violations: list[Violation] = []
         idempotency_key = _idempotency_key(request, violations)
@@ -67,7 +96,7 @@ class RequestReader:
             json_name, setter = self._path_fields[name]
             _set(setter, message, text, json_name, violations)
         self._read_query(request, message, violations)
-        await self._read_body(request, message, violations)
+        self._read_body(request, raw, message, violations)
         if violations:
             raise RefusedError(invalid(violations))
         return message, idempotency_key
@@ -94,8 +123,7 @@ class RequestReader:
                 _set(setter, message, text, name, violations)
             seen.add(name)
 
-    async def _read_body(self, request: Request, message: Message, violations: list[Violation]) -> None:
-        raw = await _body(request)
+    def _read_body(self, request: Request, raw: bytes, message: Message, violations: list[Violation]) -> None:
         if raw and not _is_json(request):
             detail = "The body must be application/json in UTF-8, without a content encoding."
             raise RefusedError(Problem(415, "UNSUPPORTED_MEDIA_TYPE", detail))
@@ -124,16 +152,20 @@ def _set(
         violations.append(Violation(name, str(malformed)))
 
 
-async def _body(request: Request) -> bytes:
-    """The body, of which no more than MAX_BYTES are ever held. Raises RefusedError with 413."""
+async def _body(request: Request, max_bytes: int, seconds: float) -> bytes:
+    """The body, of which no more than `max_bytes` are ever held. Raises RefusedError with 408 or 413."""
     declared = request.headers.get("content-length", "")
-    if _LENGTH.fullmatch(declared) and int(declared) > MAX_BYTES:
-        raise RefusedError(payload_too_large())
+    if _LENGTH.fullmatch(declared) and int(declared) > max_bytes:
+        raise RefusedError(payload_too_large(max_bytes))
     body = bytearray()
-    async for chunk in request.stream():
-        if len(body) + len(chunk) > MAX_BYTES:
-            raise RefusedError(payload_too_large())
-        body += chunk
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > max_bytes:
+                    raise RefusedError(payload_too_large(max_bytes))
+                body += chunk
+    except TimeoutError:
+        raise RefusedError(request_timeout()) from None
     return bytes(body)
 
 
@@ -154,7 +186,7 @@ def _idempotency_key(request: Request, violations: list[Violation]) -> Metadata:
     if len(values) == 1 and _IDEMPOTENCY_KEY.fullmatch(values[0]):
         return (("idempotency-key", values[0].decode("ascii")),)
     violations.append(
-        Violation("Idempotency-Key", "must be one value of 1 to 1024 printable ASCII characters")
+        Violation("Idempotency-Key", "must be one value of 1 to 255 printable ASCII characters")
     )
     return ()
 

@@ -85,9 +85,28 @@ def invalid(violations: Sequence[Violation]) -> Problem:
     return Problem(400, "INVALID_ARGUMENT", "The request is malformed.", violations=violations)
 
 
-def payload_too_large() -> Problem:
+def payload_too_large(accepted: int = 256 * 1024) -> Problem:
     """413: the body is over its limit (contract: Bounds), or the server's transport refuses the message."""
-    return Problem(413, "PAYLOAD_TOO_LARGE", "The request is too large; 256 KiB are accepted.")
+    detail = f"The request is too large; {accepted // 1024} KiB are accepted."
+    return Problem(413, "PAYLOAD_TOO_LARGE", detail)
+
+
+def request_timeout() -> Problem:
+    """408: the caller takes too long to send its request."""
+    return Problem(
+        408, "REQUEST_TIMEOUT", "The request did not arrive in time.", headers={"connection": "close"}
+    )
+
+
+def head_too_large() -> Problem:
+    """431: request line and header fields are over their limits."""
+    return Problem(431, "HEADERS_TOO_LARGE", "The request line and headers are too large or too many.")
+
+
+def overloaded() -> Problem:
+    """429: the gateway itself has as much to do as it takes on."""
+    answer = _ANSWERS[grpc.StatusCode.RESOURCE_EXHAUSTED]
+    return Problem(answer.status, "OVERLOADED", answer.detail, headers={"retry-after": "1"})
 
 
 def unavailable() -> Problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from runengine_server.domain.run import Artifact
-from runengine_server.repositories.database import Database
+from runengine_server.repositories.database import Connection, Scope
 
 _GET = "SELECT id, name, media_type, size, key FROM artifacts WHERE tenant_id = $1 AND id = $2"
 
@@ -13,11 +13,11 @@ _GET = "SELECT id, name, media_type, size, key FROM artifacts WHERE tenant_id = 
 class ArtifactRepository:
     """The artifacts of `tenant_id`."""
 
-    def __init__(self, database: Database, tenant_id: str) -> None:
-        self._database = database
+    def __init__(self, source: Scope | Connection, tenant_id: str) -> None:
+        self._source = source
         self._tenant_id = tenant_id
 
     async def get(self, artifact_id: UUID) -> Artifact | None:
         """The artifact; None when the tenant has none of that id."""
-        row = await self._database.fetchrow(_GET, self._tenant_id, artifact_id)
+        row = await self._source.fetchrow(_GET, self._tenant_id, artifact_id)
         return Artifact(**row) if row else None

@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from runengine_server.domain.run import Campaign, CampaignStatus
-from runengine_server.repositories.database import Connection, Database
+from runengine_server.repositories.database import Connection, Scope
 
 _CAMPAIGN = "id, status, bundle_url, latest_run_id, created_at, updated_at"
 
@@ -47,19 +47,19 @@ def _campaign(row: asyncpg.Record) -> Campaign:
 class CampaignRepository:
     """The campaigns of `tenant_id`."""
 
-    def __init__(self, database: Database, tenant_id: str) -> None:
-        self._database = database
+    def __init__(self, source: Scope | Connection, tenant_id: str) -> None:
+        self._source = source
         self._tenant_id = tenant_id
 
     async def insert(self, campaign_id: UUID) -> Campaign:
         """The campaign, a draft if it is new, else as it is."""
-        row = await self._database.fetchrow(_INSERT, self._tenant_id, campaign_id)
+        row = await self._source.fetchrow(_INSERT, self._tenant_id, campaign_id)
         assert row is not None
         return _campaign(row)
 
     async def get(self, campaign_id: UUID) -> Campaign | None:
         """The campaign as it is now; None when the tenant has none of that id."""
-        row = await self._database.fetchrow(_GET, self._tenant_id, campaign_id)
+        row = await self._source.fetchrow(_GET, self._tenant_id, campaign_id)
         return _campaign(row) if row else None
 
 

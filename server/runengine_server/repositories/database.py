@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import orjson
 
-from runengine_server.domain.errors import Unavailable
+from runengine_server.domain.errors import StatementRefused, Unavailable
 
 if TYPE_CHECKING:
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -35,11 +35,85 @@ _AWAY = (
 )
 
 
+# What means that the statement, or a value in it, is wrong. The second is asyncpg's own, which is an
+# InterfaceError too, but says nothing of the connection.
+_REFUSED = (
+    asyncpg.DataError,
+    asyncpg.exceptions._base.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.ProgramLimitExceededError,
+)
+
+
 async def _prepare(connection: Any) -> None:
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", format="text", encoder=lambda value: orjson.dumps(value).decode(),
         decoder=orjson.loads,
     )  # fmt: skip
+
+
+_ROLE = """
+SELECT CASE
+    WHEN rolsuper THEN format('the role %I is a superuser', rolname)
+    WHEN rolbypassrls THEN format('the role %I bypasses row-level security', rolname)
+    WHEN pg_has_role(oid, (SELECT relowner FROM pg_class WHERE oid = 'runs'::regclass), 'USAGE')
+        THEN format('the role %I owns the tables', rolname)
+END
+FROM pg_roles WHERE rolname = current_user
+"""
+
+
+class Scope:
+    """Statements that row-level security lets see one tenant, or what dispatch needs of all.
+
+    Each is in a transaction, because the setting that the policies read must end with it: a setting
+    of the session would be inherited by the next user of the pooled connection.
+    """
+
+    def __init__(self, database: Database, setting: str, value: str) -> None:
+        self._database = database
+        quoted = value.replace("'", "''")
+        # One message for both, and COMMIT another: three round trips a statement.
+        self._begin = f"BEGIN; SELECT set_config('{setting}', '{quoted}', true)"
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection in a transaction, committed at the end and rolled back on any exception."""
+        async with self._database.connection() as connection:
+            await connection.execute(self._begin)
+            try:
+                yield connection
+            except BaseException as error:
+                await _roll_back(connection)
+                if isinstance(error, _REFUSED):
+                    raise StatementRefused from error
+                raise
+            await connection.execute("COMMIT")
+
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
+        """The rows of one statement."""
+        async with self.transaction() as connection:
+            return await connection.fetch(sql, *arguments)
+
+    async def fetchrow(self, sql: str, *arguments: Any) -> asyncpg.Record | None:
+        """The first row of one statement."""
+        rows = await self.fetch(sql, *arguments)
+        return rows[0] if rows else None
+
+
+async def _roll_back(connection: Connection) -> None:
+    # Whatever went wrong, no connection goes back to the pool with a tenant's transaction open.
+    try:
+        await connection.execute("ROLLBACK")
+    except BaseException:
+        connection.terminate()
+
+
+async def _keep_session(connection: Any) -> None:
+    """Instead of asyncpg's reset query, a round trip for each release: all settings here are local to
+    a transaction, and nobody listens or locks on a pooled connection.
+    """
 
 
 class Database:
@@ -59,7 +133,16 @@ class Database:
             command_timeout=_SECONDS,
             timeout=_SECONDS,
             init=_prepare,
+            reset=_keep_session,
         )
+
+    async def check(self) -> str | None:
+        """What is wrong with the connection's role, in words; None when row-level security binds it.
+
+        Raises asyncpg.UndefinedTableError when there is no schema.
+        """
+        async with self.connection() as connection:
+            return str(found) if (found := await connection.fetchval(_ROLE)) else None
 
     async def close(self) -> None:
         """Waits for what is under way, for a second at most, then closes all connections."""
@@ -70,29 +153,24 @@ class Database:
         except TimeoutError:
             self._pool.terminate()
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """A connection in a transaction, committed at the end and rolled back on any exception."""
-        assert self._pool is not None, "open() comes first"
-        try:
-            async with self._pool.acquire(timeout=_SECONDS) as connection, connection.transaction():
-                yield connection
-        except _AWAY as error:
-            raise Unavailable from error
+    def tenant(self, tenant_id: str) -> Scope:
+        """What one tenant may see. Every repository of a tenant's rows is built on this."""
+        assert tenant_id.isprintable(), "checked with the token"
+        return Scope(self, "runengine.tenant", tenant_id)
 
-    async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
-        """The rows of one statement, in a transaction of its own."""
+    def dispatch(self) -> Scope:
+        """What a worker needs of all tenants, to claim runs and keep them; no request gets this."""
+        return Scope(self, "runengine.dispatch", "on")
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection that sees no tenant's rows at all."""
         assert self._pool is not None, "open() comes first"
         try:
             async with self._pool.acquire(timeout=_SECONDS) as connection:
-                return await connection.fetch(sql, *arguments)
+                yield connection
         except _AWAY as error:
             raise Unavailable from error
-
-    async def fetchrow(self, sql: str, *arguments: Any) -> asyncpg.Record | None:
-        """The first row of one statement, in a transaction of its own."""
-        rows = await self.fetch(sql, *arguments)
-        return rows[0] if rows else None
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator[asyncio.Queue[str | None]]:
@@ -108,6 +186,8 @@ class Database:
                 channel, lambda _c, _pid, _ch, payload: heard.put_nowait(str(payload))
             )
             yield heard
+        except (*_AWAY, asyncpg.PostgresError) as error:
+            raise Unavailable from error
         finally:
             try:
                 await connection.close(timeout=1)

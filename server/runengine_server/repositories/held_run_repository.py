@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from uuid import UUID
 
 from runengine_server.domain.errors import Fenced
-from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure
-from runengine_server.domain.transitions import Transition
+from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
 from runengine_server.repositories import campaign_repository
 from runengine_server.repositories.database import Connection, Database
+from runengine_server.repositories.transition_sql import counted, logged
 
 # The fence. FOR SHARE, because without the lock a takeover could commit between this look and the
 # write. A claim raises the epoch and skips locked rows, so it comes wholly before or wholly after.
@@ -22,8 +22,8 @@ _HELD = """held AS (
     FOR SHARE
 )"""
 
-# pending or nothing -> running. An execution still marked running was stopped by its own timeout:
-# LangGraph starts the next one only when the last has ended.
+# pending or nothing -> running. An execution still marked running was stopped by its own timeout, and
+# may still be cleaning up; what it writes from now on names its own attempt, and changes nothing.
 _BEGIN_STEP = f"""
 WITH {_HELD}, stopped AS (
     UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
@@ -50,13 +50,19 @@ SELECT attempt FROM begun
 # running -> failed; when its retry policy grants another execution, that one is pending at once.
 _FAIL_STEP = f"""
 WITH {_HELD}, failed AS (
-    UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
+    UPDATE run_steps SET status = 'failed', handled = $8, completed_at = now_ms(),
+        updated_at = touch(updated_at),
         error = $5 || jsonb_build_object('step_id', step_id, 'attempt', run_steps.attempt)
-    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND status = 'running'
+    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND run_steps.attempt = $7
+        AND status = 'running'
     RETURNING run_steps.attempt, run_attempt, step_id, skill_id
 ), next AS (
     INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
     SELECT $1, $2, $4, attempt + 1, run_attempt, step_id, skill_id, 'pending' FROM failed WHERE $6
+), handled AS (
+    UPDATE run_steps SET handled = true
+    FROM held WHERE $8 AND tenant_id = $1 AND run_id = $2 AND id = $4 AND run_steps.attempt = $7
+        AND status = 'failed'
 )
 SELECT 1 FROM held
 """
@@ -95,14 +101,16 @@ _CHECKPOINT = """checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, check
 _GET_CHECKPOINT = f"""
 SELECT {_CHECKPOINT} FROM checkpoints
 WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND ($4::text IS NULL OR checkpoint_id = $4)
-ORDER BY checkpoint_id DESC LIMIT 1
+ORDER BY seq DESC LIMIT 1
 """
 
 _LIST_CHECKPOINTS = f"""
 SELECT {_CHECKPOINT} FROM checkpoints
 WHERE tenant_id = $1 AND run_id = $2 AND ($3::text IS NULL OR checkpoint_ns = $3)
-    AND ($4::text IS NULL OR checkpoint_id < $4)
-ORDER BY checkpoint_id DESC
+    AND ($4::text IS NULL OR seq < (
+        SELECT seq FROM checkpoints AS until WHERE until.tenant_id = $1 AND until.run_id = $2
+            AND until.checkpoint_ns = checkpoints.checkpoint_ns AND until.checkpoint_id = $4))
+ORDER BY seq DESC
 """
 
 _LIST_WRITES = """
@@ -118,7 +126,8 @@ WITH {_HELD}, saved AS (
 ), step AS (
     UPDATE run_steps SET output_artifact_ids = output_artifact_ids || $4::uuid,
         updated_at = touch(updated_at)
-    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $9 AND status = 'running'
+    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $9 AND run_steps.attempt = $10
+        AND status = 'running'
 )
 SELECT 1 FROM held
 """
@@ -142,38 +151,40 @@ SELECT 1 FROM held
 # The fence of the two that end a run is this lock, in a statement of its own so that the next one
 # sees every step that was recorded under it.
 _LOCK = """
-SELECT 1 FROM runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = ANY($4) FOR UPDATE
+SELECT 1 FROM runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR UPDATE
 """
 
 # running -> completed | failed. Steps that were due are skipped; those under way were stopped by the
 # failure of another.
-_END = """
+_END = {
+    target: f"""
 WITH run AS (
-    UPDATE runs SET status = $4, error = $5, completed_at = now_ms(), lease_expires_at = NULL,
+    UPDATE runs SET status = '{target}', error = $4, completed_at = greatest(now_ms(), started_at),
+        lease_expires_at = NULL,
         updated_at = touch(updated_at)
-    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = ANY($6)
-    RETURNING id, attempt, updated_at
+    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
+    RETURNING tenant_id, id, campaign_id, attempt, updated_at, error, trace_id
 ), steps AS (
     UPDATE run_steps SET
         status = CASE status WHEN 'running' THEN 'failed' ELSE 'skipped' END,
         error = CASE status WHEN 'running' THEN jsonb_build_object('code', 'STEP_INTERRUPTED',
-            'message', 'It was stopped because the run failed elsewhere.', 'step_id', step_id,
+            'message', 'It was stopped because the run ended without it.', 'step_id', step_id,
             'attempt', run_steps.attempt, 'retryable', true) END,
         completed_at = CASE status WHEN 'running' THEN now_ms() END,
         updated_at = touch(run_steps.updated_at)
-    FROM run WHERE tenant_id = $1 AND run_id = run.id AND status IN ('pending', 'running')
-), event AS (
-    INSERT INTO run_events (tenant_id, run_id, at, from_status, to_status, attempt, actor, error)
-    SELECT $1, id, updated_at, 'running', $4, attempt, $7, $5 FROM run
-)
+    FROM run WHERE run_steps.tenant_id = $1 AND run_id = run.id AND status IN ('pending', 'running')
+), {logged("run", RunStatus.RUNNING, target, "$5", "coalesce(error ->> 'code', 'COMPLETED')")},
+{counted("run", RunStatus.RUNNING, target)}
 SELECT 1 FROM run
 """
+    for target in (RunStatus.COMPLETED, RunStatus.FAILED)
+}
 
 # A completed run is final, so nothing will ever resume from its checkpoints.
 _DROP_CHECKPOINTS = "DELETE FROM checkpoints WHERE tenant_id = $1 AND run_id = $2"
 _DROP_WRITES = "DELETE FROM checkpoint_writes WHERE tenant_id = $1 AND run_id = $2"
 
-_HAS_ARTIFACT = "SELECT 1 FROM artifacts WHERE tenant_id = $1 AND run_id = $2 AND id = $3"
+_HAS_ARTIFACT = "SELECT 1 FROM artifacts WHERE tenant_id = $1 AND id = $2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,20 +209,19 @@ class EndingRun:
 
     async def complete(self) -> None:
         """running → completed. Drops the checkpoints."""
-        await self._end(Transition.COMPLETE, None)
+        await self._end(RunStatus.COMPLETED, None)
         await self._transaction.execute(_DROP_CHECKPOINTS, self._run.tenant_id, self._run.id)
         await self._transaction.execute(_DROP_WRITES, self._run.tenant_id, self._run.id)
 
     async def fail(self, error: Failure) -> None:
         """running → failed. Keeps the checkpoints, for a retry to resume from."""
-        await self._end(Transition.FAIL, error)
+        await self._end(RunStatus.FAILED, error)
 
-    async def _end(self, transition: Transition, error: Failure | None) -> None:
+    async def _end(self, target: RunStatus, error: Failure | None) -> None:
         run = self._run
         row = await self._transaction.fetchrow(
-            _END, run.tenant_id, run.id, run.epoch, transition.target, asdict(error) if error else None,
-            list(transition.sources), self._worker,
-        )  # fmt: skip
+            _END[target], run.tenant_id, run.id, run.epoch, asdict(error) if error else None, self._worker
+        )
         assert row is not None, "under lock nobody else can have moved it"
 
     async def update_campaign(
@@ -227,13 +237,13 @@ class HeldRunRepository:
     """What the worker that claimed `run` may write; every method raises Fenced once it is not its own."""
 
     def __init__(self, database: Database, run: ClaimedRun, worker: str) -> None:
-        self._database = database
+        self._scope = database.tenant(run.tenant_id)
         self._worker = worker
         self.run = run
 
     async def _fenced(self, sql: str, *arguments: object) -> int:
         run = self.run
-        row = await self._database.fetchrow(sql, run.tenant_id, run.id, run.epoch, *arguments)
+        row = await self._scope.fetchrow(sql, run.tenant_id, run.id, run.epoch, *arguments)
         if row is None:
             raise Fenced
         return int(row[0])
@@ -242,10 +252,21 @@ class HeldRunRepository:
         """Records that a node starts, and answers which execution of the step this is, from 1."""
         return await self._fenced(_BEGIN_STEP, task_id, step_id, skill_id, cache_hit)
 
-    async def fail_step(self, task_id: UUID, code: str, message: str, retryable: bool, again: bool) -> None:
-        """Records that a node raised; `again` says that its retry policy will run it once more."""
+    async def fail_step(
+        self,
+        task_id: UUID,
+        attempt: int,
+        code: str,
+        message: str,
+        retryable: bool,
+        again: bool,
+        handled: bool = False,
+    ) -> None:
+        """Records that an execution failed, unless that is recorded already. `again`: its retry policy
+        will run the node once more; `handled`: an error handler of the graph goes on instead of it.
+        """
         error = {"code": code, "message": message, "retryable": retryable}
-        await self._fenced(_FAIL_STEP, task_id, error, again)
+        await self._fenced(_FAIL_STEP, task_id, error, again, attempt, handled)
 
     async def save_writes(
         self,
@@ -263,7 +284,7 @@ class HeldRunRepository:
         )
 
     async def save_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
-        """Stores a checkpoint; the one with the greatest id of its namespace is the current one."""
+        """Stores a checkpoint, which becomes the current one of its namespace."""
         await self._fenced(
             _SAVE_CHECKPOINT,
             checkpoint.checkpoint_ns,
@@ -276,40 +297,45 @@ class HeldRunRepository:
 
     async def get_checkpoint(self, checkpoint_ns: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
         """The checkpoint of that id, or the current one when the id is None."""
-        row = await self._database.fetchrow(
+        row = await self._scope.fetchrow(
             _GET_CHECKPOINT, self.run.tenant_id, self.run.id, checkpoint_ns, checkpoint_id
         )
         return StoredCheckpoint(**row) if row else None
 
     async def list_checkpoints(self, checkpoint_ns: str | None, before: str | None) -> list[StoredCheckpoint]:
         """Newest first; `before` leaves out that id and all newer ones."""
-        rows = await self._database.fetch(
+        rows = await self._scope.fetch(
             _LIST_CHECKPOINTS, self.run.tenant_id, self.run.id, checkpoint_ns, before
         )
         return [StoredCheckpoint(**row) for row in rows]
 
     async def list_writes(self, checkpoint_ns: str, checkpoint_id: str) -> list[tuple[str, str, str, bytes]]:
         """What tasks wrote on top of a checkpoint: (task id, channel, type, value)."""
-        rows = await self._database.fetch(
+        rows = await self._scope.fetch(
             _LIST_WRITES, self.run.tenant_id, self.run.id, checkpoint_ns, checkpoint_id
         )
         return [(row["task_id"], row["channel"], row["type"], row["value"]) for row in rows]
 
-    async def save_artifact(self, artifact: Artifact, task_id: UUID) -> None:
-        """Records an artifact, whose bytes are stored already, as output of a step."""
+    async def save_artifact(self, artifact: Artifact, task_id: UUID, attempt: int) -> None:
+        """Records an artifact, whose bytes are stored already, as output of an execution of a step."""
         await self._fenced(
-            _SAVE_ARTIFACT, artifact.id, artifact.name, artifact.media_type, artifact.size, artifact.key,
+            _SAVE_ARTIFACT,
+            artifact.id,
+            artifact.name,
+            artifact.media_type,
+            artifact.size,
+            artifact.key,
             task_id,
-        )  # fmt: skip
+            attempt,
+        )
 
     async def has_artifact(self, artifact_id: UUID) -> bool:
-        """Whether this run has saved that artifact."""
-        run = self.run
-        return await self._database.fetchrow(_HAS_ARTIFACT, run.tenant_id, run.id, artifact_id) is not None
+        """Whether a run of the tenant has saved that artifact; not this one, if a step was cached."""
+        return await self._scope.fetchrow(_HAS_ARTIFACT, self.run.tenant_id, artifact_id) is not None
 
     async def get_cached(self, step_id: str, key: bytes) -> tuple[str, bytes] | None:
         """What the step returned for that key before, as (type, value), unless it has expired."""
-        row = await self._database.fetchrow(
+        row = await self._scope.fetchrow(
             _GET_CACHED, self.run.tenant_id, self.run.workflow_name, step_id, key
         )
         return (row["type"], row["value"]) if row else None
@@ -324,8 +350,7 @@ class HeldRunRepository:
     async def end(self) -> AsyncIterator[EndingRun]:
         """The transaction that ends the run: all of it happens, or nothing."""
         run = self.run
-        async with self._database.transaction() as transaction:
-            sources = list(Transition.COMPLETE.sources)
-            if await transaction.fetchrow(_LOCK, run.tenant_id, run.id, run.epoch, sources) is None:
+        async with self._scope.transaction() as transaction:
+            if await transaction.fetchrow(_LOCK, run.tenant_id, run.id, run.epoch) is None:
                 raise Fenced
             yield EndingRun(transaction, run, self._worker)

@@ -7,8 +7,9 @@ from uuid import UUID
 
 import asyncpg
 
-from runengine_server.domain.run import ClaimedRun
+from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.repositories.database import Database
+from runengine_server.repositories.transition_sql import counted, logged
 
 _CLAIMED = """runs.tenant_id, runs.id, runs.epoch, runs.workflow_name, runs.attempt, runs.losses,
     runs.campaign_id, runs.trigger_payload, runs.context"""
@@ -23,27 +24,26 @@ WITH due AS (
     UPDATE runs SET status = 'running', epoch = epoch + 1, started_at = now_ms(),
         lease_expires_at = clock_timestamp() + make_interval(secs => $3), updated_at = touch(updated_at)
     FROM due WHERE runs.tenant_id = due.tenant_id AND runs.id = due.id
-    RETURNING {_CLAIMED}, runs.updated_at
-), event AS (
-    INSERT INTO run_events (tenant_id, run_id, at, from_status, to_status, attempt, actor)
-    SELECT tenant_id, id, updated_at, 'queued', 'running', attempt, $4 FROM claimed
-)
+    RETURNING {_CLAIMED}, runs.updated_at, runs.error, runs.trace_id
+), {logged("claimed", RunStatus.QUEUED, RunStatus.RUNNING, actor="$4", reason="'CLAIMED'")},
+{counted("claimed", RunStatus.QUEUED, RunStatus.RUNNING)}
 SELECT {_CLAIMED} FROM claimed AS runs
 """
 
 # running -> running under another worker. A lease of -infinity was handed back by a worker that
-# stopped in good order, which is no loss.
+# stopped in good order, which is no loss. statement_timestamp(), because clock_timestamp() is volatile
+# and no index condition: 5.9 ms instead of 0.01 ms with 50,000 running runs.
 _CLAIM_EXPIRED = f"""
 WITH lost AS (
     SELECT tenant_id, id, (lease_expires_at > '-infinity')::int AS loss FROM runs
-    WHERE status = 'running' AND lease_expires_at < clock_timestamp() AND workflow_name = ANY($1)
+    WHERE status = 'running' AND lease_expires_at < statement_timestamp() AND workflow_name = ANY($1)
     ORDER BY lease_expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE runs SET epoch = epoch + 1, losses = losses + lost.loss,
         lease_expires_at = clock_timestamp() + make_interval(secs => $3)
     FROM lost WHERE runs.tenant_id = lost.tenant_id AND runs.id = lost.id
-    RETURNING {_CLAIMED}
-)
+    RETURNING {_CLAIMED}, now_ms() AS updated_at, runs.error, runs.trace_id
+), {logged("claimed", RunStatus.RUNNING, RunStatus.RUNNING, actor="$4", reason="'TAKEN_OVER'")}
 SELECT {_CLAIMED} FROM claimed AS runs
 """
 
@@ -72,6 +72,8 @@ WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = hel
     AND runs.status = 'running'
 """
 
+_REGISTER = "INSERT INTO workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
     return ClaimedRun(**row)
@@ -86,28 +88,29 @@ class QueueRepository:
 
     def __init__(self, database: Database, worker: str, workflow_names: Sequence[str], lease: float) -> None:
         self._database = database
+        self._dispatch = database.dispatch()
         self._worker = worker
         self._workflow_names = list(workflow_names)
         self._lease = lease
 
     async def register_workflows(self) -> None:
         """Lets callers trigger the workflows of this worker."""
-        await self._database.fetch(
-            "INSERT INTO workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING",
-            self._workflow_names,
-        )
+        async with self._database.connection() as connection:
+            await connection.execute(_REGISTER, self._workflow_names)
 
     async def claim_queued(self, limit: int) -> list[ClaimedRun]:
         """Takes up to `limit` queued runs, oldest first, for one lease."""
-        rows = await self._database.fetch(
+        rows = await self._dispatch.fetch(
             _CLAIM_QUEUED, self._workflow_names, limit, self._lease, self._worker
         )
         return [_claimed(row) for row in rows]
 
     async def claim_expired(self, limit: int) -> list[ClaimedRun]:
         """Takes up to `limit` runs whose worker let the lease end."""
-        async with self._database.transaction() as transaction:
-            rows = await transaction.fetch(_CLAIM_EXPIRED, self._workflow_names, limit, self._lease)
+        async with self._dispatch.transaction() as transaction:
+            rows = await transaction.fetch(
+                _CLAIM_EXPIRED, self._workflow_names, limit, self._lease, self._worker
+            )
             taken = [_claimed(row) for row in rows]
             if taken:
                 tenant_ids, ids, _ = _columns(taken)
@@ -116,9 +119,9 @@ class QueueRepository:
 
     async def heartbeat(self, held: Sequence[ClaimedRun]) -> set[UUID]:
         """Renews the leases, all in one statement, and answers the ids that are still held."""
-        rows = await self._database.fetch(_HEARTBEAT, *_columns(held), self._lease)
+        rows = await self._dispatch.fetch(_HEARTBEAT, *_columns(held), self._lease)
         return {row["id"] for row in rows}
 
     async def hand_back(self, held: Sequence[ClaimedRun]) -> None:
         """Ends the leases now, so that another worker goes on at once, and no loss is counted."""
-        await self._database.fetch(_HAND_BACK, *_columns(held))
+        await self._dispatch.fetch(_HAND_BACK, *_columns(held))

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import grpc
 from runengine.v1 import run_pb2, run_service_pb2, run_service_pb2_grpc
 
+from runengine_server.domain import page_token
 from runengine_server.domain.errors import InvalidArgument, RunNotFound, Violation
 from runengine_server.domain.ids import NOT_A_UUID, parse_uuid, require_uuid
 from runengine_server.domain.run import RunStatus
 from runengine_server.engine.cancel_run import cancel_run
 from runengine_server.engine.retry_run import retry_run
-from runengine_server.engine.trigger_run import trigger_run
+from runengine_server.engine.trigger_run import check_trigger, trigger_run
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.rpc.idempotency import act_once, fingerprint_of
 from runengine_server.rpc.interceptor import caller
-from runengine_server.rpc.messages import run_message, run_status_value, step_message
+from runengine_server.rpc.messages import event_message, run_message, run_status_value, step_message
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,19 +37,25 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         self._database = database
 
     def _runs(self) -> RunRepository:
-        return RunRepository(self._database, caller().tenant_id)
+        tenant_id = caller().tenant_id
+        return RunRepository(self._database.tenant(tenant_id), tenant_id)
 
     async def TriggerRun(  # noqa: N802, D102
         self, request: run_service_pb2.TriggerRunRequest, context: Context
     ) -> run_service_pb2.TriggerRunResponse:
-        run = await trigger_run(
-            self._runs(),
+        fingerprint = fingerprint_of(request)
+        new = check_trigger(
             request.workflow_name,
             request.trigger_payload if request.HasField("trigger_payload") else None,
             request.context if request.HasField("context") else None,
-            caller().subject,
         )
-        return run_service_pb2.TriggerRunResponse(run=run_message(run))
+        return await act_once(
+            self._database,
+            context,
+            fingerprint,
+            run_service_pb2.TriggerRunResponse,
+            lambda runs, actor: trigger_run(runs, new, actor),
+        )
 
     async def GetRun(  # noqa: N802, D102
         self, request: run_service_pb2.GetRunRequest, context: Context
@@ -57,42 +68,106 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     async def ListRunSteps(  # noqa: N802, D102
         self, request: run_service_pb2.ListRunStepsRequest, context: Context
     ) -> run_service_pb2.ListRunStepsResponse:
-        run_id = require_uuid(request.run_id, "run_id")
-        steps = await self._runs().list_steps(run_id)
+        found: list[Violation] = []
+        if (run_id := parse_uuid(request.run_id)) is None:
+            found.append(Violation("run_id", NOT_A_UUID))
+        attempt = request.attempt if request.HasField("attempt") else None
+        if attempt is not None and attempt < 1:
+            found.append(Violation("attempt", "must be 1 or more"))
+        if found or run_id is None:
+            raise InvalidArgument(found)
+        steps = await self._runs().list_steps(run_id, attempt)
         if steps is None:
             raise RunNotFound
         return run_service_pb2.ListRunStepsResponse(steps=[step_message(step) for step in steps])
 
+    async def ListRunEvents(  # noqa: N802, D102
+        self, request: run_service_pb2.ListRunEventsRequest, context: Context
+    ) -> run_service_pb2.ListRunEventsResponse:
+        events = await self._runs().list_events(require_uuid(request.run_id, "run_id"))
+        if events is None:
+            raise RunNotFound
+        return run_service_pb2.ListRunEventsResponse(events=[event_message(event) for event in events])
+
     async def RetryRun(  # noqa: N802, D102
         self, request: run_service_pb2.RetryRunRequest, context: Context
     ) -> run_service_pb2.RetryRunResponse:
-        run = await retry_run(self._runs(), require_uuid(request.run_id, "run_id"), caller().subject)
-        return run_service_pb2.RetryRunResponse(run=run_message(run))
+        run_id = require_uuid(request.run_id, "run_id")
+        return await act_once(
+            self._database,
+            context,
+            fingerprint_of(request),
+            run_service_pb2.RetryRunResponse,
+            lambda runs, actor: retry_run(runs, run_id, actor),
+        )
 
     async def CancelRun(  # noqa: N802, D102
         self, request: run_service_pb2.CancelRunRequest, context: Context
     ) -> run_service_pb2.CancelRunResponse:
-        run = await cancel_run(self._runs(), require_uuid(request.run_id, "run_id"), caller().subject)
-        return run_service_pb2.CancelRunResponse(run=run_message(run))
+        run_id = require_uuid(request.run_id, "run_id")
+        return await act_once(
+            self._database,
+            context,
+            fingerprint_of(request),
+            run_service_pb2.CancelRunResponse,
+            lambda runs, actor: cancel_run(runs, run_id, actor),
+        )
 
     async def ListCampaignRuns(  # noqa: N802, D102
         self, request: run_service_pb2.ListCampaignRunsRequest, context: Context
     ) -> run_service_pb2.ListCampaignRunsResponse:
-        limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
-        found: list[Violation] = []
-        if (campaign_id := parse_uuid(request.campaign_id)) is None:
-            found.append(Violation("campaign_id", NOT_A_UUID))
-        if not 1 <= limit <= _MAX_LIMIT:
-            found.append(Violation("limit", f"must be 1 to {_MAX_LIMIT}"))
-        if request.offset < 0:
-            found.append(Violation("offset", "must be 0 or more"))
-        statuses = _statuses(request.status, found)
-        if found or campaign_id is None:
-            raise InvalidArgument(found)
-        runs, total = await self._runs().list_of_campaign(campaign_id, statuses, limit, request.offset)
-        return run_service_pb2.ListCampaignRunsResponse(
-            runs=[run_message(run) for run in runs], total=total, limit=limit, offset=request.offset
+        query = _checked(request)
+        # One more than the page, to know whether there is another.
+        runs, counts = await self._runs().list_of_campaign(
+            query.campaign_id, query.statuses, query.limit + 1, query.offset, query.after
         )
+        page = runs[: query.limit]
+        more = len(runs) > query.limit
+        tenant_id = caller().tenant_id
+        return run_service_pb2.ListCampaignRunsResponse(
+            runs=[run_message(run) for run in page],
+            total=sum(counts[status] for status in query.statuses or counts),
+            limit=query.limit,
+            offset=query.offset,
+            next_page_token=page_token.encode(page[-1], tenant_id, query.campaign_id, query.statuses)
+            if more
+            else None,
+            status_counts=run_service_pb2.StatusCounts(**counts),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _ListQuery:
+    """A ListCampaignRunsRequest that has been found good."""
+
+    campaign_id: UUID
+    statuses: list[RunStatus]
+    limit: int
+    offset: int
+    after: tuple[datetime, UUID] | None
+
+
+def _checked(request: run_service_pb2.ListCampaignRunsRequest) -> _ListQuery:
+    limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
+    found: list[Violation] = []
+    if (campaign_id := parse_uuid(request.campaign_id)) is None:
+        found.append(Violation("campaign_id", NOT_A_UUID))
+    if not 1 <= limit <= _MAX_LIMIT:
+        found.append(Violation("limit", f"must be 1 to {_MAX_LIMIT}"))
+    if request.offset < 0:
+        found.append(Violation("offset", "must be 0 or more"))
+    statuses = _statuses(request.status, found)
+    after = None
+    if request.HasField("page_token"):
+        if request.HasField("offset"):
+            found.append(Violation("offset", "goes with no page token"))
+        if campaign_id is not None:
+            after = page_token.decode(request.page_token, caller().tenant_id, campaign_id, statuses)
+            if after is None:
+                found.append(Violation("page_token", "is not a token of this campaign and status filter"))
+    if found or campaign_id is None:
+        raise InvalidArgument(found)
+    return _ListQuery(campaign_id, statuses, limit, request.offset, after)
 
 
 def _statuses(given: Iterable[run_pb2.RunStatus.ValueType], found: list[Violation]) -> list[RunStatus]:

@@ -17,6 +17,7 @@ _CODES: dict[type[errors.RunEngineError], grpc.StatusCode] = {
     errors.PayloadTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.WrongState: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.IdempotencyKeyReused: grpc.StatusCode.ALREADY_EXISTS,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 

@@ -81,4 +81,7 @@ def compile_workflow(name: str, graph: StateGraph[Any, Any, Any, Any]) -> Workfl
         skill_id = str((node.metadata or {}).get("skill_id", step_id))
         node.bound = RecordedNode(step_id, skill_id, node.bound, retry_policies[step_id], node.cache_policy)
         node.cache_policy = None
+        # compile() has read the cached property `node` of a PregelNode with a timeout; it would keep
+        # running the node as it was.
+        vars(node).pop("node", None)
     return Workflow(name, compiled, retry_policies)

@@ -6,54 +6,87 @@ own attempt counter restarts at 1 when a graph resumes.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 import structlog
 import uuid_utils.compat
 from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_TASK_ID
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy, RetryPolicy
 
-from runengine_server.domain.errors import Fenced, Unavailable
+from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
 from runengine_server.domain.run import Artifact
 from runengine_server.domain.struct import to_dict
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.workflows.run_context import RunContext
 
-# Where LangGraph keeps these two in a node's config; `__` keeps ours out of checkpoint metadata.
-_RUNTIME = "__pregel_runtime"
+# Where our own part of a node's config is; `__` keeps it out of the metadata of checkpoints.
 EXECUTION = "__runengine_execution"
 
 _MAX_MESSAGE = 2000
 
 _log = structlog.get_logger()
 
+Answer = TypeVar("Answer")
+
+
+class ArtifactNotStored(Exception):
+    """The artifact store refused; its own words, with paths in them, are in the log alone."""
+
+
+class Lost(GraphBubbleUp):
+    """The run cannot go on here. No fault of the node: neither its retry policy nor an error handler of
+    the graph has anything to do with it, and that is what LangGraph lets a GraphBubbleUp be.
+    """
+
 
 @dataclass(slots=True)
 class Execution:
     """One worker's execution of one run: what its nodes and its checkpointer share.
 
-    `step_names` has the node's name of each task id begun here. `failed_step` is the node whose error
-    nobody handled, `interrupted_by` the one that asked for input, which no run can get.
+    `begun` has name and number of the latest execution of each task; `failures` the errors that no
+    handler of the graph took, with the node each came from; `interrupted_by` the node that asked for
+    input, which no run can get; `lost` why the run cannot go on here, after which `stop` was called.
     """
 
     held: HeldRunRepository
     artifacts: ArtifactStore
-    step_names: dict[UUID, str] = field(default_factory=dict)
-    failed_step: str | None = None
+    begun: dict[UUID, tuple[str, int]] = field(default_factory=dict)
+    failures: list[tuple[BaseException, str]] = field(default_factory=list)
     interrupted_by: str | None = None
+    lost: Exception | None = None
+    stop: Callable[[], object] = lambda: None
 
-    def context_of_step(self, task_id: UUID) -> RunContext:
-        """What the node of that task may ask of the engine."""
+    async def engine(self, write: Awaitable[Answer]) -> Answer:
+        """The answer of a statement of the engine's own. When it shows that the run cannot go on here,
+        the whole graph is stopped, and Lost is raised.
+        """
+        try:
+            return await write
+        except (Fenced, Unavailable, StatementRefused) as error:
+            self.lost = self.lost or error
+            self.stop()
+            raise Lost from error
+
+    def step_of_failure(self, error: BaseException) -> str | None:
+        """The node that raised `error`."""
+        return next((name for each, name in self.failures if each is error), None)
+
+    def context_of_step(self, task_id: UUID, attempt: int) -> RunContext:
+        """What that execution of a node may ask of the engine."""
         run = self.held.run
+
+        async def save_artifact(name: str, data: bytes, media_type: str) -> str:
+            return await self._save_artifact(task_id, attempt, name, data, media_type)
+
         return RunContext(
             run_id=run.id,
             tenant_id=run.tenant_id,
@@ -61,23 +94,29 @@ class Execution:
             context=None if run.context is None else to_dict(run.context),
             attempt=run.attempt,
             idempotency_key=f"{run.id}:{task_id}",
-            _save_artifact=lambda name, data, media_type: self._save_artifact(
-                task_id, name, data, media_type
-            ),
+            _save_artifact=save_artifact,
         )
 
-    async def _save_artifact(self, task_id: UUID, name: str, data: bytes, media_type: str) -> str:
-        if not 0 < len(name) <= 255 or "/" in name or "\0" in name:
-            raise ValueError("An artifact's name has 1 to 255 characters and no slash.")
+    async def _save_artifact(
+        self, task_id: UUID, attempt: int, name: str, data: bytes, media_type: str
+    ) -> str:
+        for word in (name, media_type):
+            if not 0 < len(word) <= 255 or not word.isprintable():
+                raise ValueError("An artifact's name and media type are 1 to 255 printable characters.")
+        if "/" in name:
+            raise ValueError("The name of an artifact has no slash.")
         run = self.held.run
         artifact_id = uuid_utils.compat.uuid7()
         key = self.artifacts.key(run.tenant_id, run.id, artifact_id)
-        await self.artifacts.put(key, data)
         try:
-            await self.held.save_artifact(
-                Artifact(id=artifact_id, name=name, media_type=media_type, size=len(data), key=key), task_id
-            )
-        except Fenced:
+            await self.artifacts.put(key, data)
+        except Exception as error:
+            _log.error("artifact not stored", run_id=str(run.id), exc_info=error)
+            raise ArtifactNotStored("The artifact could not be stored.") from None
+        artifact = Artifact(id=artifact_id, name=name, media_type=media_type, size=len(data), key=key)
+        try:
+            await self.engine(self.held.save_artifact(artifact, task_id, attempt))
+        except Lost:
             await self.artifacts.delete(key)
             raise
         return str(artifact_id)
@@ -102,7 +141,9 @@ def _matches(policy: RetryPolicy, error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """One line for a person, as the workflow's author worded it."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return text.replace("\0", "")[:_MAX_MESSAGE]
+    # PostgreSQL takes neither NUL nor a lone surrogate.
+    text = " ".join(text.replace("\0", "").split()).encode("utf-8", "replace").decode()
+    return text[:_MAX_MESSAGE]
 
 
 class RecordedNode(Runnable[Any, Any]):
@@ -130,56 +171,57 @@ class RecordedNode(Runnable[Any, Any]):
         raise NotImplementedError
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """One execution of the step. Raises what the node raises, and Fenced."""
+        """One execution of the step. Raises what the node raises, and Lost."""
         assert config is not None
         execution: Execution = config["configurable"][EXECUTION]
-        runtime: Runtime[Any] = config["configurable"][_RUNTIME]
-        info = runtime.execution_info
-        assert info is not None
-        task_id = UUID(info.task_id)
-        execution.step_names[task_id] = self.step_id
+        runtime: Runtime[Any] = config["configurable"][CONFIG_KEY_RUNTIME]
+        assert runtime.execution_info is not None
+        # Not execution_info.task_id: for an error handler that is the task whose error it handles.
+        task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
 
-        key = self._cache_key(input)
-        cached = await execution.held.get_cached(self.step_id, key) if key else None
-        await execution.held.begin_step(task_id, self.step_id, self.skill_id, cached is not None)
+        key, flaw = self._cache_key(input)
+        cached = await execution.engine(execution.held.get_cached(self.step_id, key)) if key else None
+        attempt = await execution.engine(
+            execution.held.begin_step(task_id, self.step_id, self.skill_id, cached is not None)
+        )
+        execution.begun[task_id] = (self.step_id, attempt)
         if cached is not None:
             return JsonPlusSerializer().loads_typed(cached)
 
         if isinstance(runtime.context, RunContext):
-            runtime = runtime.override(context=execution.context_of_step(task_id))
-            config = {**config, "configurable": {**config["configurable"], _RUNTIME: runtime}}
+            runtime = runtime.override(context=execution.context_of_step(task_id, attempt))
+            config = {**config, "configurable": {**config["configurable"], CONFIG_KEY_RUNTIME: runtime}}
         try:
+            if flaw is not None:
+                raise flaw
             result = await self.bound.ainvoke(input, config, **kwargs)
-        except (GraphBubbleUp, Fenced, Unavailable):
+        except GraphInterrupt:
+            execution.interrupted_by = self.step_id
             raise
-        except asyncio.CancelledError:
-            # A sibling failed, the run was cancelled, or this node raised it by itself.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling() == 0:
-                await execution.held.fail_step(
-                    task_id, "STEP_FAILED", "The node cancelled itself.", True, False
-                )
+        except GraphBubbleUp:
             raise
         except Exception as error:
-            await self._record_failure(execution, task_id, error, info.node_attempt)
+            executions = runtime.execution_info.node_attempt if runtime.execution_info else 1
+            policy = next((policy for policy in self.retry_policies if _matches(policy, error)), None)
+            again = policy is not None and executions < policy.max_attempts
+            retryable = is_retryable(error, self.retry_policies)
+            await execution.engine(
+                execution.held.fail_step(task_id, attempt, "STEP_FAILED", describe(error), retryable, again)
+            )
             raise
         if key:
             await self._fill_cache(execution, key, result)
         return result
 
-    async def _record_failure(
-        self, execution: Execution, task_id: UUID, error: Exception, executions: int
-    ) -> None:
-        policy = next((policy for policy in self.retry_policies if _matches(policy, error)), None)
-        again = policy is not None and executions < policy.max_attempts
-        retryable = is_retryable(error, self.retry_policies)
-        await execution.held.fail_step(task_id, "STEP_FAILED", describe(error), retryable, again)
-
-    def _cache_key(self, input: Any) -> bytes | None:  # noqa: A002
+    def _cache_key(self, input: Any) -> tuple[bytes | None, Exception | None]:  # noqa: A002
+        """The key, or what its function raised, which is an error of the node."""
         if self.cache_policy is None:
-            return None
-        key = self.cache_policy.key_func(input)
-        return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
+            return None, None
+        try:
+            key = self.cache_policy.key_func(input)
+            return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest(), None
+        except Exception as error:
+            return None, error
 
     async def _fill_cache(self, execution: Execution, key: bytes, result: Any) -> None:
         assert self.cache_policy is not None
@@ -188,4 +230,6 @@ class RecordedNode(Runnable[Any, Any]):
         except Exception as error:
             _log.warning("result cannot be cached", step=self.step_id, error=type(error).__name__)
             return
-        await execution.held.save_cached(self.step_id, key, type_, value, self.cache_policy.ttl)
+        await execution.engine(
+            execution.held.save_cached(self.step_id, key, type_, value, self.cache_policy.ttl)
+        )

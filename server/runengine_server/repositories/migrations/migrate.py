@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -30,10 +35,15 @@ async def migrate(owner_url: str, application_url: str) -> None:
     """Runs all migrations that are due, as the owner, and grants the role of `application_url` what
     it needs; creates that role, with the URL's password, where it is missing.
 
-    Concurrent calls wait for one another. Raises OSError or SQLAlchemy's DBAPIError when the
-    database cannot be reached or refuses.
+    Concurrent calls wait for one another. Raises OSError, asyncpg.PostgresError or SQLAlchemy's
+    DBAPIError when the database cannot be reached or refuses.
     """
-    engine = create_async_engine(owner_url.replace("://", "+asyncpg://", 1), poolclass=NullPool)
+
+    # asyncpg reads the URL itself, as everywhere else: SQLAlchemy knows fewer spellings of one.
+    def connect() -> Coroutine[Any, Any, Any]:
+        return asyncpg.connect(owner_url, timeout=10)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
@@ -54,8 +64,11 @@ def _grant(connection: Connection, application_url: str) -> None:
     role = _quoted(name, '"')
     if not connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": name}):
         password = f" PASSWORD {_quoted(unquote(url.password), chr(39))}" if url.password else ""
-        connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN{password}")
+        # Roles belong to the cluster, and another database of it may be migrated at the same time.
+        with contextlib.suppress(ProgrammingError, IntegrityError), connection.begin_nested():
+            connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN{password}")
     connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA public TO {role}")
     connection.exec_driver_sql(
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
     )
+    connection.exec_driver_sql(f"REVOKE ALL ON alembic_version FROM {role}")

@@ -51,6 +51,7 @@ CREATE TABLE runs (
     created_at       timestamptz NOT NULL DEFAULT now_ms(),
     updated_at       timestamptz NOT NULL DEFAULT now_ms(),
     queued_at        timestamptz NOT NULL DEFAULT now_ms(),
+    trace_id         text,
     epoch            bigint NOT NULL DEFAULT 0,
     losses           int NOT NULL DEFAULT 0,
     lease_expires_at timestamptz,
@@ -58,10 +59,10 @@ CREATE TABLE runs (
     CHECK ((error IS NOT NULL) = (status = 'failed')),
     CHECK ((lease_expires_at IS NOT NULL) = (status = 'running'))
 );
--- list_campaign_runs, all statuses: page and total.
+-- list_of_campaign, all statuses: the page.
 CREATE INDEX runs_of_campaign ON runs (tenant_id, campaign_id, created_at DESC, id DESC)
     WHERE campaign_id IS NOT NULL;
--- list_campaign_runs, some statuses: page and total.
+-- list_of_campaign, some statuses: the page.
 CREATE INDEX runs_of_campaign_by_status ON runs (tenant_id, campaign_id, status, created_at DESC, id DESC)
     WHERE campaign_id IS NOT NULL;
 -- claim_queued.
@@ -69,8 +70,23 @@ CREATE INDEX runs_queued ON runs (queued_at, id) WHERE status = 'queued';
 -- claim_expired.
 CREATE INDEX runs_leased ON runs (lease_expires_at) WHERE status = 'running';
 
+-- How many runs of a campaign are in which status, exactly: the sum over its slots. With one row for
+-- a campaign all its triggers would wait for one another's commit; a run's slot is the end of its id.
+CREATE TABLE campaign_run_counts (
+    tenant_id   text NOT NULL,
+    campaign_id uuid NOT NULL,
+    slot        int NOT NULL,
+    queued      bigint NOT NULL DEFAULT 0,
+    running     bigint NOT NULL DEFAULT 0,
+    completed   bigint NOT NULL DEFAULT 0,
+    failed      bigint NOT NULL DEFAULT 0,
+    cancelled   bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant_id, campaign_id, slot)
+) WITH (fillfactor = 50);
+
 -- One row for each execution of a step. id is LangGraph's task id: the same when the same task
 -- runs again, another when the node comes round again in a loop. seq is the order of execution.
+-- handled: it failed, and an error handler of the graph went on; it does not run again.
 CREATE TABLE run_steps (
     tenant_id           text NOT NULL,
     run_id              uuid NOT NULL,
@@ -83,6 +99,7 @@ CREATE TABLE run_steps (
     status              text NOT NULL
                         CHECK (status IN ('pending', 'running', 'completed', 'failed', 'skipped')),
     cache_hit           boolean NOT NULL DEFAULT false,
+    handled             boolean NOT NULL DEFAULT false,
     error               jsonb,
     output_artifact_ids uuid[] NOT NULL DEFAULT '{}',
     started_at          timestamptz,
@@ -104,10 +121,25 @@ CREATE TABLE run_events (
     to_status   text NOT NULL,
     attempt     int NOT NULL,
     actor       text NOT NULL,
+    reason      text NOT NULL,
+    trace_id    text,
     error       jsonb,
     PRIMARY KEY (tenant_id, run_id, seq),
     FOREIGN KEY (tenant_id, run_id) REFERENCES runs
 );
+
+-- The answers of calls that came with an idempotency key, for seven days. fingerprint is the SHA-256
+-- of method and request, response the encoded message.
+CREATE TABLE idempotency_keys (
+    tenant_id   text NOT NULL,
+    key         text NOT NULL,
+    fingerprint bytea NOT NULL,
+    response    bytea,
+    created_at  timestamptz NOT NULL DEFAULT now_ms(),
+    PRIMARY KEY (tenant_id, key)
+);
+-- forget_old.
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 
 -- What steps have saved; the bytes lie in the artifact store under key.
 CREATE TABLE artifacts (
@@ -123,13 +155,15 @@ CREATE TABLE artifacts (
     FOREIGN KEY (tenant_id, run_id) REFERENCES runs
 );
 
--- LangGraph's checkpoints of runs that have not completed.
+-- LangGraph's checkpoints of runs that have not completed. The one with the greatest seq is current:
+-- their ids tell the time too, but that of the worker, and its successor's clock may be behind.
 CREATE TABLE checkpoints (
     tenant_id            text NOT NULL,
     run_id               uuid NOT NULL,
     checkpoint_ns        text NOT NULL,
     checkpoint_id        text NOT NULL,
     parent_checkpoint_id text,
+    seq                  bigint GENERATED ALWAYS AS IDENTITY,
     type                 text NOT NULL,
     checkpoint           bytea NOT NULL,
     metadata             bytea NOT NULL,

@@ -1,0 +1,47 @@
+"""Where the next page of a list begins, in a word that a caller hands back as it is."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import struct
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from runengine_server.domain.run import Run, RunStatus
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Version, microseconds since the epoch, id, and a hash of the query that it belongs to: a token of
+# another tenant, campaign or filter is refused, not misread.
+_LAYOUT = struct.Struct(">Bq16s8s")
+_VERSION = 1
+
+
+def _binding(tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]) -> bytes:
+    query = "\0".join([tenant_id, str(campaign_id), *sorted(set(statuses))])
+    return hashlib.sha256(query.encode()).digest()[:8]
+
+
+def encode(last: Run, tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]) -> str:
+    """The token of the page after the one that ends with `last`."""
+    microseconds = (last.created_at - _EPOCH) // timedelta(microseconds=1)
+    binding = _binding(tenant_id, campaign_id, statuses)
+    packed = _LAYOUT.pack(_VERSION, microseconds, last.id.bytes, binding)
+    return base64.urlsafe_b64encode(packed).decode()
+
+
+def decode(
+    token: str, tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]
+) -> tuple[datetime, UUID] | None:
+    """(created_at, id) of the run before the page; None for a token that is not of this query."""
+    try:
+        packed = base64.b64decode(token, altchars="-_", validate=True)
+        version, microseconds, run_id, binding = _LAYOUT.unpack(packed)
+        created_at = _EPOCH + timedelta(microseconds=microseconds)
+    except (binascii.Error, ValueError, struct.error, OverflowError):
+        return None
+    if version != _VERSION or binding != _binding(tenant_id, campaign_id, statuses):
+        return None
+    return created_at, UUID(bytes=run_id)

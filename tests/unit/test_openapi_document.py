@@ -1,0 +1,243 @@
+"""What the OpenAPI document says, and whether the protos say enough for it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import httpx
+import openapi_spec_validator
+import pytest
+from google.api import annotations_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
+from runengine.v1 import (
+    artifact_service_pb2,
+    campaign_pb2,
+    campaign_service_pb2,
+    error_reason_pb2,
+    run_pb2,
+    run_service_pb2,
+)
+from runengine_server.gateway.app import create_gateway
+from runengine_server.gateway.openapi import openapi_document, proto_comments
+from runengine_server.gateway.routes import bindings
+
+FILES: list[FileDescriptor] = [
+    each.DESCRIPTOR
+    for each in (
+        artifact_service_pb2,
+        campaign_pb2,
+        campaign_service_pb2,
+        error_reason_pb2,
+        run_pb2,
+        run_service_pb2,
+    )
+]
+HEALTH = {("get", "/healthz"), ("get", "/readyz")}
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return openapi_document(bindings())
+
+
+def methods() -> Iterator[MethodDescriptor]:
+    for file in FILES:
+        for service in file.services_by_name.values():
+            yield from service.methods
+
+
+def messages() -> Iterator[Descriptor]:
+    def nested(message: Descriptor) -> Iterator[Descriptor]:
+        yield message
+        for inner in message.nested_types:
+            yield from nested(inner)
+
+    for file in FILES:
+        for message in file.message_types_by_name.values():
+            yield from nested(message)
+
+
+def request_fields() -> Iterator[FieldDescriptor]:
+    for method in methods():
+        yield from method.input_type.fields
+
+
+def is_optional(field: FieldDescriptor) -> bool:
+    # The compiler puts each `optional` field into a oneof of its own.
+    return field.containing_oneof is not None and field.containing_oneof.name == f"_{field.name}"
+
+
+def types_of(schema: dict[str, Any]) -> dict[str, object]:
+    """Property → its type; the schema's name for a reference, with `?` where null is allowed."""
+
+    def type_of(each: dict[str, Any]) -> object:
+        if "$ref" in each:
+            return each["$ref"].rpartition("/")[2]
+        if "anyOf" in each:
+            assert each["anyOf"][1:] == [{"type": "null"}]
+            return f"{type_of(each['anyOf'][0])}?"
+        kind = each["type"]
+        name, null = (kind[0], "?") if isinstance(kind, list) else (kind, "")
+        assert not null or kind[1:] == ["null"]
+        if name == "array":
+            return [type_of(each["items"]), null]
+        named = {"date-time": "time", "uuid": "uuid"}.get(each.get("format", ""), name)
+        return f"{named}{null}"
+
+    return {name: type_of(each) for name, each in schema["properties"].items()}
+
+
+def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    openapi_spec_validator.validate(document)
+
+
+def test_it_has_every_http_rule_and_nothing_else(document: dict[str, Any]) -> None:
+    rules = set()
+    for method in methods():
+        rule = method.GetOptions().Extensions[annotations_pb2.http]
+        verb = rule.WhichOneof("pattern")
+        assert verb is not None
+        path = getattr(rule, verb)
+        for field in method.input_type.fields:
+            path = path.replace(f"{{{field.name}}}", f"{{{field.json_name}}}")
+        rules.add((verb, path))
+    told = {(verb, path) for path, item in document["paths"].items() for verb in item}
+    assert told == rules | HEALTH
+
+
+def test_a_token_is_needed_for_all_but_health(document: dict[str, Any]) -> None:
+    assert document["security"] == [{"token": []}]
+    open_to_all = {
+        (verb, path)
+        for path, item in document["paths"].items()
+        for verb, operation in item.items()
+        if operation.get("security") == []
+    }
+    assert open_to_all == HEALTH
+
+
+def test_a_run_and_a_step_are_those_of_the_contract(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    run, step = types_of(schemas["Run"]), types_of(schemas["RunStep"])
+    assert run == {
+        "id": "uuid",
+        "workflowName": "string",
+        "status": "RunStatus",
+        "triggerPayload": "object?",
+        "context": "object?",
+        "error": "RunError?",
+        "startedAt": "time?",
+        "completedAt": "time?",
+        "durationMs": "integer?",
+        "createdAt": "time",
+        "updatedAt": "time",
+        "attempt": "integer",
+    }
+    assert step == {
+        "id": "uuid",
+        "stepId": "string",
+        "skillId": "string",
+        "status": "StepStatus",
+        "cacheHit": "boolean",
+        "durationMs": "integer?",
+        "attempt": "integer",
+        "error": "StepError?",
+        "outputArtifactIds": ["uuid", "?"],
+        "createdAt": "time",
+        "updatedAt": "time",
+    }
+    assert set(schemas["Run"]["required"]) == set(run)
+    assert set(schemas["RunStep"]["required"]) == set(step)
+    assert schemas["RunStatus"]["enum"] == ["queued", "running", "completed", "failed", "cancelled"]
+    assert schemas["StepStatus"]["enum"] == ["pending", "running", "completed", "failed", "skipped"]
+
+
+def test_the_bounds_of_a_page(document: dict[str, Any]) -> None:
+    listing = document["paths"]["/campaigns/{campaignId}/runs"]["get"]
+    parameters = {each["name"]: each for each in listing["parameters"]}
+    limit, offset = parameters["limit"]["schema"], parameters["offset"]["schema"]
+    assert (limit["minimum"], limit["maximum"], limit["default"]) == (1, 100, 20)
+    assert (offset["minimum"], offset["maximum"], offset["default"]) == (0, 2**31 - 1, 0)
+    assert parameters["campaignId"]["schema"]["format"] == "uuid"
+    assert parameters["status"]["schema"] == {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/RunStatus"},
+    }
+    assert [each["name"] for each in listing["parameters"] if each["required"]] == ["campaignId"]
+
+
+def test_an_operation_names_the_reasons_of_its_errors(document: dict[str, Any]) -> None:
+    conflict = document["paths"]["/runs/{runId}/retry"]["post"]["responses"]["409"]
+    response = document["components"]["responses"][conflict["$ref"].rpartition("/")[2]]
+    narrowed = response["content"]["application/problem+json"]["schema"]["allOf"][1]
+    reasons = set(narrowed["properties"]["reason"]["enum"])
+    assert reasons >= {"RUN_ACTIVE", "RUN_NOT_RETRYABLE"}
+    assert "RUN_TERMINAL" not in reasons
+
+
+def test_every_declaration_in_the_protos_has_a_comment() -> None:
+    comments = proto_comments()
+    names = [file.name for file in FILES]
+    names += [method.full_name for method in methods()]
+    names += [field.full_name for message in messages() for field in message.fields]
+    for file in FILES:
+        for enum in file.enum_types_by_name.values():
+            names.append(enum.full_name)
+            names += [f"{enum.full_name}.{value.name}" for value in enum.values]
+    assert [name for name in names if not comments.get(name)] == []
+
+
+def test_every_field_of_a_request_says_whether_it_is_required() -> None:
+    comments = proto_comments()
+    silent = [
+        field.full_name
+        for field in request_fields()
+        if not comments[field.full_name].startswith(("Required.", "Optional."))
+    ]
+    assert silent == []
+
+
+def test_every_field_that_a_reply_may_leave_out_says_when() -> None:
+    comments, requests = proto_comments(), {method.input_type for method in methods()}
+    silent = [
+        field.full_name
+        for message in messages()
+        if message not in requests
+        for field in message.fields
+        if field.message_type is None and is_optional(field)
+        if "absent" not in comments[field.full_name].lower()
+    ]
+    assert silent == []
+
+
+def test_every_reason_of_an_error_has_its_http_status() -> None:
+    comments, enum = proto_comments(), error_reason_pb2.ErrorReason.DESCRIPTOR
+    for value in enum.values[1:]:
+        assert any(f" {status}" in comments[f"{enum.full_name}.{value.name}"] for status in range(400, 600))
+
+
+async def test_it_is_served_to_everyone_and_not_cached(document: dict[str, Any]) -> None:
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        transport = httpx.ASGITransport(create_gateway(channel))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as caller:
+            answer = await caller.get("/openapi.json")
+            head = await caller.head("/openapi.json")
+    assert answer.status_code == head.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.json() == document
+    assert head.content == b""
+
+
+def test_the_calls_that_take_an_idempotency_key_are_those_of_the_proto(document: dict[str, Any]) -> None:
+    sentences = proto_comments()["runengine.v1.RunService"].split(". ")
+    (told,) = (sentence for sentence in sentences if "`idempotency-key`" in sentence)
+    for method in methods():
+        name = method.name[0].lower() + method.name[1:]
+        operations = (each for item in document["paths"].values() for each in item.values())
+        operation = next(each for each in operations if each["operationId"] == name)
+        keys = [each for each in operation.get("parameters", []) if each["name"] == "Idempotency-Key"]
+        assert bool(keys) == (method.name in told)
+        assert [each["schema"]["maxLength"] for each in keys] == [255] * len(keys)
+    assert " 1 to 255 " in told
