@@ -70,6 +70,10 @@ async def stack(database_url: str, state_dir: Path) -> AsyncIterator[Stack]:
     """serve, gateway and worker as real processes; the worker knows tests.graphs and the sample."""
     stack = Stack(database_url, state_dir)
     await stack.start("serve", "gateway", "worker")
+    # A workflow that can be triggered, but that no worker takes: its runs stay queued.
+    admin = await asyncpg.connect(database_url.replace("runengine_app@", "postgres@"))
+    await admin.execute("INSERT INTO workflows (name) VALUES ('unserved')")
+    await admin.close()
     yield stack
     await stack.stop()
 

@@ -107,6 +107,11 @@ async def save_bundle(state: State, runtime: Runtime[RunContext]) -> State:
     return {"bundle_artifact_id": saved}
 
 
+async def save_then_wait(state: State, runtime: Runtime[RunContext]) -> State:
+    await runtime.context.save_artifact("draft.txt", b"draft", "text/plain")
+    return await held(state)
+
+
 async def save_two(state: State, runtime: Runtime[RunContext]) -> State:
     for name in ("one.txt", "two.txt"):
         await runtime.context.save_artifact(name, name.encode(), "text/plain")
@@ -230,6 +235,7 @@ WORKFLOWS = {
     "bad-edge": BAD_EDGE,
     "rejecting": _graph((START, "reject"), reject=reject),
     "bundling": _graph((START, "save_bundle"), save_bundle=save_bundle),
+    "saves-then-fails": _graph((START, "save_then_wait"), save_then_wait=save_then_wait),
     "two-artifacts": _graph((START, "save_two"), save_two=save_two),
     "false-bundle": _graph((START, "name_no_artifact"), name_no_artifact=name_no_artifact),
     "asking": _graph((START, "ask"), ask=ask),

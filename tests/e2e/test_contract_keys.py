@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 
@@ -98,8 +97,7 @@ async def until(rest: httpx.AsyncClient, path: str, holds: Callable[[Any], bool]
     return answer
 
 
-async def test_a_queued_run(rest: httpx.AsyncClient, database: asyncpg.Connection) -> None:
-    await database.execute("INSERT INTO workflows (name) VALUES ('unserved') ON CONFLICT DO NOTHING")
+async def test_a_queued_run(rest: httpx.AsyncClient) -> None:
     run_id = await trigger(rest, "unserved", None)
     check((await rest.get(f"/runs/{run_id}")).json(), run_shape("queued", None))
     assert (await rest.get(f"/runs/{run_id}/steps")).json() == {"steps": []}

@@ -330,6 +330,7 @@ GOOD = jwks(jwk(ONE, "one"))
         pytest.param(http(b"{}"), id="no keys"),
         pytest.param(http(b'{"keys": null}'), id="null for keys"),
         pytest.param(http(b'{"keys": {"one": 1}}'), id="an object for keys"),
+        pytest.param(http(b'{"keys": 1}'), id="a number for keys"),
         pytest.param(http(jwks()), id="an empty list"),
         pytest.param(http(jwks({"kty": "EC", "kid": "one"})), id="no RSA key"),
         pytest.param(http(GOOD)[:-9], id="cut short"),

@@ -166,7 +166,7 @@ def _signing_key(entry: object) -> RSAPublicKey | None:
     """The key of a JWK, None when it is not for RS256, too short or malformed: others may be good."""
     if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str):
         return None
-    if entry.get("kty") != "RSA" or entry.get("use", "sig") != "sig" or entry.get("alg", "RS256") != "RS256":
+    if entry.get("use", "sig") != "sig" or entry.get("alg", "RS256") != "RS256":
         return None
     try:
         key = RSAAlgorithm.from_jwk(entry)

@@ -18,6 +18,7 @@ from runengine_server.gateway.routes import Binding
 
 _log = logging.getLogger(__name__)
 
+_REPLAYED = ("idempotency-replayed", "true")
 _CREATING = ("runengine.v1.RunService.TriggerRun", "runengine.v1.CampaignService.CreateCampaign")
 _GET_RUN = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].methods_by_name["GetRun"]
 
@@ -92,9 +93,9 @@ class UnaryCall:
                 return refused.problem.response()
             return await self._token_check.refuse(caller, refused.problem)
         try:
-            reply = await self._call(
-                message, timeout=self._deadline_seconds, metadata=caller + idempotency_key
-            )
+            call = self._call(message, timeout=self._deadline_seconds, metadata=caller + idempotency_key)
+            reply = await call
+            replayed = bool(idempotency_key) and _REPLAYED in tuple(await call.initial_metadata())
         except grpc.aio.AioRpcError as error:
             problem = explain(error, self._rpc)
             if problem.status == 413 and not token_is_good:
@@ -103,7 +104,8 @@ class UnaryCall:
             return problem.response()
         answer = self._encode(reply)
         body = orjson.dumps(answer[self._answer_key] if self._answer_key else answer)
-        return Response(body, self._status, media_type="application/json")
+        headers = {"idempotency-replayed": "true"} if replayed else None
+        return Response(body, self._status, headers, media_type="application/json")
 
 
 def explain(error: grpc.aio.AioRpcError, rpc: MethodDescriptor) -> Problem:

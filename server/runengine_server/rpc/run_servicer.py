@@ -178,4 +178,4 @@ def _statuses(given: Iterable[run_pb2.RunStatus.ValueType], found: list[Violatio
         else:
             words = ", ".join(RunStatus)
             found.append(Violation(f"status[{index}]", f"must be one of {words}"))
-    return statuses
+    return list(dict.fromkeys(statuses))

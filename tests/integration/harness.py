@@ -1,0 +1,231 @@
+"""A worker's parts in this process, on a graph of the test's own that no other worker serves."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypedDict, TypeVar
+from uuid import UUID, uuid4
+
+import pytest
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+from langgraph.graph import START, StateGraph
+from runengine_server.domain.caller import Actor
+from runengine_server.domain.errors import Unavailable
+from runengine_server.domain.run import Campaign, ClaimedRun, Run
+from runengine_server.engine.cancel_run import cancel_run
+from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
+from runengine_server.engine.retry_run import retry_run
+from runengine_server.engine.trigger_run import check_trigger, trigger_run
+from runengine_server.engine.worker import Worker
+from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.campaign_repository import CampaignRepository
+from runengine_server.repositories.database import Database
+from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.repositories.queue_repository import QueueRepository
+from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.workflows.load import compile_workflow
+
+SECONDS = 10
+ACTOR = Actor("user_test", None)
+LEASE_SECONDS = 30.0
+
+Answer = TypeVar("Answer")
+Graph = StateGraph[Any, Any, Any, Any]
+
+
+class State(TypedDict, total=False):
+    seen: Annotated[list[str], operator.add]
+    fail: bool
+    bundle_artifact_id: str
+
+
+def chain(**nodes: Any) -> Graph:
+    """The nodes one after the other."""
+    graph = StateGraph(State)
+    before = START
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+        graph.add_edge(before, name)
+        before = name
+    return graph
+
+
+def fork(**nodes: Any) -> Graph:
+    """The nodes side by side."""
+    graph = StateGraph(State)
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+        graph.add_edge(START, name)
+    return graph
+
+
+class Ran:
+    """Nodes that only note that they ran, in `names`."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def node(self, name: str) -> Callable[[State], Awaitable[State]]:
+        async def node(state: State) -> State:
+            self.names.append(name)
+            return {"seen": [name]}
+
+        return node
+
+
+class Engine:
+    """One tenant, one workflow, and what a worker is made of; each step of its work is a call."""
+
+    def __init__(self, database: Database, directory: Path, graph: Graph) -> None:
+        self.tenant_id = f"org_{uuid4().hex}"
+        self.workflow = f"workflow-{uuid4().hex}"
+        self.directory = directory
+        self.database = database
+        self.tenant = database.tenant(self.tenant_id)
+        self.runs = RunRepository(self.tenant, self.tenant_id)
+        self.campaigns = CampaignRepository(self.tenant, self.tenant_id)
+        self.queue = QueueRepository(database, "worker:test", [self.workflow], LEASE_SECONDS)
+        workflows = {self.workflow: compile_workflow(self.workflow, graph)}
+        store = ArtifactStore(directory)
+        self.processor = LangGraphRunProcessor(database, store, workflows, "http://runengine", "worker:test")
+
+    async def trigger(
+        self,
+        payload: dict[str, Any] | None = None,
+        campaign_id: UUID | None = None,
+        context: dict[str, Any] | None = None,
+    ) -> UUID:
+        if campaign_id is not None:
+            context = {**(context or {}), "campaignId": str(campaign_id)}
+        structs = [None if each is None else ParseDict(each, Struct()) for each in (payload, context)]
+        async with self.tenant.transaction() as transaction:
+            runs = RunRepository(transaction, self.tenant_id)
+            return (await trigger_run(runs, check_trigger(self.workflow, *structs), ACTOR)).id
+
+    async def retry(self, run_id: UUID) -> Run:
+        async with self.tenant.transaction() as transaction:
+            return await retry_run(RunRepository(transaction, self.tenant_id), run_id, ACTOR)
+
+    async def cancel(self, run_id: UUID) -> Run:
+        async with self.tenant.transaction() as transaction:
+            return await cancel_run(RunRepository(transaction, self.tenant_id), run_id, ACTOR)
+
+    async def claim(self) -> ClaimedRun:
+        (run,) = await self.queue.claim_queued(1)
+        return run
+
+    async def lose(self, run_id: UUID) -> None:
+        """Ends the lease of its worker, as if that had died some time ago."""
+        await self.tenant.fetch(
+            "UPDATE runs SET lease_expires_at = '2000-01-01' WHERE id = $1 AND status = 'running'", run_id
+        )
+
+    async def take_over(self, run_id: UUID) -> ClaimedRun:
+        """The run, claimed again after its worker was lost."""
+        await self.lose(run_id)
+        (run,) = await self.queue.claim_expired(1)
+        return run
+
+    async def process(self, run: ClaimedRun) -> Run:
+        """The run after it was executed."""
+        async with asyncio.timeout(SECONDS):
+            await self.processor.process(run)
+        return await self.get(run.id)
+
+    async def execute(self, payload: dict[str, Any] | None = None, **context: Any) -> Run:
+        """A new run, after it was executed."""
+        await self.trigger(payload, context=context or None)
+        return await self.process(await self.claim())
+
+    async def execute_again(self, run_id: UUID) -> Run:
+        """The run, retried and executed."""
+        await self.retry(run_id)
+        return await self.process(await self.claim())
+
+    async def get(self, run_id: UUID) -> Run:
+        run = await self.runs.get(run_id)
+        assert run is not None
+        return run
+
+    async def campaign(self, campaign_id: UUID) -> Campaign:
+        campaign = await self.campaigns.get(campaign_id)
+        assert campaign is not None
+        return campaign
+
+    async def losses(self, run_id: UUID) -> int:
+        row = await self.tenant.fetchrow("SELECT losses FROM runs WHERE id = $1", run_id)
+        assert row is not None
+        return int(row["losses"])
+
+    async def executions(self, run_id: UUID) -> list[str]:
+        """Every execution of every step, in order: its name, attempt, status, and error code if any."""
+        rows = await self.tenant.fetch(
+            """SELECT concat_ws(' ', step_id, attempt, status, error ->> 'code') AS words
+            FROM run_steps WHERE run_id = $1 ORDER BY seq""",
+            run_id,
+        )
+        return [row["words"] for row in rows]
+
+    @asynccontextmanager
+    async def working(self, **settings: Any) -> AsyncIterator[Worker]:
+        """A worker at work."""
+        worker = Worker(
+            self.database,
+            self.queue,
+            self.processor.process,
+            **{"concurrency": 5, "lease_seconds": LEASE_SECONDS, **settings},
+        )
+        work = asyncio.create_task(worker.work())
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            async with asyncio.timeout(SECONDS):
+                await work
+
+
+@asynccontextmanager
+async def serving(database_url: str, graph: Graph) -> AsyncIterator[Engine]:
+    """An engine for `graph` on connections of its own."""
+    database = Database(database_url, 10)
+    await database.open()
+    with tempfile.TemporaryDirectory(prefix="artifacts-") as directory:
+        engine = Engine(database, Path(directory), graph)
+        await engine.queue.register_workflows()
+        try:
+            yield engine
+        finally:
+            await database.close()
+
+
+async def until(ask: Callable[[], Awaitable[Answer]], holds: Callable[[Answer], bool]) -> Answer:
+    """The first answer of `ask` for which it holds."""
+    async with asyncio.timeout(SECONDS):
+        while not holds(answer := await ask()):
+            pass
+    return answer
+
+
+async def happened(event: asyncio.Event) -> None:
+    """Returns once the event is set."""
+    async with asyncio.timeout(SECONDS):
+        await event.wait()
+
+
+def database_goes_away(monkeypatch: pytest.MonkeyPatch, method: str, times: int = 1) -> None:
+    """Makes the first calls of a method of HeldRunRepository raise Unavailable."""
+    real = getattr(HeldRunRepository, method)
+    left = [Unavailable()] * times
+
+    async def call(*arguments: Any, **named: Any) -> Any:
+        if left:
+            raise left.pop()
+        return await real(*arguments, **named)
+
+    monkeypatch.setattr(HeldRunRepository, method, call)

@@ -1,0 +1,118 @@
+"""The same key and request answer the same, once; trigger, retry and cancel alike."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import asyncpg
+import grpc
+import httpx
+import pytest
+from runengine.v1 import run_service_pb2_grpc
+from runengine.v1.run_service_pb2 import CancelRunRequest, RetryRunRequest, TriggerRunRequest
+from runengine_client import IdempotencyKeyReused, InvalidArgument, RunActive, RunEngineClient
+
+from tests.gates import Gates
+from tests.stack import Stack
+
+
+def key() -> str:
+    return uuid.uuid4().hex
+
+
+async def test_fifty_triggers_at_once_make_one_run(
+    client: RunEngineClient, database: asyncpg.Connection, organisation: str
+) -> None:
+    same = key()
+    payload = {"b": 1, "a": {"y": 2, "x": 3}}
+    runs = await asyncio.gather(
+        *(client.trigger_run("unserved", trigger_payload=payload, idempotency_key=same) for _ in range(50))
+    )
+    assert len({run.SerializeToString(deterministic=True) for run in runs}) == 1
+    assert await database.fetchval("SELECT count(*) FROM runs WHERE tenant_id = $1", organisation) == 1
+
+
+async def test_a_replay_is_the_first_answer_even_when_the_run_has_moved_on(
+    client: RunEngineClient, gates: Gates
+) -> None:
+    same = key()
+    first = await client.trigger_run("gated", trigger_payload={"gates": gates.path}, idempotency_key=same)
+    (await gates.next()).open()
+    await client.wait(first.id)
+    again = await client.trigger_run("gated", trigger_payload={"gates": gates.path}, idempotency_key=same)
+    assert again == first
+
+
+async def test_another_request_under_the_key_is_refused_and_does_nothing(
+    client: RunEngineClient, database: asyncpg.Connection, organisation: str
+) -> None:
+    same = key()
+    run = await client.trigger_run("unserved", trigger_payload={"n": 1}, idempotency_key=same)
+    with pytest.raises(IdempotencyKeyReused):
+        await client.trigger_run("unserved", trigger_payload={"n": 2}, idempotency_key=same)
+    with pytest.raises(IdempotencyKeyReused):
+        await client.cancel_run(run.id, idempotency_key=same)
+    assert await database.fetchval("SELECT count(*) FROM runs WHERE tenant_id = $1", organisation) == 1
+    assert (await client.get_run(run.id)).status == run.status
+
+
+async def test_validation_comes_before_the_key(client: RunEngineClient) -> None:
+    same = key()
+    await client.trigger_run("unserved", idempotency_key=same)
+    with pytest.raises(InvalidArgument):
+        await client.trigger_run("unserved", context={"campaignId": "x"}, idempotency_key=same)
+
+
+async def test_cancel_and_retry_act_once(client: RunEngineClient) -> None:
+    run = await client.trigger_run("unserved")
+    cancel_key, retry_key = key(), key()
+    cancelled = await client.cancel_run(run.id, idempotency_key=cancel_key)
+    retried = await client.retry_run(run.id, idempotency_key=retry_key)
+    assert await client.retry_run(run.id, idempotency_key=retry_key) == retried
+    assert await client.cancel_run(run.id, idempotency_key=cancel_key) == cancelled
+    assert (await client.get_run(run.id)) == retried
+
+
+async def test_a_refusal_is_judged_anew(client: RunEngineClient) -> None:
+    run = await client.trigger_run("unserved")
+    same = key()
+    with pytest.raises(RunActive):
+        await client.retry_run(run.id, idempotency_key=same)
+    await client.cancel_run(run.id)
+    assert (await client.retry_run(run.id, idempotency_key=same)).attempt == 2
+
+
+async def test_keys_are_each_tenants_own(stack: Stack, client: RunEngineClient) -> None:
+    same = key()
+    run = await client.trigger_run("unserved", idempotency_key=same)
+    async with RunEngineClient(stack.grpc_address, stack.token(f"org_{key()}")) as other:
+        assert (await other.trigger_run("unserved", idempotency_key=same)).id != run.id
+
+
+async def test_a_replay_is_marked_in_both_doors(stack: Stack, token: str, rest: httpx.AsyncClient) -> None:
+    async with grpc.aio.insecure_channel(stack.grpc_address) as channel:
+        stub = run_service_pb2_grpc.RunServiceStub(channel)
+
+        async def marked(method: Any, request: Any, same: str) -> bool:
+            call = method(request, metadata=(("authorization", f"Bearer {token}"), ("idempotency-key", same)))
+            await call
+            return dict(await call.initial_metadata()).get("idempotency-replayed") == "true"
+
+        same = key()
+        request = TriggerRunRequest(workflow_name="unserved")
+        assert [await marked(stub.TriggerRun, request, same) for _ in range(2)] == [False, True]
+        body = {"workflowName": "unserved"}
+        headers = {"idempotency-key": same}
+        response = await rest.post("/runs", json=body, headers=headers)
+        assert (response.status_code, response.headers["idempotency-replayed"]) == (201, "true")
+        run_id = response.json()["id"]
+        cancel, retry = key(), key()
+        cancelling, retrying = CancelRunRequest(run_id=run_id), RetryRunRequest(run_id=run_id)
+        assert [await marked(stub.CancelRun, cancelling, cancel) for _ in range(2)] == [False, True]
+        assert [await marked(stub.RetryRun, retrying, retry) for _ in range(2)] == [False, True]
+        fresh = await rest.post("/runs", json=body, headers={"idempotency-key": key()})
+        assert "idempotency-replayed" not in fresh.headers
+        other = await rest.post("/runs", json={**body, "triggerPayload": {"n": 1}}, headers=headers)
+        assert (other.status_code, other.json()["reason"]) == (409, "IDEMPOTENCY_KEY_REUSED")

@@ -1,0 +1,179 @@
+"""Two walls between tenants: the predicates of the queries, and row-level security. Each holds alone."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import pytest
+from runengine_client import RunEngineClient
+from runengine_server.domain.caller import Actor
+from runengine_server.domain.errors import StatementRefused
+from runengine_server.domain.run import RunStatus
+from runengine_server.repositories import artifact_repository, campaign_repository, run_repository
+from runengine_server.repositories.artifact_repository import ArtifactRepository
+from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.campaign_repository import CampaignRepository
+from runengine_server.repositories.database import Database
+from runengine_server.repositories.run_repository import RunRepository
+
+ACTOR = Actor("test", None)
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """One of each thing, of another tenant."""
+
+    tenant_id: str
+    campaign_id: uuid.UUID
+    run_id: uuid.UUID
+    artifact_id: uuid.UUID
+
+
+@pytest.fixture
+async def theirs(client: RunEngineClient, organisation: str) -> Theirs:
+    campaign = await client.create_campaign()
+    run = await client.trigger_run("two-artifacts", campaign_id=campaign.id)
+    await client.wait(run.id)
+    (step,) = await client.list_run_steps(run.id)
+    ids = [uuid.UUID(each) for each in (campaign.id, run.id, step.output_artifact_ids[0])]
+    return Theirs(organisation, *ids)
+
+
+async def _database(url: str) -> AsyncIterator[Database]:
+    database = Database(url, 2)
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def with_policies(database_url: str) -> AsyncIterator[Database]:
+    async for database in _database(database_url):
+        yield database
+
+
+@pytest.fixture
+async def without_policies(database_url: str) -> AsyncIterator[Database]:
+    """As a superuser, whom no policy binds."""
+    async for database in _database(database_url.replace("runengine_app@", "postgres@")):
+        yield database
+
+
+@pytest.fixture
+def without_predicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `tenant_id = $1` of the repositories' SQL becomes true for every row."""
+
+    def blind(sql: str) -> str:
+        return re.sub(r"((?:\w+\.)?tenant_id) = \$1", r"(\1 IS NOT NULL AND $1::text IS NOT NULL)", sql)
+
+    for module in (run_repository, campaign_repository, artifact_repository):
+        for name, value in vars(module).items():
+            if isinstance(value, str) and "tenant_id = $1" in value:
+                monkeypatch.setattr(module, name, blind(value))
+            elif isinstance(value, dict) and name.isupper():
+                monkeypatch.setattr(module, name, {key: blind(each) for key, each in value.items()})
+
+
+async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> list[Any]:
+    """What `tenant_id` gets of every way to see, or to move, something of theirs."""
+    scope = database.tenant(tenant_id)
+    runs = RunRepository(scope, tenant_id)
+    page, counts = await runs.list_of_campaign(theirs.campaign_id, [], 10, 0, None)
+    filtered, _ = await runs.list_of_campaign(theirs.campaign_id, list(RunStatus), 10, 0, None)
+    async with scope.transaction() as transaction:
+        locked = await RunRepository(transaction, tenant_id).lock(theirs.run_id)
+    return [
+        await runs.get(theirs.run_id),
+        await runs.list_steps(theirs.run_id, None) or None,
+        await runs.list_events(theirs.run_id),
+        page or None,
+        filtered or None,
+        sum(counts.values()) or None,
+        locked,
+        await CampaignRepository(scope, tenant_id).get(theirs.campaign_id),
+        await ArtifactRepository(scope, tenant_id).get(theirs.artifact_id),
+    ]
+
+
+async def test_the_owner_sees_all_of_it(with_policies: Database, theirs: Theirs) -> None:
+    assert None not in await what_is_seen(with_policies, theirs.tenant_id, theirs)
+
+
+async def test_predicates_alone_hide_every_foreign_row(without_policies: Database, theirs: Theirs) -> None:
+    assert set(await what_is_seen(without_policies, "org_other", theirs)) == {None}
+
+
+@pytest.mark.usefixtures("without_predicates")
+async def test_policies_alone_hide_every_foreign_row(with_policies: Database, theirs: Theirs) -> None:
+    assert set(await what_is_seen(with_policies, "org_other", theirs)) == {None}
+
+
+@pytest.mark.usefixtures("without_predicates")
+async def test_without_either_wall_everything_is_seen(without_policies: Database, theirs: Theirs) -> None:
+    """So the two tests above can fail."""
+    assert None not in await what_is_seen(without_policies, "org_other", theirs)
+
+
+async def test_every_table_with_a_tenant_is_under_forced_policies(database: asyncpg.Connection) -> None:
+    tables = await database.fetch("""
+        SELECT relname, relrowsecurity AND relforcerowsecurity AS forced,
+            (SELECT array_agg(polname::text) FROM pg_policy WHERE polrelid = pg_class.oid) AS policies
+        FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+        WHERE attname = 'tenant_id' AND relkind = 'r'
+    """)
+    assert {table["relname"] for table in tables} >= {
+        "runs",
+        "checkpoints",
+        "checkpoint_writes",
+        "step_cache",
+    }
+    for table in tables:
+        assert table["forced"], table["relname"]
+        assert "tenant" in table["policies"], table["relname"]
+
+
+async def test_without_a_tenant_nothing_is_seen(with_policies: Database, theirs: Theirs) -> None:
+    """Also right after a transaction that had one, on the same connection."""
+    await RunRepository(with_policies.tenant(theirs.tenant_id), theirs.tenant_id).get(theirs.run_id)
+    async with with_policies.connection() as connection:
+        tables = await connection.fetch(
+            "SELECT relname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid "
+            "WHERE attname = 'tenant_id' AND relkind = 'r'"
+        )
+        for table in tables:
+            assert await connection.fetchval(f"SELECT count(*) FROM {table['relname']}") == 0
+
+
+async def test_no_row_can_be_written_for_another_tenant(with_policies: Database, theirs: Theirs) -> None:
+    scope = with_policies.tenant("org_other")
+    with pytest.raises(StatementRefused):
+        await scope.fetch(
+            "INSERT INTO campaigns (tenant_id, id) VALUES ($1, $2)", theirs.tenant_id, uuid.uuid4()
+        )
+    moved = await scope.fetch("UPDATE runs SET workflow_name = 'x' WHERE id = $1 RETURNING 1", theirs.run_id)
+    assert moved == []
+
+
+@pytest.mark.parametrize(
+    "change", [lambda name: name + "'; SELECT 1; --", lambda name: name + "\\", lambda name: f"{name}%"]
+)
+async def test_a_tenant_of_any_spelling_is_itself_alone(
+    with_policies: Database, theirs: Theirs, change: Callable[[str], str]
+) -> None:
+    assert set(await what_is_seen(with_policies, change(theirs.tenant_id), theirs)) == {None}
+    async with with_policies.tenant(change("a'b")).transaction() as transaction:
+        assert await transaction.fetchval("SELECT current_tenant()") == change("a'b")
+
+
+def test_artifacts_of_different_tenants_lie_apart() -> None:
+    ids = uuid.uuid4(), uuid.uuid4()
+    keys = {ArtifactStore.key(tenant, *ids) for tenant in ("a", "a/..", "..", ".", "a%2F..")}
+    assert len(keys) == 5
+    for key in keys:
+        assert key.count("/") == 2
+        assert ".." not in key
