@@ -52,8 +52,12 @@ class Stack:
         """Starts processes, with settings that differ, and returns when they are ready."""
         children = [Child(command, environment(**{**self.settings, **settings})) for command in commands]
         self._children += children
-        for child in children:
-            await child.until_ready()
+        try:
+            for child in children:
+                await child.until_ready()
+        except BaseException:
+            await self.stop()
+            raise
         return children
 
     async def stop(self) -> None:

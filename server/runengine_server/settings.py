@@ -43,9 +43,13 @@ class Settings(BaseSettings):
     @field_validator("clerk_authorized_parties", "workflows", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        if not isinstance(value, str):
+            return value
+        parts = tuple(part.strip() for part in value.split(",") if part.strip())
+        # Whoever set it to nothing did not mean the default, which for parties is "any".
+        if not parts:
+            raise ValueError("names nothing; leave it out for the default")
+        return parts
 
     @field_validator("machines", mode="before")
     @classmethod
@@ -81,8 +85,6 @@ class Settings(BaseSettings):
         for entry in value:
             if not re.fullmatch(r"[\w.]+:\w+", entry):
                 raise ValueError(f"{entry!r} must be module:attribute, such as shop.graphs:WORKFLOWS")
-        if not value:
-            raise ValueError("names no workflow; give module:attribute, such as shop.graphs:WORKFLOWS")
         return value
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -169,7 +169,7 @@ class Lives(RuleBasedStateMachine):
     def a_worker_comes_back_from_the_dead(self, run_id: str, well: bool) -> None:
         for claim in self.model[run_id].stale:
             zombie = HeldRunRepository(self.database, claim, "zombie")
-            writes = [
+            writes: list[Callable[[], Coroutine[Any, Any, Any]]] = [
                 partial(zombie.begin_step, uuid.uuid4(), "zombie", "zombie", False),
                 partial(zombie.save_writes, "", "1", "t", "", [(0, "x", "null", b"")], None),
                 partial(self.finish, zombie, well),

@@ -137,6 +137,25 @@ class IdempotencyKeyReused(RunEngineError):
         super().__init__("This idempotency key was used with another request; take a new one.")
 
 
+class Overloaded(RunEngineError):
+    """The server has as many calls under way as it can serve in time."""
+
+    reason = "OVERLOADED"
+    retry_after_seconds = 1
+
+    def __init__(self) -> None:
+        super().__init__("The server is overloaded; try again in a moment.")
+
+
+class Interrupted(RunEngineError):
+    """The server stopped the call before it was done."""
+
+    reason = "INTERRUPTED"
+
+    def __init__(self) -> None:
+        super().__init__("The call was interrupted; try again.")
+
+
 class Unavailable(RunEngineError):
     """The database cannot be reached."""
 

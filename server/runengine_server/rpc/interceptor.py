@@ -15,7 +15,14 @@ from google.rpc import status_pb2
 
 from runengine_server.auth.clerk import ClerkVerifier
 from runengine_server.domain.caller import Caller
-from runengine_server.domain.errors import InvalidArgument, RunEngineError, Unauthenticated, Violation
+from runengine_server.domain.errors import (
+    Interrupted,
+    InvalidArgument,
+    Overloaded,
+    RunEngineError,
+    Unauthenticated,
+    Violation,
+)
 from runengine_server.rpc.statuses import internal_status, status_of
 
 # The standard services that say nothing of any tenant.
@@ -42,8 +49,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     leaves a handler to the caller, word for word.
     """
 
-    def __init__(self, verifier: ClerkVerifier) -> None:
+    def __init__(self, verifier: ClerkVerifier, max_calls: int = 256) -> None:
+        """`max_calls` are under way at once; the next is refused at once, for a queue would only make
+        all of them late.
+        """
         self._verifier = verifier
+        self._max_calls = max_calls
+        self._calls = 0
 
     async def intercept_service(
         self,
@@ -67,16 +79,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _guard(self, method: str, handle: Any) -> Any:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            self._calls += 1
             try:
                 await self._admit(request, context)
                 return await handle(request, context)
             except BaseException as error:
                 await _abort(method, context, error)
+            finally:
+                self._calls -= 1
 
         return guarded
 
     def _guard_stream(self, method: str, handle: Any) -> Any:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            self._calls += 1
             try:
                 await self._admit(request, context)
                 async for response in handle(request, context):
@@ -85,10 +101,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except BaseException as error:
                 await _abort(method, context, error)
+            finally:
+                self._calls -= 1
 
         return guarded
 
     async def _admit(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        if self._calls > self._max_calls:
+            raise Overloaded
         metadata = context.invocation_metadata() or ()
         tokens = [value for key, value in metadata if key == "authorization"]
         scheme, _, token = str(tokens[0]).partition(" ") if len(tokens) == 1 else ("", "", "")
@@ -124,7 +144,7 @@ async def _abort(method: str, context: grpc.aio.ServicerContext[Any, Any], error
         if task is not None and task.cancelling():
             raise error  # the caller went away
         # Raised by our own code, it would leave the caller to hang until the deadline.
-        await context.abort(grpc.StatusCode.ABORTED, "The call was interrupted; try again.")
+        error = Interrupted()
     if isinstance(error, RunEngineError):
         code, status = status_of(error)
     elif isinstance(error, Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import grpc
-from google.protobuf import any_pb2, message
+from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
 from runengine_server.domain import errors
@@ -18,13 +18,15 @@ _CODES: dict[type[errors.RunEngineError], grpc.StatusCode] = {
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.WrongState: grpc.StatusCode.FAILED_PRECONDITION,
     errors.IdempotencyKeyReused: grpc.StatusCode.ALREADY_EXISTS,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Interrupted: grpc.StatusCode.ABORTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 
 
 def status_of(error: errors.RunEngineError) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    """The code, and the google.rpc.Status with ErrorInfo and, where the request was malformed,
-    BadRequest. Source: contract, section Codes.
+    """The code, and the google.rpc.Status: ErrorInfo; BadRequest where the request was malformed;
+    RetryInfo where it should be sent again later. Source: contract, section Codes.
     """
     code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
     details: list[message.Message] = [
@@ -36,6 +38,9 @@ def status_of(error: errors.RunEngineError) -> tuple[grpc.StatusCode, status_pb2
             for each in error.violations
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, errors.Overloaded):
+        delay = duration_pb2.Duration(seconds=error.retry_after_seconds)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return code, _status(code, str(error), details)
 
 
