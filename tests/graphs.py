@@ -235,6 +235,7 @@ WORKFLOWS = {
     "bad-edge": BAD_EDGE,
     "rejecting": _graph((START, "reject"), reject=reject),
     "bundling": _graph((START, "save_bundle"), save_bundle=save_bundle),
+    "last-held": _graph((START, "held"), held=held),
     "saves-then-fails": _graph((START, "save_then_wait"), save_then_wait=save_then_wait),
     "two-artifacts": _graph((START, "save_two"), save_two=save_two),
     "false-bundle": _graph((START, "name_no_artifact"), name_no_artifact=name_no_artifact),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
@@ -92,8 +93,9 @@ async def trigger(rest: httpx.AsyncClient, workflow: str, payload: Any) -> str:
 
 
 async def until(rest: httpx.AsyncClient, path: str, holds: Callable[[Any], bool]) -> Any:
-    while not holds(answer := (await rest.get(path)).json()):
-        pass
+    async with asyncio.timeout(30):
+        while not holds(answer := (await rest.get(path)).json()):
+            pass
     return answer
 
 

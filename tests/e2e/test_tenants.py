@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 import httpx
@@ -22,10 +23,11 @@ async def test_another_tenants_things_answer_like_absent_ones_to_the_byte(
     campaign = (await rest.post("/campaigns", json={})).json()
     body = {"workflowName": "two-artifacts", "context": {"campaignId": campaign["id"]}}
     run = (await rest.post("/runs", json=body)).json()
-    while not (steps := (await rest.get(f"/runs/{run['id']}/steps")).json()["steps"]) or (
-        steps[0]["status"] != "completed"
-    ):
-        pass
+    async with asyncio.timeout(30):
+        while not (steps := (await rest.get(f"/runs/{run['id']}/steps")).json()["steps"]) or (
+            steps[0]["status"] != "completed"
+        ):
+            pass
     artifact = steps[0]["outputArtifactIds"][0]
     absent = str(uuid.uuid4())
     assert (await rest.get(f"/artifacts/{artifact}")).content == b"one.txt"
@@ -53,8 +55,9 @@ async def test_the_same_campaign_id_is_two_campaigns(
     assert (await rest.post("/campaigns", json={"id": campaign_id})).status_code == 201
     body = {"workflowName": "bundling", "context": {"campaignId": campaign_id}}
     await rest.post("/runs", json=body)
-    while (await rest.get(f"/campaigns/{campaign_id}")).json()["status"] == "draft":
-        pass
+    async with asyncio.timeout(30):
+        while (await rest.get(f"/campaigns/{campaign_id}")).json()["status"] == "draft":
+            pass
     async with foreign:
         assert (await foreign.get(f"/campaigns/{campaign_id}")).status_code == 404
         created = await foreign.post("/campaigns", json={"id": campaign_id})

@@ -7,15 +7,19 @@ import os
 import signal
 import socket
 import sys
+import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
-from runengine_client import RunEngineClient
+from runengine_client import RunEngineClient, RunEngineError
 from runengine_server.auth import development
+from runengine_server.repositories.migrations.migrate import _ADVISORY_LOCK, migrate
 
-from tests.stack import free_address
+from tests.stack import environment, free_address
 
 _SECONDS = 60
 
@@ -115,8 +119,9 @@ async def test_when_it_is_killed_its_processes_stop_and_the_next_start_works(dir
     up = Up(directory)
     async with running(up):
         await up.end(signal.SIGKILL)
-        while any("runengine_server" in command for command in up.processes()):
-            pass
+        async with asyncio.timeout(_SECONDS):
+            while any("runengine_server" in each for each in await asyncio.to_thread(up.processes)):
+                pass
     again = Up(directory)
     async with running(again):
         assert await completed_run(again)
@@ -202,6 +207,117 @@ async def test_a_process_alone_refuses_to_start_half_configured(
     _, err = await process.communicate()
     assert process.returncode == 1
     assert says in err.decode()
+    assert err.count(b"\n") == 1
+
+
+async def test_a_postgres_that_dies_is_started_again(directory: Path) -> None:
+    up = Up(directory)
+    async with running(up):
+        pid = int((directory / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGKILL)
+        # Calls fail until it is back; the first that does not is the event.
+        async with asyncio.timeout(_SECONDS):
+            while True:
+                with suppress(RunEngineError):
+                    assert await completed_run(up)
+                    break
+    assert up.processes() == []
+
+
+async def test_a_signal_ends_it_while_it_waits_for_the_migrations_of_another(
+    directory: Path, database_url: str, database: asyncpg.Connection
+) -> None:
+    waiting = """SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+        WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"""
+    owner_url = database_url.replace("runengine_app@", "runengine_owner@")
+    await database.execute("SELECT pg_advisory_lock($1)", _ADVISORY_LOCK)
+    up = Up(directory, DATABASE_URL=database_url, OWNER_DATABASE_URL=owner_url)
+    await up.start()
+    async with asyncio.timeout(_SECONDS):
+        while not await database.fetchval(waiting):
+            pass
+    up.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(5):
+        assert await up.process.wait() == 0
+    assert up.processes() == []
+
+
+@pytest.fixture
+async def new_database(database_url: str, database: asyncpg.Connection) -> AsyncIterator[str]:
+    """The URL of a database without a schema, as its owner."""
+    name = f"new_{uuid.uuid4().hex}"
+    await database.execute(f"CREATE DATABASE {name} OWNER runengine_owner")
+    parts = urlsplit(database_url)
+    yield f"postgresql://runengine_owner@/{name}?{parts.query}"
+    await database.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def as_application(owner_url: str) -> str:
+    return owner_url.replace("runengine_owner@", "runengine_app@")
+
+
+async def tables(url: str) -> list[str]:
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        assert await connection.fetchval("SELECT count(*) FROM alembic_version") == 1
+    finally:
+        await connection.close()
+    return sorted(row["tablename"] for row in rows)
+
+
+async def test_migrations_run_twice_and_twice_at_once(new_database: str) -> None:
+    await asyncio.gather(*(migrate(new_database, as_application(new_database)) for _ in range(3)))
+    found = await tables(new_database)
+    assert "runs" in found
+    await migrate(new_database, as_application(new_database))
+    assert await tables(new_database) == found
+
+
+@pytest.mark.parametrize(("scheme", "more"), [("postgres", ""), ("postgresql", "&application_name=x")])
+async def test_migrations_run_with_every_url_that_connects(new_database: str, scheme: str, more: str) -> None:
+    url = new_database.replace("postgresql", scheme) + more
+    await migrate(url, as_application(url))
+    assert "runs" in await tables(new_database)
+
+
+async def test_the_application_cannot_write_the_version_of_the_schema(new_database: str) -> None:
+    await migrate(new_database, as_application(new_database))
+    connection = await asyncpg.connect(as_application(new_database))
+    try:
+        for statement in (
+            "DELETE FROM alembic_version",
+            "UPDATE alembic_version SET version_num = '0'",
+            "INSERT INTO alembic_version VALUES ('0')",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("role", "says"),
+    [("postgres", "the role postgres is a superuser"), ("runengine_owner", "the role runengine_owner owns")],
+)
+async def test_a_role_that_sees_every_tenant_is_refused(
+    directory: Path, database_url: str, role: str, says: str
+) -> None:
+    settings = {
+        "STATE_DIR": str(directory),
+        "DATABASE_URL": database_url.replace("runengine_app@", f"{role}@"),
+        "CLERK_ISSUER": development.ISSUER,
+        "CLERK_JWT_KEY": development.public_pem(directory),
+        "GRPC_ADDRESS": free_address(),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "runengine_server", "serve",
+        env=environment(**settings), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), _SECONDS)
+    assert process.returncode == 1
+    assert out == b""
+    assert err.decode().startswith(f"runengine-server: RUNENGINE_DATABASE_URL: {says}")
     assert err.count(b"\n") == 1
 
 

@@ -56,6 +56,14 @@ def chain(**nodes: Any) -> Graph:
     return graph
 
 
+def alone(name: str, node: Any, **options: Any) -> Graph:
+    """One node, with what add_node takes."""
+    graph: Graph = StateGraph(State)
+    graph.add_node(name, node, **options)
+    graph.add_edge(START, name)
+    return graph
+
+
 def fork(**nodes: Any) -> Graph:
     """The nodes side by side."""
     graph = StateGraph(State)
@@ -71,8 +79,8 @@ class Ran:
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def node(self, name: str) -> Callable[[State], Awaitable[State]]:
-        async def node(state: State) -> State:
+    def node(self, name: str) -> Any:
+        async def node(state: Any) -> dict[str, Any]:
             self.names.append(name)
             return {"seen": [name]}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Annotated, Any, TypedDict
@@ -14,7 +13,7 @@ from langgraph.channels import UntrackedValue
 from langgraph.errors import NodeTimeoutError
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import CachePolicy, RetryPolicy
+from langgraph.types import CachePolicy, Command, RetryPolicy
 from pydantic import BaseModel
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import CampaignStatus, Failure, RunStatus
@@ -22,10 +21,10 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository,
 from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import (
-    Engine,
     Graph,
     Ran,
     State,
+    alone,
     chain,
     database_goes_away,
     fork,
@@ -76,6 +75,7 @@ async def test_a_node_whose_edge_was_stopped_runs_again_with_what_follows(
 ) -> None:
     ran = Ran()
     choosing, choices = asyncio.Event(), count()
+    failures = [RuntimeError("The other one failed.")] if how == "a parallel step fails" else []
 
     async def choose(state: State) -> str:
         if next(choices) == 0:
@@ -84,9 +84,9 @@ async def test_a_node_whose_edge_was_stopped_runs_again_with_what_follows(
         return "last"
 
     async def other(state: State) -> State:
-        if how == "a parallel step fails" and ran.names.count("first") == 1:
+        if failures:
             await choosing.wait()
-            raise RuntimeError("The other one failed.")
+            raise failures.pop()
         return {}
 
     graph = fork(first=ran.node("first"), other=other)
@@ -95,7 +95,7 @@ async def test_a_node_whose_edge_was_stopped_runs_again_with_what_follows(
     async with serving(database_url, graph) as engine:
         run_id = await engine.trigger()
         claimed = await engine.claim()
-        execution = asyncio.create_task(engine.processor.process(claimed))
+        execution = asyncio.create_task(engine.process(claimed))
         await happened(choosing)
         if how == "a parallel step fails":
             await execution
@@ -125,9 +125,7 @@ async def test_a_node_that_runs_into_its_time_limit_is_a_step_that_timed_out(dat
         await asyncio.Event().wait()
         return {}
 
-    graph = StateGraph(State)
-    graph.add_node("slow", slow, timeout=0.05)
-    graph.add_edge(START, "slow")
+    graph = alone("slow", slow, timeout=0.3)
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert code_and_step(run.error) == ("STEP_TIMED_OUT", "slow")
@@ -142,7 +140,7 @@ async def test_a_node_with_a_time_limit_has_the_context_of_its_own_step(database
         await runtime.context.save_artifact("a.txt", b"a", "text/plain")
         return {}
 
-    graph = StateGraph(State)
+    graph: Graph = StateGraph(State)
     for name in ("one", "two"):
         graph.add_node(name, save, timeout=30)
     graph.add_edge(START, "one")
@@ -180,9 +178,7 @@ async def test_what_a_timed_out_execution_still_writes_does_not_touch_the_next_o
 
     monkeypatch.setattr(HeldRunRepository, "fail_step", notice)
     again = RetryPolicy(initial_interval=0, jitter=False, retry_on=NodeTimeoutError)
-    graph = StateGraph(State)
-    graph.add_node("slow", slow, timeout=1, retry_policy=again)
-    graph.add_edge(START, "slow")
+    graph = alone("slow", slow, timeout=1, retry_policy=again)
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert (run.status, run.error) == (RunStatus.COMPLETED, None)
@@ -241,13 +237,19 @@ async def test_a_run_that_names_no_artifact_as_its_bundle_fails_each_time_it_is_
 # Error handlers.
 
 
-async def test_a_handled_step_stays_failed_and_its_handler_is_a_step(database_url: str) -> None:
+async def test_a_handled_step_stays_failed_and_is_not_due_again_when_the_run_is_retried(
+    database_url: str,
+) -> None:
     ran = Ran()
     failures = [ValueError("Later.")]
 
     async def risky(state: State) -> State:
         ran.names.append("risky")
         raise ValueError("The supplier is closed.")
+
+    async def rescue(state: State) -> Command[str]:
+        ran.names.append("rescue")
+        return Command(goto="later", update={"seen": ["rescue"]})
 
     async def later(state: State) -> State:
         ran.names.append("later")
@@ -256,14 +258,440 @@ async def test_a_handled_step_stays_failed_and_its_handler_is_a_step(database_ur
         return {}
 
     graph = StateGraph(State)
-    graph.add_node("risky", risky, error_handler=ran.node("rescue"))
+    graph.add_node("risky", risky, error_handler=rescue)
     graph.add_node("later", later)
     graph.add_edge(START, "risky")
-    graph.add_edge("risky", "later")
     handled = ["risky 1 failed STEP_FAILED", "__error_handler__risky 1 completed"]
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
-        # LangGraph takes the handler's word for the node's end, but not its edges.
-        executions = await engine.executions(run.id)
-        assert executions[:2] == handled
-        assert ran.names[:2] == ["risky", "rescue"]
+        assert code_and_step(run.error) == ("STEP_FAILED", "later")
+        assert await engine.executions(run.id) == [*handled, "later 1 failed STEP_FAILED"]
+        await engine.retry(run.id)
+        assert await engine.executions(run.id) == [
+            *handled, "later 1 failed STEP_FAILED", "later 2 pending",
+        ]  # fmt: skip
+        run = await engine.process(await engine.claim())
+        assert (run.status, run.error) == (RunStatus.COMPLETED, None)
+        assert ran.names == ["risky", "rescue", "later", "later"]
+        assert (await engine.executions(run.id))[3:] == ["later 2 completed"]
+        steps = await engine.runs.list_steps(run.id, None)
+        assert steps is not None
+        assert steps[0].error is not None
+        assert steps[0].error.message == "ValueError: The supplier is closed."
+
+
+async def test_a_handled_time_out_is_a_step_that_timed_out(database_url: str) -> None:
+    async def slow(state: State) -> State:
+        await asyncio.Event().wait()
+        return {}
+
+    graph = alone("slow", slow, timeout=0.3, error_handler=Ran().node("rescue"))
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert run.status is RunStatus.COMPLETED
+        assert await engine.executions(run.id) == [
+            "slow 1 failed STEP_TIMED_OUT", "__error_handler__slow 1 completed",
+        ]  # fmt: skip
+
+
+async def test_a_handler_that_fails_too_fails_the_run(database_url: str) -> None:
+    async def risky(state: State) -> State:
+        raise ValueError("The supplier is closed.")
+
+    async def rescue(state: State) -> State:
+        raise ValueError("So is the other one.")
+
+    graph = alone("risky", risky, error_handler=rescue)
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_FAILED", "__error_handler__risky")
+        assert run.error is not None
+        assert run.error.message == "ValueError: So is the other one."
+
+
+# Interrupts.
+
+
+async def test_a_sub_graph_that_stops_before_a_node_fails_the_run(database_url: str) -> None:
+    ran = Ran()
+    inner = chain(one=ran.node("one"), two=ran.node("two")).compile(interrupt_before=["two"])
+    async with serving(database_url, chain(inner=inner, last=ran.node("last"))) as engine:
+        run = await engine.execute()
+        assert run.status is RunStatus.FAILED
+        assert code_and_step(run.error) == ("WORKFLOW_FAILED", None)
+        assert run.error is not None
+        assert "inner asked for input" in run.error.message
+        assert ran.names == ["one"]
+        # LangGraph goes on from such a stop when it is called again; nothing is left out.
+        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        assert ran.names == ["one", "two", "last"]
+
+
+# A database that goes away, and a run that does.
+
+
+def guarded(node: Any, guard: str, ran: Ran) -> Graph:
+    """A graph whose node has something that would take an error of its own."""
+    if guard == "error handler":
+        return alone("work", node, error_handler=ran.node("rescue"))
+    return alone("work", node, retry_policy=AT_ONCE)
+
+
+@pytest.mark.parametrize("guard", ["error handler", "retry policy"])
+@pytest.mark.parametrize(
+    "method", ["get_checkpoint", "begin_step", "save_artifact", "fail_step", "save_writes", "save_checkpoint"]
+)
+async def test_a_database_that_is_away_is_not_the_failure_of_a_node(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, method: str, guard: str
+) -> None:
+    ran = Ran()
+    failures = [RuntimeError("Once.")] if method == "fail_step" else []
+
+    async def work(state: State, runtime: Runtime[RunContext]) -> State:
+        ran.names.append("work")
+        await runtime.context.save_artifact("a.txt", b"a", "text/plain")
+        if failures:
+            raise failures.pop()
+        return {"seen": ["work"]}
+
+    async with serving(database_url, guarded(work, guard, ran)) as engine:
+        run_id = await engine.trigger()
+        claimed = await engine.claim()
+        with monkeypatch.context() as patched:
+            database_goes_away(patched, method)
+            with pytest.raises(Unavailable):
+                await engine.process(claimed)
+        assert ran.names in ([], ["work"])
+        assert (await engine.get(run_id)).status is RunStatus.RUNNING
+        assert not any("STEP_FAILED" in words for words in await engine.executions(run_id))
+        await engine.queue.hand_back([claimed])
+        (claimed,) = await engine.queue.claim_expired(1)
+        assert claimed.losses == 0
+        assert (await engine.process(claimed)).status is RunStatus.COMPLETED
+        assert set(ran.names) == {"work"}
+
+
+@pytest.mark.parametrize("node", ["passes it on", "swallows it"])
+@pytest.mark.parametrize("how", ["cancelled", "taken over"])
+async def test_a_run_that_is_no_longer_ours_is_left_at_once_although_a_parallel_node_waits_for_ever(
+    database_url: str, how: str, node: str
+) -> None:
+    waiting, saving, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def wait(state: State) -> State:
+        waiting.set()
+        await asyncio.Event().wait()
+        return {}
+
+    async def save(state: State, runtime: Runtime[RunContext]) -> State:
+        saving.set()
+        await lost.wait()
+        try:
+            await runtime.context.save_artifact("a.txt", b"a", "text/plain")
+        except Exception:
+            if node == "passes it on":
+                raise
+        return {}
+
+    async with serving(database_url, fork(wait=wait, save=save)) as engine:
+        run_id = await engine.trigger()
+        execution = asyncio.create_task(engine.process(await engine.claim()))
+        await happened(waiting)
+        await happened(saving)
+        if how == "cancelled":
+            await engine.cancel(run_id)
+        else:
+            await engine.take_over(run_id)
+        before = await engine.get(run_id), await engine.executions(run_id)
+        lost.set()
+        await execution
+        assert (await engine.get(run_id), await engine.executions(run_id)) == before
+        assert not [path for path in engine.directory.rglob("*") if path.is_file()]
+
+
+# Checkpoints.
+
+
+async def test_the_current_checkpoint_is_the_one_stored_last_whatever_its_id(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = Ran()
+    failures = [RuntimeError("Once.")]
+    numbers = count(2**62, -1)
+
+    async def three(state: State) -> State:
+        if failures:
+            raise failures.pop()
+        return {"seen": ["three"]}
+
+    # Each checkpoint of a clock that is behind that of the one before.
+    monkeypatch.setattr("langgraph.pregel._checkpoint.uuid6", lambda **_: UUID(int=next(numbers)))
+    graph = chain(one=ran.node("one"), two=ran.node("two"), three=three)
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_FAILED", "three")
+        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        assert ran.names == ["one", "two"]
+
+
+async def test_checkpoints_are_listed_in_the_order_in_which_they_were_stored(database_url: str) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        await engine.trigger()
+        held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
+        for name in ("2", "3", "1"):
+            await held.save_checkpoint(StoredCheckpoint("", name, None, "msgpack", b"", b""))
+        current = await held.get_checkpoint("", None)
+        assert current is not None
+        assert current.checkpoint_id == "1"
+        assert [each.checkpoint_id for each in await held.list_checkpoints("", None)] == ["1", "3", "2"]
+        assert [each.checkpoint_id for each in await held.list_checkpoints("", "3")] == ["2"]
+
+
+class Opaque:
+    """Nothing that could be stored."""
+
+    def __str__(self) -> str:
+        return "opaque"
+
+
+def as_text(before: list[str] | None, more: Any) -> list[str]:
+    return [*(before or []), str(more)]
+
+
+class Texts(TypedDict, total=False):
+    log: Annotated[list[str], as_text]
+
+
+async def test_a_result_that_cannot_be_stored_fails_its_step_and_nothing_follows(database_url: str) -> None:
+    ran = Ran()
+
+    async def opaque(state: Texts) -> dict[str, Any]:
+        ran.names.append("opaque")
+        return {"log": Opaque()}
+
+    graph = StateGraph(Texts)
+    graph.add_node("opaque", opaque)
+    graph.add_node("last", ran.node("last"))
+    graph.add_edge(START, "opaque")
+    graph.add_edge("opaque", "last")
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert ran.names == ["opaque"]
+        assert code_and_step(run.error) == ("STEP_FAILED", "opaque")
+        assert await engine.executions(run.id) == ["opaque 1 failed STEP_FAILED"]
+        assert run.error is not None
+        assert "Opaque" in run.error.message
+        assert not any(word in run.error.message for word in ("Task", "0x", "runengine_server", "/"))
+
+
+async def test_a_result_that_cannot_be_stored_within_a_sub_graph_fails_the_step_that_it_is(
+    database_url: str,
+) -> None:
+    ran = Ran()
+    results: list[Any] = [Opaque()]
+
+    async def opaque(state: Texts) -> dict[str, Any]:
+        return {"log": results.pop() if results else "text"}
+
+    inner = StateGraph(Texts)
+    inner.add_node("opaque", opaque)
+    inner.add_node("end", lambda state: {})
+    inner.add_edge(START, "opaque")
+    inner.add_edge("opaque", "end")
+    graph = StateGraph(Texts)
+    graph.add_node("inner", inner.compile())
+    graph.add_node("last", ran.node("last"))
+    graph.add_edge(START, "inner")
+    graph.add_edge("inner", "last")
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_FAILED", "inner")
+        assert await engine.executions(run.id) == ["inner 1 failed STEP_FAILED"]
+        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        assert ran.names == ["last"]
+
+
+# Failures.
+
+
+async def test_when_two_fail_at_once_the_error_of_the_run_is_that_of_its_step(database_url: str) -> None:
+    async def left(state: State) -> State:
+        raise ValueError("This is left.")
+
+    async def right(state: State) -> State:
+        raise ValueError("This is right.")
+
+    async with serving(database_url, fork(left=left, right=right)) as engine:
+        for _ in range(30):
+            error = (await engine.execute()).error
+            assert error is not None
+            assert error.message == f"ValueError: This is {error.step_id}."
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        ("no file \udcff.png", "no file ?.png"),
+        ("nul \0in it", "nul in it"),
+        ("one\n  two\r\n\tthree", "one two three"),
+        ("", ""),
+    ],
+)
+async def test_the_words_of_an_author_become_one_line_that_can_be_stored(
+    database_url: str, raised: str, message: str
+) -> None:
+    async def fail(state: State) -> State:
+        raise RuntimeError(raised)
+
+    async with serving(database_url, chain(fail=fail)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert run.error.message.removeprefix("RuntimeError").removeprefix(": ") == message
+        assert await engine.executions(run.id) == ["fail 1 failed STEP_FAILED"]
+
+
+async def test_an_artifact_store_that_cannot_write_fails_the_step_without_telling_a_path(
+    database_url: str,
+) -> None:
+    async with serving(database_url, chain(save=save_bundle)) as engine:
+        (engine.directory / engine.tenant_id).write_text("not a directory")
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_FAILED", "save")
+        assert run.error is not None
+        assert run.error.message == "ArtifactNotStored: The artifact could not be stored."
+        assert run.error.retryable is True
+
+
+# What is not run again.
+
+
+async def test_a_node_that_writes_only_what_is_never_stored_does_not_run_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Scratch(TypedDict, total=False):
+        scratch: Annotated[Any, UntrackedValue]
+        seen: list[str]
+
+    ran = Ran()
+    stored = asyncio.Event()
+    failures = [RuntimeError("Once.")]
+    save_writes = HeldRunRepository.save_writes
+
+    async def notice(held: HeldRunRepository, *arguments: Any) -> None:
+        of_scratch = "scratch" in ran.names
+        await save_writes(held, *arguments)
+        if of_scratch:
+            stored.set()
+
+    async def scratch(state: Scratch) -> dict[str, Any]:
+        ran.names.append("scratch")
+        return {"scratch": Opaque()}
+
+    async def fail(state: Scratch) -> dict[str, Any]:
+        await stored.wait()
+        if failures:
+            raise failures.pop()
+        return {}
+
+    monkeypatch.setattr(HeldRunRepository, "save_writes", notice)
+    graph = StateGraph(Scratch)
+    for name, node in (("scratch", scratch), ("fail", fail)):
+        graph.add_node(name, node)
+        graph.add_edge(START, name)
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_FAILED", "fail")
+        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        assert ran.names == ["scratch"]
+        assert "scratch 1 completed" in await engine.executions(run.id)
+
+
+async def test_a_cached_step_gives_a_second_run_its_bundle(database_url: str) -> None:
+    graph = alone("save", save_bundle, cache_policy=CachePolicy(key_func=lambda state: "one"))
+    async with serving(database_url, graph) as engine:
+        campaign = await engine.campaigns.insert(uuid4())
+        urls = []
+        for cached in (False, True):
+            run_id = await engine.trigger(campaign_id=campaign.id)
+            assert (await engine.process(await engine.claim())).status is RunStatus.COMPLETED
+            steps = await engine.runs.list_steps(run_id, None)
+            assert steps is not None
+            assert [step.cache_hit for step in steps] == [cached]
+            urls.append((await engine.campaign(campaign.id)).bundle_url)
+        assert urls[0] is not None
+        assert urls[0] == urls[1]
+
+
+async def test_a_cache_key_that_cannot_be_had_fails_its_step(database_url: str) -> None:
+    ran = Ran()
+
+    def no_key(state: State) -> str:
+        raise KeyError("count")
+
+    graph = alone("work", ran.node("work"), cache_policy=CachePolicy(key_func=no_key))
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_FAILED", "work")
+        assert run.error is not None
+        assert run.error.message == "KeyError: 'count'"
+        assert await engine.executions(run.id) == ["work 1 failed STEP_FAILED"]
+        assert ran.names == []
+
+
+# What goes in.
+
+
+@dataclass
+class Team:
+    team: str = "green"
+    size: int = 3
+
+
+async def test_a_graph_with_a_context_of_its_own_gets_that_from_the_context_of_the_run(
+    database_url: str,
+) -> None:
+    given: list[Team] = []
+
+    async def work(state: State, runtime: Runtime[Team]) -> State:
+        given.append(runtime.context)
+        return {}
+
+    graph = StateGraph(State, context_schema=Team)
+    graph.add_node("work", work)
+    graph.add_edge(START, "work")
+    async with serving(database_url, graph) as engine:
+        assert (await engine.execute()).status is RunStatus.COMPLETED
+        assert (await engine.execute(team="blue", other=1)).status is RunStatus.COMPLETED
+        assert given == [Team(), Team("blue")]
+
+
+class Brief(BaseModel):
+    name: str = "nameless"
+    rounds: int = 0
+
+
+async def test_a_graph_with_pydantic_state_runs_as_it_is(database_url: str) -> None:
+    given: list[Brief] = []
+
+    async def work(state: Brief) -> dict[str, Any]:
+        given.append(state)
+        return {"rounds": state.rounds + 1}
+
+    graph = StateGraph(Brief)
+    graph.add_node("work", work)
+    graph.add_edge(START, "work")
+    async with serving(database_url, graph) as engine:
+        assert (await engine.execute({"name": "Kettle"})).status is RunStatus.COMPLETED
+        run = await engine.execute({"rounds": "many"})
+        assert run.status is RunStatus.FAILED
+        assert given == [Brief(name="Kettle")]
+
+
+@pytest.mark.parametrize("payload", [None, {}, {"unknown": 1}])
+async def test_a_payload_with_nothing_in_it_for_the_graph_is_as_good_as_any(
+    database_url: str, payload: dict[str, Any] | None
+) -> None:
+    ran = Ran()
+    async with serving(database_url, chain(one=ran.node("one"))) as engine:
+        assert (await engine.execute(payload)).status is RunStatus.COMPLETED
+        assert ran.names == ["one"]

@@ -13,6 +13,8 @@ import pytest
 from runengine.v1 import run_service_pb2_grpc
 from runengine.v1.run_service_pb2 import CancelRunRequest, RetryRunRequest, TriggerRunRequest
 from runengine_client import IdempotencyKeyReused, InvalidArgument, RunActive, RunEngineClient
+from runengine_server.repositories.database import Database
+from runengine_server.repositories.queue_repository import QueueRepository
 
 from tests.gates import Gates
 from tests.stack import Stack
@@ -116,3 +118,23 @@ async def test_a_replay_is_marked_in_both_doors(stack: Stack, token: str, rest: 
         assert "idempotency-replayed" not in fresh.headers
         other = await rest.post("/runs", json={**body, "triggerPayload": {"n": 1}}, headers=headers)
         assert (other.status_code, other.json()["reason"]) == (409, "IDEMPOTENCY_KEY_REUSED")
+
+
+async def test_a_key_is_forgotten_after_seven_days_and_not_before(
+    client: RunEngineClient, database: asyncpg.Connection, database_url: str, organisation: str
+) -> None:
+    old, young = key(), key()
+    runs = {same: await client.trigger_run("unserved", idempotency_key=same) for same in (old, young)}
+    for same, age in ((old, "7 days 1 minute"), (young, "6 days 23 hours")):
+        await database.execute(
+            f"UPDATE idempotency_keys SET created_at = now() - interval '{age}' "
+            "WHERE tenant_id = $1 AND key = $2",
+            organisation,
+            same,
+        )
+    pool = Database(database_url, 1)
+    await pool.open()
+    await QueueRepository(pool, "test", [], 1).forget_old()
+    await pool.close()
+    assert (await client.trigger_run("unserved", idempotency_key=young)).id == runs[young].id
+    assert (await client.trigger_run("unserved", idempotency_key=old)).id != runs[old].id

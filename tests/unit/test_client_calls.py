@@ -126,8 +126,9 @@ def info(reason: str, **metadata: str) -> Any:
     return ErrorInfo(reason=reason, domain="runengine.v1", metadata=metadata)
 
 
-def page(numbers: range, total: int) -> ListCampaignRunsResponse:
-    return ListCampaignRunsResponse(runs=[Run(id=f"run-{n}") for n in numbers], total=total)
+def page(numbers: range, total: int, next_page_token: str | None = None) -> ListCampaignRunsResponse:
+    runs = [Run(id=f"run-{n}") for n in numbers]
+    return ListCampaignRunsResponse(runs=runs, total=total, next_page_token=next_page_token)
 
 
 async def test_trigger_sends_payload_context_campaign_key_and_token(
@@ -224,27 +225,14 @@ async def test_an_unknown_status_word_is_refused_with_the_words_there_are(
         await client.list_campaign_runs(CAMPAIGN_ID, status=word)
 
 
-async def test_iterating_asks_for_page_after_page(engine: Engine, client: RunEngineClient) -> None:
-    engine.answers = [page(range(2), 5), page(range(2, 4), 5), page(range(4, 5), 5)]
+async def test_iterating_follows_the_tokens_from_page_to_page(
+    engine: Engine, client: RunEngineClient
+) -> None:
+    engine.answers = [page(range(2), 5, "a"), page(range(2, 4), 5, "b"), page(range(4, 5), 5)]
     runs = [run.id async for run in client.iterate_campaign_runs(CAMPAIGN_ID, status="failed", page_size=2)]
     assert runs == ["run-0", "run-1", "run-2", "run-3", "run-4"]
-    assert [(request.limit, request.offset) for request in engine.requests] == [(2, 0), (2, 2), (2, 4)]
-
-
-async def test_iterating_yields_no_run_twice_when_a_new_one_arrives(
-    engine: Engine, client: RunEngineClient
-) -> None:
-    engine.answers = [page(range(1, 3), 4), page(range(2, 4), 5), page(range(4, 5), 5)]
-    runs = [run.id async for run in client.iterate_campaign_runs(CAMPAIGN_ID, page_size=2)]
-    assert runs == ["run-1", "run-2", "run-3", "run-4"]
-
-
-async def test_iterating_ends_when_runs_leave_the_filter_meanwhile(
-    engine: Engine, client: RunEngineClient
-) -> None:
-    engine.answers = [page(range(2), 5), page(range(0), 1)]
-    runs = [run.id async for run in client.iterate_campaign_runs(CAMPAIGN_ID, status="queued", page_size=2)]
-    assert runs == ["run-0", "run-1"]
+    asked = [(request.limit, request.page_token, request.HasField("offset")) for request in engine.requests]
+    assert asked == [(2, "", False), (2, "a", False), (2, "b", False)]
 
 
 async def test_an_artifact_comes_in_parts_and_is_answered_whole(

@@ -111,6 +111,8 @@ CAMPAIGN = Campaign(
     created_at=NINE_THIRTY,
     updated_at=NINE_THIRTY,
 )
+PAGE = ListCampaignRunsResponse(runs=[FAILED], total=4, limit=1, offset=2)
+WHOLE = ListCampaignRunsResponse(runs=RUNS.values(), total=4, limit=4)
 
 
 async def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str, *details: Message) -> None:
@@ -269,8 +271,8 @@ async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command
         (["trigger", "campaign-bundle"], run_json(QUEUED)),
         (["get", FAILED.id], run_json(FAILED)),
         (["steps", FAILED.id], steps_json(STEPS)),
-        (["list", uuid(12), "--limit", "1", "--offset", "2"], page_json([FAILED], 4, 1, 2)),
-        (["list", uuid(12), "--all"], page_json(RUNS.values(), 4, 4, 0)),
+        (["list", uuid(12), "--limit", "1", "--offset", "2"], page_json(PAGE)),
+        (["list", uuid(12), "--all"], page_json(WHOLE)),
         (["retry", FAILED.id], run_json(QUEUED)),
         (["cancel", CANCELLED.id], run_json(CANCELLED)),
         (["campaign", "create"], campaign_json(CAMPAIGN)),

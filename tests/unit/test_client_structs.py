@@ -13,6 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1.campaign_pb2 import Campaign, CampaignStatus
 from runengine.v1.run_pb2 import Run, RunError, RunStatus, RunStep, StepError, StepStatus
+from runengine.v1.run_service_pb2 import ListCampaignRunsResponse, StatusCounts
 from runengine_client import struct_to_dict, to_struct
 from runengine_client.json_view import campaign_json, page_json, run_json, steps_json
 
@@ -182,7 +183,16 @@ def test_steps_as_rest_shows_them() -> None:
 
 
 def test_a_page_and_a_campaign_as_rest_shows_them() -> None:
-    assert page_json([], 7, 20, 40) == {"runs": [], "total": 7, "limit": 20, "offset": 40}
+    counts = StatusCounts(completed=4, failed=3)
+    page = ListCampaignRunsResponse(total=7, limit=20, offset=40, status_counts=counts)
+    assert page_json(page) == {
+        "runs": [],
+        "total": 7,
+        "limit": 20,
+        "offset": 40,
+        "nextPageToken": None,
+        "statusCounts": {"queued": 0, "running": 0, "completed": 4, "failed": 3, "cancelled": 0},
+    }
     campaign = Campaign(
         id="c", status=CampaignStatus.CAMPAIGN_STATUS_DRAFT, created_at=moment(0), updated_at=moment(0)
     )

@@ -257,7 +257,8 @@ async def test_a_list_takes_its_query_and_tells_an_explicit_zero_from_an_absent_
 ) -> None:
     server.replies(run_service_pb2.ListCampaignRunsResponse(limit=5))
     response = await client.get("/campaigns/c/runs?status=failed&status=queued&limit=0")
-    assert response.json() == {"runs": [], "total": 0, "limit": 5, "offset": 0}
+    page = {"runs": [], "total": 0, "limit": 5, "offset": 0, "nextPageToken": None, "statusCounts": None}
+    assert response.json() == page
     [(_, sent, _)] = server.received
     assert isinstance(sent, run_service_pb2.ListCampaignRunsRequest)
     assert list(sent.status) == [run_pb2.RUN_STATUS_FAILED, run_pb2.RUN_STATUS_QUEUED]

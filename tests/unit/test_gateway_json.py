@@ -87,6 +87,8 @@ def test_no_runs_are_an_empty_list() -> None:
         "total": 0,
         "limit": 20,
         "offset": 0,
+        "nextPageToken": None,
+        "statusCounts": None,
     }
 
 

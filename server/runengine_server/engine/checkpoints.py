@@ -43,7 +43,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self.state: dict[str, Any] = {}
         self._execution = execution
         self._saving: set[asyncio.Task[Any]] = set()
-        self._broken: BaseException | None = None
+        self._broken: dict[str, BaseException] = {}
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Versions that sort as strings: zero-padded numbers."""
@@ -59,7 +59,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         try:
             await self._save_writes(config["configurable"], writes, task_id, task_path)
         except BaseException as error:
-            self._broken = self._broken or error
+            self._broken.setdefault(config["configurable"]["checkpoint_ns"], error)
             raise
         finally:
             self._saving.discard(saving)
@@ -76,11 +76,16 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             writes = [each for each in writes if each[0] in (ERROR, ERROR_SOURCE_NODE)]
             if namespace == "":
                 await self._note_failure(UUID(task_id), written[ERROR], ERROR_SOURCE_NODE in written)
-        rows = [
-            (WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
-            # Of a task that wrote only what is never stored, that it is done has to be.
-            for index, (channel, value) in enumerate(writes or [(NO_WRITES, None)])
-        ]
+        try:
+            rows = [
+                (WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
+                # Of a task that wrote only what is never stored, that it is done has to be.
+                for index, (channel, value) in enumerate(writes or [(NO_WRITES, None)])
+            ]
+        except Exception as error:
+            if namespace == "":
+                await self._note_failure(UUID(task_id), error, handled=False)
+            raise
         held = self._execution.held
         await self._execution.engine(
             held.save_writes(namespace, configurable["checkpoint_id"], task_id, task_path, rows, completed)
@@ -88,7 +93,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
 
     async def _note_failure(self, task_id: UUID, error: Any, handled: bool) -> None:
         """Fails the step, unless its node has raised and so has failed it: its time ran out, an edge
-        that leads from it raised, or a handler of the graph takes the error.
+        that leads from it raised, what it returned cannot be stored, or a handler of the graph takes
+        the error.
         """
         execution = self._execution
         begun = execution.begun.get(task_id)
@@ -120,9 +126,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         between would leave steps that are done for ever unrecorded.
         """
         await self.settle()
-        if self._broken is not None:
-            raise self._broken
         configurable = config["configurable"]
+        if (broken := self._broken.pop(configurable["checkpoint_ns"], None)) is not None:
+            raise broken
         type_, encoded = self.serde.dumps_typed(checkpoint)
         stored = StoredCheckpoint(
             checkpoint_ns=configurable["checkpoint_ns"],

@@ -19,6 +19,9 @@ from runengine_server.repositories.queue_repository import QueueRepository
 # Notifications are a hint, and may be lost; a poll this far apart finds what they missed.
 _POLL_SECONDS = 2.0
 
+# How often a worker looks for what has expired.
+_FORGET_SECONDS = 3600.0
+
 # How long a stopping worker waits for its nodes to notice.
 _STOP_SECONDS = 2.0
 
@@ -55,6 +58,7 @@ class Worker:
         """Works until `stop`; then stops its runs and hands them back at once."""
         helpers = [
             asyncio.create_task(self._forever(self._keep_leases)),
+            asyncio.create_task(self._forever(self._forget_old)),
             asyncio.create_task(
                 self._forever(lambda: self._follow("runengine_queued", lambda _: self._wake.set()))
             ),
@@ -139,6 +143,11 @@ class Worker:
                 for run, task in held:
                     if run.id not in kept:
                         task.cancel()
+
+    async def _forget_old(self) -> None:
+        while True:
+            await self._queue.forget_old()
+            await asyncio.sleep(_FORGET_SECONDS)
 
     async def _follow(self, channel: str, heard: Callable[[str], None]) -> None:
         async with self._database.listen(channel) as queue:

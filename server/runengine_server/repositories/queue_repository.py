@@ -72,6 +72,20 @@ WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = hel
     AND runs.status = 'running'
 """
 
+# A thousand at a time, so that no transaction is long.
+_FORGET_KEYS = """
+DELETE FROM idempotency_keys WHERE (tenant_id, key) IN (
+    SELECT tenant_id, key FROM idempotency_keys
+    WHERE created_at < statement_timestamp() - interval '7 days' LIMIT 1000)
+RETURNING 1
+"""
+_FORGET_CACHED = """
+DELETE FROM step_cache WHERE (tenant_id, workflow_name, step_id, key) IN (
+    SELECT tenant_id, workflow_name, step_id, key FROM step_cache
+    WHERE expires_at < statement_timestamp() LIMIT 1000)
+RETURNING 1
+"""
+
 _REGISTER = "INSERT INTO workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
 
 
@@ -125,3 +139,9 @@ class QueueRepository:
     async def hand_back(self, held: Sequence[ClaimedRun]) -> None:
         """Ends the leases now, so that another worker goes on at once, and no loss is counted."""
         await self._dispatch.fetch(_HAND_BACK, *_columns(held))
+
+    async def forget_old(self) -> None:
+        """Deletes idempotency keys of more than seven days, and cache entries that have expired."""
+        for sql in (_FORGET_KEYS, _FORGET_CACHED):
+            while await self._dispatch.fetch(sql):
+                pass

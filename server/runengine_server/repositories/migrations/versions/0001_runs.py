@@ -196,6 +196,8 @@ CREATE TABLE step_cache (
     expires_at    timestamptz,
     PRIMARY KEY (tenant_id, workflow_name, step_id, key)
 );
+-- forget_old.
+CREATE INDEX step_cache_by_age ON step_cache (expires_at) WHERE expires_at IS NOT NULL;
 """
 
 

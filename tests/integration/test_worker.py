@@ -1,0 +1,373 @@
+"""A worker keeps what it claims until it ends it or hands it back, and many share one queue."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from langgraph.runtime import Runtime
+from runengine_server.domain.errors import Unavailable, WrongState
+from runengine_server.domain.run import ClaimedRun, RunStatus
+from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.workflows.run_context import RunContext
+
+from tests.integration.harness import (
+    SECONDS,
+    Engine,
+    Ran,
+    State,
+    chain,
+    database_goes_away,
+    fork,
+    happened,
+    serving,
+    until,
+)
+
+
+class Execution:
+    def __init__(self, run_id: UUID) -> None:
+        self.run_id = run_id
+        self.go, self.ended = asyncio.Event(), asyncio.Event()
+
+
+class Held:
+    """A node each of whose executions waits until it is let go, or stopped."""
+
+    def __init__(self) -> None:
+        self._arrived: asyncio.Queue[Execution] = asyncio.Queue()
+
+    async def node(self, state: State, runtime: Runtime[RunContext]) -> State:
+        execution = self.arrive(runtime)
+        try:
+            await execution.go.wait()
+        finally:
+            execution.ended.set()
+        return {"seen": ["held"]}
+
+    def arrive(self, runtime: Runtime[RunContext]) -> Execution:
+        execution = Execution(runtime.context.run_id)
+        self._arrived.put_nowait(execution)
+        return execution
+
+    async def next(self) -> Execution:
+        async with asyncio.timeout(SECONDS):
+            return await self._arrived.get()
+
+
+async def ended(engine: Engine, run_id: UUID) -> RunStatus:
+    run = await until(lambda: engine.get(run_id), lambda run: run.status not in ("queued", "running"))
+    return run.status
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runengine_server.engine.worker._POLL_SECONDS", 0.05)
+    monkeypatch.setattr("runengine_server.engine.worker._STOP_SECONDS", 0.2)
+
+
+async def test_runs_are_executed_although_the_next_claim_fails(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(limit: int) -> list[ClaimedRun]:
+        raise Unavailable
+
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        monkeypatch.setattr(engine.queue, "claim_expired", away)
+        async with engine.working():
+            assert await ended(engine, run_id) is RunStatus.COMPLETED
+
+
+async def test_heartbeats_go_on_after_one_has_failed_in_an_unforeseen_way(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beaten = asyncio.Event()
+    failures = [RuntimeError("the handler is closed")]
+    held = Held()
+    async with serving(database_url, chain(held=held.node)) as engine:
+        heartbeat = engine.queue.heartbeat
+
+        async def beat(runs: list[ClaimedRun]) -> set[UUID]:
+            if failures:
+                raise failures.pop()
+            kept = await heartbeat(runs)
+            beaten.set()
+            return kept
+
+        monkeypatch.setattr(engine.queue, "heartbeat", beat)
+        run_id = await engine.trigger()
+        async with engine.working(lease_seconds=0.1):
+            execution = await held.next()
+            await happened(beaten)
+            execution.go.set()
+            assert await ended(engine, run_id) is RunStatus.COMPLETED
+
+
+async def test_a_worker_that_takes_over_its_own_run_stops_its_old_execution(database_url: str) -> None:
+    held = Held()
+    async with serving(database_url, chain(held=held.node)) as engine:
+        run_id = await engine.trigger()
+        async with engine.working():
+            first = await held.next()
+            await engine.lose(run_id)
+            second = await held.next()
+            await happened(first.ended)
+            assert not second.ended.is_set()
+            # The worker still knows the second one: it is told of the cancel.
+            await engine.cancel(run_id)
+            await happened(second.ended)
+        assert await engine.executions(run_id) == [
+            "held 1 failed WORKER_LOST", "held 2 failed RUN_CANCELLED",
+        ]  # fmt: skip
+
+
+async def test_a_node_that_will_not_stop_does_not_keep_the_worker_from_handing_back_all_runs(
+    database_url: str,
+) -> None:
+    held, released = Held(), asyncio.Event()
+    stubborn = iter([True])
+
+    async def node(state: State, runtime: Runtime[RunContext]) -> State:
+        if not next(stubborn, False):
+            return await held.node(state, runtime)
+        held.arrive(runtime)
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+        return {}
+
+    async with serving(database_url, chain(held=node)) as engine:
+        run_ids = {await engine.trigger(), await engine.trigger()}
+        before = asyncio.all_tasks()
+        async with engine.working():
+            for _ in run_ids:
+                await held.next()
+        runs = await engine.queue.claim_expired(2)
+        assert {run.id for run in runs} == run_ids
+        assert {run.losses for run in runs} == {0}
+        # What the stubborn one still writes counts for nothing.
+        executions = [await engine.executions(run_id) for run_id in run_ids]
+        released.set()
+        await asyncio.wait(asyncio.all_tasks() - before, timeout=SECONDS)
+        assert [await engine.executions(run_id) for run_id in run_ids] == executions
+
+
+async def test_a_run_is_not_lost_however_often_the_database_goes_away(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        database_goes_away(monkeypatch, "begin_step", times=7)
+        run_id = await engine.trigger()
+        async with engine.working():
+            assert await ended(engine, run_id) is RunStatus.COMPLETED
+        assert await engine.losses(run_id) == 0
+
+
+async def test_a_late_word_of_a_cancelled_attempt_does_not_stop_the_next_one(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    held = Held()
+    async with serving(database_url, chain(held=held.node)) as engine:
+        run_id, other_id = await engine.trigger(), await engine.trigger()
+        async with engine.working():
+            executions = {each.run_id: each for each in (await held.next(), await held.next())}
+            await engine.cancel(run_id)
+            await happened(executions[run_id].ended)
+            await engine.retry(run_id)
+            second = await held.next()
+            await database.execute("SELECT pg_notify('runengine_cancelled', $1)", f"{run_id} 1")
+            # The next word on the same channel: when it has arrived, the late one had.
+            await engine.cancel(other_id)
+            await happened(executions[other_id].ended)
+            second.go.set()
+            assert await ended(engine, run_id) is RunStatus.COMPLETED
+
+
+async def test_what_a_step_has_written_is_stored_before_the_run_fails_for_another(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, order = Ran(), list[str]()
+    writing, written = asyncio.Event(), asyncio.Event()
+    save_writes, fail_step, end = (
+        HeldRunRepository.save_writes,
+        HeldRunRepository.fail_step,
+        HeldRunRepository.end,
+    )
+
+    async def slow_write(held: HeldRunRepository, *arguments: Any) -> None:
+        if "left" not in ran.names or writing.is_set():
+            return await save_writes(held, *arguments)
+        writing.set()
+        await written.wait()
+        await save_writes(held, *arguments)
+        order.append("written")
+        return None
+
+    async def fail(held: HeldRunRepository, *arguments: Any, **named: Any) -> None:
+        await fail_step(held, *arguments, **named)
+        # Late enough for an engine that does not wait to have ended the run.
+        asyncio.get_running_loop().call_later(0.2, written.set)
+
+    def noted_end(held: HeldRunRepository) -> Any:
+        order.append("ended")
+        return end(held)
+
+    async def right(state: State) -> State:
+        await writing.wait()
+        raise RuntimeError("Right.")
+
+    monkeypatch.setattr(HeldRunRepository, "save_writes", slow_write)
+    monkeypatch.setattr(HeldRunRepository, "fail_step", fail)
+    monkeypatch.setattr(HeldRunRepository, "end", noted_end)
+    async with serving(database_url, fork(left=ran.node("left"), right=right)) as engine:
+        run = await engine.execute()
+        assert order == ["written", "ended"]
+        assert sorted(await engine.executions(run.id)) == [
+            "left 1 completed", "right 1 failed STEP_FAILED",
+        ]  # fmt: skip
+
+
+async def test_nothing_is_written_any_more_once_a_stopped_execution_has_ended(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held()
+    writes: list[object] = []
+    save_writes = HeldRunRepository.save_writes
+
+    async def note(repository: HeldRunRepository, *arguments: Any) -> None:
+        writes.append("begun")
+        await save_writes(repository, *arguments)
+        writes.append("done")
+
+    monkeypatch.setattr(HeldRunRepository, "save_writes", note)
+    async with serving(database_url, fork(one=held.node, two=held.node)) as engine:
+        await engine.trigger()
+        claimed = await engine.claim()
+        before = asyncio.all_tasks()
+        execution = asyncio.create_task(engine.processor.process(claimed))
+        await held.next()
+        await held.next()
+        execution.cancel()
+        await asyncio.wait([execution], timeout=SECONDS)
+        assert execution.cancelled()
+        at_the_end = list(writes)
+        if left := asyncio.all_tasks() - before:
+            await asyncio.wait(left, timeout=SECONDS)
+        assert writes == at_the_end
+        assert writes.count("begun") == writes.count("done")
+
+
+async def test_of_many_claimers_one_gets_the_run(database_url: str) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        for _ in range(20):
+            run_id = await engine.trigger()
+            claims = await asyncio.gather(*(engine.queue.claim_queued(1) for _ in range(50)))
+            assert [run.id for claim in claims for run in claim] == [run_id]
+            await engine.lose(run_id)
+            claims = await asyncio.gather(*(engine.queue.claim_expired(1) for _ in range(50)))
+            assert [(run.id, run.epoch) for claim in claims for run in claim] == [(run_id, 2)]
+
+
+async def test_batches_of_runs_of_the_same_campaigns_are_claimed_at_once_without_deadlock(
+    database_url: str,
+) -> None:
+    campaign_ids = [uuid4() for _ in range(8)]
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_ids = [
+            await engine.trigger(campaign_id=campaign_id) for _ in range(20) for campaign_id in campaign_ids
+        ]
+        for _ in range(20):
+            claims = await asyncio.gather(*(engine.queue.claim_queued(40) for _ in range(4)))
+            claimed = Counter(run.id for claim in claims for run in claim)
+            rest = await engine.queue.claim_queued(len(run_ids))
+            assert claimed + Counter(run.id for run in rest) == Counter(run_ids)
+            # In another order each time.
+            await engine.tenant.fetch(
+                """UPDATE runs SET status = 'queued', lease_expires_at = NULL,
+                queued_at = now_ms() - random() * interval '1 hour' WHERE workflow_name = $1""",
+                engine.workflow,
+            )
+
+
+async def test_counts_are_exact_and_time_goes_on_whatever_happens_at_once(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    chance = random.Random(7)
+    campaign_ids = [uuid4() for _ in range(3)]
+    run_ids: list[UUID] = []
+
+    async def work(state: State) -> State:
+        if state["fail"]:
+            raise RuntimeError("It was to fail.")
+        return {}
+
+    async with serving(database_url, chain(work=work)) as engine:
+
+        async def act() -> None:
+            what = chance.choice(["trigger", "execute", "execute", "take over", "cancel", "retry", "retry"])
+            if what == "trigger" or not run_ids:
+                campaign_id = chance.choice(campaign_ids)
+                run_ids.append(await engine.trigger({"fail": chance.random() < 0.7}, campaign_id))
+            elif what == "execute":
+                for run in await engine.queue.claim_queued(chance.randint(1, 3)):
+                    await engine.processor.process(run)
+            elif what == "take over":
+                claimed = await engine.queue.claim_queued(1)
+                for run in claimed:
+                    await engine.lose(run.id)
+                for run in await engine.queue.claim_expired(5):
+                    await engine.processor.process(run)
+            else:
+                with suppress(WrongState):
+                    await (engine.cancel if what == "cancel" else engine.retry)(chance.choice(run_ids))
+
+        async def actor() -> None:
+            for _ in range(30):
+                await act()
+
+        async with asyncio.timeout(3 * SECONDS):
+            await asyncio.gather(*(actor() for _ in range(8)))
+        statuses = {(await engine.get(run_id)).status for run_id in run_ids}
+        assert statuses >= {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED}
+
+    counted = await database.fetch(
+        """SELECT campaign_id, sum(queued) AS queued, sum(running) AS running, sum(completed) AS completed,
+            sum(failed) AS failed, sum(cancelled) AS cancelled
+        FROM campaign_run_counts WHERE tenant_id = $1 GROUP BY campaign_id ORDER BY campaign_id""",
+        engine.tenant_id,
+    )
+    actual = await database.fetch(
+        """SELECT campaign_id, count(*) FILTER (WHERE status = 'queued') AS queued,
+            count(*) FILTER (WHERE status = 'running') AS running,
+            count(*) FILTER (WHERE status = 'completed') AS completed,
+            count(*) FILTER (WHERE status = 'failed') AS failed,
+            count(*) FILTER (WHERE status = 'cancelled') AS cancelled
+        FROM runs WHERE tenant_id = $1 GROUP BY campaign_id ORDER BY campaign_id""",
+        engine.tenant_id,
+    )
+    assert [dict(row) for row in counted] == [dict(row) for row in actual]
+    # The time of a transition is the run's updated_at that it made. A takeover changes nothing visible.
+    not_later = await database.fetch(
+        """SELECT run_id, at FROM (
+            SELECT run_id, at, lag(at) OVER (PARTITION BY run_id ORDER BY seq) AS before
+            FROM run_events WHERE tenant_id = $1 AND reason <> 'TAKEN_OVER'
+        ) AS transitions WHERE at <= before""",
+        engine.tenant_id,
+    )
+    assert not_later == []
+    last = await database.fetch(
+        """SELECT id FROM runs WHERE tenant_id = $1 AND updated_at <> (
+            SELECT max(at) FROM run_events
+            WHERE run_events.tenant_id = $1 AND run_id = runs.id AND reason <> 'TAKEN_OVER')""",
+        engine.tenant_id,
+    )
+    assert last == []
