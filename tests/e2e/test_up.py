@@ -233,12 +233,17 @@ async def test_a_signal_ends_it_while_it_waits_for_the_migrations_of_another(
     await database.execute("SELECT pg_advisory_lock($1)", _ADVISORY_LOCK)
     up = Up(directory, DATABASE_URL=database_url, OWNER_DATABASE_URL=owner_url)
     await up.start()
-    async with asyncio.timeout(_SECONDS):
-        while not await database.fetchval(waiting):
-            pass
-    up.process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(5):
-        assert await up.process.wait() == 0
+    try:
+        async with asyncio.timeout(_SECONDS):
+            while not await database.fetchval(waiting):
+                pass
+        up.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            assert await up.process.wait() == 0
+    finally:
+        if up.process.returncode is None:
+            up.process.kill()
+            await up.process.wait()
     assert up.processes() == []
 
 
@@ -314,7 +319,11 @@ async def test_a_role_that_sees_every_tenant_is_refused(
         sys.executable, "-m", "runengine_server", "serve",
         env=environment(**settings), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), _SECONDS)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), _SECONDS)
+    finally:
+        if process.returncode is None:
+            process.kill()
     assert process.returncode == 1
     assert out == b""
     assert err.decode().startswith(f"runengine-server: RUNENGINE_DATABASE_URL: {says}")

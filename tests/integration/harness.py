@@ -142,8 +142,10 @@ class Engine:
 
     async def process(self, run: ClaimedRun) -> Run:
         """The run after it was executed."""
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(SECONDS) as limit:
             await self.processor.process(run)
+        # An execution that ends when it is stopped may well look as if it had ended by itself.
+        assert not limit.expired()
         return await self.get(run.id)
 
     async def execute(self, payload: dict[str, Any] | None = None, **context: Any) -> Run:

@@ -125,7 +125,7 @@ async def test_a_node_that_runs_into_its_time_limit_is_a_step_that_timed_out(dat
         await asyncio.Event().wait()
         return {}
 
-    graph = alone("slow", slow, timeout=0.3)
+    graph = alone("slow", slow, timeout=0.5)
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert code_and_step(run.error) == ("STEP_TIMED_OUT", "slow")
@@ -285,7 +285,7 @@ async def test_a_handled_time_out_is_a_step_that_timed_out(database_url: str) ->
         await asyncio.Event().wait()
         return {}
 
-    graph = alone("slow", slow, timeout=0.3, error_handler=Ran().node("rescue"))
+    graph = alone("slow", slow, timeout=0.5, error_handler=Ran().node("rescue"))
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert run.status is RunStatus.COMPLETED
@@ -294,19 +294,20 @@ async def test_a_handled_time_out_is_a_step_that_timed_out(database_url: str) ->
         ]  # fmt: skip
 
 
-async def test_a_handler_that_fails_too_fails_the_run(database_url: str) -> None:
-    async def risky(state: State) -> State:
-        raise ValueError("The supplier is closed.")
+async def test_a_handler_that_fails_with_what_it_was_to_handle_fails_the_run_itself(
+    database_url: str,
+) -> None:
+    closed = ValueError("The supplier is closed.")
 
-    async def rescue(state: State) -> State:
-        raise ValueError("So is the other one.")
+    async def fail(state: State) -> State:
+        raise closed
 
-    graph = alone("risky", risky, error_handler=rescue)
-    async with serving(database_url, graph) as engine:
+    async with serving(database_url, alone("risky", fail, error_handler=fail)) as engine:
         run = await engine.execute()
         assert code_and_step(run.error) == ("STEP_FAILED", "__error_handler__risky")
-        assert run.error is not None
-        assert run.error.message == "ValueError: So is the other one."
+        assert await engine.executions(run.id) == [
+            "risky 1 failed STEP_FAILED", "__error_handler__risky 1 failed STEP_FAILED",
+        ]  # fmt: skip
 
 
 # Interrupts.
@@ -514,7 +515,20 @@ async def test_a_result_that_cannot_be_stored_within_a_sub_graph_fails_the_step_
 # Failures.
 
 
-async def test_when_two_fail_at_once_the_error_of_the_run_is_that_of_its_step(database_url: str) -> None:
+async def test_when_two_fail_at_once_the_error_of_the_run_is_that_of_its_step(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, recorded = asyncio.Barrier(2), set[object]()
+    fail_step = HeldRunRepository.fail_step
+
+    async def together(held: HeldRunRepository, task_id: UUID, *arguments: Any, **named: Any) -> None:
+        await fail_step(held, task_id, *arguments, **named)
+        if task_id not in recorded:
+            recorded.add(task_id)
+            await both.wait()
+
+    monkeypatch.setattr(HeldRunRepository, "fail_step", together)
+
     async def left(state: State) -> State:
         raise ValueError("This is left.")
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -148,15 +149,17 @@ async def test_a_node_that_will_not_stop_does_not_keep_the_worker_from_handing_b
     async with serving(database_url, chain(held=node)) as engine:
         run_ids = {await engine.trigger(), await engine.trigger()}
         before = asyncio.all_tasks()
-        async with engine.working():
-            for _ in run_ids:
-                await held.next()
-        runs = await engine.queue.claim_expired(2)
-        assert {run.id for run in runs} == run_ids
-        assert {run.losses for run in runs} == {0}
+        try:
+            async with engine.working():
+                for _ in run_ids:
+                    await held.next()
+            runs = await engine.queue.claim_expired(2)
+            assert {run.id for run in runs} == run_ids
+            assert {run.losses for run in runs} == {0}
+            executions = [await engine.executions(run_id) for run_id in run_ids]
+        finally:
+            released.set()
         # What the stubborn one still writes counts for nothing.
-        executions = [await engine.executions(run_id) for run_id in run_ids]
-        released.set()
         await asyncio.wait(asyncio.all_tasks() - before, timeout=SECONDS)
         assert [await engine.executions(run_id) for run_id in run_ids] == executions
 
@@ -371,3 +374,38 @@ async def test_counts_are_exact_and_time_goes_on_whatever_happens_at_once(
         engine.tenant_id,
     )
     assert last == []
+
+
+async def test_updated_at_rises_with_every_transition_although_the_clock_was_set_back(
+    database_url: str,
+) -> None:
+    async def work(state: State) -> State:
+        if state["fail"]:
+            raise RuntimeError("It was to fail.")
+        return {}
+
+    async with serving(database_url, chain(work=work)) as engine:
+
+        async def from_the_future(run_id: UUID) -> datetime:
+            row = await engine.tenant.fetchrow(
+                """UPDATE runs SET updated_at = updated_at + interval '1 hour' WHERE id = $1
+                RETURNING updated_at""",
+                run_id,
+            )
+            assert row is not None
+            updated_at: datetime = row["updated_at"]
+            return updated_at
+
+        failing, fine = await engine.trigger({"fail": True}), await engine.trigger({"fail": False})
+        for run_id in (failing, fine):
+            before = await from_the_future(run_id)
+            claimed = await engine.claim()
+            assert (await engine.get(run_id)).updated_at > before
+            before = await from_the_future(run_id)
+            assert (await engine.process(claimed)).updated_at > before
+        before = await from_the_future(failing)
+        assert (await engine.retry(failing)).updated_at > before
+        before = await from_the_future(failing)
+        cancelled = await engine.cancel(failing)
+        assert cancelled.updated_at > before
+        assert await engine.cancel(failing) == cancelled

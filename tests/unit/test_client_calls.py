@@ -86,7 +86,7 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
     async def TriggerRun(self, request: Any, context: Any) -> Any:
         return await self._answer(request, context)
 
-    GetRun = ListRunSteps = RetryRun = CancelRun = ListCampaignRuns = TriggerRun
+    GetRun = ListRunSteps = ListRunEvents = RetryRun = CancelRun = ListCampaignRuns = TriggerRun
     CreateCampaign = GetCampaign = TriggerRun
 
 

@@ -40,18 +40,19 @@ from runengine.v1.campaign_service_pb2_grpc import (
     CampaignServiceServicer,
     add_CampaignServiceServicer_to_server,
 )
-from runengine.v1.run_pb2 import Run, RunError, RunStatus, RunStep, StepError, StepStatus
+from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStatus, RunStep, StepError, StepStatus
 from runengine.v1.run_service_pb2 import (
     CancelRunResponse,
     GetRunResponse,
     ListCampaignRunsResponse,
+    ListRunEventsResponse,
     ListRunStepsResponse,
     RetryRunResponse,
     TriggerRunResponse,
 )
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
 from runengine_client import struct_to_dict, to_struct
-from runengine_client.json_view import campaign_json, page_json, run_json, steps_json
+from runengine_client.json_view import campaign_json, events_json, page_json, run_json, steps_json
 
 NINE_THIRTY = Timestamp(seconds=1769851800)
 MESSAGE = 'The template has no slot named "hero", so the bundle cannot be rendered.'
@@ -83,6 +84,20 @@ FAILED = run(
 )
 CANCELLED = run(4, RunStatus.RUN_STATUS_CANCELLED, duration_ms=97_500_000)
 RUNS = {each.id: each for each in (QUEUED, COMPLETED, FAILED, CANCELLED)}
+EVENTS = [
+    RunEvent(
+        at=NINE_THIRTY, to_status=RunStatus.RUN_STATUS_QUEUED, attempt=1, actor="user_1", reason="TRIGGERED"
+    ),
+    RunEvent(
+        at=NINE_THIRTY,
+        from_status=RunStatus.RUN_STATUS_QUEUED,
+        to_status=RunStatus.RUN_STATUS_FAILED,
+        attempt=1,
+        actor="worker:1",
+        reason="STEP_FAILED",
+        error=FAILED.error,
+    ),
+]
 STEPS = [
     RunStep(
         id=uuid(21),
@@ -164,6 +179,9 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
 
     async def ListRunSteps(self, request: Any, context: Any) -> Any:
         return ListRunStepsResponse(steps=STEPS)
+
+    async def ListRunEvents(self, request: Any, context: Any) -> Any:
+        return ListRunEventsResponse(events=EVENTS)
 
     async def RetryRun(self, request: Any, context: Any) -> Any:
         if request.run_id == QUEUED.id:
@@ -271,6 +289,7 @@ async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command
         (["trigger", "campaign-bundle"], run_json(QUEUED)),
         (["get", FAILED.id], run_json(FAILED)),
         (["steps", FAILED.id], steps_json(STEPS)),
+        (["events", FAILED.id], events_json(EVENTS)),
         (["list", uuid(12), "--limit", "1", "--offset", "2"], page_json(PAGE)),
         (["list", uuid(12), "--all"], page_json(WHOLE)),
         (["retry", FAILED.id], run_json(QUEUED)),

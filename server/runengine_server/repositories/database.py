@@ -81,8 +81,8 @@ class Scope:
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection in a transaction, committed at the end and rolled back on any exception."""
         async with self._database.connection() as connection:
-            await connection.execute(self._begin)
             try:
+                await connection.execute(self._begin)
                 yield connection
             except BaseException as error:
                 await _roll_back(connection)
