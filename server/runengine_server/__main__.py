@@ -25,6 +25,7 @@ def _run(process: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
     app.configure_logging()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.get_loop().set_exception_handler(app.log_unhandled)
             runner.run(process(read_settings()))
     except SettingsError as error:
         sys.stderr.write(f"runengine-server: {error}\n")

@@ -71,12 +71,20 @@ def _frames(error: BaseException) -> str:
     """
     lines = []
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         lines.append(f"{type(cause).__module__}.{type(cause).__qualname__}")
         frames = traceback.extract_tb(cause.__traceback__)
         lines.extend(f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return "\n".join(lines)
+
+
+def log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """asyncio's own words quote the exception, so only its type and place go to the log."""
+    error = context.get("exception")
+    _log.error("unhandled in the event loop", exc_info=error if isinstance(error, BaseException) else None)
 
 
 class _FramesFormatter(logging.Formatter):
@@ -160,8 +168,8 @@ async def _open_database(settings: Settings, connections: int) -> Database:
         raise cannot_connect("RUNENGINE_DATABASE_URL", url, error) from None
     if flaw is not None:
         raise SettingsError(
-            f"RUNENGINE_DATABASE_URL: {flaw}, so it would see every tenant's rows; give a role of the "
-            "application's own, and the owner in RUNENGINE_OWNER_DATABASE_URL: `migrate` creates the former"
+            f"RUNENGINE_DATABASE_URL: {flaw}, so tenants would see each other's rows; give a role of the "
+            "application's own, and the owner in RUNENGINE_OWNER_DATABASE_URL, and run `migrate`"
         )
     return database
 
@@ -296,8 +304,9 @@ async def worker(settings: Settings) -> None:
         stopping.cancel()
         await working
         await database.close()
-    # A sync node cannot be stopped, and Python would wait for its thread; its run is handed back.
-    if any(thread.name.startswith(_NODE_THREADS) for thread in threading.enumerate()):
+    # What cannot be stopped, a sync node on its thread or one that ignores it, must not keep the process
+    # alive: its run is handed back, and another worker may be executing it.
+    if worker.left_behind or any(thread.name.startswith(_NODE_THREADS) for thread in threading.enumerate()):
         os._exit(0)
 
 

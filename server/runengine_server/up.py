@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import structlog
 
 from runengine_server import app
@@ -148,7 +149,7 @@ async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dic
     else:
         try:
             owner_url, url = await postgres.start()
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, subprocess.SubprocessError, asyncpg.PostgresError) as error:
             log = settings.state_dir.absolute() / "postgres" / "log"
             raise SettingsError(f"PostgreSQL cannot start ({type(error).__name__}); see {log}") from None
         environment["RUNENGINE_DATABASE_URL"] = url
@@ -187,12 +188,12 @@ async def _keep(command: str, environment: dict[str, str], children: dict[str, C
 async def _keep_postgres(postgres: EmbeddedPostgres) -> None:
     while True:
         await asyncio.sleep(_RESTART_SECONDS)
-        if not postgres.is_running():
-            _log.warning("PostgreSQL ended; starting it again")
-            try:
+        try:
+            if not postgres.is_running():
+                _log.warning("PostgreSQL ended; starting it again")
                 await postgres.start()
-            except (OSError, subprocess.SubprocessError) as error:
-                _log.error("PostgreSQL does not start", error=type(error).__name__)
+        except Exception as error:
+            _log.error("PostgreSQL does not start", error=type(error).__name__)
 
 
 def _greet(settings: Settings) -> None:

@@ -51,14 +51,12 @@ async def test_cancel_against_retry(client: RunEngineClient) -> None:
 
 
 async def test_cancel_against_the_end_of_the_run(client: RunEngineClient, gates: Gates) -> None:
-    seen = set()
     for _ in range(ROUNDS):
         campaign = await client.create_campaign()
         payload = {"gates": gates.path}
         run = await client.trigger_run("last-held", trigger_payload=payload, campaign_id=campaign.id)
         (await gates.next()).open()
         cancelled = await outcome(client.cancel_run(run.id))
-        seen.add(cancelled)
         after = await client.wait(run.id, timeout_seconds=30)
         status = (await client.get_campaign(campaign.id)).status
         if cancelled == "CANCELLED":
@@ -71,4 +69,3 @@ async def test_cancel_against_the_end_of_the_run(client: RunEngineClient, gates:
         ends = [event.reason for event in await client.list_run_events(run.id)][2:]
         assert ends == [RunStatus.Name(after.status)[11:]]
         assert await outcome(client.cancel_run(run.id)) == cancelled
-    assert seen <= {"CANCELLED", "RUN_TERMINAL"}

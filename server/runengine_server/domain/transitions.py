@@ -1,4 +1,8 @@
-"""The one table of what a run may become. Every UPDATE of a run's status takes its sources from here."""
+"""The one table of what a run may become.
+
+What callers ask for, CANCEL and RETRY, is judged by it. What a worker does, CLAIM, COMPLETE and FAIL,
+is fenced by the run's epoch besides.
+"""
 
 from __future__ import annotations
 

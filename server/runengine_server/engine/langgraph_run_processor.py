@@ -70,7 +70,9 @@ class LangGraphRunProcessor:
                 bundle = await self._execute_until_lost(execution)
             except (Fenced, Unavailable):
                 raise
-            except Exception as error:
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
                 failure = self._failure(execution, error)
                 await self._fail(held, failure)
                 log.info("run failed", error=type(error).__name__, step=failure.step_id)
@@ -81,8 +83,8 @@ class LangGraphRunProcessor:
             log.info("run is no longer ours")
 
     async def _execute_until_lost(self, execution: Execution) -> UUID | None:
-        """As _execute, but raises what made the run impossible to go on with as soon as it is known,
-        whatever else is still going on in the graph.
+        """As _execute, but when the run turns out to be lost here, all nodes are cancelled at once, and
+        the reason is raised.
         """
         graph = asyncio.create_task(self._execute(execution))
         execution.stop = graph.cancel
@@ -128,7 +130,7 @@ class LangGraphRunProcessor:
             raise WorkflowError(f"{_BUNDLE} is not the id of an artifact")
         return artifact_id
 
-    def _failure(self, execution: Execution, error: Exception) -> Failure:
+    def _failure(self, execution: Execution, error: BaseException) -> Failure:
         if isinstance(error, StatementRefused):
             _log.error("the engine could not store what a run did", exc_info=error)
             error = WorkflowError("What the run did could not be stored.")

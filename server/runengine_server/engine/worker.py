@@ -29,7 +29,10 @@ _log = structlog.get_logger()
 
 
 class Worker:
-    """Up to `concurrency` runs at a time, each held by a lease that a heartbeat renews."""
+    """Up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
+
+    `left_behind`, once it has stopped: whether a node would not end.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Worker:
         self._left: list[ClaimedRun] = []
         self._wake = asyncio.Event()
         self._stopping = False
+        self.left_behind = False
 
     def stop(self) -> None:
         """Makes `work` return, after its runs are handed back."""
@@ -70,9 +74,13 @@ class Worker:
             while not self._stopping:
                 self._wake.clear()
                 claimed = 0
-                with suppress(Unavailable):
+                try:
                     await self._hand_back_left()
                     claimed = await self._claim()
+                except Unavailable:
+                    pass
+                except Exception as error:
+                    _log.error("claim failed", exc_info=error)
                 if (claimed == 0 or len(self._held) >= self._concurrency) and not self._stopping:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
@@ -80,7 +88,10 @@ class Worker:
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
-            await self._stop_all()
+            # Runs are handed back only on the way out in good order. Whatever else ends the loop, a node
+            # that calls sys.exit() above all, may be the run's doing, and has to count as a loss.
+            if self._stopping:
+                await self._stop_all()
 
     async def _claim(self) -> int:
         free = self._concurrency - len(self._held)
@@ -106,9 +117,13 @@ class Worker:
         if self._held.get(run.id, (None, None))[1] is task:
             del self._held[run.id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log = _log.warning if isinstance(error, Unavailable) else _log.error
-            log("run left", run_id=str(run.id), exc_info=error)
-            self._left.append(run)
+            if isinstance(error, Unavailable):
+                _log.warning("database went away under a run", run_id=str(run.id))
+                self._left.append(run)
+            else:
+                # Handed back, it would be claimed again at once, for ever. Its lease runs out instead,
+                # which counts as a loss, and after five of them the run fails.
+                _log.error("run left to its lease", run_id=str(run.id), exc_info=error)
         self._wake.set()
 
     async def _hand_back_left(self) -> None:
@@ -161,6 +176,7 @@ class Worker:
             task.cancel()
         # A node may ignore it for as long as it likes; what it still writes is fenced off.
         if held:
-            await asyncio.wait([task for _, task in held], timeout=_STOP_SECONDS)
+            _, stubborn = await asyncio.wait([task for _, task in held], timeout=_STOP_SECONDS)
+            self.left_behind = bool(stubborn)
         with suppress(Unavailable):
             await self._queue.hand_back([*self._left, *(run for run, _ in held)])

@@ -22,21 +22,9 @@ else:
 # How long a statement may take, and how long it may wait for a connection.
 _SECONDS = 10
 
-# What means "the database is away" and not "the statement is wrong". InterfaceError is asyncpg's
-# word for a connection that was closed under it.
-_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.exceptions.OperatorInterventionError,
-    asyncpg.exceptions.InsufficientResourcesError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-)
-
-
-# What means that the statement, or a value in it, is wrong. The second is asyncpg's own, which is an
-# InterfaceError too, but says nothing of the connection.
+# What means that the statement, or a value in it, is wrong; anything else that PostgreSQL says is a
+# state of it that will pass. The second is asyncpg's own, an InterfaceError that says nothing of the
+# connection.
 _REFUSED = (
     asyncpg.DataError,
     asyncpg.exceptions._base.DataError,
@@ -44,6 +32,7 @@ _REFUSED = (
     asyncpg.SyntaxOrAccessError,
     asyncpg.ProgramLimitExceededError,
 )
+_FAILED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
 
 
 async def _prepare(connection: Any) -> None:
@@ -57,8 +46,12 @@ _ROLE = """
 SELECT CASE
     WHEN rolsuper THEN format('the role %I is a superuser', rolname)
     WHEN rolbypassrls THEN format('the role %I bypasses row-level security', rolname)
-    WHEN pg_has_role(oid, (SELECT relowner FROM pg_class WHERE oid = 'runs'::regclass), 'USAGE')
+    WHEN pg_has_role(oid, (SELECT relowner FROM pg_class WHERE oid = 'runs'::regclass), 'MEMBER')
         THEN format('the role %I owns the tables', rolname)
+    ELSE (SELECT format('the table %I has no forced row-level security', relname)
+        FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+        WHERE attname = 'tenant_id' AND relkind = 'r' AND NOT (relrowsecurity AND relforcerowsecurity)
+        LIMIT 1)
 END
 FROM pg_roles WHERE rolname = current_user
 """
@@ -79,17 +72,29 @@ class Scope:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A connection in a transaction, committed at the end and rolled back on any exception."""
+        """A connection in a transaction, committed at the end and rolled back on any exception.
+
+        Raises StatementRefused for a statement that is wrong, and Unavailable for all else that the
+        database or the way to it does, so that no word of the driver's leaves this file.
+        """
         async with self._database.connection() as connection:
             try:
                 await connection.execute(self._begin)
                 yield connection
-            except BaseException as error:
-                await _roll_back(connection)
-                if isinstance(error, _REFUSED):
-                    raise StatementRefused from error
+                # A transaction that has failed answers COMMIT with ROLLBACK, and no error.
+                if await connection.execute("COMMIT") != "COMMIT":
+                    raise StatementRefused
+            except asyncio.CancelledError:
+                # It may be in the middle of a statement. asyncpg would wait for the server to agree to
+                # stop it, and a server that says nothing would hold the call beyond its deadline.
+                connection.terminate()
                 raise
-            await connection.execute("COMMIT")
+            except _FAILED as error:
+                await _roll_back(connection)
+                raise (StatementRefused if isinstance(error, _REFUSED) else Unavailable) from error
+            except BaseException:
+                await _roll_back(connection)
+                raise
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
         """The rows of one statement."""
@@ -137,7 +142,7 @@ class Database:
         )
 
     async def check(self) -> str | None:
-        """What is wrong with the connection's role, in words; None when row-level security binds it.
+        """Why row-level security would not hold tenants apart here, in words; None when it does.
 
         Raises asyncpg.UndefinedTableError when there is no schema.
         """
@@ -164,13 +169,16 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection that sees no tenant's rows at all."""
+        """A connection that, until a transaction of a Scope begins, sees no tenant's rows at all."""
         assert self._pool is not None, "open() comes first"
         try:
-            async with self._pool.acquire(timeout=_SECONDS) as connection:
-                yield connection
-        except _AWAY as error:
+            connection = await self._pool.acquire(timeout=_SECONDS)
+        except _FAILED as error:
             raise Unavailable from error
+        try:
+            yield connection
+        finally:
+            await self._pool.release(connection)
 
     @asynccontextmanager
     async def listen(self, channel: str) -> AsyncIterator[asyncio.Queue[str | None]]:
@@ -178,7 +186,7 @@ class Database:
         heard: asyncio.Queue[str | None] = asyncio.Queue()
         try:
             connection = await asyncpg.connect(self._url, timeout=_SECONDS)
-        except (*_AWAY, asyncpg.PostgresError) as error:
+        except _FAILED as error:
             raise Unavailable from error
         connection.add_termination_listener(lambda _: heard.put_nowait(None))
         try:
@@ -186,10 +194,10 @@ class Database:
                 channel, lambda _c, _pid, _ch, payload: heard.put_nowait(str(payload))
             )
             yield heard
-        except (*_AWAY, asyncpg.PostgresError) as error:
+        except _FAILED as error:
             raise Unavailable from error
         finally:
             try:
                 await connection.close(timeout=1)
-            except (*_AWAY, asyncpg.PostgresError):
+            except _FAILED:
                 connection.terminate()

@@ -33,11 +33,12 @@ class IdempotencyRepository:
 
     async def take(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """None when the key is new, and now this call's; else the answer that it already has."""
-        if await self._transaction.fetchrow(_TAKE, self._tenant_id, key, fingerprint):
-            return None
-        row = await self._transaction.fetchrow(_GET, self._tenant_id, key)
-        assert row is not None, "the key exists, and is removed only days later"
-        return StoredAnswer(row["fingerprint"], row["response"])
+        while True:
+            if await self._transaction.fetchrow(_TAKE, self._tenant_id, key, fingerprint):
+                return None
+            # None when it was seven days old, and deleted in between.
+            if row := await self._transaction.fetchrow(_GET, self._tenant_id, key):
+                return StoredAnswer(row["fingerprint"], row["response"])
 
     async def keep(self, key: str, response: bytes) -> None:
         """Stores the answer; it is there with the commit, together with what the call did."""

@@ -101,7 +101,6 @@ class QueueRepository:
     """The queue as one worker sees it; `worker` names it in the log of transitions."""
 
     def __init__(self, database: Database, worker: str, workflow_names: Sequence[str], lease: float) -> None:
-        self._database = database
         self._dispatch = database.dispatch()
         self._worker = worker
         self._workflow_names = list(workflow_names)
@@ -109,8 +108,7 @@ class QueueRepository:
 
     async def register_workflows(self) -> None:
         """Lets callers trigger the workflows of this worker."""
-        async with self._database.connection() as connection:
-            await connection.execute(_REGISTER, self._workflow_names)
+        await self._dispatch.fetch(_REGISTER, self._workflow_names)
 
     async def claim_queued(self, limit: int) -> list[ClaimedRun]:
         """Takes up to `limit` queued runs, oldest first, for one lease."""

@@ -54,17 +54,18 @@ async def act_once(
     who = caller()
     async with database.tenant(who.tenant_id).transaction() as transaction:
         keys = IdempotencyRepository(transaction, who.tenant_id)
-        if key is not None and (stored := await keys.take(key, fingerprint)) is not None:
-            if stored.fingerprint != fingerprint:
-                raise IdempotencyKeyReused
-            await context.send_initial_metadata(_REPLAYED)
-            replayed: Response = response_type.FromString(stored.response)
-            return replayed
-        runs = RunRepository(transaction, who.tenant_id)
-        response = response_type(run=run_message(await act(runs, Actor(who.subject, _trace_id(context)))))
-        if key is not None:
-            await keys.keep(key, response.SerializeToString())
-        return response
+        stored = None if key is None else await keys.take(key, fingerprint)
+        if stored is None:
+            runs, actor = RunRepository(transaction, who.tenant_id), Actor(who.subject, _trace_id(context))
+            response = response_type(run=run_message(await act(runs, actor)))
+            if key is not None:
+                await keys.keep(key, response.SerializeToString())
+            return response
+    if stored.fingerprint != fingerprint:
+        raise IdempotencyKeyReused
+    await context.send_initial_metadata(_REPLAYED)
+    replayed: Response = response_type.FromString(stored.response)
+    return replayed
 
 
 def fingerprint_of(request: Message) -> bytes:

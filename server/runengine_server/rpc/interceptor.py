@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -28,6 +29,9 @@ from runengine_server.rpc.statuses import internal_status, status_of
 # The standard services that say nothing of any tenant.
 _OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
 
+# How long the reader of a stream may take for one message.
+_READER_SECONDS = 10.0
+
 _caller: ContextVar[Caller] = ContextVar("caller")
 
 _log = structlog.get_logger()
@@ -49,13 +53,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     leaves a handler to the caller, word for word.
     """
 
-    def __init__(self, verifier: ClerkVerifier, max_calls: int = 256) -> None:
+    def __init__(
+        self, verifier: ClerkVerifier, max_calls: int = 256, max_streams: int = 64, tenant_streams: int = 16
+    ) -> None:
         """`max_calls` are under way at once; the next is refused at once, for a queue would only make
-        all of them late.
+        all of them late. Streams, which last as long as their readers please, have limits of their own.
         """
         self._verifier = verifier
         self._max_calls = max_calls
+        self._max_streams = max_streams
+        self._tenant_streams = tenant_streams
         self._calls = 0
+        self._streams: Counter[str] = Counter()
 
     async def intercept_service(
         self,
@@ -81,6 +90,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             self._calls += 1
             try:
+                if self._calls > self._max_calls:
+                    raise Overloaded
                 await self._admit(request, context)
                 return await handle(request, context)
             except BaseException as error:
@@ -92,23 +103,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _guard_stream(self, method: str, handle: Any) -> Any:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            self._calls += 1
+            tenant_id = None
             try:
                 await self._admit(request, context)
+                tenant_id = caller().tenant_id
+                self._streams[tenant_id] += 1
+                if (
+                    self._streams.total() > self._max_streams
+                    or self._streams[tenant_id] > self._tenant_streams
+                ):
+                    raise Overloaded
                 async for response in handle(request, context):
-                    yield response
+                    async with asyncio.timeout(_READER_SECONDS):
+                        yield response
+            except TimeoutError:
+                await _abort(method, context, Interrupted())
             except GeneratorExit:
                 raise
             except BaseException as error:
                 await _abort(method, context, error)
             finally:
-                self._calls -= 1
+                if tenant_id is not None:
+                    self._streams[tenant_id] -= 1
+                    self._streams += Counter()  # forgets tenants that have none left
 
         return guarded
 
     async def _admit(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        if self._calls > self._max_calls:
-            raise Overloaded
         metadata = context.invocation_metadata() or ()
         tokens = [value for key, value in metadata if key == "authorization"]
         scheme, _, token = str(tokens[0]).partition(" ") if len(tokens) == 1 else ("", "", "")

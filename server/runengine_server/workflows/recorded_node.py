@@ -6,6 +6,8 @@ own attempt counter restarts at 1 when a graph resumes.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +42,10 @@ Answer = TypeVar("Answer")
 
 class ArtifactNotStored(Exception):
     """The artifact store refused; its own words, with paths in them, are in the log alone."""
+
+
+class NodeExited(Exception):
+    """A node raised what is no Exception: it called sys.exit(), say."""
 
 
 class Lost(GraphBubbleUp):
@@ -116,8 +122,11 @@ class Execution:
         artifact = Artifact(id=artifact_id, name=name, media_type=media_type, size=len(data), key=key)
         try:
             await self.engine(self.held.save_artifact(artifact, task_id, attempt))
-        except Lost:
-            await self.artifacts.delete(key)
+        except Lost as lost:
+            # Not for Unavailable: the row may have been committed, and only the answer lost.
+            if isinstance(lost.__cause__, Fenced | StatementRefused):
+                with contextlib.suppress(Exception):
+                    await self.artifacts.delete(key)
             raise
         return str(artifact_id)
 
@@ -135,12 +144,18 @@ def _matches(policy: RetryPolicy, error: BaseException) -> bool:
         return isinstance(error, retry_on)
     if isinstance(retry_on, Sequence):
         return isinstance(error, tuple(retry_on))
-    return isinstance(error, Exception) and retry_on(error)
+    try:
+        return isinstance(error, Exception) and bool(retry_on(error))
+    except Exception:  # the author's own function, which may be wrong too
+        return False
 
 
 def describe(error: BaseException) -> str:
     """One line for a person, as the workflow's author worded it."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    except Exception:  # the author's own __str__, which may be wrong too
+        text = type(error).__name__
     # PostgreSQL takes neither NUL nor a lone surrogate.
     text = " ".join(text.replace("\0", "").split()).encode("utf-8", "replace").decode()
     return text[:_MAX_MESSAGE]
@@ -194,7 +209,7 @@ class RecordedNode(Runnable[Any, Any]):
         try:
             if flaw is not None:
                 raise flaw
-            result = await self.bound.ainvoke(input, config, **kwargs)
+            result = await self._bound(input, config, **kwargs)
         except GraphInterrupt:
             execution.interrupted_by = self.step_id
             raise
@@ -212,6 +227,15 @@ class RecordedNode(Runnable[Any, Any]):
         if key:
             await self._fill_cache(execution, key, result)
         return result
+
+    async def _bound(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+        try:
+            return await self.bound.ainvoke(input, config, **kwargs)
+        except (Exception, asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
+            # sys.exit() in a node would end the worker, and all the runs on it.
+            raise NodeExited(describe(error)) from None
 
     def _cache_key(self, input: Any) -> tuple[bytes | None, Exception | None]:  # noqa: A002
         """The key, or what its function raised, which is an error of the node."""

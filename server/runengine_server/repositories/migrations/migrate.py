@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,12 @@ import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+
+# duplicate_object, and unique_violation when two create it in the same moment.
+_EXISTS_ALREADY = ("42710", "23505")
 
 # Any number that nothing else in the database locks.
 _ADVISORY_LOCK = 7_405_113_217
@@ -65,8 +67,12 @@ def _grant(connection: Connection, application_url: str) -> None:
     if not connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": name}):
         password = f" PASSWORD {_quoted(unquote(url.password), chr(39))}" if url.password else ""
         # Roles belong to the cluster, and another database of it may be migrated at the same time.
-        with contextlib.suppress(ProgrammingError, IntegrityError), connection.begin_nested():
-            connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN{password}")
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(f"CREATE ROLE {role} LOGIN{password}")
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in _EXISTS_ALREADY:
+                raise
     connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA public TO {role}")
     connection.exec_driver_sql(
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
