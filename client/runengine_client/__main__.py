@@ -342,7 +342,7 @@ async def cancel(session: Session, run_id: RunId) -> None:
 async def download(
     session: Session,
     artifact_id: Annotated[
-        str, typer.Argument(metavar="ARTIFACT", help="Id of the artifact.", show_default=False)
+        str, typer.Argument(metavar="ARTIFACT", help="Id or URL of the artifact.", show_default=False)
     ],
     output: Annotated[
         str | None,
@@ -355,6 +355,8 @@ async def download(
     ] = None,
 ) -> None:
     """Saves an artifact to a file."""
+    # `campaign get` shows a URL, and that is what gets pasted.
+    artifact_id = artifact_id.rpartition("/artifacts/")[2]
     artifact = await session.client.download_artifact(artifact_id)
     if output == "-":
         sys.stdout.buffer.write(artifact.data)

@@ -80,7 +80,7 @@ def run_view(run: Run) -> RenderableType:
         step = f"step {run.error.step_id}, " if run.error.HasField("step_id") else ""
         retryable = "retryable" if run.error.retryable else "not retryable"
         rows.append(("error", _error(run.error)))
-        rows.append(("", plain(f"{step}attempt {run.error.attempt}, {retryable}", "dim")))
+        rows.append(("", plain(f"{step}run attempt {run.error.attempt}, {retryable}", "dim")))
     if run.HasField("context"):
         rows.append(("context", _json(run.context)))
     if run.HasField("trigger_payload"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,6 +41,9 @@ _GATEWAY_CHANNEL = [
 
 _NODE_THREADS = "node"
 
+# How often the server looks whether the database is there.
+_HEALTH_SECONDS = 1.0
+
 # How long calls under way may take once the process has been told to stop.
 _GRACE_SECONDS = 3.0
 
@@ -61,7 +66,7 @@ def configure_logging() -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_FramesFormatter("%(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(_FramesFormatter(terminal))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
@@ -88,6 +93,21 @@ def log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
 
 
 class _FramesFormatter(logging.Formatter):
+    """What libraries log, in the same form as our own."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__("%(levelname)s %(name)s %(message)s")
+        self._terminal = terminal
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._terminal:
+            return super().format(record)
+        event = {"logger": record.name, "event": record.getMessage(), "level": record.levelname.lower()}
+        if record.exc_info and record.exc_info[1]:
+            event["exception"] = _frames(record.exc_info[1])
+        at = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+        return json.dumps({**event, "timestamp": at})
+
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
         return _frames(ei[1])
 
@@ -226,10 +246,35 @@ async def serve(settings: Settings) -> None:
         await server.start()
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
         lifetime.ready("serving gRPC", address=settings.grpc_address)
+        watching = asyncio.create_task(_tell_health(database, health))
         await lifetime.stopping.wait()
+        watching.cancel()
         await health.enter_graceful_shutdown()
         await server.stop(_GRACE_SECONDS)
         await database.close()
+
+
+async def _tell_health(database: Database, health: Any) -> None:
+    """Keeps the health service, and with it the gateway's /readyz, at what the database is."""
+    from grpc_health.v1 import health_pb2
+
+    serving = True
+    while True:
+        await asyncio.sleep(_HEALTH_SECONDS)
+        try:
+            await database.check()
+            reachable = True
+        except Exception as error:
+            reachable = False
+            reason = type(error).__name__
+        if reachable != serving:
+            serving = reachable
+            words = health_pb2.HealthCheckResponse
+            await health.set("", words.SERVING if serving else words.NOT_SERVING)
+            if serving:
+                _log.info("the database is back")
+            else:
+                _log.error("the database cannot be reached", error=reason)
 
 
 async def gateway(settings: Settings) -> None:
@@ -320,9 +365,11 @@ async def migrate(settings: Settings) -> None:
     try:
         await run_migrations(owner_url, url)
     except (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        variable = "RUNENGINE_OWNER_DATABASE_URL" if settings.owner_database_url else "RUNENGINE_DATABASE_URL"
         cause = error.orig if isinstance(error, DBAPIError) and isinstance(error.orig, Exception) else error
-        raise cannot_connect(variable, owner_url, cause) from None
+        if settings.owner_database_url is not None:
+            raise cannot_connect("RUNENGINE_OWNER_DATABASE_URL", owner_url, cause) from None
+        flaw = cannot_connect("RUNENGINE_DATABASE_URL", owner_url, cause)
+        raise SettingsError(f"{flaw} (the schema's owner goes into RUNENGINE_OWNER_DATABASE_URL)") from None
 
 
 def address_taken(variable: str, address: str) -> SettingsError:

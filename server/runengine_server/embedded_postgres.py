@@ -71,6 +71,18 @@ class EmbeddedPostgres:
             # It keeps one server a directory for the life of the process, stopped or not.
             self._server.ensure_postgres_running()
 
+    async def forget_workflows(self) -> None:
+        """Empties the list of workflows that can be triggered: here no worker is left from before, and
+        a run of a workflow that no worker knows would stay queued for ever.
+        """
+        assert self._server is not None
+        owner_url = _url(_OWNER, str(self._server.get_postmaster_info().socket_dir))
+        connection = await asyncpg.connect(owner_url)
+        try:
+            await connection.execute("DELETE FROM workflows")
+        finally:
+            await connection.close()
+
     def stop(self) -> None:
         """Stops it, and waits until it has stopped."""
         if self._server is not None:

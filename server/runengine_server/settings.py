@@ -11,6 +11,8 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+SAMPLE = "runengine_server.workflows.campaign_bundle:WORKFLOWS"
+
 
 class SettingsError(Exception):
     """A setting is missing or wrong. The message is one line that says what to do."""
@@ -34,9 +36,7 @@ class Settings(BaseSettings):
     clerk_authorized_parties: Annotated[tuple[str, ...], NoDecode] = ()
     machines: Annotated[Mapping[str, tuple[str, ...]], NoDecode] = {}
 
-    workflows: Annotated[tuple[str, ...], NoDecode] = (
-        "runengine_server.workflows.campaign_bundle:WORKFLOWS",
-    )
+    workflows: Annotated[tuple[str, ...], NoDecode] = (SAMPLE,)
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
     worker_concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
 

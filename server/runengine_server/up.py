@@ -20,7 +20,7 @@ import structlog
 from runengine_server import app
 from runengine_server.auth import development
 from runengine_server.embedded_postgres import EmbeddedPostgres
-from runengine_server.settings import Settings, SettingsError
+from runengine_server.settings import SAMPLE, Settings, SettingsError
 
 _PROCESSES = ("serve", "worker", "gateway")
 _STOP_SECONDS = 6.0
@@ -32,6 +32,8 @@ _EXAMPLE = (
     '"audience": "campers", "channels": ["email", "instagram"], "tone": "friendly", '
     '"offer": "20 % off until Sunday", "locale": "en"}}'
 )
+
+_OWN_EXAMPLE = '{"workflowName": "YOUR-WORKFLOW", "triggerPayload": {}}'
 
 _log = structlog.get_logger()
 
@@ -154,7 +156,10 @@ async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dic
             raise SettingsError(f"PostgreSQL cannot start ({type(error).__name__}); see {log}") from None
         environment["RUNENGINE_DATABASE_URL"] = url
         await app.migrate(settings.model_copy(update={"database_url": url, "owner_database_url": owner_url}))
+        await postgres.forget_workflows()
     if settings.clerk_issuer is None:
+        if settings.clerk_jwt_key or settings.clerk_jwks_url:
+            raise SettingsError("RUNENGINE_CLERK_ISSUER is missing: without it Clerk's key would be ignored")
         environment["RUNENGINE_CLERK_ISSUER"] = development.ISSUER
         environment["RUNENGINE_CLERK_JWT_KEY"] = development.public_pem(settings.state_dir)
     return environment
@@ -204,16 +209,17 @@ def _greet(settings: Settings) -> None:
     ]
     if settings.clerk_issuer is None:
         token = development.sign(settings.state_dir, "org_demo", "user_demo", ttl_seconds=12 * 3600)
+        known = SAMPLE in settings.workflows
         lines += [
             "",
-            "A development token, good for 12 hours (another: runengine-server token --org ORG):",
+            "A development token, good for 12 hours (another: .venv/bin/runengine-server token --org ORG):",
             "",
             f"export RUNENGINE_TOKEN={token}",
             "",
-            "Trigger a run and look at it:",
+            "Trigger a run and look at it:" if known else "Trigger a run of one of your workflows:",
             "",
             f'curl -s http://{settings.rest_address}/runs -H "authorization: Bearer $RUNENGINE_TOKEN" \\',
-            f"  -H 'content-type: application/json' -d '{_EXAMPLE}'",
+            f"  -H 'content-type: application/json' -d '{_EXAMPLE if known else _OWN_EXAMPLE}'",
             "",
             'grpcurl -plaintext -H "authorization: Bearer $RUNENGINE_TOKEN" -d \'{"run_id": "…"}\' \\',
             f"  {settings.grpc_address} runengine.v1.RunService/GetRun",

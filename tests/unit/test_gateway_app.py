@@ -641,7 +641,8 @@ async def test_an_artifact_is_answered_as_its_bytes(client: httpx.AsyncClient, s
     assert response.content == b"a" * 65_536 + b"bc"
     assert response.headers["content-type"] == "application/zip"
     assert response.headers["content-length"] == "65538"
-    assert response.headers["content-disposition"] == "attachment; filename*=UTF-8''bundle.zip"
+    expected = "attachment; filename=\"bundle.zip\"; filename*=UTF-8''bundle.zip"
+    assert response.headers["content-disposition"] == expected
     assert response.headers["content-security-policy"] == "sandbox"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["cache-control"] == "no-store"
@@ -669,7 +670,9 @@ async def test_a_hostile_name_or_media_type_cannot_leave_its_header(
 ) -> None:
     server.download = artifact(b"x", name=name, media_type=media_type)
     response = await client.get("/artifacts/a")
-    assert response.headers["content-disposition"] == f"attachment; filename*=UTF-8''{disposition}"
+    plain = f'filename="{name}"; ' if name == "x" else ""
+    expected = f"attachment; {plain}filename*=UTF-8''{disposition}"
+    assert response.headers["content-disposition"] == expected
     assert response.headers["content-type"] == content_type
 
 

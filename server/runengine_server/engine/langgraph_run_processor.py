@@ -75,7 +75,7 @@ class LangGraphRunProcessor:
             except BaseException as error:
                 failure = self._failure(execution, error)
                 await self._fail(held, failure)
-                log.info("run failed", error=type(error).__name__, step=failure.step_id)
+                log.info("run failed", step=failure.step_id, exc_info=error)
                 return
             await self._complete(held, bundle)
             log.info("run completed")

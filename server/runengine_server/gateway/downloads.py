@@ -63,13 +63,20 @@ class ArtifactDownload:
         headers = {
             "content-type": header.media_type if known else "application/octet-stream",
             "content-length": str(header.size),
-            "content-disposition": f"attachment; filename*=UTF-8''{quote(header.name, safe='')}",
+            "content-disposition": _disposition(header.name),
             "content-security-policy": "sandbox",
         }
         if request.method == "HEAD":
             call.cancel()
             return Response(headers=headers)
         return _Download(call, header.size, self._deadline_seconds, headers)
+
+
+def _disposition(name: str) -> str:
+    """As RFC 6266 has it, with the plain form too where the name allows it: curl knows no other."""
+    encoded = quote(name, safe="")
+    plain = f' filename="{name}";' if encoded == name != "" else ""
+    return f"attachment;{plain} filename*=UTF-8''{encoded}"
 
 
 class _Download(StreamingResponse):
