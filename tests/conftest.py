@@ -15,6 +15,7 @@ import asyncpg
 import httpx
 import pytest
 from runengine_client import RunEngineClient
+from runengine_server.app import configure_logging
 from runengine_server.embedded_postgres import EmbeddedPostgres
 from runengine_server.repositories.migrations.migrate import migrate
 
@@ -26,6 +27,8 @@ _SOCKET_DIR = "RUNENGINE_TEST_POSTGRES"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # As the processes have it; structlog's own way renders every local variable, for a second each time.
+    configure_logging()
     if hasattr(config, "workerinput"):
         return
     directory = Path(tempfile.mkdtemp(prefix="runengine-tests-"))

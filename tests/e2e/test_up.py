@@ -65,8 +65,8 @@ class Up:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 try:
-                    command = (entry / "cmdline").read_text().replace("\0", " ")
-                    environment = (entry / "environ").read_text()
+                    command = (entry / "cmdline").read_text(errors="replace").replace("\0", " ")
+                    environment = (entry / "environ").read_text(errors="replace")
                 except OSError:
                     continue
                 if str(self.state_dir) in command or f"RUNENGINE_STATE_DIR={self.state_dir}" in environment:
@@ -139,7 +139,7 @@ def _worker_of(directory: Path) -> int:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if (entry / "cmdline").read_bytes().endswith(b"\0runengine_server\0worker\0") and (
-                f"RUNENGINE_STATE_DIR={directory}" in (entry / "environ").read_text()
+                f"RUNENGINE_STATE_DIR={directory}" in (entry / "environ").read_text(errors="replace")
             ):
                 return int(entry.name)
         except OSError:
