@@ -32,6 +32,8 @@ from runengine_server.domain.errors import NoOrganisation, Unauthenticated
 MIN_RSA_BITS = 2048  # RFC 7518, section 3.3
 
 _SKEW_SECONDS = 5
+# How deep the parser goes before it gives up depends on the Python; no honest token gets near this.
+_MAX_BRACKETS = 500
 _MAX_TOKEN_LENGTH = 8 * 1024
 _CACHED_TOKENS = 10_000
 # The end of the year 9999: a later time is no time, most likely it is in milliseconds.
@@ -199,6 +201,8 @@ def _object(text: bytes) -> dict[str, Any]:
     """The JSON object. Raises Unauthenticated when it is none, is not UTF-8, or repeats a name anywhere:
     of two parsers, one may read the first and one the last (RFC 7519, section 4).
     """
+    if text.count(b"[") + text.count(b"{") > _MAX_BRACKETS:
+        raise Unauthenticated
     try:
         found = json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_refuse)
     except (ValueError, RecursionError):
