@@ -351,7 +351,11 @@ async def worker(settings: Settings) -> None:
         await database.close()
     # What cannot be stopped, a sync node on its thread or one that ignores it, must not keep the process
     # alive: its run is handed back, and another worker may be executing it.
-    if worker.left_behind or any(thread.name.startswith(_NODE_THREADS) for thread in threading.enumerate()):
+    if (
+        worker.left_behind
+        or processor.left_behind
+        or any(thread.name.startswith(_NODE_THREADS) for thread in threading.enumerate())
+    ):
         os._exit(0)
 
 

@@ -168,6 +168,11 @@ class Engine:
         assert campaign is not None
         return campaign
 
+    async def left_behind(self) -> int:
+        """How many graphs go on although they were cancelled."""
+        await asyncio.sleep(0)
+        return len(self.processor.left_behind)
+
     async def losses(self, run_id: UUID) -> int:
         row = await self.tenant.fetchrow("SELECT losses FROM runs WHERE id = $1", run_id)
         assert row is not None

@@ -409,3 +409,32 @@ async def test_updated_at_rises_with_every_transition_although_the_clock_was_set
         cancelled = await engine.cancel(failing)
         assert cancelled.updated_at > before
         assert await engine.cancel(failing) == cancelled
+
+
+async def test_a_node_that_ignores_being_cancelled_does_not_keep_its_place(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runengine_server.engine.langgraph_run_processor._GRACE_SECONDS", 0.1)
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    async def deaf(state: State) -> State:
+        entered.set()
+        while not go.is_set():
+            with suppress(asyncio.CancelledError):
+                await go.wait()
+        return {"seen": ["deaf"]}
+
+    async with serving(database_url, chain(node=deaf)) as engine:
+        run_id = await engine.trigger()
+        async with engine.working(concurrency=1):
+            await happened(entered)
+            await engine.cancel(run_id)
+            entered.clear()
+            # The only place of this worker is free again, although the node is still at it.
+            await engine.trigger()
+            await happened(entered)
+            assert len(engine.processor.left_behind) == 1
+            go.set()
+            await until(engine.left_behind, lambda left: left == 0)
+        assert (await engine.get(run_id)).status is RunStatus.CANCELLED
+        assert await engine.executions(run_id) == ["node 1 failed RUN_CANCELLED"]

@@ -26,6 +26,9 @@ from runengine_server.workflows.run_context import RunContext
 # How many workers may die on one attempt of a run before it is taken for the one that kills them.
 _MAX_LOSSES = 5
 
+# How long a node that was cancelled may take to clean up.
+_GRACE_SECONDS = 2.0
+
 _BUNDLE = "bundle_artifact_id"
 
 _log = structlog.get_logger()
@@ -36,7 +39,10 @@ class WorkflowError(Exception):
 
 
 class LangGraphRunProcessor:
-    """Takes a claimed run and its epoch to its end. It does not know who claimed it, or how."""
+    """Takes a claimed run and its epoch to its end. It does not know who claimed it, or how.
+
+    `left_behind` has the graphs whose nodes ignored that they were cancelled, for as long as they go on.
+    """
 
     def __init__(
         self,
@@ -51,6 +57,7 @@ class LangGraphRunProcessor:
         self._workflows = workflows
         self._artifact_url_base = artifact_url_base
         self._worker = worker
+        self.left_behind: set[asyncio.Task[Any]] = set()
 
     async def process(self, run: ClaimedRun) -> None:
         """Executes the run, from its last checkpoint where it has one, and ends it.
@@ -83,17 +90,32 @@ class LangGraphRunProcessor:
             log.info("run is no longer ours")
 
     async def _execute_until_lost(self, execution: Execution) -> UUID | None:
-        """As _execute, but when the run turns out to be lost here, all nodes are cancelled at once, and
-        the reason is raised.
+        """As _execute, but when the run turns out to be lost here, or is stopped, all nodes are cancelled
+        at once. One that ignores it is left behind after a grace period: it must not hold a place in
+        the worker, and nothing it still writes counts.
         """
         graph = asyncio.create_task(self._execute(execution))
-        execution.stop = graph.cancel
+        lost = asyncio.Event()
+        execution.stop = lost.set
+        waiting = asyncio.create_task(lost.wait())
         try:
-            return await graph
-        except BaseException:
-            if execution.lost is not None:
-                raise execution.lost from None
-            raise
+            await asyncio.wait({graph, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            if not graph.done():
+                graph.cancel()
+                await asyncio.wait({graph}, timeout=_GRACE_SECONDS)
+            if not graph.done():
+                self.left_behind.add(graph)
+                graph.add_done_callback(self._forget)
+        if execution.lost is not None:
+            raise execution.lost
+        return graph.result()
+
+    def _forget(self, graph: asyncio.Task[Any]) -> None:
+        self.left_behind.discard(graph)
+        if not graph.cancelled():
+            graph.exception()  # whatever it is, it is nobody's concern any more
 
     async def _execute(self, execution: Execution) -> UUID | None:
         """Drives the graph to its end; answers the artifact that is the bundle."""
