@@ -60,7 +60,7 @@ class Worker:
 
     async def work(self) -> None:
         """Works until `stop`; then stops its runs and hands them back at once."""
-        helpers = [
+        duties = [
             asyncio.create_task(self._forever(self._keep_leases)),
             asyncio.create_task(self._forever(self._forget_old)),
             asyncio.create_task(
@@ -85,9 +85,9 @@ class Worker:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
         finally:
-            for helper in helpers:
-                helper.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            for duty in duties:
+                duty.cancel()
+            await asyncio.gather(*duties, return_exceptions=True)
             # Runs are handed back only on the way out in good order. Whatever else ends the loop, a node
             # that calls sys.exit() above all, may be the run's doing, and has to count as a loss.
             if self._stopping:
@@ -147,7 +147,7 @@ class Worker:
                 await asyncio.sleep(_POLL_SECONDS)
             except Exception as error:
                 # Without heartbeats all runs would be lost, and the process would look healthy.
-                _log.error("worker's helper failed; starting it again", exc_info=error)
+                _log.error("worker's duty failed; starting it again", exc_info=error)
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def _keep_leases(self) -> None:
