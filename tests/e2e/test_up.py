@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from runengine_client import RunEngineClient, RunEngineError
+from runengine_client import InvalidArgument, RunEngineClient, RunEngineError
 from runengine_server.auth import development
 from runengine_server.repositories.migrations.migrate import _ADVISORY_LOCK, migrate
 
@@ -145,6 +145,26 @@ def _worker_of(directory: Path) -> int:
         except OSError:
             continue
     raise AssertionError("there is no worker")
+
+
+async def test_the_greeting_and_the_triggers_follow_the_workflows_of_now(directory: Path) -> None:
+    """A run of a workflow that no worker has any more would stay queued, and nobody would say so."""
+    up = Up(directory)
+    async with running(up) as greeting:
+        assert '"campaign-bundle"' in greeting
+        assert await completed_run(up)
+    other = Up(directory, WORKFLOWS="tests.graphs:RESTARTED")
+    async with running(other) as greeting:
+        assert "campaign-bundle" not in greeting
+        assert "YOUR-WORKFLOW" in greeting
+        with pytest.raises(InvalidArgument):
+            await completed_run(other)
+
+
+async def test_a_key_of_clerk_without_its_issuer_is_not_ignored(directory: Path) -> None:
+    up = Up(directory, CLERK_JWT_KEY=development.public_pem(directory))
+    assert "RUNENGINE_CLERK_ISSUER is missing" in await up.refusal()
+    assert up.processes() == []
 
 
 async def test_a_taken_port_is_named(directory: Path) -> None:

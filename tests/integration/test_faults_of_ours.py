@@ -14,8 +14,9 @@ import asyncpg
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from runengine.v1.artifact_service_pb2 import DownloadArtifactRequest, DownloadArtifactResponse
 from runengine.v1.run_service_pb2 import GetRunRequest, GetRunResponse
-from runengine_client import Internal, Overloaded, RunEngineClient, RunEngineError, Unavailable
+from runengine_client import Internal, Overloaded, QuotaExceeded, RunEngineClient, RunEngineError, Unavailable
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.domain.errors import InvalidArgument, Violation
@@ -133,7 +134,8 @@ async def test_a_database_that_is_away_is_unavailable_until_it_is_back(
 class Spoilt:
     """A GetRun that fails in the way that it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
+        self.address = address
         self.error: BaseException = RuntimeError(CANARY)
         self.held = asyncio.Event()
         self.arrived = asyncio.Event()
@@ -144,17 +146,31 @@ class Spoilt:
             await self.held.wait()
         raise self.error
 
+    async def download(self, request: DownloadArtifactRequest, context: Any) -> AsyncIterator[Any]:
+        yield DownloadArtifactResponse(header=DownloadArtifactResponse.Header(size=1))
+        self.arrived.set()
+        await self.held.wait()
+        yield DownloadArtifactResponse(data=b"x")
+
 
 @pytest.fixture
 async def spoilt(state_dir: Path) -> AsyncIterator[tuple[Spoilt, RunEngineClient]]:
     verifier = ClerkVerifier(PemKey(development.public_pem(state_dir)), development.ISSUER, ())
-    server = grpc.aio.server(interceptors=[CallInterceptor(verifier, max_calls=1)])
-    servicer, address = Spoilt(), free_address()
+    interceptor = CallInterceptor(verifier, max_calls=1, max_streams=2, tenant_streams=1)
+    server = grpc.aio.server(interceptors=[interceptor])
+    address = free_address()
+    servicer = Spoilt(address)
     handler = grpc.unary_unary_rpc_method_handler(
         servicer.get_run, GetRunRequest.FromString, GetRunResponse.SerializeToString
     )
     generic = grpc.method_handlers_generic_handler("runengine.v1.RunService", {"GetRun": handler})
-    server.add_generic_rpc_handlers((generic,))
+    download = grpc.unary_stream_rpc_method_handler(
+        servicer.download, DownloadArtifactRequest.FromString, DownloadArtifactResponse.SerializeToString
+    )
+    downloads = grpc.method_handlers_generic_handler(
+        "runengine.v1.ArtifactService", {"DownloadArtifact": download}
+    )
+    server.add_generic_rpc_handlers((generic, downloads))
     server.add_insecure_port(address)
     await server.start()
     async with RunEngineClient(address, development.sign(state_dir, "org", "user", 60)) as client:
@@ -196,6 +212,40 @@ async def test_one_call_too_many_is_refused_at_once_and_told_when_to_come_back(
         await first
     with pytest.raises(Internal):
         await client.get_run("x")
+
+
+async def test_downloads_have_limits_of_their_own_and_free_their_place(
+    spoilt: tuple[Spoilt, RunEngineClient], state_dir: Path
+) -> None:
+    servicer, client = spoilt
+
+    async def download(tenant: str) -> asyncio.Task[Any]:
+        token = development.sign(state_dir, tenant, "user", 60)
+        servicer.arrived.clear()
+
+        async def read() -> bytes:
+            async with RunEngineClient(servicer.address, token) as reader:
+                return (await reader.download_artifact("x")).data
+
+        task = asyncio.create_task(read())
+        waiting = asyncio.create_task(servicer.arrived.wait())
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        return task
+
+    first = await download("org_a")
+    with pytest.raises(QuotaExceeded) as quota:
+        await (await download("org_a"))
+    assert quota.value.retry_after_seconds == 1
+    second = await download("org_b")
+    with pytest.raises(Overloaded):
+        await (await download("org_c"))
+    # Downloads that wait for their readers do not count as calls, of which there may be one.
+    with pytest.raises(Internal):
+        await client.get_run("x")
+    servicer.held.set()
+    assert (await first, await second) == (b"x", b"x")
+    assert await (await download("org_a")) == b"x"
 
 
 def test_a_status_carries_its_reason_as_the_standard_says() -> None:

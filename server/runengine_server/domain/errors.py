@@ -147,6 +147,13 @@ class Overloaded(RunEngineError):
         super().__init__("The server is overloaded; try again in a moment.")
 
 
+class QuotaExceeded(RunEngineError):
+    """The tenant has as much under way as it may."""
+
+    reason = "QUOTA_EXCEEDED"
+    retry_after_seconds = 1
+
+
 class Interrupted(RunEngineError):
     """The server stopped the call before it was done."""
 

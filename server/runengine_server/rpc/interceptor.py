@@ -20,6 +20,7 @@ from runengine_server.domain.errors import (
     Interrupted,
     InvalidArgument,
     Overloaded,
+    QuotaExceeded,
     RunEngineError,
     Unauthenticated,
     Violation,
@@ -108,10 +109,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 await self._admit(request, context)
                 tenant_id = caller().tenant_id
                 self._streams[tenant_id] += 1
-                if (
-                    self._streams.total() > self._max_streams
-                    or self._streams[tenant_id] > self._tenant_streams
-                ):
+                if self._streams[tenant_id] > self._tenant_streams:
+                    raise QuotaExceeded(f"At most {self._tenant_streams} downloads may be under way at once.")
+                if self._streams.total() > self._max_streams:
                     raise Overloaded
                 async for response in handle(request, context):
                     async with asyncio.timeout(_READER_SECONDS):

@@ -19,6 +19,7 @@ _CODES: dict[type[errors.RunEngineError], grpc.StatusCode] = {
     errors.WrongState: grpc.StatusCode.FAILED_PRECONDITION,
     errors.IdempotencyKeyReused: grpc.StatusCode.ALREADY_EXISTS,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Interrupted: grpc.StatusCode.ABORTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
@@ -38,7 +39,7 @@ def status_of(error: errors.RunEngineError) -> tuple[grpc.StatusCode, status_pb2
             for each in error.violations
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded | errors.QuotaExceeded):
         delay = duration_pb2.Duration(seconds=error.retry_after_seconds)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return code, _status(code, str(error), details)
