@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -27,7 +29,7 @@ from runengine_client.json_view import campaign_json, events_json, page_json, ru
 from runengine_client.structs import to_struct
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-NOT_DONE, USAGE, NOT_COMPLETED = 1, 2, 3
+NOT_DONE, USAGE, NOT_COMPLETED, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     help="Triggers runs of the run engine, shows how they go, retries and cancels them.",
@@ -142,11 +144,19 @@ def _run(options: Options, body: Callable[[Session], Awaitable[None]]) -> None:
         raise typer.Exit(USAGE)
 
     async def call() -> None:
+        # asyncio.run's own handler has no wake-up descriptor: a Ctrl-C that comes just as the loop goes to
+        # sleep would wait there for the call's deadline. Windows has none of this.
+        task = asyncio.current_task()
+        assert task is not None
+        with contextlib.suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
         async with RunEngineClient(address, token, secure=options.secure) as client:
             await body(Session(client, options.as_json, _stdout(), err))
 
     try:
         asyncio.run(call())
+    except asyncio.CancelledError:
+        raise typer.Exit(INTERRUPTED) from None
     except RunEngineError as error:
         _explain(err, error, as_json=options.as_json)
         raise typer.Exit(NOT_DONE) from None
