@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+PEERS := .venv-peers/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint format protos bench
+.PHONY: help install run demo test faults mutants peers lint format protos
 
 help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -26,6 +27,20 @@ demo: $(INSTALLED) ## Take a campaign from its brief to its bundle, on free port
 
 test: $(INSTALLED) ## Run all tests
 	@$(BIN)/python -m pytest
+
+faults: $(INSTALLED) ## Break everything that can break under 300 runs, and check what must hold
+	@$(BIN)/python -m tests.faults.storm
+
+mutants: $(INSTALLED) ## Take each guard out in turn, and see a test fail
+	@$(BIN)/python -m tests.faults.mutants
+
+peers: $(INSTALLED) $(PEERS) ## Play a lost worker that comes back to other libraries and to this one
+	@$(BIN)/python -m tests.faults.peers.zombie
+
+$(PEERS): tests/faults/peers/requirements.txt
+	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
 
 lint: $(INSTALLED) ## Check style, types, import directions and protos
 	$(BIN)/ruff check

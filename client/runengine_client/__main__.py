@@ -261,6 +261,9 @@ async def trigger(
             parser=_json_object, metavar="JSON|@FILE|-", help="What the run belongs to, a JSON object."
         ),
     ] = None,
+    priority: Annotated[
+        int, typer.Option(metavar="N", help="-100 to 100; the greatest of the tenant's is taken first.")
+    ] = 0,
     idempotency_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="The same key answers the same run again.")
     ] = None,
@@ -272,6 +275,7 @@ async def trigger(
         trigger_payload=payload,
         context=context,
         campaign_id=campaign,
+        priority=priority,
         idempotency_key=idempotency_key,
     )
     await _show_run(session, run, wait=wait)

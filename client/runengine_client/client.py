@@ -113,11 +113,13 @@ class RunEngineClient:
         trigger_payload: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
         campaign_id: Id | None = None,
+        priority: int = 0,
         idempotency_key: str | None = None,
     ) -> Run:
         """Queues a run of the workflow and answers it.
 
-        `campaign_id` goes into the context, as `campaignId`. The same `idempotency_key` with the same
+        `campaign_id` goes into the context, as `campaignId`. Of the tenant's queued runs those with the
+        greatest `priority`, -100 to 100, are taken first. The same `idempotency_key` with the same
         request answers the run of the first call instead of starting another.
         Raises InvalidArgument for an unknown workflow, PayloadTooLarge, IdempotencyKeyReused,
         QuotaExceeded or Overloaded; ValueError for a payload or context that is not JSON.
@@ -128,6 +130,7 @@ class RunEngineClient:
             workflow_name=workflow_name,
             trigger_payload=_struct(trigger_payload, "trigger_payload"),
             context=_struct(context, "context"),
+            priority=priority or None,
         )
         return (await self._call(self._runs.TriggerRun, request, _key(idempotency_key))).run
 

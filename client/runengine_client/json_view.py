@@ -37,6 +37,7 @@ def run_json(run: Run) -> dict[str, Any]:
         "createdAt": _time(run.created_at),
         "updatedAt": _time(run.updated_at),
         "attempt": run.attempt,
+        "priority": run.priority,
     }
 
 

@@ -70,6 +70,8 @@ def run_view(run: Run) -> RenderableType:
         ("attempt", str(run.attempt)),
         ("created", f"{_time(run.created_at)} UTC"),
     ]
+    if run.priority:
+        rows.append(("priority", str(run.priority)))
     if run.HasField("started_at"):
         rows.append(("started", f"{_time(run.started_at)} UTC"))
     if run.HasField("completed_at"):

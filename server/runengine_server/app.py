@@ -41,8 +41,8 @@ _GATEWAY_CHANNEL = [
 
 _NODE_THREADS = "node"
 
-# How often the server looks whether the database is there.
-_HEALTH_SECONDS = 1.0
+# How often the server looks whether the database is there, and how long that may take to answer.
+_HEALTH_SECONDS = 1.5
 
 # How long calls under way may take once the process has been told to stop.
 _GRACE_SECONDS = 3.0
@@ -237,7 +237,7 @@ async def serve(settings: Settings) -> None:
     verifier, artifacts = _verifier(settings), _artifact_store(settings)
     lifetime = Lifetime()
     database = await _open_database(settings, connections=16)
-    server, health = create_server(database, artifacts, verifier)
+    server, health = create_server(database, artifacts, verifier, settings.tenant_queued_limit)
     try:
         server.add_insecure_port(settings.grpc_address)
     except RuntimeError:
@@ -262,7 +262,7 @@ async def _tell_health(database: Database, health: Any) -> None:
     while True:
         await asyncio.sleep(_HEALTH_SECONDS)
         try:
-            await database.check()
+            await database.check(_HEALTH_SECONDS)
             reachable = True
         except Exception as error:
             reachable = False
@@ -326,16 +326,27 @@ async def worker(settings: Settings) -> None:
     from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
     from runengine_server.engine.worker import Worker
     from runengine_server.repositories.queue_repository import QueueRepository
-    from runengine_server.workflows.load import load_workflows
+    from runengine_server.workflows.load import Timeouts, load_workflows
 
     artifacts = _artifact_store(settings)
-    workflows = load_workflows(settings.workflows)
+    workflows = load_workflows(
+        settings.workflows, Timeouts(settings.run_timeout_seconds, settings.step_timeout_seconds)
+    )
     lifetime = Lifetime()
     name = f"worker:{socket.gethostname()}:{os.getpid()}"
     database = await _open_database(settings, connections=settings.worker_concurrency + 2)
-    queue = QueueRepository(database, name, list(workflows), settings.lease_seconds)
+    queue = QueueRepository(
+        database, name, list(workflows), settings.lease_seconds, settings.tenant_running_limit
+    )
     processor = LangGraphRunProcessor(database, artifacts, workflows, settings.artifact_url_base, name)
-    worker = Worker(database, queue, processor.process, settings.worker_concurrency, settings.lease_seconds)
+    worker = Worker(
+        queue,
+        processor.process,
+        processor.drain,
+        concurrency=settings.worker_concurrency,
+        lease_seconds=settings.lease_seconds,
+        drain_seconds=settings.drain_seconds,
+    )
     # As many sync nodes at once as there may be runs; the default is four more than there are cores.
     executor = ThreadPoolExecutor(settings.worker_concurrency, thread_name_prefix=_NODE_THREADS)
     asyncio.get_running_loop().set_default_executor(executor)

@@ -60,6 +60,7 @@ def run_shape(status: str, payload: Any) -> dict[str, Check]:
         "createdAt": is_time,
         "updatedAt": is_time,
         "attempt": equals(1),
+        "priority": equals(0),
     }
 
 

@@ -15,9 +15,10 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import Unavailable
-from runengine_server.domain.run import Campaign, ClaimedRun, Run
+from runengine_server.domain.run import Campaign, ClaimedRun, Run, RunStatus
 from runengine_server.engine.cancel_run import cancel_run
 from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
 from runengine_server.engine.retry_run import retry_run
@@ -29,11 +30,13 @@ from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
-from runengine_server.workflows.load import compile_workflow
+from runengine_server.workflows.load import Timeouts, compile_workflow
+from runengine_server.workflows.run_context import RunContext
 
 SECONDS = 10
 ACTOR = Actor("user_test", None)
 LEASE_SECONDS = 30.0
+NO_TIMEOUTS = Timeouts()
 
 Answer = TypeVar("Answer")
 Graph = StateGraph[Any, Any, Any, Any]
@@ -90,16 +93,19 @@ class Ran:
 class Engine:
     """One tenant, one workflow, and what a worker is made of; each step of its work is a call."""
 
-    def __init__(self, database: Database, directory: Path, graph: Graph) -> None:
+    def __init__(
+        self, database: Database, directory: Path, graph: Graph, timeouts: Timeouts, lease_seconds: float
+    ) -> None:
         self.tenant_id = f"org_{uuid4().hex}"
         self.workflow = f"workflow-{uuid4().hex}"
         self.directory = directory
+        self.lease_seconds = lease_seconds
         self.database = database
         self.tenant = database.tenant(self.tenant_id)
         self.runs = RunRepository(self.tenant, self.tenant_id)
         self.campaigns = CampaignRepository(self.tenant, self.tenant_id)
-        self.queue = QueueRepository(database, "worker:test", [self.workflow], LEASE_SECONDS)
-        workflows = {self.workflow: compile_workflow(self.workflow, graph)}
+        self.queue = QueueRepository(database, "worker:test", [self.workflow], lease_seconds)
+        workflows = {self.workflow: compile_workflow(self.workflow, graph, timeouts)}
         store = ArtifactStore(directory)
         self.processor = LangGraphRunProcessor(database, store, workflows, "http://runengine", "worker:test")
 
@@ -108,17 +114,22 @@ class Engine:
         payload: dict[str, Any] | None = None,
         campaign_id: UUID | None = None,
         context: dict[str, Any] | None = None,
+        priority: int = 0,
     ) -> UUID:
         if campaign_id is not None:
             context = {**(context or {}), "campaignId": str(campaign_id)}
         structs = [None if each is None else ParseDict(each, Struct()) for each in (payload, context)]
         async with self.tenant.transaction() as transaction:
             runs = RunRepository(transaction, self.tenant_id)
-            return (await trigger_run(runs, check_trigger(self.workflow, *structs), ACTOR)).id
+            return (
+                await trigger_run(
+                    runs, check_trigger(self.workflow, structs[0], structs[1], priority), ACTOR, None
+                )
+            ).id
 
     async def retry(self, run_id: UUID) -> Run:
         async with self.tenant.transaction() as transaction:
-            return await retry_run(RunRepository(transaction, self.tenant_id), run_id, ACTOR)
+            return await retry_run(RunRepository(transaction, self.tenant_id), run_id, ACTOR, None)
 
     async def cancel(self, run_id: UUID) -> Run:
         async with self.tenant.transaction() as transaction:
@@ -191,10 +202,10 @@ class Engine:
     async def working(self, **settings: Any) -> AsyncIterator[Worker]:
         """A worker at work."""
         worker = Worker(
-            self.database,
             self.queue,
             self.processor.process,
-            **{"concurrency": 5, "lease_seconds": LEASE_SECONDS, **settings},
+            self.processor.drain,
+            **{"concurrency": 5, "lease_seconds": self.lease_seconds, "drain_seconds": 0, **settings},
         )
         work = asyncio.create_task(worker.work())
         try:
@@ -206,12 +217,17 @@ class Engine:
 
 
 @asynccontextmanager
-async def serving(database_url: str, graph: Graph) -> AsyncIterator[Engine]:
+async def serving(
+    database_url: str,
+    graph: Graph,
+    timeouts: Timeouts = NO_TIMEOUTS,
+    lease_seconds: float = LEASE_SECONDS,
+) -> AsyncIterator[Engine]:
     """An engine for `graph` on connections of its own."""
     database = Database(database_url, 10)
     await database.open()
     with tempfile.TemporaryDirectory(prefix="artifacts-") as directory:
-        engine = Engine(database, Path(directory), graph)
+        engine = Engine(database, Path(directory), graph, timeouts, lease_seconds)
         await engine.queue.register_workflows()
         try:
             yield engine
@@ -225,6 +241,45 @@ async def until(ask: Callable[[], Awaitable[Answer]], holds: Callable[[Answer], 
         while not holds(answer := await ask()):
             pass
     return answer
+
+
+class Execution:
+    def __init__(self, run_id: UUID) -> None:
+        self.run_id = run_id
+        self.go, self.ended = asyncio.Event(), asyncio.Event()
+
+
+class Held:
+    """A node each of whose executions waits until it is let go, or stopped."""
+
+    def __init__(self) -> None:
+        self._arrived: asyncio.Queue[Execution] = asyncio.Queue()
+
+    async def node(self, state: State, runtime: Runtime[RunContext]) -> State:
+        execution = self.arrive(runtime)
+        try:
+            await execution.go.wait()
+        finally:
+            execution.ended.set()
+        return {"seen": ["held"]}
+
+    def arrive(self, runtime: Runtime[RunContext]) -> Execution:
+        execution = Execution(runtime.context.run_id)
+        self._arrived.put_nowait(execution)
+        return execution
+
+    def waiting(self) -> int:
+        """How many executions have arrived that `next` has not answered."""
+        return self._arrived.qsize()
+
+    async def next(self) -> Execution:
+        async with asyncio.timeout(SECONDS):
+            return await self._arrived.get()
+
+
+async def ended(engine: Engine, run_id: UUID) -> RunStatus:
+    run = await until(lambda: engine.get(run_id), lambda run: run.status not in ("queued", "running"))
+    return run.status
 
 
 async def happened(event: asyncio.Event) -> None:

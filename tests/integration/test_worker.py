@@ -16,55 +16,22 @@ from langgraph.runtime import Runtime
 from runengine_server.domain.errors import Unavailable, WrongState
 from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.repositories.queue_repository import Line
 from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import (
     SECONDS,
-    Engine,
+    Held,
     Ran,
     State,
     chain,
     database_goes_away,
+    ended,
     fork,
     happened,
     serving,
     until,
 )
-
-
-class Execution:
-    def __init__(self, run_id: UUID) -> None:
-        self.run_id = run_id
-        self.go, self.ended = asyncio.Event(), asyncio.Event()
-
-
-class Held:
-    """A node each of whose executions waits until it is let go, or stopped."""
-
-    def __init__(self) -> None:
-        self._arrived: asyncio.Queue[Execution] = asyncio.Queue()
-
-    async def node(self, state: State, runtime: Runtime[RunContext]) -> State:
-        execution = self.arrive(runtime)
-        try:
-            await execution.go.wait()
-        finally:
-            execution.ended.set()
-        return {"seen": ["held"]}
-
-    def arrive(self, runtime: Runtime[RunContext]) -> Execution:
-        execution = Execution(runtime.context.run_id)
-        self._arrived.put_nowait(execution)
-        return execution
-
-    async def next(self) -> Execution:
-        async with asyncio.timeout(SECONDS):
-            return await self._arrived.get()
-
-
-async def ended(engine: Engine, run_id: UUID) -> RunStatus:
-    run = await until(lambda: engine.get(run_id), lambda run: run.status not in ("queued", "running"))
-    return run.status
 
 
 @pytest.fixture(autouse=True)
@@ -89,22 +56,22 @@ async def test_runs_are_executed_although_the_next_claim_fails(
 async def test_heartbeats_go_on_after_one_has_failed_in_an_unforeseen_way(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beaten = asyncio.Event()
+    beaten, loop = asyncio.Event(), asyncio.get_running_loop()
     failures = [RuntimeError("the handler is closed")]
+    heartbeat = Line.heartbeat
+
+    async def beat(line: Line, runs: list[ClaimedRun], seconds: float) -> set[UUID]:
+        if failures:
+            raise failures.pop()
+        kept = await heartbeat(line, runs, seconds)
+        loop.call_soon_threadsafe(beaten.set)
+        return kept
+
+    monkeypatch.setattr(Line, "heartbeat", beat)
     held = Held()
     async with serving(database_url, chain(held=held.node)) as engine:
-        heartbeat = engine.queue.heartbeat
-
-        async def beat(runs: list[ClaimedRun]) -> set[UUID]:
-            if failures:
-                raise failures.pop()
-            kept = await heartbeat(runs)
-            beaten.set()
-            return kept
-
-        monkeypatch.setattr(engine.queue, "heartbeat", beat)
         run_id = await engine.trigger()
-        async with engine.working(lease_seconds=0.1):
+        async with engine.working(lease_seconds=0.9):
             execution = await held.next()
             await happened(beaten)
             execution.go.set()

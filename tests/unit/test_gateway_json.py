@@ -39,6 +39,7 @@ def test_an_empty_run_has_every_field_and_null_where_there_is_no_value() -> None
         "createdAt": None,
         "updatedAt": None,
         "attempt": 0,
+        "priority": 0,
     }
 
 

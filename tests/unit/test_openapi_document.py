@@ -133,6 +133,7 @@ def test_a_run_and_a_step_are_those_of_the_contract(document: dict[str, Any]) ->
         "createdAt": "time",
         "updatedAt": "time",
         "attempt": "integer",
+        "priority": "integer",
     }
     assert step == {
         "id": "uuid",

@@ -7,6 +7,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
+# From how many losses on a run is executed beside no other such run, and at how many it fails.
+SUSPECT_LOSSES, MAX_LOSSES = 2, 5
+
 
 class RunStatus(StrEnum):
     """The words as stored and as REST shows them."""
@@ -71,6 +74,7 @@ class Run:
     completed_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ class NewRun:
     trigger_payload: bytes | None
     context: bytes | None
     campaign_id: UUID | None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,8 @@ class RunStep:
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
     """A run that a worker holds. Every write in its name carries `epoch`, and counts only while the
-    stored epoch is the same. `losses` is how many workers died while they held this attempt.
+    stored epoch is the same. `losses` is how many workers died while they held this attempt,
+    `running_seconds` how long ago the first of them took it, by the database's clock.
     """
 
     tenant_id: str
@@ -131,6 +137,12 @@ class ClaimedRun:
     campaign_id: UUID | None
     trigger_payload: bytes | None
     context: bytes | None
+    running_seconds: float
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether this run may be what its workers died of: two losses are no accident."""
+        return self.losses >= SUSPECT_LOSSES
 
 
 @dataclass(frozen=True, slots=True)

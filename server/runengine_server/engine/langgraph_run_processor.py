@@ -9,10 +9,12 @@ from uuid import UUID
 
 import structlog
 from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphDrained
+from langgraph.runtime import RunControl
 from pydantic import BaseModel
 
 from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
-from runengine_server.domain.run import CampaignStatus, ClaimedRun, Failure
+from runengine_server.domain.run import MAX_LOSSES, CampaignStatus, ClaimedRun, Failure
 from runengine_server.domain.struct import to_dict
 from runengine_server.engine.campaign_service import CampaignService
 from runengine_server.engine.checkpoints import FencedCheckpointer, failure_code
@@ -22,9 +24,6 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.workflows.load import Workflow
 from runengine_server.workflows.recorded_node import EXECUTION, Execution, describe, is_retryable
 from runengine_server.workflows.run_context import RunContext
-
-# How many workers may die on one attempt of a run before it is taken for the one that kills them.
-_MAX_LOSSES = 5
 
 # How long a node that was cancelled may take to clean up.
 _GRACE_SECONDS = 2.0
@@ -36,6 +35,14 @@ _log = structlog.get_logger()
 
 class WorkflowError(Exception):
     """The graph did what no run can: the message tells its author what."""
+
+
+class RunTimedOut(Exception):
+    """The run has been running for longer than its time limit."""
+
+
+# The codes of runs that no step made fail.
+_CODES: dict[type[BaseException], str] = {RunTimedOut: "RUN_TIMED_OUT"}
 
 
 class LangGraphRunProcessor:
@@ -57,19 +64,25 @@ class LangGraphRunProcessor:
         self._workflows = workflows
         self._artifact_url_base = artifact_url_base
         self._worker = worker
+        self._controls: set[RunControl] = set()
         self.left_behind: set[asyncio.Task[Any]] = set()
+
+    def drain(self) -> None:
+        """Makes every graph stop once the nodes that it is in have ended, to be resumed elsewhere."""
+        for control in self._controls:
+            control.request_drain()
 
     async def process(self, run: ClaimedRun) -> None:
         """Executes the run, from its last checkpoint where it has one, and ends it.
 
-        Returns without effect once the run is no longer this worker's. Raises Unavailable when the
-        database has gone away: the run stays as it is, to be handed back.
+        Returns without effect once the run is no longer this worker's, or when it was drained. Raises
+        Unavailable when the database has gone away: the run stays as it is, to be handed back.
         """
         held = HeldRunRepository(self._database, run, self._worker)
         log = _log.bind(run_id=str(run.id), workflow=run.workflow_name, attempt=run.attempt)
         execution = Execution(held, self._artifacts)
         try:
-            if run.losses >= _MAX_LOSSES:
+            if run.losses >= MAX_LOSSES:
                 message = f"{run.losses} workers were lost while they executed this run."
                 await self._fail(held, Failure("WORKER_LOST", message, None, run.attempt, True))
                 return
@@ -79,6 +92,9 @@ class LangGraphRunProcessor:
                 raise
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 raise
+            except GraphDrained:
+                log.info("run drained")
+                return
             except BaseException as error:
                 failure = self._failure(execution, error)
                 await self._fail(held, failure)
@@ -90,16 +106,21 @@ class LangGraphRunProcessor:
             log.info("run is no longer ours")
 
     async def _execute_until_lost(self, execution: Execution) -> UUID | None:
-        """As _execute, but when the run turns out to be lost here, or is stopped, all nodes are cancelled
-        at once. One that ignores it is left behind after a grace period: it must not hold a place in
-        the worker, and nothing it still writes counts.
+        """As _execute, but when the run turns out to be lost here, is stopped, or runs out of time, all
+        nodes are cancelled at once. One that ignores it is left behind after a grace period: it must not
+        hold a place in the worker, and nothing it still writes counts.
         """
+        run = execution.held.run
+        limit = self._workflows[run.workflow_name].timeout_seconds
+        left = None if limit is None else max(0.0, limit - run.running_seconds)
         graph = asyncio.create_task(self._execute(execution))
         lost = asyncio.Event()
         execution.stop = lost.set
         waiting = asyncio.create_task(lost.wait())
         try:
-            await asyncio.wait({graph, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({graph, waiting}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise RunTimedOut(f"The run was still running after its time limit of {limit:g} s.")
         finally:
             waiting.cancel()
             if not graph.done():
@@ -128,14 +149,18 @@ class LangGraphRunProcessor:
             "run_name": run.workflow_name,
         }
         resumes = await checkpointer.aget_tuple(config) is not None
+        control = RunControl()
+        self._controls.add(control)
         try:
             await graph.ainvoke(
                 None if resumes else to_dict(run.trigger_payload),
                 config,
                 context=_context_for(graph.context_schema, execution),
                 durability="sync",
+                control=control,
             )
         finally:
+            self._controls.discard(control)
             await checkpointer.settle()
         if execution.interrupted_by is not None:
             raise WorkflowError(f"{execution.interrupted_by} asked for input, which a run cannot get")
@@ -159,7 +184,7 @@ class LangGraphRunProcessor:
         step = execution.step_of_failure(error)
         policies = self._workflows[execution.held.run.workflow_name].retry_policies
         return Failure(
-            code=failure_code(error) if step else "WORKFLOW_FAILED",
+            code=failure_code(error) if step else _CODES.get(type(error), "WORKFLOW_FAILED"),
             message=describe(error),
             step_id=step,
             attempt=execution.held.run.attempt,

@@ -12,10 +12,15 @@ from runengine_server.domain.errors import InvalidArgument, PayloadTooLarge, Vio
 from runengine_server.domain.ids import NOT_A_UUID, parse_uuid
 from runengine_server.domain.run import NewRun, Run
 from runengine_server.domain.struct import is_too_large, violations_of
+from runengine_server.engine.queued_quota import check_queued
 from runengine_server.repositories.run_repository import RunRepository
 
+_MAX_PRIORITY = 100
 
-def check_trigger(workflow_name: str, trigger_payload: Struct | None, context: Struct | None) -> NewRun:
+
+def check_trigger(
+    workflow_name: str, trigger_payload: Struct | None, context: Struct | None, priority: int = 0
+) -> NewRun:
     """The run that these words ask for, with a new id.
 
     `context.campaignId` becomes lower case. Raises InvalidArgument with every violation, and
@@ -38,6 +43,8 @@ def check_trigger(workflow_name: str, trigger_payload: Struct | None, context: S
                 found.append(Violation("context.campaignId", NOT_A_UUID))
             else:
                 given.string_value = str(campaign_id)
+    if abs(priority) > _MAX_PRIORITY:
+        found.append(Violation("priority", f"must be -{_MAX_PRIORITY} to {_MAX_PRIORITY}"))
     if found:
         raise InvalidArgument(found)
     new = NewRun(
@@ -46,15 +53,21 @@ def check_trigger(workflow_name: str, trigger_payload: Struct | None, context: S
         trigger_payload=None if trigger_payload is None else trigger_payload.SerializeToString(),
         context=None if context is None else context.SerializeToString(),
         campaign_id=campaign_id,
+        priority=priority,
     )
     if is_too_large(new.trigger_payload, new.context):
         raise PayloadTooLarge("Trigger payload and context together exceed 256 KiB of JSON.")
     return new
 
 
-async def trigger_run(runs: RunRepository, new: NewRun, actor: Actor) -> Run:
-    """Stores the run and queues it. Raises InvalidArgument for a workflow that no worker has registered."""
+async def trigger_run(runs: RunRepository, new: NewRun, actor: Actor, queued_limit: int | None) -> Run:
+    """Stores the run and queues it. Needs a transaction.
+
+    Raises InvalidArgument for a workflow that no worker has registered, and QuotaExceeded when the
+    tenant has `queued_limit` runs queued already.
+    """
     run = await runs.insert(new, actor)
     if run is None:
         raise InvalidArgument([Violation("workflow_name", "is not the name of a registered workflow")])
+    await check_queued(runs, queued_limit)
     return run

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,16 +14,17 @@ import structlog
 
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun
-from runengine_server.repositories.database import Database
-from runengine_server.repositories.queue_repository import QueueRepository
+from runengine_server.engine.heartbeat import Heartbeat
+from runengine_server.repositories.queue_repository import HANDED_BACK, QueueRepository
 
-# Notifications are a hint, and may be lost; a poll this far apart finds what they missed.
+# Notifications are a hint, and may be lost; a poll finds what they missed. A quarter of the lease, where
+# that is less, so that a lost worker's runs go on 1.25 leases after its last heartbeat at the latest.
 _POLL_SECONDS = 2.0
 
 # How often a worker looks for what has expired.
 _FORGET_SECONDS = 3600.0
 
-# How long a stopping worker waits for its nodes to notice.
+# How long a stopping worker waits for its nodes to notice that they are cancelled.
 _STOP_SECONDS = 2.0
 
 _log = structlog.get_logger()
@@ -31,25 +33,33 @@ _log = structlog.get_logger()
 class Worker:
     """Up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
 
-    `left_behind`, once it has stopped: whether a node would not end.
+    `drain` asks all graphs to stop after the nodes that they are in, for which a stopping worker waits
+    `drain_seconds`. `left_behind`, once it has stopped: whether a node would not end.
     """
 
     def __init__(
         self,
-        database: Database,
         queue: QueueRepository,
         process: Callable[[ClaimedRun], Coroutine[Any, Any, None]],
+        drain: Callable[[], None],
+        *,
         concurrency: int,
         lease_seconds: float,
+        drain_seconds: float,
     ) -> None:
-        self._database = database
         self._queue = queue
         self._process = process
+        self._drain = drain
         self._concurrency = concurrency
-        self._heartbeat_seconds = lease_seconds / 3
+        self._drain_seconds = drain_seconds
+        self._poll_seconds = min(_POLL_SECONDS, lease_seconds / 4)
+        self._heartbeat = Heartbeat(
+            queue, lease_seconds, lose=self._lose, cancel=self._stop_cancelled, wake=self._woken
+        )
         self._held: dict[UUID, tuple[ClaimedRun, asyncio.Task[None]]] = {}
         self._left: list[ClaimedRun] = []
         self._wake = asyncio.Event()
+        self._look_for_expired_at = 0.0
         self._stopping = False
         self.left_behind = False
 
@@ -60,63 +70,67 @@ class Worker:
 
     async def work(self) -> None:
         """Works until `stop`; then stops its runs and hands them back at once."""
-        duties = [
-            asyncio.create_task(self._forever(self._keep_leases)),
-            asyncio.create_task(self._forever(self._forget_old)),
-            asyncio.create_task(
-                self._forever(lambda: self._follow("runengine_queued", lambda _: self._wake.set()))
-            ),
-            asyncio.create_task(
-                self._forever(lambda: self._follow("runengine_cancelled", self._stop_cancelled))
-            ),
-        ]
+        forgetting = asyncio.create_task(self._forget_old())
         try:
-            while not self._stopping:
-                self._wake.clear()
-                claimed = 0
-                try:
-                    await self._hand_back_left()
-                    claimed = await self._claim()
-                except Unavailable:
-                    pass
-                except Exception as error:
-                    _log.error("claim failed", exc_info=error)
-                if (claimed == 0 or len(self._held) >= self._concurrency) and not self._stopping:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
-        finally:
-            for duty in duties:
-                duty.cancel()
-            await asyncio.gather(*duties, return_exceptions=True)
-            # Runs are handed back only on the way out in good order. Whatever else ends the loop, a node
-            # that calls sys.exit() above all, may be the run's doing, and has to count as a loss.
-            if self._stopping:
+            async with self._heartbeat:
+                await self._claim_until_stopped()
                 await self._stop_all()
+            with suppress(Unavailable):
+                await self._hand_back_left()
+        finally:
+            # On any other way out, a node that calls sys.exit() above all, which may be a run's doing,
+            # no run is handed back, so that it counts as a loss.
+            forgetting.cancel()
+            await asyncio.gather(forgetting, return_exceptions=True)
+
+    async def _claim_until_stopped(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            claimed = 0
+            try:
+                await self._hand_back_left()
+                claimed = await self._claim()
+            except Unavailable:
+                pass
+            except Exception as error:
+                _log.error("claim failed", exc_info=error)
+            if (claimed == 0 or len(self._held) >= self._concurrency) and not self._stopping:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
 
     async def _claim(self) -> int:
-        free = self._concurrency - len(self._held)
-        claimed = 0
-        # Each batch is started before the next is asked for, which may fail.
-        for claim in (self._queue.claim_queued, self._queue.claim_expired):
-            if claimed < free:
-                runs = await claim(free - claimed)
-                claimed += len(runs)
-                for run in runs:
-                    self._start(run)
+        claimed, now = 0, time.monotonic()
+        if now >= self._look_for_expired_at and len(self._held) < self._concurrency:
+            self._look_for_expired_at = now + self._poll_seconds
+            suspects = sum(run.is_suspect for run, _ in self._held.values())
+            free = self._concurrency - len(self._held)
+            runs = await self._queue.claim_expired(free, suspects=max(0, 1 - suspects))
+            claimed += self._start(runs, now)
+        if len(self._held) < self._concurrency:
+            now = time.monotonic()
+            runs = await self._queue.claim_queued(self._concurrency - len(self._held))
+            claimed += self._start(runs, now)
         return claimed
 
-    def _start(self, run: ClaimedRun) -> None:
-        # It may be our own, whose lease ended while the database was away.
-        if (before := self._held.pop(run.id, None)) is not None:
-            before[1].cancel()
-        task = asyncio.create_task(self._process(run), name=f"run {run.id}")
-        self._held[run.id] = (run, task)
-        task.add_done_callback(partial(self._let_go, run))
+    def _start(self, runs: Sequence[ClaimedRun], since: float) -> int:
+        for run in runs:
+            # It may be our own, whose lease ended while the database was away.
+            if (before := self._held.pop(run.id, None)) is not None:
+                before[1].cancel()
+            task = asyncio.create_task(self._process(run), name=f"run {run.id}")
+            self._held[run.id] = (run, task)
+            self._heartbeat.hold(run, since)
+            task.add_done_callback(partial(self._let_go, run))
+        return len(runs)
 
     def _let_go(self, run: ClaimedRun, task: asyncio.Task[None]) -> None:
+        self._heartbeat.release(run)
         if self._held.get(run.id, (None, None))[1] is task:
             del self._held[run.id]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            # Without effect on one that was lost or cancelled.
+            self._left.append(run)
+        elif (error := task.exception()) is not None:
             if isinstance(error, Unavailable):
                 _log.warning("database went away under a run", run_id=str(run.id))
                 self._left.append(run)
@@ -124,6 +138,8 @@ class Worker:
                 # Handed back, it would be claimed again at once, for ever. Its lease runs out instead,
                 # which counts as a loss, and after five of them the run fails.
                 _log.error("run left to its lease", run_id=str(run.id), exc_info=error)
+        if run.is_suspect:
+            self._look_for_expired_at = 0.0
         self._wake.set()
 
     async def _hand_back_left(self) -> None:
@@ -132,51 +148,38 @@ class Worker:
             await self._queue.hand_back(left)
             del self._left[: len(left)]
 
-    def _stop_cancelled(self, notified: str) -> None:
-        # With the attempt, so that a late word of an old cancel does not stop the retry.
-        run_id, attempt = notified.split()
-        run, task = self._held.get(UUID(run_id), (None, None))
-        if run is not None and task is not None and run.attempt == int(attempt):
+    def _lose(self, lost: ClaimedRun) -> None:
+        run, task = self._held.get(lost.id, (None, None))
+        if run is not None and task is not None and run.epoch == lost.epoch:
             task.cancel()
 
-    async def _forever(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        while True:
-            try:
-                await work()
-            except Unavailable:
-                await asyncio.sleep(_POLL_SECONDS)
-            except Exception as error:
-                # Without heartbeats all runs would be lost, and the process would look healthy.
-                _log.error("worker's duty failed; starting it again", exc_info=error)
-                await asyncio.sleep(_POLL_SECONDS)
+    def _stop_cancelled(self, run_id: UUID, attempt: int) -> None:
+        run, task = self._held.get(run_id, (None, None))
+        if run is not None and task is not None and run.attempt == attempt:
+            task.cancel()
 
-    async def _keep_leases(self) -> None:
-        while True:
-            await asyncio.sleep(self._heartbeat_seconds)
-            if held := list(self._held.values()):
-                kept = await self._queue.heartbeat([run for run, _ in held])
-                for run, task in held:
-                    if run.id not in kept:
-                        task.cancel()
+    def _woken(self, payload: str) -> None:
+        if payload == HANDED_BACK:
+            self._look_for_expired_at = 0.0
+        self._wake.set()
 
     async def _forget_old(self) -> None:
         while True:
-            await self._queue.forget_old()
+            try:
+                await self._queue.forget_old()
+            except Exception as error:
+                _log.warning("nothing forgotten this time", error=type(error).__name__)
             await asyncio.sleep(_FORGET_SECONDS)
-
-    async def _follow(self, channel: str, heard: Callable[[str], None]) -> None:
-        async with self._database.listen(channel) as queue:
-            while (payload := await queue.get()) is not None:
-                heard(payload)
-        raise Unavailable
 
     async def _stop_all(self) -> None:
         held = list(self._held.values())
-        for _, task in held:
-            task.cancel()
-        # A node may ignore it for as long as it likes; what it still writes is fenced off.
-        if held:
-            _, stubborn = await asyncio.wait([task for _, task in held], timeout=_STOP_SECONDS)
+        tasks = [task for _, task in held]
+        if tasks:
+            self._drain()
+            _, working = await asyncio.wait(tasks, timeout=self._drain_seconds)
+            for task in working:
+                task.cancel()
+            # A node may ignore it for as long as it likes; what it still writes is fenced off.
+            _, stubborn = await asyncio.wait(tasks, timeout=_STOP_SECONDS)
             self.left_behind = bool(stubborn)
-        with suppress(Unavailable):
-            await self._queue.hand_back([*self._left, *(run for run, _ in held)])
+        self._left += [run for run, _ in held]

@@ -115,6 +115,19 @@ def json_setter(field: FieldDescriptor) -> Callable[[Message, object], None]:
 
         return set_struct
 
+    if field.type in _INTEGER_BITS and not field.is_repeated:
+        limit = 2 ** (_INTEGER_BITS[field.type] - 1)
+
+        def set_integer(message: Message, value: object) -> None:
+            # JSON has one kind of number: 3.0 is an integer.
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
+            if isinstance(value, bool) or not isinstance(value, int) or not -limit <= value < limit:
+                raise MalformedError("must be an integer")
+            setattr(message, name, value)
+
+        return set_integer
+
     if field.type != FieldDescriptor.TYPE_STRING or field.is_repeated:
         raise _no_mapping(field)
 

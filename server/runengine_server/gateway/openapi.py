@@ -72,6 +72,7 @@ _BOUNDS: Mapping[str, Json] = {
     "limit": {"minimum": 1, "maximum": 100, "default": 20},
     "offset": {"minimum": 0, "default": 0},
     "attempt": {"minimum": 1},
+    "priority": {"minimum": -100, "maximum": 100, "default": 0},
 }
 _UUID: Json = {"type": "string", "format": "uuid"}
 _STRUCT_MEMBERS: Mapping[str, Json] = {"context": {"campaignId": _UUID}}

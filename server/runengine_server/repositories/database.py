@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -19,8 +19,11 @@ else:
     Connection = asyncpg.pool.PoolConnectionProxy
     Pool = asyncpg.Pool
 
-# How long a statement may take, and how long it may wait for a connection.
+# How long a transaction may take, with the wait for its connection.
 _SECONDS = 10
+
+# How long connecting may take; so long a way to PostgreSQL that says nothing keeps a place in the pool.
+_CONNECT_SECONDS = 5
 
 # What means that the statement, or a value in it, is wrong; anything else that PostgreSQL says is a
 # state of it that will pass. The second is asyncpg's own, an InterfaceError that says nothing of the
@@ -36,10 +39,14 @@ _FAILED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
 
 
 async def _prepare(connection: Any) -> None:
-    await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", format="text", encoder=lambda value: orjson.dumps(value).decode(),
-        decoder=orjson.loads,
-    )  # fmt: skip
+    try:
+        await connection.set_type_codec(
+            "jsonb", schema="pg_catalog", format="text", encoder=lambda value: orjson.dumps(value).decode(),
+            decoder=orjson.loads,
+        )  # fmt: skip
+    except BaseException:
+        connection.terminate()  # else asyncpg closes it in good order, and waits for the server
+        raise
 
 
 _ROLE = """
@@ -77,24 +84,17 @@ class Scope:
         Raises StatementRefused for a statement that is wrong, and Unavailable for all else that the
         database or the way to it does, so that no word of the driver's leaves this file.
         """
-        async with self._database.connection() as connection:
-            try:
+        try:
+            async with self._database.connection() as connection:
                 await connection.execute(self._begin)
                 yield connection
                 # A transaction that has failed answers COMMIT with ROLLBACK, and no error.
                 if await connection.execute("COMMIT") != "COMMIT":
                     raise StatementRefused
-            except asyncio.CancelledError:
-                # It may be in the middle of a statement. asyncpg would wait for the server to agree to
-                # stop it, and a server that says nothing would hold the call beyond its deadline.
-                connection.terminate()
-                raise
-            except _FAILED as error:
-                await _roll_back(connection)
-                raise (StatementRefused if isinstance(error, _REFUSED) else Unavailable) from error
-            except BaseException:
-                await _roll_back(connection)
-                raise
+        except _REFUSED as error:
+            raise StatementRefused from error
+        except _FAILED as error:
+            raise Unavailable from error
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
         """The rows of one statement."""
@@ -112,6 +112,12 @@ async def _roll_back(connection: Connection) -> None:
     try:
         await connection.execute("ROLLBACK")
     except BaseException:
+        _terminate(connection)
+
+
+def _terminate(connection: Connection) -> None:
+    # Of one that was lost the pool has let go, and says so to whoever still uses it.
+    with suppress(asyncpg.InterfaceError):
         connection.terminate()
 
 
@@ -122,7 +128,7 @@ async def _keep_session(connection: Any) -> None:
 
 
 class Database:
-    """The pool. Every method raises Unavailable when PostgreSQL cannot be reached."""
+    """The pool."""
 
     def __init__(self, url: str, max_connections: int) -> None:
         self._url = url
@@ -133,20 +139,22 @@ class Database:
         """Connects. Raises OSError or asyncpg.PostgresError with the server's own words."""
         self._pool = await asyncpg.create_pool(
             self._url,
-            min_size=1,
+            # One to begin with, and no minimum: asyncpg would restore it in the background, for ever.
+            init_size=1,
+            min_size=0,
             max_size=self._max_connections,
             command_timeout=_SECONDS,
-            timeout=_SECONDS,
+            timeout=_CONNECT_SECONDS,
             init=_prepare,
             reset=_keep_session,
         )
 
-    async def check(self) -> str | None:
+    async def check(self, seconds: float = _SECONDS) -> str | None:
         """Why row-level security would not hold tenants apart here, in words; None when it does.
 
-        Raises asyncpg.UndefinedTableError when there is no schema.
+        Raises asyncpg.UndefinedTableError when there is no schema, and as connection() does.
         """
-        async with self.connection() as connection:
+        async with self.connection(seconds) as connection:
             return str(found) if (found := await connection.fetchval(_ROLE)) else None
 
     async def close(self) -> None:
@@ -155,7 +163,7 @@ class Database:
             return
         try:
             await asyncio.wait_for(self._pool.close(), timeout=1)
-        except TimeoutError:
+        except _FAILED:
             self._pool.terminate()
 
     def tenant(self, tenant_id: str) -> Scope:
@@ -168,36 +176,57 @@ class Database:
         return Scope(self, "runengine.dispatch", "on")
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection that, until a transaction of a Scope begins, sees no tenant's rows at all."""
+    async def connection(self, seconds: float = _SECONDS) -> AsyncIterator[Connection]:
+        """A connection that, until a transaction of a Scope begins, sees no tenant's rows at all.
+
+        Raises TimeoutError when the block, with the wait for the connection, takes longer than that; and
+        OSError, asyncpg.InterfaceError or asyncpg.PostgresError as the driver does.
+        """
         assert self._pool is not None, "open() comes first"
         try:
-            connection = await self._pool.acquire(timeout=_SECONDS)
-        except _FAILED as error:
-            raise Unavailable from error
-        try:
-            yield connection
-        finally:
-            await self._pool.release(connection)
+            async with asyncio.timeout(seconds):
+                connection = await self._pool.acquire()
+                try:
+                    yield connection
+                except Exception:
+                    await _roll_back(connection)
+                    raise
+                except BaseException:
+                    # It may be in the middle of a statement. asyncpg would wait for the server to agree
+                    # to stop it, and a server that says nothing would hold the call beyond its deadline.
+                    _terminate(connection)
+                    raise
+                finally:
+                    await self._pool.release(connection)
+        except TimeoutError:
+            # A server that is gone without a word has left the idle connections dead too, and nobody
+            # would find out but the calls that get them, one after the other. The pool has
+            # expire_connections() for it, which closes each in good order, and so waits for the server.
+            for holder in self._pool._holders:  # type: ignore[attr-defined]
+                if holder.is_idle():
+                    holder.terminate()
+            raise
 
     @asynccontextmanager
-    async def listen(self, channel: str) -> AsyncIterator[asyncio.Queue[str | None]]:
-        """The payloads notified on `channel` while the block runs; None when the connection is lost."""
-        heard: asyncio.Queue[str | None] = asyncio.Queue()
+    async def dispatch_line(
+        self, heard: Callable[[str, str], None], *channels: str
+    ) -> AsyncIterator[asyncpg.Connection]:
+        """A connection outside of the pool, for one worker's heartbeat and what is notified to it.
+
+        `heard` gets (channel, payload). Its statements are transactions of their own, for its
+        session may do what `dispatch` may, and nobody else inherits it.
+        """
+        connection = None
         try:
-            connection = await asyncpg.connect(self._url, timeout=_SECONDS)
-        except _FAILED as error:
-            raise Unavailable from error
-        connection.add_termination_listener(lambda _: heard.put_nowait(None))
-        try:
-            await connection.add_listener(
-                channel, lambda _c, _pid, _ch, payload: heard.put_nowait(str(payload))
-            )
-            yield heard
+            connection = await asyncpg.connect(self._url, timeout=_SECONDS, command_timeout=_SECONDS)
+            await connection.execute("SELECT set_config('runengine.dispatch', 'on', false)")
+            for channel in channels:
+                await connection.add_listener(
+                    channel, lambda _connection, _pid, to, payload: heard(to, str(payload))
+                )
+            yield connection
         except _FAILED as error:
             raise Unavailable from error
         finally:
-            try:
-                await connection.close(timeout=1)
-            except _FAILED:
+            if connection is not None:
                 connection.terminate()

@@ -13,23 +13,33 @@ from runengine_server.domain.caller import Actor
 from runengine_server.domain.run import Failure, NewRun, Run, RunEvent, RunStatus, RunStep, StepStatus
 from runengine_server.domain.transitions import Transition
 from runengine_server.repositories.database import Connection, Scope
+from runengine_server.repositories.held_run_repository import pruned
 from runengine_server.repositories.transition_sql import counted, logged
 
 _RUN = """id, workflow_name, status, attempt, trigger_payload, context, error,
-    started_at, completed_at, created_at, updated_at"""
+    started_at, completed_at, created_at, updated_at, priority"""
 
 _MOVED = f"RETURNING {_RUN}, tenant_id, campaign_id, trace_id"
 
 # nothing -> queued. No row when no worker has registered the workflow. The notification goes out
-# with the commit, and wakes a worker that waits in listen('runengine_queued').
+# with the commit, and wakes the workers.
 _INSERT = f"""
 WITH run AS (
-    INSERT INTO runs (tenant_id, id, workflow_name, trigger_payload, context, campaign_id, trace_id)
-    SELECT $1, $2, name, $4, $5, $6, $8 FROM workflows WHERE name = $3
+    INSERT INTO runs (tenant_id, id, workflow_name, trigger_payload, context, campaign_id, trace_id, priority)
+    SELECT $1, $2, name, $4, $5, $6, $8, $9 FROM workflows WHERE name = $3
     {_MOVED}
 ), {logged("run", None, RunStatus.QUEUED, actor="$7", reason="'TRIGGERED'")},
 {counted("run", None, RunStatus.QUEUED)}
 SELECT {_RUN}, pg_notify('runengine_queued', '') FROM run
+"""
+
+# Two numbers, so that it is no other lock's one; tenants that share a hash only wait for each other.
+_LOCK_QUOTA = "SELECT pg_advisory_xact_lock(7405, hashtext($1))"
+
+_COUNT_QUEUED = """
+SELECT count(*) AS queued FROM (
+    SELECT FROM runs WHERE tenant_id = $1 AND status = 'queued' LIMIT $2
+) AS waiting
 """
 
 _GET = f"SELECT {_RUN} FROM runs WHERE tenant_id = $1 AND id = $2"
@@ -39,7 +49,8 @@ _GET = f"SELECT {_RUN} FROM runs WHERE tenant_id = $1 AND id = $2"
 # just being started would stay running for ever.
 _LOCK = f"{_GET} FOR UPDATE"
 
-# queued | running -> cancelled. The steps that were due are skipped, those under way have failed.
+# queued | running -> cancelled. The steps that were due are skipped, those under way have failed, and
+# of the checkpoints that is kept which a retry resumes from.
 # Notified workers stop the graph; whatever they still write is fenced off by the status.
 _CANCEL = {
     source: f"""
@@ -59,7 +70,7 @@ WITH run AS (
         updated_at = touch(updated_at)
     WHERE tenant_id = $1 AND run_id = (SELECT id FROM run) AND status IN ('pending', 'running')
 ), {logged("run", source, RunStatus.CANCELLED, "$4", "'CANCELLED'", "coalesce($5, trace_id)")},
-{counted("run", source, RunStatus.CANCELLED)}
+{counted("run", source, RunStatus.CANCELLED)}, {pruned("run")}
 SELECT {_RUN}, pg_notify('runengine_cancelled', id || ' ' || attempt) FROM run
 """
     for source in Transition.CANCEL.sources
@@ -162,6 +173,7 @@ def _run(row: asyncpg.Record) -> Run:
         completed_at=row["completed_at"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        priority=row["priority"],
     )
 
 
@@ -214,8 +226,19 @@ class RunRepository:
             new.campaign_id,
             actor.name,
             actor.trace_id,
+            new.priority,
         )
         return _run(row) if row else None
+
+    async def count_queued(self, limit: int, *, alone: bool = False) -> int:
+        """How many runs of the tenant are queued, or `limit` if there are more. `alone`: no other
+        transaction that counts alone is under way until this one ends.
+        """
+        if alone:
+            await self._source.fetchrow(_LOCK_QUOTA, self._tenant_id)
+        row = await self._source.fetchrow(_COUNT_QUEUED, self._tenant_id, limit)
+        assert row is not None
+        return int(row["queued"])
 
     async def get(self, run_id: UUID) -> Run | None:
         """The run as it is now; None when the tenant has none of that id."""

@@ -64,6 +64,7 @@ def run_message(run: Run) -> run_pb2.Run:
         created_at=_timestamp(run.created_at),
         updated_at=_timestamp(run.updated_at),
         attempt=run.attempt,
+        priority=run.priority,
     )
 
 

@@ -33,8 +33,9 @@ _STATUSES = {run_status_value(status): status for status in RunStatus}
 class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     """Each method: the request's words → the engine or a repository → the answer's words."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, queued_limit: int | None) -> None:
         self._database = database
+        self._queued_limit = queued_limit
 
     def _runs(self) -> RunRepository:
         tenant_id = caller().tenant_id
@@ -48,13 +49,14 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             request.workflow_name,
             request.trigger_payload if request.HasField("trigger_payload") else None,
             request.context if request.HasField("context") else None,
+            request.priority,
         )
         return await act_once(
             self._database,
             context,
             fingerprint,
             run_service_pb2.TriggerRunResponse,
-            lambda runs, actor: trigger_run(runs, new, actor),
+            lambda runs, actor: trigger_run(runs, new, actor, self._queued_limit),
         )
 
     async def GetRun(  # noqa: N802, D102
@@ -98,7 +100,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             context,
             fingerprint_of(request),
             run_service_pb2.RetryRunResponse,
-            lambda runs, actor: retry_run(runs, run_id, actor),
+            lambda runs, actor: retry_run(runs, run_id, actor, self._queued_limit),
         )
 
     async def CancelRun(  # noqa: N802, D102

@@ -30,9 +30,11 @@ _MAX_METADATA_BYTES = 16 * 1024
 
 
 def create_server(
-    database: Database, artifacts: ArtifactStore, verifier: ClerkVerifier
+    database: Database, artifacts: ArtifactStore, verifier: ClerkVerifier, queued_limit: int | None
 ) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
-    """The server, not started, and its health service. Needs a running event loop."""
+    """The server, not started, and its health service. Needs a running event loop. `queued_limit`: how
+    many runs a tenant may have queued.
+    """
     server = grpc.aio.server(
         interceptors=[CallInterceptor(verifier)],
         options=[
@@ -43,7 +45,7 @@ def create_server(
             ("grpc.so_reuseport", 0),
         ],
     )
-    run_service_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(database), server)
+    run_service_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(database, queued_limit), server)
     campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server(CampaignServicer(database), server)
     artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
         ArtifactServicer(database, artifacts), server

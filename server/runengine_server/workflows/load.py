@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import RetryPolicy
+from langgraph.types import RetryPolicy, TimeoutPolicy
 
 from runengine_server.settings import SettingsError
 from runengine_server.workflows.recorded_node import RecordedNode
@@ -19,14 +20,26 @@ from runengine_server.workflows.recorded_node import RecordedNode
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A user's graph, compiled, each node recorded as a step."""
+    """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is of a run."""
 
     name: str
     graph: CompiledStateGraph[Any, Any, Any, Any]
     retry_policies: dict[str, Sequence[RetryPolicy]]
+    timeout_seconds: float | None
 
 
-def load_workflows(entries: Sequence[str]) -> dict[str, Workflow]:
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a run and a step may take, in seconds, where the graph's metadata says nothing of it."""
+
+    run: float | None = None
+    step: float | None = None
+
+
+_NO_TIMEOUTS = Timeouts()
+
+
+def load_workflows(entries: Sequence[str], timeouts: Timeouts) -> dict[str, Workflow]:
     """All workflows that `entries` name, by name.
 
     Raises SettingsError, in one line, for what cannot be imported, is no dict of uncompiled
@@ -40,7 +53,7 @@ def load_workflows(entries: Sequence[str]) -> dict[str, Workflow]:
             if name in loaded:
                 raise SettingsError(f"RUNENGINE_WORKFLOWS: the workflow {name!r} is named twice")
             try:
-                loaded[name] = compile_workflow(name, graph)
+                loaded[name] = compile_workflow(name, graph, timeouts)
             except Exception as error:
                 raise SettingsError(f"RUNENGINE_WORKFLOWS: {name!r} does not compile: {error}") from error
     return loaded
@@ -65,11 +78,15 @@ def _read(entry: str) -> dict[str, StateGraph[Any, Any, Any, Any]]:
     return value
 
 
-def compile_workflow(name: str, graph: StateGraph[Any, Any, Any, Any]) -> Workflow:
+def compile_workflow(
+    name: str, graph: StateGraph[Any, Any, Any, Any], timeouts: Timeouts = _NO_TIMEOUTS
+) -> Workflow:
     """The graph compiled, with a RecordedNode around each node's own runnable.
 
     The node's CachePolicy moves into the RecordedNode, because LangGraph answers from its cache
-    without telling which task was answered; the RetryPolicy stays where it is.
+    without telling which task was answered; RetryPolicy and timeout stay where they are. A node
+    without a timeout gets that of its metadata, `timeout_seconds`, or else the one of the settings.
+    Raises ValueError for a `timeout_seconds` that is no positive number.
     """
     compiled = graph.compile(name=name)
     retry_policies: dict[str, Sequence[RetryPolicy]] = {}
@@ -81,7 +98,21 @@ def compile_workflow(name: str, graph: StateGraph[Any, Any, Any, Any]) -> Workfl
         skill_id = str((node.metadata or {}).get("skill_id", step_id))
         node.bound = RecordedNode(step_id, skill_id, node.bound, retry_policies[step_id], node.cache_policy)
         node.cache_policy = None
+        if node.timeout is None:
+            # LangGraph refuses a timeout for a sync node when it compiles. Here it may have one: its run
+            # goes on at once, and its thread is left behind.
+            node.timeout = TimeoutPolicy.coerce(_timeout(node.metadata, timeouts.step))
         # compile() has read the cached property `node` of a PregelNode with a timeout; it would keep
         # running the node as it was.
         vars(node).pop("node", None)
-    return Workflow(name, compiled, retry_policies)
+    of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
+    return Workflow(name, compiled, retry_policies, of_run)
+
+
+def _timeout(metadata: Mapping[str, Any] | None, default: float | None) -> float | None:
+    seconds = (metadata or {}).get("timeout_seconds", default)
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"timeout_seconds must be a positive number of seconds, not {seconds!r}")
+    return float(seconds)

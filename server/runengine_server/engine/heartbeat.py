@@ -1,0 +1,143 @@
+"""Keeps the leases of a worker's runs, and hears what is notified to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from uuid import UUID
+
+import structlog
+
+from runengine_server.domain.errors import Unavailable
+from runengine_server.domain.run import ClaimedRun
+from runengine_server.repositories.queue_repository import CANCELLED, Line, QueueRepository
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Held:
+    run: ClaimedRun
+    until: float
+
+
+class Heartbeat:
+    """One statement every third of the lease renews all of them, from a thread and on a connection of
+    its own: a node that blocks the worker's event loop does not lose its run.
+
+    All callbacks are called in the event loop that enters it. `lose` gets a run that is no longer the
+    worker's, or that it could not keep until shortly before its lease ends, by the worker's own
+    monotonic clock; `cancel` the id and attempt of a run that was cancelled; `wake` what was
+    notified of runs to claim.
+    """
+
+    def __init__(
+        self,
+        queue: QueueRepository,
+        lease_seconds: float,
+        *,
+        lose: Callable[[ClaimedRun], None],
+        cancel: Callable[[UUID, int], None],
+        wake: Callable[[str], None],
+    ) -> None:
+        self._queue = queue
+        self._interval = lease_seconds / 3
+        self._reconnect_after = min(0.5, self._interval / 4)
+        # A sixth of the lease is left for graphs to stop in, and for clocks that differ in speed.
+        self._keeps = lease_seconds * 5 / 6
+        self._lose, self._cancel, self._wake = lose, cancel, wake
+        self._held: dict[UUID, _Held] = {}
+
+    def hold(self, run: ClaimedRun, since: float) -> None:
+        """Keeps the lease of a run that was claimed at `since`, or later, on time.monotonic()."""
+        self._held[run.id] = _Held(run, since + self._keeps)
+
+    def release(self, run: ClaimedRun) -> None:
+        """Lets the lease of a run that has ended be."""
+        if (held := self._held.get(run.id)) is not None and held.run.epoch == run.epoch:
+            del self._held[run.id]
+
+    async def __aenter__(self) -> Heartbeat:
+        self._workers_loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._started = threading.Event()
+        # A daemon, so that nothing it waits for keeps the process alive.
+        threading.Thread(target=self._thread, name="heartbeat", daemon=True).start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._started.wait()
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        await self._ended.wait()
+
+    def _thread(self) -> None:
+        try:
+            asyncio.run(self._beat_until_stopped())
+        finally:
+            self._tell(self._ended.set)
+
+    def _tell(self, callback: Callable[..., object], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the worker's loop is closed: the process is ending
+            self._workers_loop.call_soon_threadsafe(callback, *arguments)
+
+    async def _beat_until_stopped(self) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._started.set()
+        duties = [asyncio.create_task(self._stay_connected()), asyncio.create_task(self._watch_the_clock())]
+        await self._stopping.wait()
+        for duty in duties:
+            duty.cancel()
+        await asyncio.gather(*duties, return_exceptions=True)
+
+    async def _stay_connected(self) -> None:
+        while True:
+            try:
+                async with self._queue.line(self._hear) as line:
+                    # Whatever was notified in between was not heard.
+                    self._tell(self._wake, "")
+                    await self._beat(line)
+            except Unavailable:
+                pass
+            except Exception as error:
+                # Without heartbeats all runs would be lost, and the process would look healthy.
+                _log.error("heartbeat failed; starting it again", exc_info=error)
+            await asyncio.sleep(self._reconnect_after)
+
+    async def _beat(self, line: Line) -> None:
+        while True:
+            held = list(self._held.values())
+            sent = time.monotonic()
+            kept = await line.heartbeat([each.run for each in held], self._interval)
+            for each in held:
+                if each.run.id in kept:
+                    each.until = sent + self._keeps
+                else:
+                    self._give_up(each)
+            await asyncio.sleep(self._interval)
+
+    async def _watch_the_clock(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval / 8)
+            now = time.monotonic()
+            for each in list(self._held.values()):
+                if each.until <= now:
+                    self._give_up(each)
+
+    def _give_up(self, held: _Held) -> None:
+        self.release(held.run)
+        self._tell(self._lose, held.run)
+
+    def _hear(self, channel: str, payload: str) -> None:
+        if channel == CANCELLED:
+            # With the attempt, so that a late word of an old cancel does not stop the retry.
+            run_id, attempt = payload.split()
+            self._tell(self._cancel, UUID(run_id), int(attempt))
+        else:
+            self._tell(self._wake, payload)

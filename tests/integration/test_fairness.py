@@ -1,0 +1,142 @@
+"""Tenants are served in turn, within their limits, each in the order of its priorities."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID, uuid4
+
+import pytest
+from google.rpc import error_details_pb2
+from runengine.v1.run_pb2 import RunStatus as WireStatus
+from runengine_client import QuotaExceeded, RunEngineClient
+from runengine_server.domain.run import ClaimedRun, RunStatus
+from runengine_server.engine.trigger_run import check_trigger, trigger_run
+from runengine_server.repositories.queue_repository import QueueRepository
+from runengine_server.repositories.run_repository import RunRepository
+
+from tests.integration.harness import ACTOR, LEASE_SECONDS, Engine, Ran, chain, serving
+from tests.stack import Stack
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[Engine]:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        yield engine
+
+
+async def queue(engine: Engine, tenant_id: str, count: int) -> list[UUID]:
+    """Triggers runs of a tenant, one after the other."""
+    ids = []
+    for _ in range(count):
+        async with engine.database.tenant(tenant_id).transaction() as transaction:
+            new = check_trigger(engine.workflow, None, None)
+            ids.append((await trigger_run(RunRepository(transaction, tenant_id), new, ACTOR, None)).id)
+    return ids
+
+
+def some_tenants(count: int) -> list[str]:
+    prefix = uuid4().hex
+    return [f"org_{prefix}_{number}" for number in range(count)]
+
+
+def tenants_of(runs: Sequence[ClaimedRun]) -> list[str]:
+    return sorted(run.tenant_id for run in runs)
+
+
+async def test_a_tenant_with_many_queued_runs_does_not_keep_others_waiting(engine: Engine) -> None:
+    greedy, second, third = some_tenants(3)
+    await queue(engine, greedy, 30)
+    await queue(engine, second, 1)
+    await queue(engine, third, 2)
+    served = [(await engine.queue.claim_queued(1))[0].tenant_id for _ in range(7)]
+    assert served == [greedy, second, third, greedy, third, greedy, greedy]
+
+
+async def test_a_batch_is_shared_between_the_tenants_whose_turn_it_is(engine: Engine) -> None:
+    first, second, third = some_tenants(3)
+    for tenant_id, count in ((first, 30), (second, 1), (third, 30)):
+        await queue(engine, tenant_id, count)
+    assert tenants_of(await engine.queue.claim_queued(9)) == [first] * 3 + [second] + [third] * 3
+    # The next turn begins after the one that was served last.
+    assert tenants_of(await engine.queue.claim_queued(1)) == [first]
+    assert tenants_of(await engine.queue.claim_queued(1)) == [third]
+
+
+async def test_a_batch_smaller_than_the_tenants_goes_on_where_the_last_one_ended(engine: Engine) -> None:
+    tenant_ids = some_tenants(5)
+    for tenant_id in tenant_ids:
+        await queue(engine, tenant_id, 3)
+    served = [tenants_of(await engine.queue.claim_queued(2)) for _ in range(5)]
+    assert sorted(itertools.chain(*served)) == sorted(tenant_ids * 2)
+    assert sorted(itertools.chain(*served[:2])) == tenant_ids[:4]
+
+
+async def test_within_a_tenant_the_greatest_priority_goes_first_and_then_the_oldest(engine: Engine) -> None:
+    low, usual, high, usual_too = [
+        await engine.trigger(priority=priority) for priority in (-100, 0, 100, 0)
+    ]  # fmt: skip
+    claimed = [(await engine.claim()).id for _ in range(4)]
+    assert claimed == [high, usual, usual_too, low]
+    assert (await engine.get(high)).priority == 100
+
+
+async def test_runs_that_nobody_here_serves_are_passed_over(engine: Engine, database_url: str) -> None:
+    tenant_id = some_tenants(1)[0]
+    async with serving(database_url, chain(one=Ran().node("one"))) as elsewhere:
+        await queue(elsewhere, tenant_id, 5)
+        served = await queue(engine, tenant_id, 1)
+        assert [run.id for run in await engine.queue.claim_queued(10)] == served
+
+
+async def test_no_more_runs_of_a_tenant_are_running_than_it_may_have_on_all_workers(engine: Engine) -> None:
+    busy, other = some_tenants(2)
+    run_ids = await queue(engine, busy, 20)
+    await queue(engine, other, 1)
+    workers = [
+        QueueRepository(engine.database, f"worker:{number}", [engine.workflow], LEASE_SECONDS, 3)
+        for number in range(8)
+    ]
+    for _ in range(3):
+        claimed = await asyncio.gather(*(worker.claim_queued(2) for worker in workers))
+        running = [run for batch in claimed for run in batch]
+        if not running:
+            break
+        held = running
+    statuses = [(await RunRepository(engine.database.tenant(busy), busy).get(each)) for each in run_ids]
+    assert sum(run is not None and run.status is RunStatus.RUNNING for run in statuses) == 3
+    # Once one of them has ended, there is room for one more.
+    await engine.processor.process(next(run for run in held if run.tenant_id == busy))
+    assert tenants_of(await workers[0].claim_queued(5)) == [busy]
+    assert await workers[1].claim_queued(5) == []
+
+
+async def test_of_many_triggers_at_once_as_many_are_taken_as_the_tenant_may_have_queued(
+    stack: Stack, database_url: str, organisation: str
+) -> None:
+    limited = Stack(database_url, stack.state_dir)
+    await limited.start("serve", TENANT_QUEUED_LIMIT="5")
+    try:
+        async with RunEngineClient(limited.grpc_address, limited.token(organisation)) as client:
+            outcomes = await asyncio.gather(
+                *(client.trigger_run("unserved") for _ in range(30)), return_exceptions=True
+            )
+            taken = [run for run in outcomes if not isinstance(run, BaseException)]
+            refusals = [error for error in outcomes if isinstance(error, QuotaExceeded)]
+            assert (len(taken), len(refusals)) == (5, 25)
+            assert str(refusals[0]).startswith("The organisation has 5 runs queued")
+            assert refusals[0].retry_after_seconds == error_details_pb2.RetryInfo().retry_delay.seconds + 1
+
+            # A run that left the queue makes room; its retry needs room, too.
+            await client.cancel_run(taken[0].id)
+            await client.trigger_run("unserved")
+            with pytest.raises(QuotaExceeded):
+                await client.retry_run(taken[0].id)
+            run = await client.get_run(taken[0].id)
+            assert (run.status, run.attempt) == (WireStatus.RUN_STATUS_CANCELLED, 1)
+
+            async with RunEngineClient(limited.grpc_address, limited.token(f"{organisation}_2")) as other:
+                await other.trigger_run("unserved")
+    finally:
+        await limited.stop()

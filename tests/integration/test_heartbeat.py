@@ -1,0 +1,254 @@
+"""A worker keeps its runs while it can, lets go of them in time when it cannot, and drains when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import asyncpg
+import pytest
+from runengine_server.domain.errors import Unavailable
+from runengine_server.domain.run import MAX_LOSSES, ClaimedRun, RunStatus
+from runengine_server.repositories.database import Database
+from runengine_server.repositories.queue_repository import Line, QueueRepository
+
+from tests.integration.harness import (
+    SECONDS,
+    Engine,
+    Held,
+    Ran,
+    State,
+    chain,
+    ended,
+    happened,
+    serving,
+    until,
+)
+
+
+async def beat(engine: Engine, held: Sequence[ClaimedRun]) -> set[UUID]:
+    async with engine.queue.line(lambda channel, payload: None) as line:
+        return await line.heartbeat(held, SECONDS)
+
+
+async def leases(engine: Engine) -> dict[UUID, datetime]:
+    rows = await engine.tenant.fetch("SELECT id, lease_expires_at FROM runs WHERE status = 'running'")
+    return {row["id"]: row["lease_expires_at"] for row in rows}
+
+
+async def test_a_heartbeat_keeps_what_is_held_and_says_what_is_not(database_url: str) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        ids = [await engine.trigger() for _ in range(3)]
+        kept, lost, cancelled = [await engine.claim() for _ in ids]
+        successor = await engine.take_over(lost.id)
+        await engine.cancel(cancelled.id)
+        before = await leases(engine)
+        assert await beat(engine, [kept, lost, cancelled]) == {kept.id}
+        after = await leases(engine)
+        assert before[kept.id] < after[kept.id]
+        # The lease of its successor is neither kept nor shortened by the old holder.
+        assert before[lost.id] == after[lost.id]
+        assert await beat(engine, [successor]) == {lost.id}
+
+
+async def test_a_node_that_blocks_the_event_loop_does_not_lose_its_run(database_url: str) -> None:
+    stolen: list[ClaimedRun] = []
+    attempts = 0
+
+    async def steal_until_the_first_lease_is_over() -> None:
+        nonlocal attempts
+        database = Database(database_url, 1)
+        await database.open()
+        thief = QueueRepository(database, "worker:thief", [engine.workflow], engine.lease_seconds)
+        tenant = database.tenant(engine.tenant_id)
+        async with asyncio.timeout(SECONDS):
+            first = await tenant.fetchrow("SELECT max(lease_expires_at) AS ends FROM runs")
+            over = "SELECT clock_timestamp() > $1::timestamptz + interval '0.3 s' AS is_over"
+            assert first is not None
+            while (row := await tenant.fetchrow(over, first["ends"])) and not row["is_over"]:
+                stolen.extend(await thief.claim_expired(1))
+                attempts += 1
+        await database.close()
+
+    async def blocking(state: State) -> State:
+        thread = threading.Thread(target=lambda: asyncio.run(steal_until_the_first_lease_is_over()))
+        thread.start()
+        thread.join(SECONDS)
+        return {"seen": ["blocking"]}
+
+    async with serving(database_url, chain(blocking=blocking), lease_seconds=0.9) as engine:
+        run_id = await engine.trigger()
+        async with engine.working():
+            assert await ended(engine, run_id) is RunStatus.COMPLETED
+        assert attempts > 0
+        assert stolen == []
+        assert await engine.executions(run_id) == ["blocking 1 completed"]
+
+
+async def test_a_worker_that_cannot_renew_stops_its_graph_before_the_lease_ends_and_counts_no_loss(
+    database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = threading.Event()
+    real = Line.heartbeat
+
+    async def heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
+        if away.is_set():
+            raise Unavailable
+        return await real(line, held, seconds)
+
+    monkeypatch.setattr(Line, "heartbeat", heartbeat)
+    held = Held()
+    async with serving(database_url, chain(held=held.node), lease_seconds=3) as engine:
+        run_id = await engine.trigger()
+        async with engine.working():
+            execution = await held.next()
+            away.set()
+            await happened(execution.ended)
+            lease_left = await database.fetchval(
+                "SELECT lease_expires_at > clock_timestamp() FROM runs WHERE id = $1", run_id
+            )
+            assert lease_left
+            away.clear()
+            (await held.next()).go.set()
+            assert await ended(engine, run_id) is RunStatus.COMPLETED
+        assert await engine.losses(run_id) == 0
+
+
+async def test_a_worker_that_is_told_to_stop_ends_its_nodes_and_hands_the_rest_over(
+    database_url: str,
+) -> None:
+    held, ran = Held(), Ran()
+    async with serving(database_url, chain(held=held.node, last=ran.node("last"))) as engine:
+        run_id = await engine.trigger()
+        async with engine.working(drain_seconds=SECONDS) as worker:
+            execution = await held.next()
+            worker.stop()
+            execution.go.set()
+        # The node it was in has ended, and the next one has not begun.
+        assert await engine.executions(run_id) == ["held 1 completed"]
+        assert ran.names == []
+        (successor,) = await engine.queue.claim_expired(1)
+        assert (successor.losses, successor.attempt) == (0, 1)
+        assert (await engine.process(successor)).status is RunStatus.COMPLETED
+        assert await engine.executions(run_id) == ["held 1 completed", "last 1 completed"]
+
+
+async def test_a_drained_run_goes_on_at_once_with_a_worker_that_waits(database_url: str) -> None:
+    held = Held()
+    async with (
+        serving(database_url, chain(one=held.node, two=held.node)) as engine,
+        engine.working(drain_seconds=SECONDS) as leaving,
+    ):
+        run_id = await engine.trigger()
+        execution = await held.next()
+        async with engine.working():
+            leaving.stop()
+            execution.go.set()
+            (await held.next()).go.set()
+            assert await ended(engine, run_id) is RunStatus.COMPLETED
+
+
+async def test_a_node_that_does_not_end_while_its_worker_drains_is_stopped_and_executed_elsewhere(
+    database_url: str,
+) -> None:
+    held = Held()
+    async with serving(database_url, chain(held=held.node)) as engine:
+        run_id = await engine.trigger()
+        async with engine.working(drain_seconds=0.05):
+            await held.next()
+        (successor,) = await engine.queue.claim_expired(1)
+        assert successor.losses == 0
+        again = asyncio.create_task(engine.process(successor))
+        (await held.next()).go.set()
+        assert (await again).status is RunStatus.COMPLETED
+        assert await engine.executions(run_id) == ["held 1 failed WORKER_LOST", "held 2 completed"]
+
+
+@pytest.fixture
+async def suspects(database_url: str) -> AsyncIterator[tuple[Engine, Held, list[UUID]]]:
+    """Three runs that two workers and more were lost with, those lost most often first."""
+    held = Held()
+    async with serving(database_url, chain(held=held.node)) as engine:
+        ids = [await engine.trigger() for _ in range(3)]
+        await engine.queue.claim_queued(3)
+        for losses, run_id in zip((3, 2, 1), ids, strict=True):
+            await engine.tenant.fetch("UPDATE runs SET losses = $2 WHERE id = $1", run_id, losses)
+            await engine.lose(run_id)
+        yield engine, held, ids
+
+
+async def test_a_run_that_may_kill_its_worker_is_taken_alone_and_the_most_suspect_last(
+    suspects: tuple[Engine, Held, list[UUID]],
+) -> None:
+    engine, _, ids = suspects
+    assert await engine.queue.claim_expired(3, suspects=0) == []
+    taken = [await engine.queue.claim_expired(3) for _ in ids]
+    assert [[run.id for run in runs] for runs in taken] == [[ids[2]], [ids[1]], [ids[0]]]
+
+
+async def test_a_worker_executes_one_suspect_at_a_time_beside_others(
+    suspects: tuple[Engine, Held, list[UUID]],
+) -> None:
+    engine, held, ids = suspects
+    fresh = await engine.trigger()
+    async with engine.working():
+        first, second = await held.next(), await held.next()
+        assert {first.run_id, second.run_id} == {ids[2], fresh}
+        one_more = await engine.trigger()
+        third = await held.next()
+        assert third.run_id == one_more
+        assert held.waiting() == 0
+        for execution in (first, second, third):
+            execution.go.set()
+        for expected in (ids[1], ids[0]):
+            execution = await held.next()
+            assert execution.run_id == expected
+            execution.go.set()
+        for run_id in ids:
+            assert await ended(engine, run_id) is RunStatus.COMPLETED
+
+
+async def test_a_run_that_loses_its_worker_too_often_fails_and_a_retry_starts_its_losses_anew(
+    database_url: str,
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        await engine.claim()
+        for _ in range(MAX_LOSSES):
+            claimed = await engine.take_over(run_id)
+        run = await engine.process(claimed)
+        assert run.error is not None
+        assert (run.status, run.error.code) == ("failed", "WORKER_LOST")
+        await engine.retry(run_id)
+        assert (await engine.process(await engine.claim())).status is RunStatus.COMPLETED
+
+
+async def test_many_claimers_of_one_run_find_one_winner(database_url: str) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        for _ in range(10):
+            await engine.trigger()
+            claims = await asyncio.gather(*(engine.queue.claim_queued(1) for _ in range(10)))
+            assert sum(map(len, claims)) == 1
+
+
+async def test_all_that_is_queued_is_claimed_although_claimers_pass_one_another_over(
+    database_url: str,
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        ids = {await engine.trigger() for _ in range(40)}
+        claimed: list[UUID] = []
+
+        async def claimer() -> int:
+            runs = await engine.queue.claim_queued(3)
+            claimed.extend(run.id for run in runs)
+            return len(runs)
+
+        async def all_claimers() -> int:
+            return sum(await asyncio.gather(*(claimer() for _ in range(8))))
+
+        await until(all_claimers, lambda count: count == 0)
+        assert len(claimed) == len(ids)
+        assert set(claimed) == ids

@@ -1,0 +1,132 @@
+"""A run and a step may take so long, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from langgraph.types import RetryPolicy
+from runengine_server.domain.run import RunStatus
+from runengine_server.workflows.load import Timeouts, compile_workflow
+
+from tests.integration.harness import Graph, Held, Ran, State, alone, chain, serving
+
+
+async def forever(state: State) -> State:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def with_metadata(graph: Graph, **metadata: Any) -> Graph:
+    graph.metadata = metadata  # type: ignore[attr-defined]
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("graph", "timeouts"),
+    [
+        (alone("slow", forever), Timeouts(step=0.1)),
+        (alone("slow", forever, metadata={"timeout_seconds": 0.1}), Timeouts()),
+        (alone("slow", forever, metadata={"timeout_seconds": 0.1}), Timeouts(step=3600)),
+    ],
+    ids=["of the settings", "of the node", "of the node before the settings"],
+)
+async def test_a_step_that_takes_too_long_fails_with_its_run(
+    database_url: str, graph: Graph, timeouts: Timeouts
+) -> None:
+    async with serving(database_url, graph, timeouts) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert (run.status, run.error.code, run.error.step_id) == ("failed", "STEP_TIMED_OUT", "slow")
+        assert await engine.executions(run.id) == ["slow 1 failed STEP_TIMED_OUT"]
+
+
+async def test_langgraphs_own_timeout_goes_before_ours(database_url: str) -> None:
+    graph = alone("slow", forever, timeout=0.1, metadata={"timeout_seconds": 3600})
+    async with serving(database_url, graph, Timeouts(step=3600)) as engine:
+        assert (await engine.execute()).error is not None
+
+
+async def test_a_sync_step_that_takes_too_long_fails_although_its_thread_goes_on(database_url: str) -> None:
+    go = threading.Event()
+
+    def deaf(state: State) -> State:
+        go.wait(60)
+        return {"seen": ["deaf"]}
+
+    async with serving(database_url, chain(deaf=deaf, last=Ran().node("last")), Timeouts(step=0.1)) as engine:
+        try:
+            run = await engine.execute()
+        finally:
+            go.set()
+        assert run.error is not None
+        assert run.error.code == "STEP_TIMED_OUT"
+        assert await engine.executions(run.id) == ["deaf 1 failed STEP_TIMED_OUT"]
+
+
+async def test_a_step_that_took_too_long_is_executed_again_as_its_retry_policy_says(
+    database_url: str,
+) -> None:
+    policy = RetryPolicy(max_attempts=2, initial_interval=0.01, jitter=False)
+    async with serving(
+        database_url, alone("slow", forever, retry_policy=policy), Timeouts(step=0.1)
+    ) as engine:
+        run = await engine.execute()
+        assert await engine.executions(run.id) == [
+            "slow 1 failed STEP_TIMED_OUT", "slow 2 failed STEP_TIMED_OUT",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("graph", "timeouts"),
+    [
+        (chain(slow=forever, last=Ran().node("last")), Timeouts(run=0.1)),
+        (with_metadata(chain(slow=forever), timeout_seconds=0.1), Timeouts(run=3600)),
+    ],
+    ids=["of the settings", "of the graph before the settings"],
+)
+async def test_a_run_that_takes_too_long_fails_with_a_code_of_its_own(
+    database_url: str, graph: Graph, timeouts: Timeouts
+) -> None:
+    async with serving(database_url, graph, timeouts) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert (run.status, run.error.code, run.error.step_id) == ("failed", "RUN_TIMED_OUT", None)
+        assert run.error.message == "RunTimedOut: The run was still running after its time limit of 0.1 s."
+        assert run.error.retryable
+        assert await engine.executions(run.id) == ["slow 1 failed STEP_INTERRUPTED"]
+
+
+async def test_the_time_of_a_run_goes_on_when_another_worker_takes_it_over(database_url: str) -> None:
+    async with serving(database_url, chain(slow=forever), Timeouts(run=3600)) as engine:
+        run_id = await engine.trigger()
+        await engine.claim()
+        await engine.tenant.fetch(
+            "UPDATE runs SET started_at = started_at - interval '1 hour' WHERE id = $1", run_id
+        )
+        run = await engine.process(await engine.take_over(run_id))
+        assert run.error is not None
+        assert run.error.code == "RUN_TIMED_OUT"
+
+
+async def test_a_retry_has_the_whole_time_again(database_url: str) -> None:
+    held = Held()
+    async with serving(database_url, chain(held=held.node), Timeouts(run=3600)) as engine:
+        run_id = await engine.trigger()
+        await engine.claim()
+        await engine.tenant.fetch(
+            "UPDATE runs SET started_at = started_at - interval '1 hour' WHERE id = $1", run_id
+        )
+        assert (await engine.process(await engine.take_over(run_id))).status is RunStatus.FAILED
+        await engine.retry(run_id)
+        again = asyncio.create_task(engine.process(await engine.claim()))
+        (await held.next()).go.set()
+        assert (await again).status is RunStatus.COMPLETED
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), True, "60"])
+def test_a_time_limit_that_is_none_is_refused_when_the_worker_starts(seconds: Any) -> None:
+    with pytest.raises(ValueError, match="timeout_seconds must be a positive number of seconds"):
+        compile_workflow("wrong", alone("node", forever, metadata={"timeout_seconds": seconds}))
