@@ -19,8 +19,9 @@ from runengine_server.app import configure_logging
 from runengine_server.embedded_postgres import EmbeddedPostgres
 from runengine_server.repositories.migrations.migrate import migrate
 
+from tests.faults import mutants
 from tests.gates import Gates
-from tests.stack import Stack
+from tests.stack import MUTANT, Stack
 
 _TEMPLATE = "runengine"
 _SOCKET_DIR = "RUNENGINE_TEST_POSTGRES"
@@ -29,6 +30,8 @@ _SOCKET_DIR = "RUNENGINE_TEST_POSTGRES"
 def pytest_configure(config: pytest.Config) -> None:
     # As the processes have it; structlog's own way renders every local variable, for a second each time.
     configure_logging()
+    if MUTANT in os.environ:
+        mutants.apply(os.environ[MUTANT])
     if hasattr(config, "workerinput"):
         return
     directory = Path(tempfile.mkdtemp(prefix="runengine-tests-"))

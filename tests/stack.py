@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from pathlib import Path
@@ -13,6 +14,10 @@ from runengine_server.up import Child
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = "runengine_server.workflows.campaign_bundle:WORKFLOWS,tests.graphs:WORKFLOWS"
 
+# A guard of the product that its processes are to be without, so that a test can be seen to fail.
+MUTANT = "RUNENGINE_MUTANT"
+UNDER_TEST = "tests.faults.process"
+
 
 def free_address() -> str:
     """HOST:PORT of a port that nobody has at the moment."""
@@ -22,7 +27,9 @@ def free_address() -> str:
 
 def environment(**settings: str) -> dict[str, str]:
     """This process's environment without its own settings of runengine, and with `settings`."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_")}
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_") or key == MUTANT
+    }
     return {
         **inherited,
         "PYTHONPATH": str(ROOT),
@@ -48,9 +55,11 @@ class Stack:
         }
         self._children: list[Child] = []
 
-    async def start(self, *commands: str, **settings: str) -> list[Child]:
+    async def start(self, *commands: str, module: str | None = None, **settings: str) -> list[Child]:
         """Starts processes, with settings that differ, and returns when they are ready."""
-        children = [Child(command, environment(**{**self.settings, **settings})) for command in commands]
+        module = module or (UNDER_TEST if MUTANT in os.environ else "runengine_server")
+        environ = environment(**{**self.settings, **settings})
+        children = [Child(command, environ, module) for command in commands]
         self._children += children
         try:
             for child in children:
@@ -61,8 +70,7 @@ class Stack:
         return children
 
     async def stop(self) -> None:
-        for child in self._children:
-            await child.stop()
+        await asyncio.gather(*(child.stop() for child in self._children))
 
     def token(self, organisation: str) -> str:
         return development.sign(self.state_dir, organisation, "user_test", ttl_seconds=3600)

@@ -43,21 +43,29 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """One process of ours, started in a session of its own so that Ctrl-C reaches only `up`."""
+    """One process of ours, started in a session of its own so that Ctrl-C reaches only `up`.
 
-    def __init__(self, command: str, environment: dict[str, str]) -> None:
+    `module` is what Python runs; the tests have one that prepares the process before it is the product.
+    """
+
+    def __init__(self, command: str, environment: dict[str, str], module: str = "runengine_server") -> None:
         self.command = command
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._socket = ours
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "runengine_server", command],
+                [sys.executable, "-m", module, command],
                 env={**environment, "RUNENGINE_PARENT_FD": str(theirs.fileno())},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     async def until_ready(self) -> None:
         """Returns once it does its work. Raises ChildFailed when it ended instead."""

@@ -59,6 +59,20 @@ async def test_a_thousand_runs_of_one_moment_each_appear_once_under_inserts(
     assert first == [[]]
 
 
+async def test_runs_of_one_moment_are_in_the_order_of_their_ids_whatever_their_status(
+    client: RunEngineClient, database: asyncpg.Connection
+) -> None:
+    campaign_id = str(uuid.uuid4())
+    ids = [run.id for run in await trigger(client, campaign_id, 20)]
+    for run_id in ids[::2]:
+        await client.cancel_run(run_id)
+    await database.execute(
+        "UPDATE runs SET created_at = '2026-01-01T00:00:00Z' WHERE campaign_id = $1", campaign_id
+    )
+    both = pages(client, campaign_id, 7, ("queued", "cancelled"))
+    assert [run_id async for page in both for run_id in page] == sorted(ids, reverse=True)
+
+
 async def test_pages_of_one_run_each(client: RunEngineClient) -> None:
     campaign_id = str(uuid.uuid4())
     await trigger(client, campaign_id, 12)

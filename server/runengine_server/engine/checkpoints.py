@@ -31,11 +31,12 @@ def failure_code(error: BaseException) -> str:
 
 
 class FencedCheckpointer(BaseCheckpointSaver[str]):
-    """Saves the checkpoints of one execution of one run; the thread is the run.
+    """Saves the checkpoints of one execution of one run; the thread is the run, and any other is refused
+    with a ValueError.
 
     What a task wrote is stored in one statement with the completion of its step, so that a step is
-    completed exactly when LangGraph will not run it again. Every write raises Fenced when the run
-    is no longer this worker's. `state` has the channels of the graph as last saved or read.
+    completed exactly when LangGraph will not run it again. Every write raises Lost when the run is
+    no longer this worker's. `state` has the channels of the graph as last saved or read.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -53,6 +54,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Stores what a task wrote, and completes its step unless what it wrote is an error."""
+        self._check_thread(config["configurable"]["thread_id"])
         saving = asyncio.current_task()
         assert saving is not None
         self._saving.add(saving)
@@ -73,7 +75,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         if ERROR in written:
             # An edge that raises comes after its node has written. Stored, those writes would make
             # LangGraph take the task for done when the graph resumes, and nothing would follow it.
-            writes = [each for each in writes if each[0] in (ERROR, ERROR_SOURCE_NODE)]
+            writes = [each for each in writes if each[0] in WRITES_IDX_MAP or each[0] == ERROR_SOURCE_NODE]
             if namespace == "":
                 await self._note_failure(UUID(task_id), written[ERROR], ERROR_SOURCE_NODE in written)
         try:
@@ -125,8 +127,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         """Stores a checkpoint, after the writes that it sums up: were it stored first, a crash in
         between would leave steps that are done for ever unrecorded.
         """
-        await self.settle()
         configurable = config["configurable"]
+        self._check_thread(configurable["thread_id"])
+        await self.settle()
         if (broken := self._broken.pop(configurable["checkpoint_ns"], None)) is not None:
             raise broken
         type_, encoded = self.serde.dumps_typed(checkpoint)
@@ -146,15 +149,16 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the current one of its namespace, with its writes."""
         configurable = config["configurable"]
+        self._check_thread(configurable["thread_id"])
+        named = configurable.get("checkpoint_id")
         stored = await self._execution.engine(
-            self._execution.held.get_checkpoint(
-                configurable.get("checkpoint_ns", ""), configurable.get("checkpoint_id")
-            )
+            self._execution.held.get_checkpoint(configurable.get("checkpoint_ns", ""), named)
         )
         if stored is None:
             return None
         found = await self._tuple(stored)
-        if stored.checkpoint_ns == "":
+        # By name LangGraph also reads ancestors of the current one, to replay delta channels.
+        if stored.checkpoint_ns == "" and not named:
             self.state = found.checkpoint["channel_values"]
         return found
 
@@ -166,17 +170,47 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """The checkpoints of the run, newest first."""
-        namespace = config["configurable"].get("checkpoint_ns") if config else None
+        """The checkpoints of the run, or the one that `config` names, newest first."""
+        configurable = config["configurable"] if config else {}
+        if config:
+            self._check_thread(configurable["thread_id"])
         until = before["configurable"].get("checkpoint_id") if before else None
+        named = configurable.get("checkpoint_id")
         found = 0
-        for stored in await self._execution.held.list_checkpoints(namespace, until):
+        for stored in await self._execution.engine(
+            self._execution.held.list_checkpoints(configurable.get("checkpoint_ns"), until)
+        ):
+            if named and stored.checkpoint_id != named:
+                continue
             each = await self._tuple(stored)
             if all(each.metadata.get(key) == value for key, value in (filter or {}).items()):
                 if found == limit:
                     return
                 found += 1
                 yield each
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Deletes all checkpoints and writes of the run."""
+        self._check_thread(thread_id)
+        await self.settle()
+        await self._execution.engine(self._execution.held.drop_checkpoints())
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Deletes what nothing resumes from, or, with the strategy "delete", everything."""
+        for thread_id in thread_ids:
+            self._check_thread(thread_id)
+        if strategy not in ("keep_latest", "delete"):
+            raise ValueError(f"{strategy} is no strategy to prune checkpoints by")
+        if not thread_ids:
+            return
+        await self.settle()
+        held = self._execution.held
+        prune = held.drop_checkpoints if strategy == "delete" else held.prune_checkpoints
+        await self._execution.engine(prune())
+
+    def _check_thread(self, thread_id: str) -> None:
+        if thread_id != str(self._execution.held.run.id):
+            raise ValueError("the checkpoints of a run are kept under its own thread, and no other")
 
     async def _tuple(self, stored: StoredCheckpoint) -> CheckpointTuple:
         writes = await self._execution.engine(

@@ -35,7 +35,14 @@ _REFUSED = (
     asyncpg.SyntaxOrAccessError,
     asyncpg.ProgramLimitExceededError,
 )
-_FAILED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
+# The last is what asyncpg says of a connection that PostgreSQL ended with an error while it was idle.
+_FAILED = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresError,
+    asyncpg.InternalClientError,
+)
 
 
 async def _prepare(connection: Any) -> None:

@@ -119,6 +119,40 @@ WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND checkpoint_id = 
 ORDER BY task_path, task_id, idx
 """
 
+
+def pruned(moved: str) -> str:
+    """CTEs that leave of run $2, if `moved` has a row, what a retry resumes from: of each namespace the
+    current checkpoint and its writes. A graph with delta channels needs more: their values are replayed
+    from the writes on all the ancestors, so a namespace whose current checkpoint counts supersteps since
+    a snapshot, which LangGraph notes in its metadata, is left whole.
+    """
+    others = f"""tenant_id = $1 AND run_id = $2 AND EXISTS (SELECT FROM {moved}) AND NOT EXISTS (
+        SELECT FROM kept WHERE kept.checkpoint_ns = stored.checkpoint_ns
+            AND (kept.checkpoint_id = stored.checkpoint_id OR kept.replayed))"""
+    return f"""kept AS (
+    SELECT DISTINCT ON (checkpoint_ns) checkpoint_ns, checkpoint_id,
+        position('counters_since_delta_snapshot'::bytea IN metadata) > 0 AS replayed
+    FROM checkpoints WHERE tenant_id = $1 AND run_id = $2
+    ORDER BY checkpoint_ns, seq DESC
+), pruned_checkpoints AS (
+    DELETE FROM checkpoints AS stored WHERE {others}
+), pruned_writes AS (
+    DELETE FROM checkpoint_writes AS stored WHERE {others}
+)"""
+
+
+def _dropped(moved: str) -> str:
+    """CTEs that leave no checkpoint and no write of run $2, if `moved` has a row."""
+    return f"""dropped_checkpoints AS (
+    DELETE FROM checkpoints WHERE tenant_id = $1 AND run_id = $2 AND EXISTS (SELECT FROM {moved})
+), dropped_writes AS (
+    DELETE FROM checkpoint_writes WHERE tenant_id = $1 AND run_id = $2 AND EXISTS (SELECT FROM {moved})
+)"""
+
+
+_PRUNE_CHECKPOINTS = f"WITH {_HELD}, {pruned('held')} SELECT 1 FROM held"
+_DROP_CHECKPOINTS = f"WITH {_HELD}, {_dropped('held')} SELECT 1 FROM held"
+
 _SAVE_ARTIFACT = f"""
 WITH {_HELD}, saved AS (
     INSERT INTO artifacts (tenant_id, run_id, id, name, media_type, size, key)
@@ -155,7 +189,7 @@ SELECT 1 FROM runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 
 """
 
 # running -> completed | failed. Steps that were due are skipped; those under way were stopped by the
-# failure of another.
+# failure of another. A completed run is final, so nothing will ever resume from its checkpoints.
 _END = {
     target: f"""
 WITH run AS (
@@ -174,15 +208,11 @@ WITH run AS (
         updated_at = touch(run_steps.updated_at)
     FROM run WHERE run_steps.tenant_id = $1 AND run_id = run.id AND status IN ('pending', 'running')
 ), {logged("run", RunStatus.RUNNING, target, "$5", "coalesce(error ->> 'code', 'COMPLETED')")},
-{counted("run", RunStatus.RUNNING, target)}
+{counted("run", RunStatus.RUNNING, target)}, {cleared("run")}
 SELECT 1 FROM run
 """
-    for target in (RunStatus.COMPLETED, RunStatus.FAILED)
+    for target, cleared in ((RunStatus.COMPLETED, _dropped), (RunStatus.FAILED, pruned))
 }
-
-# A completed run is final, so nothing will ever resume from its checkpoints.
-_DROP_CHECKPOINTS = "DELETE FROM checkpoints WHERE tenant_id = $1 AND run_id = $2"
-_DROP_WRITES = "DELETE FROM checkpoint_writes WHERE tenant_id = $1 AND run_id = $2"
 
 _HAS_ARTIFACT = "SELECT 1 FROM artifacts WHERE tenant_id = $1 AND id = $2"
 
@@ -210,11 +240,9 @@ class EndingRun:
     async def complete(self) -> None:
         """running → completed. Drops the checkpoints."""
         await self._end(RunStatus.COMPLETED, None)
-        await self._transaction.execute(_DROP_CHECKPOINTS, self._run.tenant_id, self._run.id)
-        await self._transaction.execute(_DROP_WRITES, self._run.tenant_id, self._run.id)
 
     async def fail(self, error: Failure) -> None:
-        """running → failed. Keeps the checkpoints, for a retry to resume from."""
+        """running → failed. Keeps of the checkpoints what a retry resumes from."""
         await self._end(RunStatus.FAILED, error)
 
     async def _end(self, target: RunStatus, error: Failure | None) -> None:
@@ -315,6 +343,14 @@ class HeldRunRepository:
             _LIST_WRITES, self.run.tenant_id, self.run.id, checkpoint_ns, checkpoint_id
         )
         return [(row["task_id"], row["channel"], row["type"], row["value"]) for row in rows]
+
+    async def prune_checkpoints(self) -> None:
+        """Keeps of each namespace the current checkpoint with its writes, and what these build on."""
+        await self._fenced(_PRUNE_CHECKPOINTS)
+
+    async def drop_checkpoints(self) -> None:
+        """Deletes all checkpoints and writes."""
+        await self._fenced(_DROP_CHECKPOINTS)
 
     async def save_artifact(self, artifact: Artifact, task_id: UUID, attempt: int) -> None:
         """Records an artifact, whose bytes are stored already, as output of an execution of a step."""

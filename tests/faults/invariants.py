@@ -1,0 +1,630 @@
+"""What must have held, judged by the history and the database together: a function an invariant.
+
+Each answers its violations in words; none means that it held.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from runengine_server.domain.struct import to_dict
+
+from tests.faults.history import Note
+
+Row = dict[str, Any]
+
+# What is stored is in whole milliseconds, and a commit comes after the time that it carries.
+_RESOLUTION = 0.003
+_PATIENCE = 0.5
+
+_ACTIVE, _TERMINAL = ("queued", "running"), ("completed", "failed", "cancelled")
+_STATUSES = (*_ACTIVE, *_TERMINAL)
+_RANK = {status: min(rank, 2) for rank, status in enumerate(_STATUSES)}
+_LEGAL = {
+    (None, "queued"): "TRIGGERED",
+    ("queued", "running"): "CLAIMED",
+    ("running", "running"): "TAKEN_OVER",
+    ("running", "completed"): None,
+    ("running", "failed"): None,
+    ("queued", "failed"): None,
+    ("queued", "cancelled"): "CANCELLED",
+    ("running", "cancelled"): "CANCELLED",
+    ("failed", "queued"): "RETRIED",
+    ("cancelled", "queued"): "RETRIED",
+}
+_CLAIMS = ("CLAIMED", "TAKEN_OVER")
+
+_TABLES = {
+    "runs": """SELECT tenant_id, id, workflow_name, status, attempt, campaign_id, epoch, losses, created_at,
+        trigger_payload FROM runs""",
+    "events": """SELECT tenant_id, run_id, at, from_status, to_status, attempt, actor, reason
+        FROM run_events""",
+    "steps": """SELECT tenant_id, run_id, id, attempt, run_attempt, step_id, status, output_artifact_ids,
+        completed_at FROM run_steps""",
+    "campaigns": """SELECT tenant_id, id, status, bundle_url, latest_run_id, latest_run_attempt
+        FROM campaigns""",
+    "counts": """SELECT tenant_id, campaign_id, sum(queued)::int AS queued, sum(running)::int AS running,
+        sum(completed)::int AS completed, sum(failed)::int AS failed, sum(cancelled)::int AS cancelled
+        FROM campaign_run_counts""",
+    "artifacts": "SELECT tenant_id, id, run_id FROM artifacts",
+}
+_REST = {"counts": "GROUP BY tenant_id, campaign_id", "events": "ORDER BY seq", "steps": "ORDER BY seq"}
+
+
+@dataclass
+class Rows:
+    """The tables; ids are strings and times seconds, as in the history. Events are in their order."""
+
+    runs: list[Row] = field(default_factory=list)
+    events: list[Row] = field(default_factory=list)
+    steps: list[Row] = field(default_factory=list)
+    campaigns: list[Row] = field(default_factory=list)
+    counts: list[Row] = field(default_factory=list)
+    artifacts: list[Row] = field(default_factory=list)
+
+
+async def read_rows(superuser: asyncpg.Connection, tenants: Sequence[str]) -> Rows:
+    """All rows of these tenants, in one snapshot."""
+    async with superuser.transaction(isolation="repeatable_read", readonly=True):
+        tables = {
+            name: await superuser.fetch(
+                f"{sql} WHERE tenant_id = ANY($1) {_REST.get(name, '')}", list(tenants)
+            )
+            for name, sql in _TABLES.items()
+        }
+    return Rows(**{name: [_plain(row) for row in rows] for name, rows in tables.items()})
+
+
+def _plain(row: asyncpg.Record) -> Row:
+    plain = {name: _plain_value(value) for name, value in row.items()}
+    if "trigger_payload" in plain:
+        plain["key"] = to_dict(plain.pop("trigger_payload")).get("key")
+    return plain
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.timestamp()
+    if isinstance(value, list):
+        return [_plain_value(each) for each in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Call:
+    """A client's call; without an answer, its client went away first."""
+
+    asked: Note
+    answer: Note | None
+
+    @property
+    def began(self) -> float:
+        """When it was sent."""
+        return float(self.asked["at"])
+
+    @property
+    def ended(self) -> float:
+        """When it was answered."""
+        assert self.answer is not None
+        return float(self.answer["at"])
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it was answered, and with no error."""
+        return self.answer is not None and bool(self.answer["ok"])
+
+    @property
+    def runs(self) -> list[Row]:
+        """The runs in the answer."""
+        answer = self.answer or {}
+        return [answer["run"]] if answer.get("run") else list(answer.get("list", {}).get("runs", []))
+
+
+@dataclass
+class Facts:
+    """What is judged."""
+
+    history: list[Note]
+    rows: Rows
+
+    def notes(self, what: str) -> Iterator[Note]:
+        """Those of a kind."""
+        return (note for note in self.history if note["what"] == what)
+
+    @cached_property
+    def calls(self) -> list[Call]:
+        """All calls in the order they were sent."""
+        answers = {note["call"]: note for note in self.notes("answer")}
+        return [Call(note, answers.get(note["call"])) for note in self.notes("call")]
+
+    def answered(self, method: str, **asked: Any) -> list[Call]:
+        """The successful calls of one's own tenant."""
+        return [
+            call
+            for call in self.calls
+            if call.succeeded
+            and call.asked["method"] == method
+            and not call.asked.get("foreign")
+            and all(call.asked.get(name) == value for name, value in asked.items())
+        ]
+
+    @cached_property
+    def run(self) -> dict[str, Row]:
+        """The runs by id."""
+        return {run["id"]: run for run in self.rows.runs}
+
+    @cached_property
+    def events(self) -> dict[str, list[Row]]:
+        """The transitions of each run, in order."""
+        return _grouped(self.rows.events, "run_id")
+
+    @cached_property
+    def claims(self) -> dict[str, list[Row]]:
+        """The claims of each run, in order; the nth brought the epoch n."""
+        return {
+            run_id: [event for event in events if event["reason"] in _CLAIMS]
+            for run_id, events in self.events.items()
+        }
+
+    @cached_property
+    def entered(self) -> dict[str, list[Note]]:
+        """The executions of nodes of each run."""
+        return _grouped(self.notes("entered"), "run")
+
+    def order(self, run_id: str) -> tuple[float, str]:
+        """Where a run is among those of its campaign."""
+        return self.run[run_id]["created_at"], run_id
+
+
+def _grouped(items: Iterable[Row], name: str) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for item in items:
+        groups[item[name]].append(item)
+    return groups
+
+
+def _in_sequence(calls: Iterable[Call]) -> Iterator[tuple[Call, Call]]:
+    """Pairs of which the first was answered before the second was sent, so that one knows which of their
+    answers is the older one: each call with the last that had ended before it.
+    """
+    ended: list[Call] = []
+    for call in sorted(calls, key=lambda call: call.began):
+        before = [each for each in ended if each.ended <= call.began]
+        if before:
+            last = max(before, key=lambda each: each.ended)
+            yield last, call
+            # All that had ended before `last` are compared with it, or with one in between.
+            ended = [each for each in ended if each.ended > last.ended or each is last]
+        ended.append(call)
+
+
+def i1_acknowledged_triggers_are_stored(facts: Facts) -> list[str]:
+    """An acknowledged trigger is in `runs`."""
+    return [
+        f"the trigger of run {run_id} was acknowledged, and it is not there"
+        for call in facts.answered("trigger")
+        if (run_id := call.runs[0]["id"]) not in facts.run
+        or facts.run[run_id]["tenant_id"] != call.asked["tenant"]
+    ]
+
+
+def i2_one_run_a_key(facts: Facts) -> list[str]:
+    """One (tenant, idempotency key) → one run."""
+    found = []
+    answers: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for call in facts.answered("trigger"):
+        if call.asked.get("key"):
+            answers[call.asked["tenant"], call.asked["key"]].add(call.runs[0]["id"])
+    for (_, key), run_ids in answers.items():
+        if len(run_ids) > 1:
+            found.append(f"key {key} was answered with {len(run_ids)} runs: {sorted(run_ids)}")
+    stored = Counter((run["tenant_id"], run["key"]) for run in facts.rows.runs if run["key"])
+    found += [f"key {key} has {count} runs" for (_, key), count in stored.items() if count > 1]
+    return found
+
+
+def i3_every_run_ends(facts: Facts) -> list[str]:
+    """Every run reaches a terminal state once faults stop."""
+    return [f"run {run['id']} is {run['status']}" for run in facts.rows.runs if run["status"] in _ACTIVE]
+
+
+def i4_terminal_states_stay(facts: Facts) -> list[str]:
+    """A terminal state changes only by retry (attempt + 1); one terminal event for each (run, attempt)."""
+    found = []
+    for run_id, events in facts.events.items():
+        ends = Counter(event["attempt"] for event in events if event["to_status"] in _TERMINAL)
+        found += [
+            f"run {run_id} ended {count} times in attempt {attempt}"
+            for attempt, count in ends.items()
+            if count > 1
+        ]
+        for before, after in pairwise(events):
+            if before["to_status"] in _TERMINAL and not (
+                after["reason"] == "RETRIED" and after["attempt"] == before["attempt"] + 1
+            ):
+                found.append(
+                    f"run {run_id} was {before['to_status']} in attempt {before['attempt']}, and became "
+                    f"{after['to_status']} in attempt {after['attempt']} ({after['reason']})"
+                )
+        if (run := facts.run.get(run_id)) is not None:
+            last = events[-1]
+            if (run["status"], run["attempt"]) != (last["to_status"], last["attempt"]):
+                found.append(
+                    f"run {run_id} is {run['status']} in attempt {run['attempt']}; its last event is "
+                    f"{last['to_status']} in attempt {last['attempt']}"
+                )
+    return found
+
+
+def i5_older_epochs_change_nothing(facts: Facts) -> list[str]:
+    """The epoch rises with every claim; a write with an older epoch changes nothing."""
+    found = [
+        f"run {run['id']} has epoch {run['epoch']} after {count} claims"
+        for run in facts.rows.runs
+        if run["epoch"] != (count := len(facts.claims.get(run["id"], [])))
+    ]
+    for note in facts.notes("claimed"):
+        claims = facts.claims.get(note["run"], [])
+        claim = claims[note["epoch"] - 1] if 0 < note["epoch"] <= len(claims) else None
+        if claim is None or not claim["actor"].endswith(f":{note['pid']}"):
+            found.append(
+                f"run {note['run']}: worker {note['pid']} holds epoch {note['epoch']}, "
+                f"whose claim is {claim['actor'] if claim else 'nobody'}'s"
+            )
+    for note in facts.notes("write"):
+        if note["outcome"] != "applied":
+            continue
+        events, claims = facts.events.get(note["run"], []), facts.claims.get(note["run"], [])
+        if note["epoch"] > len(claims):
+            continue  # told above
+        place = next(at for at, event in enumerate(events) if event is claims[note["epoch"] - 1])
+        after = events[place + 1] if place + 1 < len(events) else None
+        if after is not None and note["began"] > after["at"] + _RESOLUTION:
+            found.append(
+                f"run {note['run']}: {note['name']} of epoch {note['epoch']} was applied although the run "
+                f"was {after['reason']} {note['began'] - after['at']:.3f} s before it began"
+            )
+    for run_id, events in facts.events.items():
+        holder = None
+        for event in events:
+            if event["reason"] in _CLAIMS:
+                holder = event["actor"]
+            elif event["to_status"] in ("completed", "failed") and event["actor"] != holder:
+                found.append(
+                    f"run {run_id} was {event['to_status']} by {event['actor']}; its holder was {holder}"
+                )
+    return found
+
+
+def i6_cancelled_stays_cancelled(facts: Facts) -> list[str]:
+    """An acknowledged cancel of a live run ends `cancelled`; its campaign is untouched."""
+    found = []
+    for call in facts.answered("cancel"):
+        (run,) = call.runs
+        ends = [
+            event["to_status"]
+            for event in facts.events.get(run["id"], [])
+            if event["attempt"] == run["attempt"] and event["to_status"] in _TERMINAL
+        ]
+        if ends != ["cancelled"]:
+            found.append(f"run {run['id']} was cancelled in attempt {run['attempt']}, which ended as {ends}")
+        found += [
+            f"campaign {campaign['id']} was moved by run {run['id']}, whose attempt {run['attempt']} was "
+            "cancelled"
+            for campaign in facts.rows.campaigns
+            if (campaign["latest_run_id"], campaign["latest_run_attempt"]) == (run["id"], run["attempt"])
+            and campaign["tenant_id"] == call.asked["tenant"]
+        ]
+    return found
+
+
+def i7_transitions_share_a_transaction(facts: Facts) -> list[str]:
+    """Run, campaign, counters and event move together; `latestRunId` never goes backwards."""
+    found = _wrong_counts(facts)
+    for campaign in facts.rows.campaigns:
+        found += _wrong_campaign(facts, campaign)
+    seen = [call for call in facts.answered("get_campaign") if call.answer]
+    for campaign_id, calls in _calls_by(seen, "campaign").items():
+        for before, after in _in_sequence(calls):
+            older, newer = _latest(before), _latest(after)
+            if older and (not newer or facts.order(newer) < facts.order(older)):
+                found.append(f"campaign {campaign_id} went back from run {older} to {newer}")
+        for call in calls:
+            if (latest := _latest(call)) and not any(
+                event["to_status"] in ("completed", "failed") and event["at"] <= call.ended + _RESOLUTION
+                for event in facts.events.get(latest, [])
+            ):
+                found.append(f"campaign {campaign_id} named run {latest} before that had ended")
+        found += _seen_behind(facts, campaign_id, calls)
+    return found
+
+
+def _latest(call: Call) -> str | None:
+    assert call.answer is not None
+    latest: str | None = call.answer["campaign"]["latest"]
+    return latest
+
+
+def _calls_by(calls: Iterable[Call], name: str) -> dict[str, list[Call]]:
+    groups: dict[str, list[Call]] = defaultdict(list)
+    for call in calls:
+        groups[call.asked[name]].append(call)
+    return groups
+
+
+def _wrong_counts(facts: Facts) -> list[str]:
+    counted = Counter((run["tenant_id"], run["campaign_id"], run["status"]) for run in facts.rows.runs)
+    told = {
+        (row["tenant_id"], row["campaign_id"], status): row[status]
+        for row in facts.rows.counts
+        for status in _STATUSES
+    }
+    found = []
+    for key in {each for each in counted if each[1]} | set(told):
+        if counted[key] != told.get(key, 0):
+            _, campaign_id, status = key
+            found.append(
+                f"campaign {campaign_id} counts {told.get(key, 0)} {status} runs and has {counted[key]}"
+            )
+    for call in facts.answered("list"):
+        assert call.answer is not None
+        page = call.answer["list"]
+        if page["total"] != sum(page["counts"].values()):
+            found.append(f"a page told a total of {page['total']} and counts of {page['counts']}")
+    return found
+
+
+def _wrong_campaign(facts: Facts, campaign: Row) -> list[str]:
+    ended = [
+        (facts.order(run["id"]), event["attempt"], event["to_status"])
+        for run in facts.rows.runs
+        if (run["tenant_id"], run["campaign_id"]) == (campaign["tenant_id"], campaign["id"])
+        for event in facts.events.get(run["id"], [])
+        if event["to_status"] in ("completed", "failed")
+    ]
+    if not ended:
+        moved = campaign["latest_run_id"] is not None or campaign["status"] != "draft"
+        return (
+            [f"campaign {campaign['id']} is {campaign['status']} without a run that ended"] if moved else []
+        )
+    (_, run_id), attempt, status = max(ended)
+    expected = {"completed": "live", "failed": "failed"}[status]
+    told = (campaign["latest_run_id"], campaign["latest_run_attempt"], campaign["status"])
+    if told != (run_id, attempt, expected):
+        return [
+            f"campaign {campaign['id']} is {told[2]} by run {told[0]}, attempt {told[1]}; its latest is "
+            f"{run_id}, attempt {attempt}, {status}"
+        ]
+    if status != "completed":
+        return []
+    saved = {
+        artifact_id
+        for step in facts.rows.steps
+        if step["run_id"] == run_id and step["status"] == "completed"
+        for artifact_id in step["output_artifact_ids"]
+    }
+    url = campaign["bundle_url"]
+    if url is not None and url.rpartition("/")[2] not in saved:
+        return [f"campaign {campaign['id']} shows {url}, which no completed step of run {run_id} has saved"]
+    return []
+
+
+def _seen_behind(facts: Facts, campaign_id: str, campaigns: list[Call]) -> list[str]:
+    """Whoever has seen a run ended sees its campaign moved."""
+    found = []
+    ended = [
+        (call, run)
+        for call in facts.answered("get")
+        for run in call.runs
+        if run["status"] in ("completed", "failed")
+        and run["id"] in facts.run
+        and facts.run[run["id"]]["campaign_id"] == campaign_id
+    ]
+    for seen in campaigns:
+        before = [facts.order(run["id"]) for call, run in ended if call.ended <= seen.began]
+        latest = _latest(seen)
+        if before and (latest is None or facts.order(latest) < max(before)):
+            found.append(
+                f"campaign {campaign_id} was at run {latest} after run {max(before)[1]} was seen ended"
+            )
+    return found
+
+
+def i8_completed_steps_stay(facts: Facts) -> list[str]:
+    """A completed step does not run again; executions of a step ≤ claims of that attempt, each with the
+    same idempotency key; a claim repeats one step at most (the graphs here are chains).
+    """
+    found = []
+    steps = _grouped(facts.rows.steps, "id")
+    for step_id, rows in steps.items():
+        completed = [row["attempt"] for row in rows if row["status"] == "completed"]
+        if len(completed) > 1 or (completed and completed[0] != max(row["attempt"] for row in rows)):
+            found.append(f"step {step_id} of run {rows[0]['run_id']} was executed after it was completed")
+    for run_id, entered in facts.entered.items():
+        claims = facts.claims.get(run_id, [])
+        found += _repeated(run_id, entered, claims)
+        for note in entered:
+            own = [
+                claim["at"]
+                for claim in claims
+                if claim["actor"].endswith(f":{note['pid']}") and claim["at"] <= note["at"] + _RESOLUTION
+            ]
+            if not own:
+                found.append(f"run {run_id}: {note['node']} ran on worker {note['pid']}, which never had it")
+                continue
+            for row in steps.get(note["key"].partition(":")[2], []):
+                if row["status"] == "completed" and row["completed_at"] < max(own):
+                    found.append(f"run {run_id}: {note['node']} ran again after it was completed")
+        saw: dict[int, set[str]] = defaultdict(set)
+        for note in entered:
+            for place, marker in enumerate(note["saw"]):
+                saw[place].add(marker)
+        found += [
+            f"run {run_id}: what step {place + 1} returned was seen as {sorted(markers)}"
+            for place, markers in saw.items()
+            if len(markers) > 1
+        ]
+    return found
+
+
+def _repeated(run_id: str, entered: list[Note], claims: list[Row]) -> list[str]:
+    found = []
+    for attempt, notes in _grouped(entered, "attempt").items():
+        granted = sum(claim["attempt"] == attempt for claim in claims)
+        executions = Counter(note["node"] for note in notes)
+        found += [
+            f"run {run_id}: {node} ran {count} times in attempt {attempt}, which was claimed {granted} times"
+            for node, count in executions.items()
+            if count > granted
+        ]
+        extra = executions.total() - len(executions)
+        if executions and extra > granted - 1:
+            found.append(f"run {run_id}: {extra} executions too many for {granted} claims")
+    for node, notes in _grouped(entered, "node").items():
+        if len({note["key"] for note in notes}) > 1:
+            found.append(f"run {run_id}: {node} ran under different idempotency keys")
+    return found
+
+
+def i9_every_transition_is_seen_once(facts: Facts) -> list[str]:
+    """The timeline is a legal chain, each transition once and in order; whoever looks sees a beginning
+    of it, and nothing that was seen is taken back.
+    """
+    found = []
+    for run_id, events in facts.events.items():
+        before: Row = {"to_status": None, "attempt": 1, "at": 0.0}
+        for event in events:
+            move = (event["from_status"], event["to_status"])
+            reason = _LEGAL.get(move, "nothing")
+            again = int(event["reason"] == "RETRIED")
+            if (
+                event["from_status"] != before["to_status"]
+                or (reason is not None and reason != event["reason"])
+                or event["attempt"] != before["attempt"] + again
+            ):
+                found.append(
+                    f"run {run_id}: {before['to_status']} in attempt {before['attempt']} is followed by "
+                    f"{move[0]} → {move[1]} in attempt {event['attempt']} ({event['reason']})"
+                )
+            if event["at"] < before["at"]:
+                found.append(f"run {run_id}: {move[0]} → {move[1]} comes before what preceded it")
+            before = event
+    found += [f"run {run_id} has no events" for run_id in facts.run.keys() - facts.events.keys()]
+    seen: dict[str, list[tuple[Call, Row]]] = defaultdict(list)
+    for call in facts.calls:
+        if call.succeeded:
+            for run in call.runs:
+                seen[run["id"]].append((call, run))
+            found += _not_a_beginning(facts, call)
+    for run_id, sightings in seen.items():
+        of = {id(call): run for call, run in sightings}
+        for earlier, later in _in_sequence(call for call, _ in sightings if not _is_replayed(call)):
+            first, second = of[id(earlier)], of[id(later)]
+            if _progress(second) < _progress(first) or (
+                _progress(second) == _progress(first) and second["status"] != first["status"]
+            ):
+                found.append(
+                    f"run {run_id} was seen {first['status']} in attempt {first['attempt']}, then "
+                    f"{second['status']} in attempt {second['attempt']}"
+                )
+    return found
+
+
+def _is_replayed(call: Call) -> bool:
+    """The answer may be a stored one."""
+    return bool(call.asked.get("key"))
+
+
+def _progress(run: Row) -> tuple[int, int]:
+    return run["attempt"], _RANK[run["status"]]
+
+
+def _not_a_beginning(facts: Facts, call: Call) -> list[str]:
+    told = (call.answer or {}).get("events")
+    if told is None:
+        return []
+    run_id = call.asked["run"]
+    stored = [
+        [event["from_status"], event["to_status"], event["attempt"], event["reason"]]
+        for event in facts.events.get(run_id, [])
+    ]
+    if not told or stored[: len(told)] != told:
+        return [f"run {run_id}: its timeline was told as {told}, and is {stored}"]
+    return []
+
+
+def i10_tenants_are_apart(facts: Facts) -> list[str]:
+    """No tenant sees another's row, id, count or event."""
+    found = []
+    for call in facts.calls:
+        if call.answer is None:
+            continue
+        tenant = call.asked["tenant"]
+        found += [
+            f"tenant {tenant} was told of run {run['id']} of {facts.run[run['id']]['tenant_id']}"
+            for run in call.runs
+            if run["id"] in facts.run and facts.run[run["id"]]["tenant_id"] != tenant
+        ]
+        if not call.asked.get("foreign"):
+            continue
+        if call.asked["method"] == "list":
+            page = call.answer.get("list", {})
+            if call.answer["ok"] and (page["total"] or any(page["counts"].values()) or page["runs"]):
+                found.append(f"tenant {tenant} was told of the runs of another's campaign: {page}")
+        elif call.answer["ok"] or (
+            call.answer["reason"] not in ("RUN_NOT_FOUND", "CAMPAIGN_NOT_FOUND", *_PASSING)
+        ):
+            told = "an answer" if call.answer["ok"] else call.answer["reason"]
+            found.append(f"tenant {tenant} got {told} to {call.asked['method']} of what is another's")
+    return found
+
+
+# What any call may come to while something is broken.
+_PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "OVERLOADED", "INTERRUPTED", "QUOTA_EXCEEDED")
+
+
+def i11_no_call_outlives_its_deadline(facts: Facts) -> list[str]:
+    """No call outlives its deadline by 0.5 s, beyond what the client's own event loop was late."""
+    found = []
+    for call in facts.calls:
+        if call.answer is None:
+            continue
+        over = call.answer["seconds"] - call.asked["deadline"] - call.answer["lag"]
+        if over > _PATIENCE:
+            found.append(f"{call.asked['method']} outlived its deadline by {over:.2f} s")
+        if call.answer.get("reason") == "INTERNAL":
+            found.append(f"{call.asked['method']} met a fault of the server: {call.answer.get('detail')}")
+    return found
+
+
+INVARIANTS: dict[str, Callable[[Facts], list[str]]] = {
+    function.__name__.partition("_")[0].upper(): function
+    for function in (
+        i1_acknowledged_triggers_are_stored,
+        i2_one_run_a_key,
+        i3_every_run_ends,
+        i4_terminal_states_stay,
+        i5_older_epochs_change_nothing,
+        i6_cancelled_stays_cancelled,
+        i7_transitions_share_a_transaction,
+        i8_completed_steps_stay,
+        i9_every_transition_is_seen_once,
+        i10_tenants_are_apart,
+        i11_no_call_outlives_its_deadline,
+    )
+}
+
+
+def violations(facts: Facts) -> list[str]:
+    """All of them, each with the name of its invariant."""
+    return [f"{name}: {words}" for name, holds in INVARIANTS.items() for words in holds(facts)]

@@ -1,0 +1,302 @@
+"""Takes each guard of the product out in turn, and sees a test fail: `python -m tests.faults.mutants [NAME…]`.
+
+A guard whose absence no test notices is a guard that nobody knows to be there. The environment
+variable RUNENGINE_MUTANT, with the name of one, applies it to the test process and to every
+process of the product that the tests start.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+VARIABLE = "RUNENGINE_MUTANT"
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_SECONDS = 180
+
+
+def _without(module: Any, names: Iterable[str], guard: str, instead: str) -> None:
+    """Replaces `guard` in each of the statements, or dicts of them, that `names` are in the module."""
+    for name in names:
+        statement = getattr(module, name)
+        texts = list(statement.values()) if isinstance(statement, dict) else [statement]
+        assert any(guard in text for text in texts), f"{name} has no {guard!r} any more"
+        if isinstance(statement, dict):
+            setattr(module, name, {key: text.replace(guard, instead) for key, text in statement.items()})
+        else:
+            setattr(module, name, statement.replace(guard, instead))
+
+
+# $3 stays in use, so that the statement's parameters do.
+_EPOCH, _ANY_EPOCH = "AND epoch = $3", "AND $3::bigint IS NOT NULL"
+
+
+def _epoch_of(*statements: str) -> Callable[[], None]:
+    def apply() -> None:
+        from runengine_server.repositories import held_run_repository
+
+        _without(held_run_repository, statements, _EPOCH, _ANY_EPOCH)
+
+    return apply
+
+
+def _epoch_in_heartbeat() -> None:
+    from runengine_server.repositories import queue_repository
+
+    _without(queue_repository, ["_HEARTBEAT"], "AND runs.epoch = held.epoch", "")
+
+
+def _epoch_in_hand_back() -> None:
+    from runengine_server.repositories import queue_repository
+
+    _without(queue_repository, ["_HAND_BACK"], "AND runs.epoch = held.epoch", "")
+
+
+def _epoch_rises() -> None:
+    from runengine_server.repositories import queue_repository
+
+    _without(queue_repository, ["_CLAIM_QUEUED", "_CLAIM_EXPIRED"], "epoch = epoch + 1", "epoch = epoch")
+
+
+def _status_in_fence() -> None:
+    from runengine_server.repositories import held_run_repository
+
+    names = [
+        "_BEGIN_STEP",
+        "_FAIL_STEP",
+        "_SAVE_WRITES",
+        "_SAVE_CHECKPOINT",
+        "_SAVE_ARTIFACT",
+        "_SAVE_CACHED",
+    ]
+    guard = "epoch = $3 AND status = 'running'"
+    _without(held_run_repository, names, guard, "epoch = $3")
+
+
+def _campaign_order() -> None:
+    from runengine_server.repositories import campaign_repository
+
+    guard = """
+    AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
+        > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
+    _without(campaign_repository, ["_UPDATE_FROM_RUN"], guard, "")
+
+
+def _idempotency_insert() -> None:
+    from runengine_server.repositories.idempotency_repository import IdempotencyRepository
+
+    async def take(self: Any, key: str, fingerprint: bytes) -> None:
+        return None
+
+    IdempotencyRepository.take = take  # type: ignore[method-assign]
+
+
+def _status_of_retry() -> None:
+    from runengine_server.repositories import run_repository
+
+    # The statement's own guard, and the lock under which the status was read before it.
+    _without(run_repository, ["_LOCK"], "FOR UPDATE", "")
+    for status in ("failed", "cancelled"):
+        _without(
+            run_repository,
+            ["_RETRY"],
+            f"AND attempt = $3 AND status = '{status}'",
+            "AND $3::int IS NOT NULL AND status <> 'completed'",
+        )
+
+
+def _campaign_in_own_transaction() -> None:
+    from runengine_server.repositories import campaign_repository
+    from runengine_server.repositories.held_run_repository import EndingRun, HeldRunRepository
+
+    scopes: dict[Any, Any] = {}
+    create = HeldRunRepository.__init__
+
+    def remember(self: Any, database: Any, run: Any, worker: str) -> None:
+        create(self, database, run, worker)
+        scopes[run.id] = database.tenant(run.tenant_id)
+
+    async def update_campaign(self: Any, *arguments: Any) -> None:
+        async with scopes[self._run.id].transaction() as other:
+            await campaign_repository.update_from_run(other, self._run.tenant_id, *arguments)
+
+    HeldRunRepository.__init__ = remember  # type: ignore[method-assign]
+    EndingRun.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
+
+
+def _skip_locked() -> None:
+    from runengine_server.repositories import queue_repository
+
+    _without(queue_repository, ["_CLAIM_QUEUED", "_CLAIM_EXPIRED"], "FOR UPDATE SKIP LOCKED", "FOR UPDATE")
+
+
+def _force_row_level_security() -> None:
+    from alembic import op
+
+    execute = op.execute
+
+    def without_force(sql: Any, *arguments: Any, **named: Any) -> None:
+        if "FORCE ROW LEVEL SECURITY" not in str(sql):
+            execute(sql, *arguments, **named)
+
+    op.execute = without_force  # type: ignore[assignment]
+
+
+def _tenant_predicate() -> None:
+    from runengine_server.repositories import run_repository
+
+    for name in ["_GET", "_LOCK", "_LIST_OF_CAMPAIGN", "_LIST_EVENTS", "_LIST_STEPS", "_CANCEL", "_RETRY"]:
+        for qualified in ("runs.tenant_id = $1", " tenant_id = $1"):
+            statement = getattr(run_repository, name)
+            texts = statement.values() if isinstance(statement, dict) else [statement]
+            if any(qualified in text for text in texts):
+                _without(run_repository, [name], qualified, " $1::text IS NOT NULL")
+
+
+def _tie_break() -> None:
+    from runengine_server.repositories import run_repository
+
+    _without(run_repository, ["_LIST_OF_CAMPAIGN"], "created_at DESC, id DESC", "created_at DESC")
+
+
+def _clock_of_leases() -> None:
+    import asyncpg
+    from runengine_server.repositories import queue_repository
+
+    names = ["_CLAIM_QUEUED", "_CLAIM_EXPIRED", "_HEARTBEAT"]
+    _without(
+        queue_repository, names, "clock_timestamp() + make_interval", "APPLICATION_CLOCK + make_interval"
+    )
+
+    def by_the_application(fetch: Any) -> Any:
+        async def told(self: Any, query: str, *arguments: Any, **named: Any) -> Any:
+            now = f"to_timestamp({time.time()})"
+            return await fetch(self, query.replace("APPLICATION_CLOCK", now), *arguments, **named)
+
+        return told
+
+    for kind in (asyncpg.Connection, asyncpg.pool.PoolConnectionProxy):
+        kind.fetch = by_the_application(kind.fetch)  # type: ignore[method-assign]
+
+
+def _poll() -> None:
+    from runengine_server.engine.worker import Worker
+
+    create = Worker.__init__
+
+    def without_poll(self: Any, *arguments: Any, **named: Any) -> None:
+        create(self, *arguments, **named)
+        self._poll_seconds = 1e6
+
+    Worker.__init__ = without_poll  # type: ignore[method-assign]
+
+
+def _catch_all() -> None:
+    from runengine_server.domain.errors import RunEngineError
+    from runengine_server.rpc import interceptor
+
+    abort = interceptor._abort
+
+    async def only_ours(method: str, context: Any, error: BaseException) -> None:
+        if not isinstance(error, RunEngineError):
+            raise error
+        await abort(method, context, error)
+
+    interceptor._abort = only_ours
+
+
+def _azp() -> None:
+    from runengine_server.auth.clerk import ClerkVerifier
+
+    ClerkVerifier._judge_party = lambda self, party, machine: None  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A guard taken out, and the tests of which one at least has to fail then."""
+
+    name: str
+    apply: Callable[[], None]
+    tests: tuple[str, ...]
+
+
+_GUARDS = "tests/faults/test_guards.py"
+_LOST = f"{_GUARDS}::test_a_worker_that_has_lost_its_run_changes_nothing"
+
+MUTANTS = (
+    Mutant("epoch in the end of a run", _epoch_of("_LOCK", "_END"), (_LOST,)),
+    Mutant("epoch in the record of a step", _epoch_of("_BEGIN_STEP", "_FAIL_STEP"), (_LOST,)),
+    Mutant("epoch in what a step wrote", _epoch_of("_SAVE_WRITES"), (_LOST,)),
+    Mutant("epoch in a checkpoint", _epoch_of("_SAVE_CHECKPOINT"), (_LOST,)),
+    Mutant("epoch in an artifact", _epoch_of("_SAVE_ARTIFACT"), (_LOST,)),
+    Mutant("epoch in a cache entry", _epoch_of("_SAVE_CACHED"), (_LOST,)),
+    Mutant("epoch in the heartbeat", _epoch_in_heartbeat, (_LOST,)),
+    Mutant("epoch in the handing back", _epoch_in_hand_back, (_LOST,)),
+    Mutant("a claim raises the epoch", _epoch_rises, (_LOST,)),
+    Mutant("status in the fence", _status_in_fence, (_LOST,)),
+    Mutant("order of a campaign's runs", _campaign_order, ("tests/integration/test_state_machine.py", "tests/e2e/test_lifecycle.py::test_a_slow_old_run_does_not_overwrite_a_newer_one")),
+    Mutant("insert of an idempotency key", _idempotency_insert, ("tests/integration/test_idempotency.py::test_fifty_triggers_at_once_make_one_run",)),
+    Mutant("status in a retry", _status_of_retry, ("tests/integration/test_races.py::test_of_many_retries_at_once_one_wins",)),
+    Mutant("campaign in the transaction of its run", _campaign_in_own_transaction, (f"{_GUARDS}::test_the_run_its_campaign_and_its_counts_move_together_or_not_at_all",)),
+    Mutant("SKIP LOCKED", _skip_locked, (f"{_GUARDS}::test_a_claimer_does_not_wait_for_a_run_that_another_has_locked",)),
+    Mutant("FORCE ROW LEVEL SECURITY", _force_row_level_security, ("tests/integration/test_tenancy.py::test_every_table_with_a_tenant_is_under_forced_policies",)),
+    Mutant("tenant in a query", _tenant_predicate, ("tests/integration/test_tenancy.py::test_predicates_alone_hide_every_foreign_row",)),
+    Mutant("id in the order of a list", _tie_break, ("tests/integration/test_list.py::test_runs_of_one_moment_are_in_the_order_of_their_ids_whatever_their_status",)),
+    Mutant("clock of leases", _clock_of_leases, (f"{_GUARDS}::test_leases_are_told_by_the_clock_of_the_database_alone",)),
+    Mutant("poll behind NOTIFY", _poll, (f"{_GUARDS}::test_what_is_not_notified_is_found_all_the_same",)),
+    Mutant("catch-all of the interceptor", _catch_all, ("tests/integration/test_faults_of_ours.py",)),
+    Mutant("azp of a token", _azp, ("tests/unit/test_tokens.py",)),
+)  # fmt: skip
+
+
+def apply(name: str) -> None:
+    """Takes that guard out of this process."""
+    next(mutant for mutant in MUTANTS if mutant.name == name).apply()
+
+
+def _pytest(tests: Iterable[str], mutant: str | None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_")}
+    if mutant is not None:
+        environment[VARIABLE] = mutant
+    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
+    return subprocess.run(
+        command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
+    )
+
+
+def _judge(mutant: Mutant) -> tuple[str, str]:
+    """("killed", by which test), or ("SURVIVED" or "BROKEN", what pytest said)."""
+    done = _pytest(mutant.tests, mutant.name)
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    if done.returncode == 1 and failed:
+        return "killed", failed[0].split(" - ")[0].removeprefix("FAILED ").partition("::")[2]
+    if done.returncode == 0:
+        return "SURVIVED", ", ".join(mutant.tests)
+    return "BROKEN", (done.stdout + done.stderr)[-2000:]
+
+
+def main(names: list[str]) -> int:
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    sound = _pytest(dict.fromkeys(test for mutant in chosen for test in mutant.tests), None)
+    if sound.returncode != 0:
+        print(sound.stdout[-4000:])
+        print("The tests fail although no guard is taken out.")
+        return 1
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as pool:
+        verdicts = list(pool.map(_judge, chosen))
+    for mutant, (verdict, words) in zip(chosen, verdicts, strict=True):
+        print(f"{verdict:9} {mutant.name:40} {words}")
+    killed = sum(verdict == "killed" for verdict, _ in verdicts)
+    print(f"{killed} of {len(chosen)} mutants killed in {time.monotonic() - started:.0f} s")
+    return 0 if killed == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

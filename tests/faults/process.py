@@ -1,0 +1,250 @@
+"""A process of the product under test: `python -m tests.faults.process worker|serve`.
+
+It is the real command, with no test hook in it: what is added here wraps its methods from outside.
+
+`RUNENGINE_FAULT_POINTS` arms places at which an execution arrives at the socket of
+`RUNENGINE_FAULT_SOCKET` and waits for a word, so that the test kills or stops the process exactly there.
+`NAME:3` means the third execution that gets there, once; `NAME` each execution of a run whose
+payload asks for it (`"stop_at": "NAME"`, or `"NAME:2"` for the second time that this run gets there).
+With `RUNENGINE_HISTORY` every claim and every fenced write goes to the history, with what came of it.
+With `RUNENGINE_MUTANT` one guard of the product is taken out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from runengine_server.domain.errors import Fenced
+from runengine_server.domain.run import ClaimedRun
+from runengine_server.domain.struct import to_dict
+
+from tests.faults.arrivals import arrive
+from tests.faults.history import ours
+
+WORKER_POINTS = (
+    "before_first_step",
+    "between_effect_and_record",
+    "after_record",
+    "inside_finish",
+    "after_finish",
+)
+SERVER_POINTS = ("server_before_commit", "server_after_commit")
+
+# Each fenced write of a worker; at `before_NAME` it has been decided and not been sent.
+WRITES = (
+    "begin_step",
+    "fail_step",
+    "save_writes",
+    "save_checkpoint",
+    "save_artifact",
+    "save_cached",
+    "prune_checkpoints",
+    "drop_checkpoints",
+)
+DOORS = (*(f"before_{name}" for name in WRITES), "before_finish", "before_heartbeat")
+
+
+class _Points:
+    def __init__(self) -> None:
+        armed = (each.partition(":") for each in os.environ.get("RUNENGINE_FAULT_POINTS", "").split(","))
+        self._armed = {name: int(number or 0) for name, _, number in armed if name}
+        self._path = os.environ.get("RUNENGINE_FAULT_SOCKET", "")
+        self._count: Counter[tuple[str, str]] = Counter()
+
+    @asynccontextmanager
+    async def reached(self, name: str, run_id: str, payload: bytes | None = None) -> AsyncIterator[None]:
+        """Waits here if it is armed; the test is told when the block has ended."""
+        if not self._is_due(name, run_id, payload):
+            yield
+            return
+        async with arrive(self._path, name, run_id):
+            yield
+
+    def is_zombie_to_be(self, run: ClaimedRun) -> bool:
+        """Whether the payload asks for a place that is armed here."""
+        return str(to_dict(run.trigger_payload).get("stop_at", "")).partition(":")[0] in self._armed
+
+    def _is_due(self, name: str, run_id: str, payload: bytes | None) -> bool:
+        if name not in self._armed:
+            return False
+        if number := self._armed[name]:
+            self._count[name, ""] += 1
+            return self._count[name, ""] == number
+        self._count[name, run_id] += 1
+        place, _, number_of_run = str(to_dict(payload).get("stop_at", "")).partition(":")
+        return place == name and self._count[name, run_id] == int(number_of_run or 1)
+
+
+def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
+    real = getattr(owner, name)
+    setattr(owner, name, functools.wraps(real)(wrapper(real)))
+
+
+def _install_worker(points: _Points) -> None:
+    from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
+    from runengine_server.engine.worker import Worker
+    from runengine_server.repositories.held_run_repository import HeldRunRepository
+    from runengine_server.repositories.queue_repository import Line, QueueRepository
+
+    begun: set[tuple[str, int]] = set()
+
+    def write(name: str) -> Callable[[Any], Any]:
+        def wrapper(real: Any) -> Any:
+            async def call(self: Any, *arguments: Any, **named: Any) -> Any:
+                run: ClaimedRun = self.run
+                run_id, payload = str(run.id), run.trigger_payload
+                # The argument that names the step which these writes complete.
+                completes = name == "save_writes" and arguments[5] is not None
+                if name == "begin_step" and (run_id, run.epoch) not in begun:
+                    begun.add((run_id, run.epoch))
+                    async with points.reached("before_first_step", run_id, payload):
+                        pass
+                if completes:
+                    async with points.reached("between_effect_and_record", run_id, payload):
+                        pass
+                async with points.reached(f"before_{name}", run_id, payload), _noted(name, run):
+                    answer = await real(self, *arguments, **named)
+                if completes:
+                    async with points.reached("after_record", run_id, payload):
+                        pass
+                return answer
+
+            return call
+
+        return wrapper
+
+    for name in WRITES:
+        _wrap(HeldRunRepository, name, write(name))
+
+    def end(real: Any) -> Any:
+        @asynccontextmanager
+        async def call(self: Any) -> AsyncIterator[Any]:
+            run: ClaimedRun = self.run
+            run_id, payload = str(run.id), run.trigger_payload
+            door = points.reached("before_finish", run_id, payload)
+            async with door, _noted("finish", run), real(self) as ending:
+                yield ending
+                async with points.reached("inside_finish", run_id, payload):
+                    pass
+            async with points.reached("after_finish", run_id, payload):
+                pass
+
+        return call
+
+    _wrap(HeldRunRepository, "end", end)
+
+    def process(real: Any) -> Any:
+        async def call(self: Any, run: ClaimedRun) -> Any:
+            try:
+                return await real(self, run)
+            finally:
+                ours.note("left", run=str(run.id), epoch=run.epoch)
+
+        return call
+
+    _wrap(LangGraphRunProcessor, "process", process)
+
+    def lose(real: Any) -> Any:
+        def call(self: Any, lost: ClaimedRun) -> None:
+            # A process may be stopped after the last time it looked at its clock and before its statement
+            # is sent, and then nothing but the fence is left. So these runs' worker never looks.
+            if not points.is_zombie_to_be(lost):
+                real(self, lost)
+
+        return call
+
+    _wrap(Worker, "_lose", lose)
+
+    def claim(real: Any) -> Any:
+        async def call(self: Any, *arguments: Any, **named: Any) -> Any:
+            runs = await real(self, *arguments, **named)
+            for run in runs:
+                ours.note("claimed", run=str(run.id), epoch=run.epoch, attempt=run.attempt)
+            return runs
+
+        return call
+
+    for name in ("claim_queued", "claim_expired"):
+        _wrap(QueueRepository, name, claim)
+
+    def heartbeat(real: Any) -> Any:
+        async def call(self: Any, held: Sequence[ClaimedRun], *arguments: Any, **named: Any) -> Any:
+            async with contextlib.AsyncExitStack() as doors:
+                for run in held:
+                    door = points.reached("before_heartbeat", str(run.id), run.trigger_payload)
+                    await doors.enter_async_context(door)
+                return await real(self, held, *arguments, **named)
+
+        return call
+
+    _wrap(Line, "heartbeat", heartbeat)
+
+
+@asynccontextmanager
+async def _noted(name: str, run: ClaimedRun) -> AsyncIterator[None]:
+    """Notes a fenced write: when it began, and what came of it. Unknown: perhaps applied."""
+    began = ours.now()
+    outcome = "unknown"
+    try:
+        yield
+        outcome = "applied"
+    except Fenced:
+        outcome = "fenced"
+        raise
+    finally:
+        ours.note("write", run=str(run.id), epoch=run.epoch, name=name, began=began, outcome=outcome)
+
+
+def _install_server(points: _Points) -> None:
+    from runengine.v1.run_service_pb2 import TriggerRunResponse
+    from runengine_server.rpc import run_servicer
+
+    def act_once(real: Any) -> Any:
+        async def call(*arguments: Any) -> Any:
+            *others, act = arguments
+            triggers = TriggerRunResponse in others
+
+            async def acted(*given: Any) -> Any:
+                run = await act(*given)
+                if triggers:
+                    async with points.reached("server_before_commit", str(run.id)):
+                        pass
+                return run
+
+            answer = await real(*others, acted)
+            if triggers:
+                async with points.reached("server_after_commit", answer.run.id):
+                    pass
+            return answer
+
+        return call
+
+    _wrap(run_servicer, "act_once", act_once)
+
+
+def main() -> None:
+    """The command of the product, once its process is prepared."""
+    import sys
+
+    from runengine_server.__main__ import main as command
+
+    # First, so that what is noted and stopped is the guarded or unguarded method as the product has it.
+    if mutant := os.environ.get("RUNENGINE_MUTANT"):
+        importlib.import_module("tests.faults.mutants").apply(mutant)
+    points = _Points()
+    if "worker" in sys.argv:
+        _install_worker(points)
+    if "serve" in sys.argv:
+        _install_server(points)
+    command()
+
+
+if __name__ == "__main__":
+    main()

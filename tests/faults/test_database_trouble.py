@@ -1,0 +1,538 @@
+"""PostgreSQL is refused, silent, crashed or full, or its answer to a COMMIT is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import grpc
+import httpx
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from runengine.v1 import artifact_service_pb2 as artifacts
+from runengine.v1 import artifact_service_pb2_grpc, campaign_service_pb2_grpc, run_service_pb2_grpc
+from runengine.v1 import campaign_service_pb2 as campaigns
+from runengine.v1 import run_service_pb2 as runs
+from runengine.v1.run_pb2 import Run
+from runengine_server.domain.errors import Unavailable
+from runengine_server.domain.run import RunStatus
+from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.repositories import held_run_repository, queue_repository
+from runengine_server.repositories.database import Database
+from runengine_server.repositories.migrations.migrate import migrate
+
+from tests.faults.proxy import Proxy
+from tests.gates import Gates
+from tests.integration.harness import Ran, State, chain, serving, until
+from tests.stack import Stack
+
+# How much later than its deadline a call may end.
+LATE_SECONDS = 0.5
+# How long a call may take whose caller set no deadline.
+LONGEST_SECONDS = 12
+# How long readiness may take to follow the database away.
+UNREADY_SECONDS = 4
+# How long anything may take to be well again.
+SECONDS = 20
+# More calls at once than the server has connections.
+MANY = 40
+
+UNAVAILABLE, LATE = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED
+
+COUNT_MOVES = """
+CREATE TABLE campaign_moves (campaign_id uuid NOT NULL);
+CREATE FUNCTION count_move() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+    $$ BEGIN INSERT INTO campaign_moves VALUES (NEW.id); RETURN NEW; END $$;
+CREATE TRIGGER count_move AFTER UPDATE OF status ON campaigns FOR EACH ROW EXECUTE FUNCTION count_move()
+"""
+
+FILL_DISK = """
+CREATE FUNCTION fill_disk() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+CREATE TRIGGER fill_disk BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION fill_disk()
+"""
+
+
+@pytest.fixture(scope="module")
+async def database_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """A PostgreSQL of this module's own, for it crashes."""
+    directory = tmp_path_factory.mktemp("postgres")
+    for parent in (directory, *directory.parents[:3]):
+        parent.chmod(0o755)
+    postgres = EmbeddedPostgres(directory)
+    owner_url, url = await postgres.start()
+    await migrate(owner_url, url)
+    admin = await asyncpg.connect(url.replace("runengine_app@", "postgres@"))
+    await admin.execute(COUNT_MOVES)
+    # A workflow that no worker takes: its runs stay queued.
+    await admin.execute("INSERT INTO workflows (name) VALUES ('unserved')")
+    await admin.close()
+    yield url
+    postgres.stop()
+
+
+@pytest.fixture(scope="module")
+async def proxy(database_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(database_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+async def stack(proxy: Proxy, state_dir: Path) -> AsyncIterator[Stack]:
+    """serve, gateway and worker, which reach PostgreSQL through the proxy."""
+    stack = Stack(proxy.url, state_dir)
+    await stack.start("serve", "gateway", "worker", LEASE_SECONDS="1")
+    yield stack
+    proxy.heal()
+    await stack.stop()
+
+
+@pytest.fixture
+async def api(stack: Stack, token: str, proxy: Proxy) -> AsyncIterator[Api]:
+    """What one tenant may call; afterwards all is well again."""
+    async with grpc.aio.insecure_channel(stack.grpc_address) as channel, stack.rest(token) as rest:
+        api = Api(channel, rest, token)
+        yield api
+        proxy.heal()
+        await api.until_ready(200, SECONDS)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended: its code or HTTP status, its reason, if typed, and after how many seconds."""
+
+    code: Any
+    reason: str | None
+    seconds: float
+
+
+class Api:
+    """Every RPC and every REST path, as one tenant."""
+
+    def __init__(self, channel: grpc.aio.Channel, rest: httpx.AsyncClient, token: str) -> None:
+        self.rest = rest
+        self.runs = run_service_pb2_grpc.RunServiceStub(channel)
+        self._campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+        self._artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(channel)
+        self._health = health_pb2_grpc.HealthStub(channel)
+        self._metadata = (("authorization", f"Bearer {token}"),)
+
+    async def send(
+        self, method: Any, request: Any, key: str | None = None, seconds: float | None = None
+    ) -> Any:
+        """The response of one RPC, whether it was replayed, or grpc.aio.AioRpcError."""
+        keys = (("idempotency-key", key),) if key else ()
+        call = method(request, metadata=self._metadata + keys, timeout=seconds)
+        response = await (call.read() if hasattr(call, "read") else call)
+        return response, ("idempotency-replayed", "true") in tuple(await call.initial_metadata())
+
+    async def outcome(self, method: Any, request: Any, seconds: float | None = None) -> Outcome:
+        """How one RPC ends."""
+        started = asyncio.get_running_loop().time()
+        code, reason = grpc.StatusCode.OK, None
+        try:
+            await self.send(method, request, seconds=seconds)
+        except grpc.aio.AioRpcError as error:
+            code, reason = error.code(), reason_of(error)
+        return Outcome(code, reason, asyncio.get_running_loop().time() - started)
+
+    async def rest_outcome(self, method: str, path: str, body: Any = None) -> Outcome:
+        """How one request ends."""
+        started = asyncio.get_running_loop().time()
+        response = await self.rest.request(method, path, json=body, timeout=60)
+        reason = response.json()["reason"] if response.is_error else None
+        return Outcome(response.status_code, reason, asyncio.get_running_loop().time() - started)
+
+    async def every_rpc(self, seconds: float | None) -> list[Outcome]:
+        """How each RPC ends, all at once, in several copies."""
+        run_id = campaign_id = artifact_id = str(uuid4())
+        calls = [
+            (self.runs.TriggerRun, runs.TriggerRunRequest(workflow_name="unserved")),
+            (self.runs.GetRun, runs.GetRunRequest(run_id=run_id)),
+            (self.runs.ListRunSteps, runs.ListRunStepsRequest(run_id=run_id)),
+            (self.runs.ListRunEvents, runs.ListRunEventsRequest(run_id=run_id)),
+            (self.runs.RetryRun, runs.RetryRunRequest(run_id=run_id)),
+            (self.runs.CancelRun, runs.CancelRunRequest(run_id=run_id)),
+            (self.runs.ListCampaignRuns, runs.ListCampaignRunsRequest(campaign_id=campaign_id)),
+            (self._campaigns.CreateCampaign, campaigns.CreateCampaignRequest()),
+            (self._campaigns.GetCampaign, campaigns.GetCampaignRequest(campaign_id=campaign_id)),
+            (self._artifacts.DownloadArtifact, artifacts.DownloadArtifactRequest(artifact_id=artifact_id)),
+        ]
+        return await asyncio.gather(*(self.outcome(*call, seconds) for call in calls * (MANY // len(calls))))
+
+    async def every_path(self) -> list[Outcome]:
+        """How a request to each path ends, all at once."""
+        some = str(uuid4())
+        return await asyncio.gather(
+            self.rest_outcome("POST", "/runs", {"workflowName": "unserved"}),
+            self.rest_outcome("GET", f"/runs/{some}"),
+            self.rest_outcome("GET", f"/runs/{some}/steps"),
+            self.rest_outcome("GET", f"/runs/{some}/events"),
+            self.rest_outcome("POST", f"/runs/{some}/retry"),
+            self.rest_outcome("DELETE", f"/runs/{some}"),
+            self.rest_outcome("GET", f"/campaigns/{some}/runs"),
+            self.rest_outcome("POST", "/campaigns", {}),
+            self.rest_outcome("GET", f"/campaigns/{some}"),
+            self.rest_outcome("GET", f"/artifacts/{some}"),
+        )
+
+    async def every_call_succeeds(self) -> None:
+        """None of many, more than there are connections, meets what is left of a trouble."""
+        request = runs.GetRunRequest(run_id=str(uuid4()))
+        outcomes = await asyncio.gather(*(self.outcome(self.runs.GetRun, request, 5) for _ in range(MANY)))
+        assert {(each.code, each.reason) for each in outcomes} == {
+            (grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND")
+        }
+
+    async def until_ready(self, status: int, seconds: float) -> None:
+        """Returns once /readyz answers so, and gRPC's health service the same."""
+        serving = health_pb2.HealthCheckResponse.ServingStatus.Name(1 if status == 200 else 2)
+        async with asyncio.timeout(seconds):
+            while (await self.rest.get("/readyz")).status_code != status:
+                pass
+        health = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=1)
+        assert health_pb2.HealthCheckResponse.ServingStatus.Name(health.status) == serving
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str | None:
+    """The reason in its google.rpc.ErrorInfo; None when the server did not send it."""
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    if not isinstance(details, bytes):
+        return None
+    info = error_details_pb2.ErrorInfo()
+    status_pb2.Status.FromString(details).details[0].Unpack(info)
+    return str(info.reason)
+
+
+Trouble = Callable[[Proxy, asyncpg.Connection], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def refused(proxy: Proxy, database: asyncpg.Connection) -> AsyncIterator[None]:
+    proxy.refuse()
+    yield
+    proxy.heal()
+
+
+@asynccontextmanager
+async def black_holed(proxy: Proxy, database: asyncpg.Connection) -> AsyncIterator[None]:
+    proxy.black_hole()
+    yield
+    proxy.heal()
+
+
+@asynccontextmanager
+async def out_of_connections(proxy: Proxy, database: asyncpg.Connection) -> AsyncIterator[None]:
+    """53300, too_many_connections."""
+    await database.execute("ALTER ROLE runengine_app CONNECTION LIMIT 0")
+    await database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'runengine_app'"
+    )
+    yield
+    await database.execute("ALTER ROLE runengine_app CONNECTION LIMIT -1")
+
+
+TROUBLES = pytest.mark.parametrize("trouble", [refused, black_holed, out_of_connections])
+
+
+@TROUBLES
+async def test_every_call_ends_within_its_deadline(
+    api: Api, proxy: Proxy, database: asyncpg.Connection, trouble: Trouble
+) -> None:
+    async with trouble(proxy, database):
+        outcomes = await api.every_rpc(seconds=1)
+    assert max(each.seconds for each in outcomes) < 1 + LATE_SECONDS
+    if trouble is black_holed:
+        assert {each.code for each in outcomes} == {LATE}
+    else:
+        assert {(each.code, each.reason) for each in outcomes} == {(UNAVAILABLE, "UNAVAILABLE")}
+
+
+async def test_every_call_without_a_deadline_ends_although_the_database_says_nothing(
+    api: Api, proxy: Proxy
+) -> None:
+    proxy.black_hole()
+    rpcs, requests = await asyncio.gather(api.every_rpc(seconds=None), api.every_path())
+    assert {(each.code, each.reason) for each in rpcs} == {(UNAVAILABLE, "UNAVAILABLE")}
+    assert {(each.code, each.reason) for each in requests} <= {
+        (503, "UNAVAILABLE"), (504, "DEADLINE_EXCEEDED")
+    }  # fmt: skip
+    assert max(each.seconds for each in rpcs + requests) < LONGEST_SECONDS
+
+
+@pytest.mark.parametrize("trouble", [refused, out_of_connections])
+async def test_rest_says_that_the_database_cannot_be_reached(
+    api: Api, proxy: Proxy, database: asyncpg.Connection, trouble: Trouble
+) -> None:
+    async with trouble(proxy, database):
+        outcomes = await api.every_path()
+    assert {(each.code, each.reason) for each in outcomes} == {(503, "UNAVAILABLE")}
+
+
+async def test_a_full_disk_is_no_fault_of_the_caller_and_passes(
+    api: Api, database: asyncpg.Connection
+) -> None:
+    request = runs.TriggerRunRequest(workflow_name="unserved")
+    await database.execute(FILL_DISK)
+    try:
+        outcome = await api.outcome(api.runs.TriggerRun, request, 5)
+        assert (outcome.code, outcome.reason) == (UNAVAILABLE, "UNAVAILABLE")
+        outcome = await api.rest_outcome("POST", "/runs", {"workflowName": "unserved"})
+        assert (outcome.code, outcome.reason) == (503, "UNAVAILABLE")
+        await api.every_call_succeeds()
+    finally:
+        await database.execute("DROP FUNCTION fill_disk CASCADE")
+    assert (await api.outcome(api.runs.TriggerRun, request, 5)).code is grpc.StatusCode.OK
+
+
+async def test_calls_find_postgresql_again_after_it_has_crashed(
+    api: Api, database: asyncpg.Connection
+) -> None:
+    pid = await database.fetchval("SELECT pid FROM pg_stat_activity WHERE usename = 'runengine_app' LIMIT 1")
+    os.kill(pid, signal.SIGKILL)
+    outcomes: list[Outcome] = []
+    async with asyncio.timeout(SECONDS):
+        while UNAVAILABLE not in {each.code for each in outcomes}:
+            outcomes += await api.every_rpc(seconds=2)
+    assert max(each.seconds for each in outcomes) < 2 + LATE_SECONDS
+    assert {each.reason for each in outcomes if each.code is UNAVAILABLE} == {"UNAVAILABLE"}
+    assert {each.code for each in outcomes} <= {
+        grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, UNAVAILABLE
+    }  # fmt: skip
+    request = runs.GetRunRequest(run_id=str(uuid4()))
+    async with asyncio.timeout(SECONDS):
+        while (await api.outcome(api.runs.GetRun, request, 2)).code is UNAVAILABLE:
+            pass
+    await api.every_call_succeeds()
+
+
+@TROUBLES
+async def test_readiness_follows_the_database_away_and_back(
+    api: Api, proxy: Proxy, database: asyncpg.Connection, trouble: Trouble
+) -> None:
+    await api.every_call_succeeds()  # and so all connections are open
+    async with trouble(proxy, database):
+        await api.until_ready(503, UNREADY_SECONDS)
+        assert (await api.rest.get("/healthz")).status_code == 200
+    await api.until_ready(200, UNREADY_SECONDS)
+    await api.every_call_succeeds()
+
+
+async def test_connections_that_died_without_a_word_are_replaced_together(api: Api, proxy: Proxy) -> None:
+    await api.every_call_succeeds()  # and so all connections are open
+    proxy.strand()
+    await api.until_ready(503, UNREADY_SECONDS)
+    await api.until_ready(200, UNREADY_SECONDS)
+    await api.every_call_succeeds()
+
+
+@asynccontextmanager
+async def pool_through(proxy: Proxy) -> AsyncIterator[Database]:
+    """A pool of two connections, one of which is open."""
+    pool = Database(proxy.url, 2)
+    await pool.open()
+    yield pool
+    proxy.heal()
+    await pool.close()
+
+
+async def test_a_connection_that_postgresql_ends_while_nothing_is_asked_is_no_fault_of_ours(
+    database_url: str,
+) -> None:
+    """asyncpg has an error of its own for it, InternalClientError."""
+    heard = asyncio.Event()
+
+    async def ask(pool: Database) -> None:
+        async with pool.dispatch().transaction() as connection:
+            connection.add_log_listener(lambda *_: heard.set())
+            proxy.announce_end()
+            await asyncio.wait_for(heard.wait(), SECONDS)
+            await connection.fetch("SELECT 1")
+
+    async with Proxy(database_url) as proxy, pool_through(proxy) as pool:
+        with pytest.raises(Unavailable):
+            await ask(pool)
+        assert await pool.dispatch().fetch("SELECT 1")
+
+
+async def test_what_is_cancelled_stays_cancelled_although_its_connection_was_lost(database_url: str) -> None:
+    begun, lost = asyncio.Event(), asyncio.Event()
+
+    async def hold(pool: Database) -> None:
+        async with pool.dispatch().transaction() as connection:
+            connection.add_termination_listener(lambda _: lost.set())
+            begun.set()
+            await asyncio.Event().wait()
+
+    async with Proxy(database_url) as proxy, pool_through(proxy) as pool:
+        holding = asyncio.create_task(hold(pool))
+        await asyncio.wait_for(begun.wait(), SECONDS)
+        proxy.reset()
+        await asyncio.wait_for(lost.wait(), SECONDS)
+        holding.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await holding
+
+
+async def test_a_call_ends_in_time_although_the_database_falls_silent_as_it_connects(
+    database_url: str,
+) -> None:
+    async with Proxy(database_url) as proxy, pool_through(proxy) as pool, pool.connection():
+        proxy.black_hole(b"pg_type")  # which asyncpg reads when it is connected
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pool.dispatch().fetch("SELECT 1"), 0.5)
+        assert not proxy.flowing.is_set()
+        assert asyncio.get_running_loop().time() - started < 0.5 + LATE_SECONDS
+
+
+APPLIED = pytest.mark.parametrize("applied", [True, False], ids=["applied", "not applied"])
+
+
+async def answered_once(
+    api: Api, proxy: Proxy, applied: bool, method: Any, request: Any, count: Callable[[], Awaitable[int]]
+) -> Run:
+    """The run that a call answers, sent again after the answer to its first COMMIT was lost."""
+    key = uuid4().hex
+    lost = proxy.lose_commit(applied, key.encode())
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await api.send(method, request, key, seconds=5)
+    assert (refusal.value.code(), reason_of(refusal.value)) == (UNAVAILABLE, "UNAVAILABLE")
+    await asyncio.wait_for(lost, SECONDS)
+    assert await count() == int(applied)
+    response, replayed = await api.send(method, request, key, seconds=5)
+    assert (await count(), replayed) == (1, applied)
+    return response.run  # type: ignore[no-any-return]
+
+
+@APPLIED
+async def test_a_trigger_whose_commit_was_lost_makes_one_run(
+    api: Api, proxy: Proxy, organisation: str, database: asyncpg.Connection, applied: bool
+) -> None:
+    request = runs.TriggerRunRequest(workflow_name="unserved")
+
+    async def count() -> int:
+        return int(await database.fetchval("SELECT count(*) FROM runs WHERE tenant_id = $1", organisation))
+
+    run = await answered_once(api, proxy, applied, api.runs.TriggerRun, request, count)
+    assert run.id == str(await database.fetchval("SELECT id FROM runs WHERE tenant_id = $1", organisation))
+
+
+@APPLIED
+async def test_a_cancel_and_a_retry_whose_commits_were_lost_happen_once(
+    api: Api, proxy: Proxy, organisation: str, database: asyncpg.Connection, applied: bool
+) -> None:
+    response, _ = await api.send(api.runs.TriggerRun, runs.TriggerRunRequest(workflow_name="unserved"))
+
+    def count(status: str) -> Callable[[], Awaitable[int]]:
+        async def ask() -> int:
+            sql = """SELECT count(*) FROM run_events
+                WHERE tenant_id = $1 AND to_status = $2 AND from_status IS NOT NULL"""
+            return int(await database.fetchval(sql, organisation, status))
+
+        return ask
+
+    cancel, retry = (kind(run_id=response.run.id) for kind in (runs.CancelRunRequest, runs.RetryRunRequest))
+    await answered_once(api, proxy, applied, api.runs.CancelRun, cancel, count("cancelled"))
+    run = await answered_once(api, proxy, applied, api.runs.RetryRun, retry, count("queued"))
+    assert run.attempt == 2
+
+
+@APPLIED
+async def test_a_rest_trigger_whose_commit_was_lost_makes_one_run(
+    api: Api, proxy: Proxy, organisation: str, database: asyncpg.Connection, applied: bool
+) -> None:
+    key = uuid4().hex
+    lost = proxy.lose_commit(applied, key.encode())
+    for status in (503, 201):
+        response = await api.rest.post(
+            "/runs", json={"workflowName": "unserved"}, headers={"idempotency-key": key}
+        )
+        assert response.status_code == status
+    await asyncio.wait_for(lost, SECONDS)
+    assert ("idempotency-replayed" in response.headers) == applied
+    assert await database.fetchval("SELECT count(*) FROM runs WHERE tenant_id = $1", organisation) == 1
+
+
+CLAIM = queue_repository._CLAIM_QUEUED.encode()
+SAVE_STEP = held_run_repository._SAVE_WRITES.encode()
+END = held_run_repository._END[RunStatus.COMPLETED].encode()
+
+
+@APPLIED
+@pytest.mark.parametrize("statement", [CLAIM, END], ids=["claim", "end"])
+async def test_a_run_whose_claim_or_end_was_lost_ends_once(
+    database_url: str, database: asyncpg.Connection, applied: bool, statement: bytes
+) -> None:
+    ran = Ran()
+    graph = chain(one=ran.node("one"), two=ran.node("two"))
+    async with Proxy(database_url) as proxy, serving(proxy.url, graph) as engine:
+        campaign_id = (await engine.campaigns.insert(uuid4())).id
+        run_id = await engine.trigger(campaign_id=campaign_id)
+        lost = proxy.lose_commit(applied, statement)
+        async with engine.working():
+            await asyncio.wait_for(lost, SECONDS)
+            if statement is CLAIM and applied:
+                await engine.lose(run_id)  # what its lease would do
+            await until(lambda: engine.get(run_id), lambda run: run.status is RunStatus.COMPLETED)
+    assert ran.names == ["one", "two"]
+    await ended_once(database, run_id, campaign_id)
+
+
+@APPLIED
+async def test_a_step_whose_record_was_lost_is_done_again_only_if_it_was_not_recorded(
+    database_url: str, database: asyncpg.Connection, applied: bool
+) -> None:
+    ran = Ran()
+    lost: list[asyncio.Future[None]] = []
+    async with Proxy(database_url) as proxy:
+
+        async def one(state: State) -> State:
+            if not lost:
+                lost.append(proxy.lose_commit(applied, SAVE_STEP))
+            ran.names.append("one")
+            return {"seen": ["one"]}
+
+        async with serving(proxy.url, chain(one=one, two=ran.node("two"))) as engine:
+            campaign_id = (await engine.campaigns.insert(uuid4())).id
+            run_id = await engine.trigger(campaign_id=campaign_id)
+            async with engine.working():
+                await until(lambda: engine.get(run_id), lambda run: run.status is RunStatus.COMPLETED)
+    assert lost[0].done()
+    assert ran.names == (["one", "two"] if applied else ["one", "one", "two"])
+    await ended_once(database, run_id, campaign_id)
+
+
+async def ended_once(database: asyncpg.Connection, run_id: UUID, campaign_id: UUID) -> None:
+    """One terminal event, one move of the campaign, to it, one completed execution of each step."""
+    ends = "SELECT to_status FROM run_events WHERE run_id = $1 AND to_status NOT IN ('queued', 'running')"
+    assert [row["to_status"] for row in await database.fetch(ends, run_id)] == ["completed"]
+    moves = """SELECT status, latest_run_id FROM campaign_moves JOIN campaigns ON id = campaign_id
+        WHERE campaign_id = $1"""
+    assert [tuple(row) for row in await database.fetch(moves, campaign_id)] == [("live", run_id)]
+    steps = "SELECT step_id FROM run_steps WHERE run_id = $1 AND status = 'completed' ORDER BY seq"
+    assert [row["step_id"] for row in await database.fetch(steps, run_id)] == ["one", "two"]
+
+
+async def test_without_notifications_runs_are_claimed_and_cancels_reach_them(
+    api: Api, proxy: Proxy, gates: Gates
+) -> None:
+    proxy.mute_notifications()
+    payload = Struct()
+    payload.update({"gates": gates.path})
+    request = runs.TriggerRunRequest(workflow_name="gated", trigger_payload=payload)
+    response, _ = await api.send(api.runs.TriggerRun, request, seconds=5)
+    gate = await gates.next()
+    await api.send(api.runs.CancelRun, runs.CancelRunRequest(run_id=response.run.id), seconds=5)
+    await asyncio.wait_for(gate.left.wait(), SECONDS)
+    assert proxy.dropped >= 2

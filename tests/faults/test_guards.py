@@ -1,0 +1,225 @@
+"""What a worker still tries to write for a run that it has lost changes nothing, in any table."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from runengine_server.domain.errors import Fenced, Unavailable
+from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
+from runengine_server.engine.campaign_service import CampaignService
+from runengine_server.repositories.held_run_repository import HeldRunRepository, StoredCheckpoint
+from runengine_server.repositories.queue_repository import QueueRepository
+
+from tests.integration.harness import (
+    LEASE_SECONDS,
+    SECONDS,
+    Engine,
+    Execution,
+    Held,
+    Ran,
+    chain,
+    ended,
+    serving,
+    until,
+)
+
+TABLES = (
+    "runs",
+    "run_steps",
+    "run_events",
+    "checkpoints",
+    "checkpoint_writes",
+    "artifacts",
+    "step_cache",
+    "campaigns",
+    "campaign_run_counts",
+)
+TASK, FAILURE = uuid4(), Failure("STEP_FAILED", "RuntimeError: late", "held", 1, True)
+CHECKPOINT = StoredCheckpoint("", "f" * 36, None, "msgpack", b"late", b"late")
+
+Write = Callable[[HeldRunRepository], Awaitable[object]]
+
+
+async def complete(held: HeldRunRepository) -> None:
+    async with held.end() as ending:
+        await ending.complete()
+        assert held.run.campaign_id is not None
+        await CampaignService(ending).update_status_from_run(
+            held.run.campaign_id, status=CampaignStatus.LIVE, bundle_url="late", latest_run_id=held.run.id
+        )
+
+
+async def fail(held: HeldRunRepository) -> None:
+    async with held.end() as ending:
+        await ending.fail(FAILURE)
+
+
+WRITES: dict[str, Write] = {
+    "begins a step": lambda held: held.begin_step(TASK, "late", "late", False),
+    "fails a step": lambda held: held.fail_step(TASK, 1, "STEP_FAILED", "late", True, again=True),
+    "fails the step of its successor": lambda held: held.fail_step(
+        TASK, 2, "STEP_FAILED", "late", True, again=False
+    ),
+    "stores what a node wrote": lambda held: held.save_writes(
+        "", "f" * 36, str(TASK), "", [(0, "seen", "msgpack", b"late")], TASK
+    ),
+    "stores a checkpoint": lambda held: held.save_checkpoint(CHECKPOINT),
+    "saves an artifact": lambda held: held.save_artifact(
+        Artifact(uuid4(), "late.txt", "text/plain", 4, "late"), TASK, 2
+    ),
+    "fills the cache": lambda held: held.save_cached("late", b"late", "msgpack", b"late", None),
+    "completes the run": complete,
+    "fails the run": fail,
+}
+
+
+async def takes_over(engine: Engine, run_id: UUID) -> ClaimedRun | None:
+    return await engine.take_over(run_id)
+
+
+async def is_cancelled(engine: Engine, run_id: UUID) -> None:
+    await engine.cancel(run_id)
+
+
+async def is_retried(engine: Engine, run_id: UUID) -> ClaimedRun | None:
+    await engine.cancel(run_id)
+    await engine.retry(run_id)
+    return await engine.claim()
+
+
+async def rows(database: asyncpg.Connection, tenant: str) -> dict[str, list[Any]]:
+    """All that the tenant has."""
+    return {
+        table: await database.fetch(
+            f"SELECT * FROM {table} AS t WHERE tenant_id = $1 ORDER BY t::text", tenant
+        )
+        for table in TABLES
+    }
+
+
+@pytest.mark.parametrize("happens", [takes_over, is_cancelled, is_retried])
+async def test_a_worker_that_has_lost_its_run_changes_nothing(
+    database_url: str,
+    database: asyncpg.Connection,
+    happens: Callable[[Engine, UUID], Awaitable[ClaimedRun | None]],
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        campaign_id = (await engine.campaigns.insert(uuid4())).id
+        run_id = await engine.trigger(campaign_id=campaign_id)
+        claimed = await engine.claim()
+        zombie = HeldRunRepository(engine.database, claimed, "worker:zombie")
+        await zombie.begin_step(TASK, "held", "held", False)
+        await zombie.save_checkpoint(CHECKPOINT)
+        successor = await happens(engine, run_id)
+        if successor is not None:
+            await HeldRunRepository(engine.database, successor, "worker:next").begin_step(
+                TASK, "held", "held", False
+            )
+        before = await rows(database, engine.tenant_id)
+        for write in WRITES.values():
+            with pytest.raises(Fenced):
+                await write(zombie)
+            assert await rows(database, engine.tenant_id) == before
+        async with engine.queue.line(lambda channel, payload: None) as line:
+            assert await line.heartbeat([claimed], SECONDS) == set()
+        await engine.queue.hand_back([claimed])
+        assert await rows(database, engine.tenant_id) == before
+
+
+async def test_the_run_its_campaign_and_its_counts_move_together_or_not_at_all(
+    database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = CampaignService.update_status_from_run
+
+    async def update_then_lose_the_database(service: CampaignService, *arguments: Any, **named: Any) -> None:
+        await real(service, *arguments, **named)
+        raise Unavailable
+
+    monkeypatch.setattr(CampaignService, "update_status_from_run", update_then_lose_the_database)
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        campaign_id = (await engine.campaigns.insert(uuid4())).id
+        run_id = await engine.trigger(campaign_id=campaign_id)
+        claimed = await engine.claim()
+        with pytest.raises(Unavailable):
+            await engine.processor.process(claimed)
+        assert (await engine.get(run_id)).status is RunStatus.RUNNING
+        assert (await engine.campaign(campaign_id)).status is CampaignStatus.DRAFT
+        assert await database.fetchval(
+            "SELECT sum(running) FROM campaign_run_counts WHERE campaign_id = $1", campaign_id
+        ) == 1  # fmt: skip
+        monkeypatch.undo()
+        assert (await engine.process(claimed)).status is RunStatus.COMPLETED
+        assert (await engine.campaign(campaign_id)).status is CampaignStatus.LIVE
+
+
+async def test_a_claimer_does_not_wait_for_a_run_that_another_has_locked(database_url: str) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        first, second = await engine.trigger(), await engine.trigger()
+        async with engine.tenant.transaction() as transaction, asyncio.timeout(SECONDS):
+            await transaction.fetch("SELECT 1 FROM runs WHERE id = $1 FOR UPDATE", first)
+            assert [run.id for run in await engine.queue.claim_queued(2)] == [second]
+            await transaction.fetch("SELECT 1 FROM runs WHERE id = $1 FOR UPDATE", second)
+        assert [run.id for run in await engine.queue.claim_queued(2)] == [first]
+        async with engine.tenant.transaction() as transaction, asyncio.timeout(SECONDS):
+            await engine.lose(first)
+            await engine.lose(second)
+            await transaction.fetch("SELECT 1 FROM runs WHERE id = $1 FOR UPDATE", first)
+            assert [run.id for run in await engine.queue.claim_expired(2)] == [second]
+
+
+@pytest.mark.parametrize("ahead", [-86_400, 86_400])
+async def test_leases_are_told_by_the_clock_of_the_database_alone(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    real = time.time
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        await engine.trigger()
+        monkeypatch.setattr(time, "time", lambda: real() + ahead)
+        claimed = await engine.claim()
+        other = QueueRepository(engine.database, "worker:other", [engine.workflow], LEASE_SECONDS)
+        assert await other.claim_expired(1) == []
+        async with engine.queue.line(lambda channel, payload: None) as line:
+            await line.heartbeat([claimed], SECONDS)
+        assert await other.claim_expired(1) == []
+        row = await engine.tenant.fetchrow(
+            "SELECT lease_expires_at < clock_timestamp() + interval '1 hour' AS soon FROM runs"
+        )
+        assert row is not None
+        assert row["soon"]
+
+
+async def test_what_is_not_notified_is_found_all_the_same(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine, engine.working():
+        # Until the worker has found nothing to do, and waits.
+        warm = await engine.trigger()
+        assert await ended(engine, warm) is RunStatus.COMPLETED
+        # The same row as a trigger makes, and no notification.
+        run_id = uuid4()
+        await database.execute(
+            "INSERT INTO runs (tenant_id, id, workflow_name) VALUES ($1, $2, $3)",
+            engine.tenant_id,
+            run_id,
+            engine.workflow,
+        )
+        assert await ended(engine, run_id) is RunStatus.COMPLETED
+
+
+async def test_a_cancel_that_is_not_notified_reaches_the_graph_with_the_heartbeat(database_url: str) -> None:
+    held = Held()
+    async with serving(database_url, chain(held=held.node), lease_seconds=1.5) as engine:
+        run_id = await engine.trigger()
+        async with engine.working():
+            execution: Execution = await held.next()
+            await engine.tenant.fetch(
+                "UPDATE runs SET status = 'cancelled', lease_expires_at = NULL WHERE id = $1", run_id
+            )
+            await asyncio.wait_for(execution.ended.wait(), SECONDS)
+        await until(engine.left_behind, lambda left: left == 0)

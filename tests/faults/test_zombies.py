@@ -1,0 +1,334 @@
+"""A worker that comes back from the dead exactly while its successor is in the middle of a step.
+
+One worker is stopped with many runs in its hands, each about to do something else; another takes them
+over; then the first one goes on, does what it was about to, and nothing of it counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from runengine.v1.run_pb2 import RunStatus
+from runengine_client import RunEngineClient
+from runengine_server.up import Child
+
+from tests.faults.arrivals import SECONDS, Arrival, Arrivals
+from tests.faults.history import History, Note
+from tests.faults.invariants import Facts, read_rows, violations
+from tests.faults.process import DOORS
+from tests.stack import UNDER_TEST, Stack
+
+LEASE_SECONDS = 1
+RUNS_OF_A_KIND = 2
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the zombie does. `door`: the write that it has decided when it is stopped, else it is in its
+    node; `word` is what its node is told; `by_zombie` the steps that it had recorded while the run
+    was still its own; `mid_step` where its successor is then.
+    """
+
+    door: str | None = None
+    word: str = "go"
+    manner: str = "gate"
+    by_zombie: tuple[str, ...] = ()
+    mid_step: str = "first"
+    workflow: str = "zombie"
+
+    @property
+    def write(self) -> str | None:
+        """The write of its door."""
+        if self.door is None:
+            return None
+        name = self.door.partition(":")[0].removeprefix("before_")
+        return "save_writes" if name == "between_effect_and_record" else name
+
+    def payload(self, gates: str) -> dict[str, Any]:
+        nodes: dict[str, Any] = {"first": {"manner": self.manner}, "third": {"save": True}}
+        if self.mid_step == "second":
+            nodes["second"] = {"manner": "gate"}
+        return {"gates": gates, **nodes, **({"stop_at": self.door} if self.door else {})}
+
+
+KINDS = {
+    "begins a step": Kind("before_begin_step:2", by_zombie=("first",), mid_step="second"),
+    "records a step": Kind("between_effect_and_record"),
+    "fails a step": Kind("before_fail_step", word="fail"),
+    "saves an artifact": Kind("before_save_artifact", word="save"),
+    "saves a checkpoint": Kind("before_save_checkpoint:3", by_zombie=("first",), mid_step="second"),
+    "completes the run": Kind(
+        "before_finish", by_zombie=("first", "second", "third"), mid_step="before_finish"
+    ),
+    "fails the run": Kind("before_finish", word="fail"),
+    "ends its node": Kind(),
+    "ends its node, deaf to being cancelled": Kind(manner="deaf"),
+    "raises in its node, deaf to being cancelled": Kind(manner="deaf", word="fail"),
+    "saves an artifact in its node, deaf to being cancelled": Kind(manner="deaf", word="save"),
+    "ends its node on a thread": Kind(workflow="zombie-on-thread"),
+    "raises in its node on a thread": Kind(workflow="zombie-on-thread", word="fail"),
+}
+
+
+@dataclass
+class Zombie:
+    """A run that was taken from its worker: all that is stored of it before and after that woke."""
+
+    kind: Kind
+    run_id: str
+    campaign_id: str
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Scene:
+    """Two workers, of which one takes over from the other, and what the tests look with."""
+
+    stack: Stack
+    database: asyncpg.Connection
+    client: RunEngineClient
+    tenant: str
+    arrivals: Arrivals
+    history: History
+    first: Child
+    second: Child
+    zombies: dict[str, list[Zombie]] = field(default_factory=dict)
+
+    def facts(self, rows: Any) -> Facts:
+        return Facts(self.history.read(), rows)
+
+    async def noted(self, found: Callable[[Note], bool]) -> Note:
+        """The first note that is found, once it is there."""
+        async with asyncio.timeout(SECONDS):
+            while not (notes := [note for note in self.history.read() if found(note)]):
+                await asyncio.sleep(0.01)  # noqa: ASYNC110 - the event is in a file of another process
+        return notes[0]
+
+    async def stored(self, run_id: str) -> list[str]:
+        """All rows of a run and of its campaign, but for its lease, which its holder renews."""
+        tables = ("run_steps", "run_events", "checkpoints", "checkpoint_writes", "artifacts")
+        rows = [
+            *await self.database.fetch(
+                "SELECT to_jsonb(runs) - 'lease_expires_at' FROM runs WHERE id = $1", run_id
+            ),
+            *await self.database.fetch(
+                """SELECT to_jsonb(campaigns) FROM campaigns
+                WHERE (tenant_id, id) = (SELECT tenant_id, campaign_id FROM runs WHERE id = $1)""",
+                run_id,
+            ),
+            *await self.database.fetch(
+                """SELECT to_jsonb(campaign_run_counts) FROM campaign_run_counts WHERE
+                (tenant_id, campaign_id) = (SELECT tenant_id, campaign_id FROM runs WHERE id = $1)""",
+                run_id,
+            ),
+        ]
+        for table in tables:
+            rows += await self.database.fetch(
+                f"SELECT to_jsonb({table}) FROM {table} WHERE run_id = $1", run_id
+            )
+        return sorted(row[0] for row in rows)
+
+    async def trigger(self, kind: Kind) -> Zombie:
+        campaign_id = str(uuid.uuid4())
+        await self.client.create_campaign(campaign_id)
+        run = await self.client.trigger_run(
+            kind.workflow, trigger_payload=kind.payload(self.arrivals.path), campaign_id=campaign_id
+        )
+        return Zombie(kind, run.id, campaign_id)
+
+    async def until_held_by_the_first(self, zombie: Zombie) -> Arrival:
+        """Where the first worker is with the run, about to do what the kind says."""
+        arrival = await self.arrivals.at("first", zombie.run_id, self.first.pid)
+        if zombie.kind.door is None:
+            return arrival
+        arrival.let_go(zombie.kind.word)
+        return await self.arrivals.at(zombie.kind.door.partition(":")[0], zombie.run_id, self.first.pid)
+
+    async def complete_by_the_second(self, zombies: list[Zombie]) -> None:
+        """Lets the second worker go on with everything until the runs have ended."""
+
+        async def let_go() -> None:
+            while True:
+                there = await self.arrivals.until(
+                    lambda each: each.pid == self.second.pid, seconds=3 * SECONDS
+                )
+                for arrival in there:
+                    arrival.let_go()
+                    await arrival.gone()
+
+        letting_go = asyncio.create_task(let_go())
+        try:
+            for zombie in zombies:
+                run = await self.client.wait(zombie.run_id, timeout_seconds=SECONDS)
+                zombie.told = [RunStatus.Name(run.status)]
+        finally:
+            letting_go.cancel()
+
+
+@pytest.fixture(scope="module")
+async def scene(stack: Stack, database_url: str) -> AsyncIterator[Scene]:
+    database = await asyncpg.connect(database_url.replace("runengine_app@", "postgres@"))
+    tenant = f"org_{uuid.uuid4().hex}"
+    with tempfile.TemporaryDirectory(prefix="zombies-") as directory:
+        history = History(Path(directory) / "history")
+        async with (
+            RunEngineClient(stack.grpc_address, stack.token(tenant)) as client,
+            Arrivals() as arrivals,
+        ):
+            settings = {
+                "WORKFLOWS": "tests.faults.graphs:ZOMBIES",
+                "LEASE_SECONDS": str(LEASE_SECONDS),
+                "WORKER_CONCURRENCY": "30",
+                "FAULT_SOCKET": arrivals.path,
+                "HISTORY": str(Path(directory) / "history"),
+            }
+            every = ",".join((*DOORS, "between_effect_and_record"))
+            (first,), (second,) = await asyncio.gather(
+                stack.start("worker", module=UNDER_TEST, FAULT_POINTS=every, **settings),
+                stack.start("worker", module=UNDER_TEST, FAULT_POINTS="before_finish", **settings),
+            )
+            try:
+                yield Scene(stack, database, client, tenant, arrivals, history, first, second)
+            finally:
+                first.kill()
+                second.kill()
+        history.close()
+    await database.close()
+
+
+@pytest.fixture(scope="module")
+async def aftermath(scene: Scene) -> Scene:
+    """What is left after a zombie of each kind has come and gone."""
+    first, second = scene.first, scene.second
+    os.kill(second.pid, signal.SIGSTOP)
+    for name, kind in KINDS.items():
+        scene.zombies[name] = [await scene.trigger(kind) for _ in range(RUNS_OF_A_KIND)]
+    zombies = [zombie for several in scene.zombies.values() for zombie in several]
+    held = [await scene.until_held_by_the_first(zombie) for zombie in zombies]
+
+    os.kill(first.pid, signal.SIGSTOP)
+    os.kill(second.pid, signal.SIGCONT)
+    for zombie in zombies:
+        await scene.arrivals.at(zombie.kind.mid_step, zombie.run_id, second.pid)
+    for zombie in zombies:
+        zombie.before = await scene.stored(zombie.run_id)
+
+    # Half of them find their word when they wake, and so are faster than the worker's own look at its clock.
+    for arrival, zombie in list(zip(held, zombies, strict=True))[::2]:
+        arrival.let_go(zombie.kind.word)
+    os.kill(first.pid, signal.SIGCONT)
+    for arrival, zombie in list(zip(held, zombies, strict=True))[1::2]:
+        arrival.let_go(zombie.kind.word)
+    for arrival, zombie in zip(held, zombies, strict=True):
+        await arrival.gone()
+        await scene.noted(
+            lambda note, run_id=zombie.run_id: (  # type: ignore[misc]
+                (note["what"], note["pid"], note.get("run")) == ("left", first.pid, run_id)
+            )
+        )
+    for zombie in zombies:
+        zombie.after = await scene.stored(zombie.run_id)
+
+    await scene.complete_by_the_second(zombies)
+    return scene
+
+
+@pytest.fixture(params=KINDS)
+def zombies(request: pytest.FixtureRequest, aftermath: Scene) -> list[Zombie]:
+    return aftermath.zombies[request.param]
+
+
+def test_a_zombie_changes_nothing(zombies: list[Zombie]) -> None:
+    for zombie in zombies:
+        assert zombie.before
+        assert zombie.after == zombie.before
+
+
+def test_a_zombie_has_tried_and_was_fenced_off(aftermath: Scene, zombies: list[Zombie]) -> None:
+    for zombie in zombies:
+        tried = {
+            (note["name"], note["outcome"])
+            for note in aftermath.history.read()
+            if note["what"] == "write"
+            and (note["run"], note["pid"]) == (zombie.run_id, aftermath.first.pid)
+            and note["outcome"] != "applied"
+        }
+        if zombie.kind.write is not None:
+            assert (zombie.kind.write, "fenced") in tried
+        assert {outcome for _, outcome in tried} <= {"fenced", "unknown"}
+
+
+async def test_the_successor_ends_the_run_and_moves_its_campaign(
+    aftermath: Scene, zombies: list[Zombie]
+) -> None:
+    for zombie in zombies:
+        assert zombie.told == ["RUN_STATUS_COMPLETED"]
+        events = await aftermath.client.list_run_events(zombie.run_id)
+        assert [event.reason for event in events] == ["TRIGGERED", "CLAIMED", "TAKEN_OVER", "COMPLETED"]
+        pids = [int(event.actor.rpartition(":")[2]) for event in events[1:]]
+        assert pids == [aftermath.first.pid, aftermath.second.pid, aftermath.second.pid]
+        campaign = await aftermath.client.get_campaign(zombie.campaign_id)
+        assert campaign.latest_run_id == zombie.run_id
+
+        steps = await aftermath.client.list_run_steps(zombie.run_id)
+        again = () if zombie.kind.mid_step == "before_finish" else (zombie.kind.mid_step,)
+        taken_up = {"first", "second", "third"} - set(zombie.kind.by_zombie)
+        assert {step.step_id for step in steps if step.attempt == 2} <= set(again) <= taken_up | set(again)
+        # What is in the bundle is what the steps handed on: of the zombie only what was recorded in time.
+        bundle = await aftermath.client.download_artifact(campaign.bundle_url.rpartition("/")[2])
+        markers = [marker.split(":")[:2] for marker in json.loads(bundle.data)]
+        by = {True: str(aftermath.first.pid), False: str(aftermath.second.pid)}
+        assert markers == [[name, by[name in zombie.kind.by_zombie]] for name in ("first", "second", "third")]
+        saved = [artifact_id for step in steps for artifact_id in step.output_artifact_ids]
+        assert saved == [campaign.bundle_url.rpartition("/")[2]]
+
+
+async def test_every_invariant_holds(aftermath: Scene) -> None:
+    rows = await read_rows(aftermath.database, [aftermath.tenant])
+    assert len(rows.runs) >= len(KINDS) * RUNS_OF_A_KIND
+    assert violations(aftermath.facts(rows)) == []
+
+
+async def test_the_heartbeat_of_a_zombie_does_not_prolong_the_lease_of_its_successor(scene: Scene) -> None:
+    first, second = scene.first, scene.second
+    os.kill(second.pid, signal.SIGSTOP)
+    zombie = await scene.trigger(Kind("before_heartbeat"))
+    await scene.arrivals.at("first", zombie.run_id, first.pid)
+    heartbeat = await scene.arrivals.at("before_heartbeat", zombie.run_id, first.pid)
+    os.kill(first.pid, signal.SIGSTOP)
+    os.kill(second.pid, signal.SIGCONT)
+    await scene.arrivals.at("first", zombie.run_id, second.pid)
+    second.kill()
+    await second.until_ended()
+
+    async def lease() -> Any:
+        return await scene.database.fetchval("SELECT lease_expires_at FROM runs WHERE id = $1", zombie.run_id)
+
+    ends = await lease()
+    assert ends is not None
+    os.kill(first.pid, signal.SIGCONT)
+    heartbeat.let_go()
+    await heartbeat.gone()
+    epoch = await scene.database.fetchval("SELECT epoch FROM runs WHERE id = $1", zombie.run_id)
+    # Unless the first one has claimed it anew by then, which it may once that lease has ended.
+    assert epoch == 3 or await lease() == ends
+    arrival = await scene.arrivals.until(
+        lambda each: (each.place, each.run_id) == ("first", zombie.run_id) and not each.left.is_set()
+    )
+    for each in arrival:
+        each.let_go()
+    run = await scene.client.wait(zombie.run_id, timeout_seconds=SECONDS)
+    assert run.status == RunStatus.RUN_STATUS_COMPLETED
