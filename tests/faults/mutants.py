@@ -1,4 +1,4 @@
-"""Takes each guard of the product out in turn, and sees a test fail: `python -m tests.faults.mutants [NAME…]`.
+"""Takes each guard of the product out in turn, and sees a test fail: `python -m tests.faults.mutants`.
 
 A guard whose absence no test notices is a guard that nobody knows to be there. The environment
 variable RUNENGINE_MUTANT, with the name of one, applies it to the test process and to every
@@ -226,33 +226,81 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-_GUARDS = "tests/faults/test_guards.py"
-_LOST = f"{_GUARDS}::test_a_worker_that_has_lost_its_run_changes_nothing"
+_LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
+
+
+def _mutant(name: str, apply: Callable[[], None], *tests: str) -> Mutant:
+    return Mutant(name, apply, tuple(f"tests/{test}" for test in tests))
+
 
 MUTANTS = (
-    Mutant("epoch in the end of a run", _epoch_of("_LOCK", "_END"), (_LOST,)),
-    Mutant("epoch in the record of a step", _epoch_of("_BEGIN_STEP", "_FAIL_STEP"), (_LOST,)),
-    Mutant("epoch in what a step wrote", _epoch_of("_SAVE_WRITES"), (_LOST,)),
-    Mutant("epoch in a checkpoint", _epoch_of("_SAVE_CHECKPOINT"), (_LOST,)),
-    Mutant("epoch in an artifact", _epoch_of("_SAVE_ARTIFACT"), (_LOST,)),
-    Mutant("epoch in a cache entry", _epoch_of("_SAVE_CACHED"), (_LOST,)),
-    Mutant("epoch in the heartbeat", _epoch_in_heartbeat, (_LOST,)),
-    Mutant("epoch in the handing back", _epoch_in_hand_back, (_LOST,)),
-    Mutant("a claim raises the epoch", _epoch_rises, (_LOST,)),
-    Mutant("status in the fence", _status_in_fence, (_LOST,)),
-    Mutant("order of a campaign's runs", _campaign_order, ("tests/integration/test_state_machine.py", "tests/e2e/test_lifecycle.py::test_a_slow_old_run_does_not_overwrite_a_newer_one")),
-    Mutant("insert of an idempotency key", _idempotency_insert, ("tests/integration/test_idempotency.py::test_fifty_triggers_at_once_make_one_run",)),
-    Mutant("status in a retry", _status_of_retry, ("tests/integration/test_races.py::test_of_many_retries_at_once_one_wins",)),
-    Mutant("campaign in the transaction of its run", _campaign_in_own_transaction, (f"{_GUARDS}::test_the_run_its_campaign_and_its_counts_move_together_or_not_at_all",)),
-    Mutant("SKIP LOCKED", _skip_locked, (f"{_GUARDS}::test_a_claimer_does_not_wait_for_a_run_that_another_has_locked",)),
-    Mutant("FORCE ROW LEVEL SECURITY", _force_row_level_security, ("tests/integration/test_tenancy.py::test_every_table_with_a_tenant_is_under_forced_policies",)),
-    Mutant("tenant in a query", _tenant_predicate, ("tests/integration/test_tenancy.py::test_predicates_alone_hide_every_foreign_row",)),
-    Mutant("id in the order of a list", _tie_break, ("tests/integration/test_list.py::test_runs_of_one_moment_are_in_the_order_of_their_ids_whatever_their_status",)),
-    Mutant("clock of leases", _clock_of_leases, (f"{_GUARDS}::test_leases_are_told_by_the_clock_of_the_database_alone",)),
-    Mutant("poll behind NOTIFY", _poll, (f"{_GUARDS}::test_what_is_not_notified_is_found_all_the_same",)),
-    Mutant("catch-all of the interceptor", _catch_all, ("tests/integration/test_faults_of_ours.py",)),
-    Mutant("azp of a token", _azp, ("tests/unit/test_tokens.py",)),
-)  # fmt: skip
+    _mutant("epoch in the end of a run", _epoch_of("_LOCK", "_END"), _LOST),
+    _mutant("epoch in the record of a step", _epoch_of("_BEGIN_STEP", "_FAIL_STEP"), _LOST),
+    _mutant("epoch in what a step wrote", _epoch_of("_SAVE_WRITES"), _LOST),
+    _mutant("epoch in a checkpoint", _epoch_of("_SAVE_CHECKPOINT"), _LOST),
+    _mutant("epoch in an artifact", _epoch_of("_SAVE_ARTIFACT"), _LOST),
+    _mutant("epoch in a cache entry", _epoch_of("_SAVE_CACHED"), _LOST),
+    _mutant("epoch in the heartbeat", _epoch_in_heartbeat, _LOST),
+    _mutant("epoch in the handing back", _epoch_in_hand_back, _LOST),
+    _mutant("a claim raises the epoch", _epoch_rises, _LOST),
+    _mutant("status in the fence", _status_in_fence, _LOST),
+    _mutant(
+        "order of a campaign's runs",
+        _campaign_order,
+        "e2e/test_lifecycle.py::test_a_slow_old_run_does_not_overwrite_a_newer_one",
+    ),
+    _mutant(
+        "insert of an idempotency key",
+        _idempotency_insert,
+        "integration/test_idempotency.py::test_fifty_triggers_at_once_make_one_run",
+    ),
+    _mutant(
+        "status in a retry",
+        _status_of_retry,
+        "integration/test_races.py::test_of_many_retries_at_once_one_wins",
+    ),
+    _mutant(
+        "campaign in the transaction of its run",
+        _campaign_in_own_transaction,
+        "faults/test_guards.py::test_the_run_its_campaign_and_its_counts_move_together_or_not_at_all",
+    ),
+    _mutant(
+        "SKIP LOCKED",
+        _skip_locked,
+        "faults/test_guards.py::test_a_claimer_does_not_wait_for_a_run_that_another_has_locked",
+    ),
+    _mutant(
+        "FORCE ROW LEVEL SECURITY",
+        _force_row_level_security,
+        "integration/test_tenancy.py::test_every_table_with_a_tenant_is_under_forced_policies",
+    ),
+    _mutant(
+        "tenant in a query",
+        _tenant_predicate,
+        "integration/test_tenancy.py::test_predicates_alone_hide_every_foreign_row",
+    ),
+    _mutant(
+        "id in the order of a list",
+        _tie_break,
+        "integration/test_list.py::test_runs_of_one_moment_are_in_the_order_of_their_ids_whatever_their_status",
+    ),
+    _mutant(
+        "clock of leases",
+        _clock_of_leases,
+        "faults/test_guards.py::test_leases_are_told_by_the_clock_of_the_database_alone",
+    ),
+    _mutant(
+        "poll behind NOTIFY", _poll, "faults/test_guards.py::test_what_is_not_notified_is_found_all_the_same"
+    ),
+    _mutant(
+        "catch-all of the interceptor",
+        _catch_all,
+        "integration/test_faults_of_ours.py::test_no_value_reaches_a_caller_or_a_log",
+    ),
+    _mutant(
+        "azp of a token", _azp, "unit/test_tokens.py::test_a_bad_token_is_refused_however_often_it_comes"
+    ),
+)
 
 
 def apply(name: str) -> None:
