@@ -46,7 +46,6 @@ class Proxy:
         self.flowing.set()
         self.muted = False
         self.dropped = 0  # notifications
-        self.black_hole_at: bytes | None = None
         self.losses: list[_Loss] = []
         self._refusing = False
         self._open: dict[_Connection, asyncio.Task[None]] = {}
@@ -76,14 +75,9 @@ class Proxy:
         self._refusing = True
         self.reset()
 
-    def black_hole(self, sql: bytes | None = None) -> None:
-        """Accepts new connections, and passes nothing on in either direction, also on existing ones.
-
-        With `sql`, not before a statement comes that contains it.
-        """
-        self.black_hole_at = sql
-        if sql is None:
-            self.flowing.clear()
+    def black_hole(self) -> None:
+        """Accepts new connections, and passes nothing on in either direction, also on existing ones."""
+        self.flowing.clear()
 
     def reset(self) -> None:
         """Cuts every existing connection abruptly. New ones are fine."""
@@ -113,7 +107,6 @@ class Proxy:
         stranded connections are cut.
         """
         self._refusing = self.muted = False
-        self.black_hole()
         self.flowing.set()
         self._cut(each for each in self._open if each.flowing is not self.flowing)
 
@@ -202,8 +195,8 @@ class _Connection:
             while True:
                 head = await reader.readexactly(5)
                 body = await reader.readexactly(int.from_bytes(head[1:], "big") - 4)
+                await self.flowing.wait()
                 if passes(head[:1], body):
-                    await self.flowing.wait()
                     writer.write(head + body)
                     await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
@@ -211,8 +204,6 @@ class _Connection:
 
     def _from_client(self, kind: bytes, body: bytes) -> bool:
         commits = False
-        if self._proxy.black_hole_at and self._proxy.black_hole_at in body:
-            self._proxy.black_hole()
         if kind == b"P":  # Parse: name, text
             name, text, _ = body.split(b"\0", 2)
             self._statements[name] = text

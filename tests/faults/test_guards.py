@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+import runengine_server.repositories.database
 from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
 from runengine_server.engine.campaign_service import CampaignService
@@ -171,6 +172,35 @@ async def test_a_claimer_does_not_wait_for_a_run_that_another_has_locked(databas
             await engine.lose(second)
             await transaction.fetch("SELECT 1 FROM runs WHERE id = $1 FOR UPDATE", first)
             assert [run.id for run in await engine.queue.claim_expired(2)] == [second]
+
+
+async def test_a_worker_that_stops_while_it_holds_the_lock_of_its_run_does_not_hold_it_for_ever(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        runengine_server.repositories.database._SERVER_SETTINGS, "idle_in_transaction_session_timeout", "0.2s"
+    )
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        zombie = HeldRunRepository(engine.database, await engine.claim(), "worker:zombie")
+        with pytest.raises(Unavailable):
+            async with zombie.end() as ending:
+                # Whoever only looks passes it over; the lock is gone once PostgreSQL has ended the session.
+                await until(lambda: lost(engine, run_id), bool)
+                taken = await until(lambda: engine.queue.claim_expired(1), bool)
+                await ending.complete()
+        assert [run.id for run in taken] == [run_id]
+
+
+async def lost(engine: Engine, run_id: UUID) -> bool:
+    """Ends the lease, once the row can be had."""
+    row = await engine.tenant.fetchrow(
+        """UPDATE runs SET lease_expires_at = '2000-01-01' FROM (
+            SELECT id FROM runs WHERE id = $1 FOR UPDATE SKIP LOCKED) AS free
+        WHERE runs.id = free.id RETURNING 1""",
+        run_id,
+    )
+    return row is not None
 
 
 @pytest.mark.parametrize("ahead", [-86_400, 86_400])

@@ -24,8 +24,10 @@ _POLL_SECONDS = 2.0
 # How often a worker looks for what has expired.
 _FORGET_SECONDS = 3600.0
 
-# How long a stopping worker waits for its nodes to notice that they are cancelled.
-_STOP_SECONDS = 2.0
+# How long a stopping worker waits for its nodes to notice that they are cancelled, and then for the
+# database to take the runs back; both with the default of `drain_seconds` less than `up` waits.
+_STOP_SECONDS = 1.5
+_HAND_BACK_SECONDS = 1.0
 
 _log = structlog.get_logger()
 
@@ -75,8 +77,9 @@ class Worker:
             async with self._heartbeat:
                 await self._claim_until_stopped()
                 await self._stop_all()
-            with suppress(Unavailable):
-                await self._hand_back_left()
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(_HAND_BACK_SECONDS):
+                    await self._hand_back_left()
         finally:
             # On any other way out, a node that calls sys.exit() above all, which may be a run's doing,
             # no run is handed back, so that it counts as a loss.

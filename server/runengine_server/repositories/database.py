@@ -45,15 +45,16 @@ _FAILED = (
 )
 
 
+# What PostgreSQL does of itself for a process that was stopped or cut off in a transaction, and holds a
+# run's lock in it: nobody could take the run over, or renew the leases of all those beside it.
+_SERVER_SETTINGS = {"idle_in_transaction_session_timeout": "5s", "statement_timeout": f"{_SECONDS}s"}
+
+
 async def _prepare(connection: Any) -> None:
-    try:
-        await connection.set_type_codec(
-            "jsonb", schema="pg_catalog", format="text", encoder=lambda value: orjson.dumps(value).decode(),
-            decoder=orjson.loads,
-        )  # fmt: skip
-    except BaseException:
-        connection.terminate()  # else asyncpg closes it in good order, and waits for the server
-        raise
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", format="text", encoder=lambda value: orjson.dumps(value).decode(),
+        decoder=orjson.loads,
+    )  # fmt: skip
 
 
 _ROLE = """
@@ -154,6 +155,7 @@ class Database:
             timeout=_CONNECT_SECONDS,
             init=_prepare,
             reset=_keep_session,
+            server_settings=_SERVER_SETTINGS,
         )
 
     async def check(self, seconds: float = _SECONDS) -> str | None:
