@@ -27,6 +27,7 @@ from runengine_server.domain.errors import Unavailable
 from runengine_server.embedded_postgres import running_urls
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
+from runengine_server.repositories.schema import FUNCTIONS
 from runengine_server.settings import Settings, SettingsError
 
 # A page of 100 runs with large payloads, and a status with many violations, must fit; a server that
@@ -180,12 +181,15 @@ async def _open_database(settings: Settings, connections: int) -> Database:
     try:
         await database.open()
         flaw = await database.check()
+        is_current = await database.has(FUNCTIONS)
     except asyncpg.UndefinedTableError:
         raise SettingsError("the database has no schema yet: run `runengine-server migrate`") from None
     except (
         OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, Unavailable
     ) as error:  # fmt: skip
         raise cannot_connect("RUNENGINE_DATABASE_URL", url, error) from None
+    if not is_current:
+        raise SettingsError("the database was migrated by another version: run `runengine-server migrate`")
     if flaw is not None:
         raise SettingsError(
             f"RUNENGINE_DATABASE_URL: {flaw}, so tenants would see each other's rows; give a role of the "

@@ -114,7 +114,7 @@ class Scene:
         """The first note that is found, once it is there."""
         async with asyncio.timeout(SECONDS):
             while not (notes := [note for note in self.history.read() if found(note)]):
-                await asyncio.sleep(0.01)  # noqa: ASYNC110 - the event is in a file of another process
+                await asyncio.sleep(0.01)
         return notes[0]
 
     async def stored(self, run_id: str) -> list[str]:

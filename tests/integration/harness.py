@@ -7,6 +7,8 @@ import operator
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar
 from uuid import UUID, uuid4
@@ -14,11 +16,15 @@ from uuid import UUID, uuid4
 import pytest
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
+from runengine.v1.run_pb2 import RunStatus as WireStatus
+from runengine.v1.run_service_pb2 import GetRunResponse
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import Unavailable
-from runengine_server.domain.run import Campaign, ClaimedRun, Run, RunStatus
+from runengine_server.domain.run import Campaign, ClaimedRun, Failure, RunStatus
+from runengine_server.domain.struct import to_dict
 from runengine_server.engine.cancel_run import cancel_run
 from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
 from runengine_server.engine.retry_run import retry_run
@@ -29,7 +35,7 @@ from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
-from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.repositories.run_repository import Once, RunRepository
 from runengine_server.workflows.load import Timeouts, compile_workflow
 from runengine_server.workflows.run_context import RunContext
 
@@ -37,6 +43,7 @@ SECONDS = 10
 ACTOR = Actor("user_test", None)
 LEASE_SECONDS = 30.0
 NO_TIMEOUTS = Timeouts()
+NO_KEY = Once(None, b"")
 
 Answer = TypeVar("Answer")
 Graph = StateGraph[Any, Any, Any, Any]
@@ -90,6 +97,55 @@ class Ran:
         return node
 
 
+@dataclass(frozen=True)
+class Run:
+    """A run as a caller sees it."""
+
+    id: UUID
+    status: RunStatus
+    attempt: int
+    priority: int
+    error: Failure | None
+    trigger_payload: dict[str, Any] | None
+    context: dict[str, Any] | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+def run_of(response: bytes) -> Run:
+    """The run in an encoded GetRunResponse, or another with a run in its field 1."""
+    run = GetRunResponse.FromString(response).run
+
+    def time(name: str) -> datetime:
+        at: Timestamp = getattr(run, name)
+        return at.ToDatetime(UTC)
+
+    error = run.error
+    return Run(
+        id=UUID(run.id),
+        status=RunStatus(WireStatus.Name(run.status).removeprefix("RUN_STATUS_").lower()),
+        attempt=run.attempt,
+        priority=run.priority,
+        error=Failure(
+            error.code,
+            error.message,
+            error.step_id if error.HasField("step_id") else None,
+            error.attempt,
+            error.retryable,
+        )
+        if run.HasField("error")
+        else None,
+        trigger_payload=to_dict(run.trigger_payload) if run.HasField("trigger_payload") else None,
+        context=to_dict(run.context) if run.HasField("context") else None,
+        started_at=time("started_at") if run.HasField("started_at") else None,
+        completed_at=time("completed_at") if run.HasField("completed_at") else None,
+        created_at=time("created_at"),
+        updated_at=time("updated_at"),
+    )
+
+
 class Engine:
     """One tenant, one workflow, and what a worker is made of; each step of its work is a call."""
 
@@ -102,8 +158,8 @@ class Engine:
         self.lease_seconds = lease_seconds
         self.database = database
         self.tenant = database.tenant(self.tenant_id)
-        self.runs = RunRepository(self.tenant, self.tenant_id)
-        self.campaigns = CampaignRepository(self.tenant, self.tenant_id)
+        self.runs = RunRepository(self.tenant)
+        self.campaigns = CampaignRepository(self.tenant)
         self.queue = QueueRepository(database, "worker:test", [self.workflow], lease_seconds)
         workflows = {self.workflow: compile_workflow(self.workflow, graph, timeouts)}
         store = ArtifactStore(directory)
@@ -119,21 +175,15 @@ class Engine:
         if campaign_id is not None:
             context = {**(context or {}), "campaignId": str(campaign_id)}
         structs = [None if each is None else ParseDict(each, Struct()) for each in (payload, context)]
-        async with self.tenant.transaction() as transaction:
-            runs = RunRepository(transaction, self.tenant_id)
-            return (
-                await trigger_run(
-                    runs, check_trigger(self.workflow, structs[0], structs[1], priority), ACTOR, None
-                )
-            ).id
+        new = check_trigger(self.workflow, structs[0], structs[1], priority)
+        await trigger_run(self.runs, new, ACTOR, NO_KEY, None)
+        return new.id
 
     async def retry(self, run_id: UUID) -> Run:
-        async with self.tenant.transaction() as transaction:
-            return await retry_run(RunRepository(transaction, self.tenant_id), run_id, ACTOR, None)
+        return run_of((await retry_run(self.runs, run_id, ACTOR, NO_KEY, None)).response)
 
     async def cancel(self, run_id: UUID) -> Run:
-        async with self.tenant.transaction() as transaction:
-            return await cancel_run(RunRepository(transaction, self.tenant_id), run_id, ACTOR)
+        return run_of((await cancel_run(self.runs, run_id, ACTOR, NO_KEY)).response)
 
     async def claim(self) -> ClaimedRun:
         (run,) = await self.queue.claim_queued(1)
@@ -170,9 +220,9 @@ class Engine:
         return await self.process(await self.claim())
 
     async def get(self, run_id: UUID) -> Run:
-        run = await self.runs.get(run_id)
-        assert run is not None
-        return run
+        response = await self.runs.get(run_id)
+        assert response is not None
+        return run_of(response)
 
     async def campaign(self, campaign_id: UUID) -> Campaign:
         campaign = await self.campaigns.get(campaign_id)

@@ -22,14 +22,15 @@ from langgraph.checkpoint.conformance.report import CapabilityResult
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from runengine_server.domain.errors import Fenced, Unavailable
-from runengine_server.domain.run import ClaimedRun, Failure, NewRun, Run, RunStatus
+from runengine_server.domain.run import ClaimedRun, Failure, NewRun, RunStatus
 from runengine_server.engine.checkpoints import FencedCheckpointer
+from runengine_server.engine.trigger_run import trigger_run
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.workflows.recorded_node import Execution, Lost
 from runengine_server.workflows.run_context import RunContext
 
-from tests.integration.harness import ACTOR, Engine, Graph, Ran, chain, happened, serving, until
+from tests.integration.harness import ACTOR, NO_KEY, Engine, Graph, Ran, Run, chain, happened, serving, until
 
 Write = Callable[[FencedCheckpointer], Awaitable[Any]]
 METADATA: CheckpointMetadata = {"source": "loop", "step": 0, "parents": {}}
@@ -94,7 +95,7 @@ class RunOfThread:
     async def saver(self, thread_id: str) -> FencedCheckpointer:
         if thread_id not in self._savers:
             new = NewRun(UUID(thread_id), self._engine.workflow, None, None, None)
-            assert await self._engine.runs.insert(new, ACTOR) is not None
+            await trigger_run(self._engine.runs, new, ACTOR, NO_KEY, None)
             self._savers[thread_id] = saver_of(self._engine, await self._engine.claim())
         return self._savers[thread_id]
 

@@ -16,7 +16,7 @@ from runengine_server.engine.trigger_run import check_trigger, trigger_run
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
 
-from tests.integration.harness import ACTOR, LEASE_SECONDS, Engine, Ran, chain, serving
+from tests.integration.harness import ACTOR, LEASE_SECONDS, NO_KEY, Engine, Ran, chain, run_of, serving
 from tests.stack import Stack
 
 
@@ -30,9 +30,9 @@ async def queue(engine: Engine, tenant_id: str, count: int) -> list[UUID]:
     """Triggers runs of a tenant, one after the other."""
     ids = []
     for _ in range(count):
-        async with engine.database.tenant(tenant_id).transaction() as transaction:
-            new = check_trigger(engine.workflow, None, None)
-            ids.append((await trigger_run(RunRepository(transaction, tenant_id), new, ACTOR, None)).id)
+        new = check_trigger(engine.workflow, None, None)
+        await trigger_run(RunRepository(engine.database.tenant(tenant_id)), new, ACTOR, NO_KEY, None)
+        ids.append(new.id)
     return ids
 
 
@@ -104,8 +104,9 @@ async def test_no_more_runs_of_a_tenant_are_running_than_it_may_have_on_all_work
         if not running:
             break
         held = running
-    statuses = [(await RunRepository(engine.database.tenant(busy), busy).get(each)) for each in run_ids]
-    assert sum(run is not None and run.status is RunStatus.RUNNING for run in statuses) == 3
+    runs = RunRepository(engine.database.tenant(busy))
+    seen = [run_of(await runs.get(each) or b"") for each in run_ids]
+    assert sum(run.status is RunStatus.RUNNING for run in seen) == 3
     # Once one of them has ended, there is room for one more.
     await engine.processor.process(next(run for run in held if run.tenant_id == busy))
     assert tenants_of(await workers[0].claim_queued(5)) == [busy]

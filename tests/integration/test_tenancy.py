@@ -14,12 +14,14 @@ from runengine_client import RunEngineClient
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import StatementRefused
 from runengine_server.domain.run import RunStatus
-from runengine_server.repositories import artifact_repository, campaign_repository, run_repository
 from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.database import Database
-from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
+from runengine_server.repositories.schema import FUNCTIONS
+
+from tests.rewriting import rewrite
 
 ACTOR = Actor("test", None)
 
@@ -65,38 +67,41 @@ async def without_policies(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def without_predicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every `tenant_id = $1` of the repositories' SQL becomes true for every row."""
+async def without_predicates(database: asyncpg.Connection) -> AsyncIterator[None]:
+    """Every `tenant_id = $1` of the repositories' functions becomes true for every row."""
 
     def blind(sql: str) -> str:
         return re.sub(r"((?:\w+\.)?tenant_id) = \$1", r"(\1 IS NOT NULL AND $1::text IS NOT NULL)", sql)
 
-    for module in (run_repository, campaign_repository, artifact_repository):
-        for name, value in vars(module).items():
-            if isinstance(value, str) and "tenant_id = $1" in value:
-                monkeypatch.setattr(module, name, blind(value))
-            elif isinstance(value, dict) and name.isupper():
-                monkeypatch.setattr(module, name, {key: blind(each) for key, each in value.items()})
+    undo = [rewrite(function, blind) for function in FUNCTIONS]
+    for function in FUNCTIONS:
+        await database.execute(function.definition)
+    yield
+    for each in undo:
+        each()
 
 
 async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> list[Any]:
     """What `tenant_id` gets of every way to see, or to move, something of theirs."""
     scope = database.tenant(tenant_id)
-    runs = RunRepository(scope, tenant_id)
-    page, counts = await runs.list_of_campaign(theirs.campaign_id, [], 10, 0, None)
-    filtered, _ = await runs.list_of_campaign(theirs.campaign_id, list(RunStatus), 10, 0, None)
-    async with scope.transaction() as transaction:
-        locked = await RunRepository(transaction, tenant_id).lock(theirs.run_id)
+    runs = RunRepository(scope)
+    page = await runs.list_of_campaign(theirs.campaign_id, [], 10, 0, None)
+    filtered = await runs.list_of_campaign(theirs.campaign_id, list(RunStatus), 10, 0, None)
+    once = Once(None, b"")
+    moves = [
+        await runs.cancel(theirs.run_id, ACTOR, once),
+        await runs.retry(theirs.run_id, ACTOR, once, None),
+    ]
     return [
         await runs.get(theirs.run_id),
         await runs.list_steps(theirs.run_id, None) or None,
         await runs.list_events(theirs.run_id),
-        page or None,
-        filtered or None,
-        sum(counts.values()) or None,
-        locked,
-        await CampaignRepository(scope, tenant_id).get(theirs.campaign_id),
-        await ArtifactRepository(scope, tenant_id).get(theirs.artifact_id),
+        page.runs or None,
+        filtered.runs or None,
+        sum(page.counts.values()) or None,
+        *(None if move.outcome is Outcome.ABSENT else move.outcome for move in moves),
+        await CampaignRepository(scope).get(theirs.campaign_id),
+        await ArtifactRepository(scope).get(theirs.artifact_id),
     ]
 
 
@@ -139,7 +144,7 @@ async def test_every_table_with_a_tenant_is_under_forced_policies(database: asyn
 
 async def test_without_a_tenant_nothing_is_seen(with_policies: Database, theirs: Theirs) -> None:
     """Also right after a transaction that had one, on the same connection."""
-    await RunRepository(with_policies.tenant(theirs.tenant_id), theirs.tenant_id).get(theirs.run_id)
+    await RunRepository(with_policies.tenant(theirs.tenant_id)).get(theirs.run_id)
     async with with_policies.connection() as connection:
         tables = await connection.fetch(
             "SELECT relname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid "

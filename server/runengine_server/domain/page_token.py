@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from runengine_server.domain.run import Run, RunStatus
+from runengine_server.domain.run import RunStatus
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Version, microseconds since the epoch, id, and a hash of the query that it belongs to: a token of
@@ -24,11 +24,14 @@ def _binding(tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]) -
     return hashlib.sha256(query.encode()).digest()[:8]
 
 
-def encode(last: Run, tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]) -> str:
-    """The token of the page after the one that ends with `last`."""
-    microseconds = (last.created_at - _EPOCH) // timedelta(microseconds=1)
+def encode(
+    last: tuple[datetime, UUID], tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]
+) -> str:
+    """The token of the page after the one that ends with the run of that (created_at, id)."""
+    created_at, run_id = last
+    microseconds = (created_at - _EPOCH) // timedelta(microseconds=1)
     binding = _binding(tenant_id, campaign_id, statuses)
-    packed = _LAYOUT.pack(_VERSION, microseconds, last.id.bytes, binding)
+    packed = _LAYOUT.pack(_VERSION, microseconds, run_id.bytes, binding)
     return base64.urlsafe_b64encode(packed).decode()
 
 

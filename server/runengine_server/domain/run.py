@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
+from google.protobuf.struct_pb2 import Struct
+
 # From how many losses on a run is executed beside no other such run, and at how many it fails.
 SUSPECT_LOSSES, MAX_LOSSES = 2, 5
 
@@ -58,40 +60,22 @@ def whole_milliseconds(start: datetime | None, end: datetime | None) -> int | No
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One execution of a workflow. Payload and context are encoded google.protobuf.Struct bytes:
-    they are stored, and handed out, the way the wire wants them.
-    """
-
-    id: UUID
-    workflow_name: str
-    status: RunStatus
-    attempt: int
-    trigger_payload: bytes | None
-    context: bytes | None
-    error: Failure | None
-    started_at: datetime | None
-    completed_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-    priority: int
-
-
-@dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run that is about to be stored; payload and context as in Run."""
+    """A run that is about to be stored."""
 
     id: UUID
     workflow_name: str
-    trigger_payload: bytes | None
-    context: bytes | None
+    trigger_payload: Struct | None
+    context: Struct | None
     campaign_id: UUID | None
     priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """One transition. `from_status` is None for the first; `actor` is a user, a machine or a worker."""
+    """One transition. `from_status` is None for the first; `actor` is a user, a machine or a worker;
+    `error` is an encoded runengine.v1.RunError.
+    """
 
     at: datetime
     from_status: RunStatus | None
@@ -100,7 +84,7 @@ class RunEvent:
     actor: str
     reason: str
     trace_id: str | None
-    error: Failure | None
+    error: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +119,8 @@ class ClaimedRun:
     attempt: int
     losses: int
     campaign_id: UUID | None
-    trigger_payload: bytes | None
-    context: bytes | None
+    trigger_payload: Struct | None
+    context: Struct | None
     running_seconds: float
 
     @property

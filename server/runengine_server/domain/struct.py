@@ -114,19 +114,19 @@ class _Walk:
         return path
 
 
-def is_too_large(*encoded: bytes | None) -> bool:
+def is_too_large(*structs: Struct | None) -> bool:
     """Whether the objects together are more than 256 KiB of compact JSON."""
     # JSON needs at most six bytes where Struct needs one (\\u0001), so most need no conversion.
-    if sum(len(each or b"") for each in encoded) * 6 <= _MAX_JSON_BYTES:
+    if sum(each.ByteSize() for each in structs if each) * 6 <= _MAX_JSON_BYTES:
         return False
-    return sum(len(orjson.dumps(to_dict(each))) for each in encoded if each) > _MAX_JSON_BYTES
+    return sum(len(orjson.dumps(to_dict(each))) for each in structs if each) > _MAX_JSON_BYTES
 
 
-def to_dict(encoded: bytes | None) -> dict[str, Any]:
-    """The object that `encoded` holds; None counts as {}. Whole numbers come back as int."""
-    if encoded is None:
+def to_dict(struct: Struct | None) -> dict[str, Any]:
+    """The object that it stands for; None counts as {}. Whole numbers come back as int."""
+    if struct is None:
         return {}
-    return {key: _to_python(value) for key, value in Struct.FromString(encoded).fields.items()}
+    return {key: _to_python(value) for key, value in struct.fields.items()}
 
 
 def _to_python(value: Value) -> Any:

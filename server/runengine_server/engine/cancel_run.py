@@ -6,21 +6,18 @@ from uuid import UUID
 
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import RunNotFound
-from runengine_server.domain.run import Run, RunStatus
 from runengine_server.domain.transitions import Transition, refusal
-from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.repositories.run_repository import Acted, Once, Outcome, RunRepository
 
 
-async def cancel_run(runs: RunRepository, run_id: UUID, actor: Actor) -> Run:
-    """Cancels a queued or running run; a cancelled one is answered unchanged. Needs a transaction.
+async def cancel_run(runs: RunRepository, run_id: UUID, actor: Actor, once: Once) -> Acted:
+    """Cancels a queued or running run; a cancelled one is answered unchanged.
 
     Raises RunNotFound, or RunTerminal once it has completed or failed.
     """
-    run = await runs.lock(run_id)
-    if run is None:
+    acted = await runs.cancel(run_id, actor, once)
+    if acted.outcome is Outcome.ABSENT:
         raise RunNotFound
-    if run.status is RunStatus.CANCELLED:
-        return run
-    if run.status not in Transition.CANCEL.sources:
-        raise refusal(Transition.CANCEL, run.status, run.attempt)
-    return await runs.cancel(run, actor)
+    if acted.outcome is Outcome.REFUSED:
+        raise refusal(Transition.CANCEL, acted.status, acted.attempt)
+    return acted

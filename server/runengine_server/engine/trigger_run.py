@@ -10,10 +10,10 @@ from google.protobuf.struct_pb2 import Struct
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import InvalidArgument, PayloadTooLarge, Violation
 from runengine_server.domain.ids import NOT_A_UUID, parse_uuid
-from runengine_server.domain.run import NewRun, Run
+from runengine_server.domain.run import NewRun
 from runengine_server.domain.struct import is_too_large, violations_of
-from runengine_server.engine.queued_quota import check_queued
-from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.engine.queued_quota import over_quota
+from runengine_server.repositories.run_repository import Acted, Once, Outcome, RunRepository
 
 _MAX_PRIORITY = 100
 
@@ -50,8 +50,8 @@ def check_trigger(
     new = NewRun(
         id=uuid_utils.compat.uuid7(),
         workflow_name=workflow_name,
-        trigger_payload=None if trigger_payload is None else trigger_payload.SerializeToString(),
-        context=None if context is None else context.SerializeToString(),
+        trigger_payload=trigger_payload,
+        context=context,
         campaign_id=campaign_id,
         priority=priority,
     )
@@ -60,14 +60,17 @@ def check_trigger(
     return new
 
 
-async def trigger_run(runs: RunRepository, new: NewRun, actor: Actor, queued_limit: int | None) -> Run:
-    """Stores the run and queues it. Needs a transaction.
+async def trigger_run(
+    runs: RunRepository, new: NewRun, actor: Actor, once: Once, queued_limit: int | None
+) -> Acted:
+    """Stores the run and queues it.
 
     Raises InvalidArgument for a workflow that no worker has registered, and QuotaExceeded when the
     tenant has `queued_limit` runs queued already.
     """
-    run = await runs.insert(new, actor)
-    if run is None:
+    acted = await runs.trigger(new, actor, once, queued_limit)
+    if acted.outcome is Outcome.UNKNOWN_WORKFLOW:
         raise InvalidArgument([Violation("workflow_name", "is not the name of a registered workflow")])
-    await check_queued(runs, queued_limit)
-    return run
+    if acted.outcome is Outcome.OVER_QUOTA:
+        raise over_quota(queued_limit)
+    return acted

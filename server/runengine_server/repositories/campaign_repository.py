@@ -8,17 +8,28 @@ import asyncpg
 
 from runengine_server.domain.run import Campaign, CampaignStatus
 from runengine_server.repositories.database import Connection, Scope
+from runengine_server.repositories.functions import Function
 
 _CAMPAIGN = "id, status, bundle_url, latest_run_id, created_at, updated_at"
 
+_COLUMNS = """id uuid, status text, bundle_url text, latest_run_id uuid, created_at timestamptz,
+    updated_at timestamptz"""
+
 # DO UPDATE that changes nothing, because DO NOTHING would return no row.
-_INSERT = f"""
+_INSERT = Function("create_campaign", "text, uuid", _COLUMNS, f"""
 INSERT INTO campaigns (tenant_id, id) VALUES ($1, $2)
 ON CONFLICT (tenant_id, id) DO UPDATE SET id = excluded.id
 RETURNING {_CAMPAIGN}
-"""
+""")  # fmt: skip
 
-_GET = f"SELECT {_CAMPAIGN} FROM campaigns WHERE tenant_id = $1 AND id = $2"
+_GET = Function(
+    "get_campaign",
+    "text, uuid",
+    _COLUMNS,
+    f"SELECT {_CAMPAIGN} FROM campaigns WHERE tenant_id = $1 AND id = $2",
+)
+
+FUNCTIONS = (_INSERT, _GET)
 
 # latest_run_id is the greatest (created_at, id, attempt) that has finished, not the last to finish:
 # without the comparison a slow old run would overwrite a newer one. A failed run keeps the bundle.
@@ -45,22 +56,20 @@ def _campaign(row: asyncpg.Record) -> Campaign:
 
 
 class CampaignRepository:
-    """The campaigns of `tenant_id`."""
+    """The campaigns of one tenant."""
 
-    def __init__(self, source: Scope | Connection, tenant_id: str) -> None:
-        self._source = source
-        self._tenant_id = tenant_id
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
 
     async def insert(self, campaign_id: UUID) -> Campaign:
         """The campaign, a draft if it is new, else as it is."""
-        row = await self._source.fetchrow(_INSERT, self._tenant_id, campaign_id)
-        assert row is not None
+        (row,) = await self._scope.call(_INSERT, campaign_id)
         return _campaign(row)
 
     async def get(self, campaign_id: UUID) -> Campaign | None:
         """The campaign as it is now; None when the tenant has none of that id."""
-        row = await self._source.fetchrow(_GET, self._tenant_id, campaign_id)
-        return _campaign(row) if row else None
+        rows = await self._scope.call(_GET, campaign_id)
+        return _campaign(rows[0]) if rows else None
 
 
 async def update_from_run(

@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 
 from runengine_server.domain.errors import StatementRefused, Unavailable
+from runengine_server.repositories.functions import Function
 
 if TYPE_CHECKING:
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -57,6 +58,8 @@ async def _prepare(connection: Any) -> None:
     )  # fmt: skip
 
 
+_TENANT = "runengine.tenant"
+
 _ROLE = """
 SELECT CASE
     WHEN rolsuper THEN format('the role %I is a superuser', rolname)
@@ -72,6 +75,9 @@ FROM pg_roles WHERE rolname = current_user
 """
 
 
+_HAS_FUNCTIONS = "SELECT bool_and(to_regproc(name) IS NOT NULL) FROM unnest($1::text[]) AS name"
+
+
 class Scope:
     """Statements that row-level security lets see one tenant, or what dispatch needs of all.
 
@@ -81,8 +87,8 @@ class Scope:
 
     def __init__(self, database: Database, setting: str, value: str) -> None:
         self._database = database
+        self._of_tenant = (value,) if setting == _TENANT else ()
         quoted = value.replace("'", "''")
-        # One message for both, and COMMIT another: three round trips a statement.
         self._begin = f"BEGIN; SELECT set_config('{setting}', '{quoted}', true)"
 
     @asynccontextmanager
@@ -104,8 +110,21 @@ class Scope:
         except _FAILED as error:
             raise Unavailable from error
 
+    async def call(self, function: Function, *arguments: Any) -> Sequence[asyncpg.Record]:
+        """The rows of a function, after its first parameter, the tenant, if this is one. A transaction
+        of its own, and one round trip. Raises as `transaction` does.
+        """
+        assert function.dispatch != bool(self._of_tenant), "a tenant's function is for tenants"
+        try:
+            async with self._database.connection() as connection:
+                return await connection.fetch(function.call, *self._of_tenant, *arguments)
+        except _REFUSED as error:
+            raise StatementRefused from error
+        except _FAILED as error:
+            raise Unavailable from error
+
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
-        """The rows of one statement."""
+        """The rows of one statement, in three round trips: for what is rare."""
         async with self.transaction() as connection:
             return await connection.fetch(sql, *arguments)
 
@@ -166,6 +185,12 @@ class Database:
         async with self.connection(seconds) as connection:
             return str(found) if (found := await connection.fetchval(_ROLE)) else None
 
+    async def has(self, functions: Sequence[Function]) -> bool:
+        """Whether `migrate` of this version has been there. Raises as connection() does."""
+        names = [function.name for function in functions]
+        async with self.connection() as connection:
+            return bool(await connection.fetchval(_HAS_FUNCTIONS, names))
+
     async def close(self) -> None:
         """Waits for what is under way, for a second at most, then closes all connections."""
         if self._pool is None:
@@ -178,7 +203,7 @@ class Database:
     def tenant(self, tenant_id: str) -> Scope:
         """What one tenant may see. Every repository of a tenant's rows is built on this."""
         assert tenant_id.isprintable(), "checked with the token"
-        return Scope(self, "runengine.tenant", tenant_id)
+        return Scope(self, _TENANT, tenant_id)
 
     def dispatch(self) -> Scope:
         """What a worker needs of all tenants, to claim runs and keep them; no request gets this."""

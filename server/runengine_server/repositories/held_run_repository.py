@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from uuid import UUID
 
+from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.errors import Fenced
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
 from runengine_server.repositories import campaign_repository
 from runengine_server.repositories.database import Connection, Database
+from runengine_server.repositories.functions import Function
 from runengine_server.repositories.transition_sql import counted, logged
 
 # The fence. FOR SHARE, because without the lock a takeover could commit between this look and the
@@ -24,7 +26,11 @@ _HELD = """held AS (
 
 # pending or nothing -> running. An execution still marked running was stopped by its own timeout, and
 # may still be cleaning up; what it writes from now on names its own attempt, and changes nothing.
-_BEGIN_STEP = f"""
+_BEGIN_STEP = Function(
+    "begin_step",
+    "text, uuid, bigint, uuid, text, text, boolean",
+    "attempt int",
+    f"""
 WITH {_HELD}, stopped AS (
     UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
         error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
@@ -45,10 +51,15 @@ WITH {_HELD}, stopped AS (
     RETURNING attempt
 )
 SELECT attempt FROM begun
-"""
+""",
+)
 
 # running -> failed; when its retry policy grants another execution, that one is pending at once.
-_FAIL_STEP = f"""
+_FAIL_STEP = Function(
+    "fail_step",
+    "text, uuid, bigint, uuid, jsonb, boolean, int, boolean",
+    "held int",
+    f"""
 WITH {_HELD}, failed AS (
     UPDATE run_steps SET status = 'failed', handled = $8, completed_at = now_ms(),
         updated_at = touch(updated_at),
@@ -65,11 +76,16 @@ WITH {_HELD}, failed AS (
         AND status = 'failed'
 )
 SELECT 1 FROM held
-"""
+""",
+)
 
 # running -> completed, in one statement with the writes that make it so: a step is completed exactly
 # when LangGraph will not run it again.
-_SAVE_WRITES = f"""
+_SAVE_WRITES = Function(
+    "save_writes",
+    "text, uuid, bigint, text, text, text, text, int[], text[], text[], bytea[], uuid",
+    "held int",
+    f"""
 WITH {_HELD}, saved AS (
     INSERT INTO checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx,
         task_path, channel, type, value)
@@ -83,9 +99,14 @@ WITH {_HELD}, saved AS (
     FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $12 AND status = 'running'
 )
 SELECT 1 FROM held
-"""
+""",
+)
 
-_SAVE_CHECKPOINT = f"""
+_SAVE_CHECKPOINT = Function(
+    "save_checkpoint",
+    "text, uuid, bigint, text, text, text, text, bytea, bytea",
+    "held int",
+    f"""
 WITH {_HELD}, saved AS (
     INSERT INTO checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
         type, checkpoint, metadata)
@@ -94,30 +115,48 @@ WITH {_HELD}, saved AS (
         SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
 )
 SELECT 1 FROM held
-"""
+""",
+)
 
 _CHECKPOINT = """checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata"""
+_CHECKPOINT_COLUMNS = """checkpoint_ns text, checkpoint_id text, parent_checkpoint_id text, type text,
+    checkpoint bytea, metadata bytea"""
 
-_GET_CHECKPOINT = f"""
+_GET_CHECKPOINT = Function(
+    "get_checkpoint",
+    "text, uuid, text, text",
+    _CHECKPOINT_COLUMNS,
+    f"""
 SELECT {_CHECKPOINT} FROM checkpoints
 WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND ($4::text IS NULL OR checkpoint_id = $4)
 ORDER BY seq DESC LIMIT 1
-"""
+""",
+)
 
-_LIST_CHECKPOINTS = f"""
+_LIST_CHECKPOINTS = Function(
+    "list_checkpoints",
+    "text, uuid, text, text",
+    _CHECKPOINT_COLUMNS,
+    f"""
 SELECT {_CHECKPOINT} FROM checkpoints
 WHERE tenant_id = $1 AND run_id = $2 AND ($3::text IS NULL OR checkpoint_ns = $3)
     AND ($4::text IS NULL OR seq < (
         SELECT seq FROM checkpoints AS until WHERE until.tenant_id = $1 AND until.run_id = $2
             AND until.checkpoint_ns = checkpoints.checkpoint_ns AND until.checkpoint_id = $4))
 ORDER BY seq DESC
-"""
+""",
+)
 
-_LIST_WRITES = """
+_LIST_WRITES = Function(
+    "list_writes",
+    "text, uuid, text, text",
+    "task_id text, channel text, type text, value bytea",
+    """
 SELECT task_id, channel, type, value FROM checkpoint_writes
 WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND checkpoint_id = $4
 ORDER BY task_path, task_id, idx
-"""
+""",
+)
 
 
 def pruned(moved: str) -> str:
@@ -150,10 +189,24 @@ def _dropped(moved: str) -> str:
 )"""
 
 
-_PRUNE_CHECKPOINTS = f"WITH {_HELD}, {pruned('held')} SELECT 1 FROM held"
-_DROP_CHECKPOINTS = f"WITH {_HELD}, {_dropped('held')} SELECT 1 FROM held"
+_PRUNE_CHECKPOINTS = Function(
+    "prune_checkpoints",
+    "text, uuid, bigint",
+    "held int",
+    f"WITH {_HELD}, {pruned('held')} SELECT 1 FROM held",
+)
+_DROP_CHECKPOINTS = Function(
+    "drop_checkpoints",
+    "text, uuid, bigint",
+    "held int",
+    f"WITH {_HELD}, {_dropped('held')} SELECT 1 FROM held",
+)
 
-_SAVE_ARTIFACT = f"""
+_SAVE_ARTIFACT = Function(
+    "save_artifact",
+    "text, uuid, bigint, uuid, text, text, bigint, text, uuid, int",
+    "held int",
+    f"""
 WITH {_HELD}, saved AS (
     INSERT INTO artifacts (tenant_id, run_id, id, name, media_type, size, key)
     SELECT $1, $2, $4, $5, $6, $7, $8 FROM held
@@ -164,15 +217,25 @@ WITH {_HELD}, saved AS (
         AND status = 'running'
 )
 SELECT 1 FROM held
-"""
+""",
+)
 
-_GET_CACHED = """
+_GET_CACHED = Function(
+    "get_cached",
+    "text, text, text, bytea",
+    "type text, value bytea",
+    """
 SELECT type, value FROM step_cache
 WHERE tenant_id = $1 AND workflow_name = $2 AND step_id = $3 AND key = $4
     AND (expires_at IS NULL OR expires_at > clock_timestamp())
-"""
+""",
+)
 
-_SAVE_CACHED = f"""
+_SAVE_CACHED = Function(
+    "save_cached",
+    "text, uuid, bigint, text, text, bytea, text, bytea, float",
+    "held int",
+    f"""
 WITH {_HELD}, saved AS (
     INSERT INTO step_cache (tenant_id, workflow_name, step_id, key, type, value, expires_at)
     SELECT $1, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9) FROM held
@@ -180,7 +243,8 @@ WITH {_HELD}, saved AS (
         SET type = excluded.type, value = excluded.value, expires_at = excluded.expires_at
 )
 SELECT 1 FROM held
-"""
+""",
+)
 
 # The fence of the two that end a run is this lock, in a statement of its own so that the next one
 # sees every step that was recorded under it.
@@ -207,14 +271,32 @@ WITH run AS (
         completed_at = CASE status WHEN 'running' THEN now_ms() END,
         updated_at = touch(run_steps.updated_at)
     FROM run WHERE run_steps.tenant_id = $1 AND run_id = run.id AND status IN ('pending', 'running')
-), {logged("run", RunStatus.RUNNING, target, "$5", "coalesce(error ->> 'code', 'COMPLETED')")},
+), {logged("run", RunStatus.RUNNING, target, actor="$5", reason="$6")},
 {counted("run", RunStatus.RUNNING, target)}, {cleared("run")}
 SELECT 1 FROM run
 """
     for target, cleared in ((RunStatus.COMPLETED, _dropped), (RunStatus.FAILED, pruned))
 }
 
-_HAS_ARTIFACT = "SELECT 1 FROM artifacts WHERE tenant_id = $1 AND id = $2"
+_HAS_ARTIFACT = Function(
+    "has_artifact", "text, uuid", "found int", "SELECT 1 FROM artifacts WHERE tenant_id = $1 AND id = $2"
+)
+
+FUNCTIONS = (
+    _BEGIN_STEP,
+    _FAIL_STEP,
+    _SAVE_WRITES,
+    _SAVE_CHECKPOINT,
+    _GET_CHECKPOINT,
+    _LIST_CHECKPOINTS,
+    _LIST_WRITES,
+    _PRUNE_CHECKPOINTS,
+    _DROP_CHECKPOINTS,
+    _SAVE_ARTIFACT,
+    _GET_CACHED,
+    _SAVE_CACHED,
+    _HAS_ARTIFACT,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +330,13 @@ class EndingRun:
     async def _end(self, target: RunStatus, error: Failure | None) -> None:
         run = self._run
         row = await self._transaction.fetchrow(
-            _END[target], run.tenant_id, run.id, run.epoch, asdict(error) if error else None, self._worker
+            _END[target],
+            run.tenant_id,
+            run.id,
+            run.epoch,
+            encode_error(error) if error else None,
+            self._worker,
+            error.code if error else "COMPLETED",
         )
         assert row is not None, "under lock nobody else can have moved it"
 
@@ -269,12 +357,11 @@ class HeldRunRepository:
         self._worker = worker
         self.run = run
 
-    async def _fenced(self, sql: str, *arguments: object) -> int:
-        run = self.run
-        row = await self._scope.fetchrow(sql, run.tenant_id, run.id, run.epoch, *arguments)
-        if row is None:
+    async def _fenced(self, function: Function, *arguments: object) -> int:
+        rows = await self._scope.call(function, self.run.id, self.run.epoch, *arguments)
+        if not rows:
             raise Fenced
-        return int(row[0])
+        return int(rows[0][0])
 
     async def begin_step(self, task_id: UUID, step_id: str, skill_id: str, cache_hit: bool) -> int:
         """Records that a node starts, and answers which execution of the step this is, from 1."""
@@ -325,23 +412,17 @@ class HeldRunRepository:
 
     async def get_checkpoint(self, checkpoint_ns: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
         """The checkpoint of that id, or the current one when the id is None."""
-        row = await self._scope.fetchrow(
-            _GET_CHECKPOINT, self.run.tenant_id, self.run.id, checkpoint_ns, checkpoint_id
-        )
-        return StoredCheckpoint(**row) if row else None
+        rows = await self._scope.call(_GET_CHECKPOINT, self.run.id, checkpoint_ns, checkpoint_id)
+        return StoredCheckpoint(**rows[0]) if rows else None
 
     async def list_checkpoints(self, checkpoint_ns: str | None, before: str | None) -> list[StoredCheckpoint]:
         """Newest first; `before` leaves out that id and all newer ones."""
-        rows = await self._scope.fetch(
-            _LIST_CHECKPOINTS, self.run.tenant_id, self.run.id, checkpoint_ns, before
-        )
+        rows = await self._scope.call(_LIST_CHECKPOINTS, self.run.id, checkpoint_ns, before)
         return [StoredCheckpoint(**row) for row in rows]
 
     async def list_writes(self, checkpoint_ns: str, checkpoint_id: str) -> list[tuple[str, str, str, bytes]]:
         """What tasks wrote on top of a checkpoint: (task id, channel, type, value)."""
-        rows = await self._scope.fetch(
-            _LIST_WRITES, self.run.tenant_id, self.run.id, checkpoint_ns, checkpoint_id
-        )
+        rows = await self._scope.call(_LIST_WRITES, self.run.id, checkpoint_ns, checkpoint_id)
         return [(row["task_id"], row["channel"], row["type"], row["value"]) for row in rows]
 
     async def prune_checkpoints(self) -> None:
@@ -367,14 +448,12 @@ class HeldRunRepository:
 
     async def has_artifact(self, artifact_id: UUID) -> bool:
         """Whether a run of the tenant has saved that artifact; not this one, if a step was cached."""
-        return await self._scope.fetchrow(_HAS_ARTIFACT, self.run.tenant_id, artifact_id) is not None
+        return bool(await self._scope.call(_HAS_ARTIFACT, artifact_id))
 
     async def get_cached(self, step_id: str, key: bytes) -> tuple[str, bytes] | None:
         """What the step returned for that key before, as (type, value), unless it has expired."""
-        row = await self._scope.fetchrow(
-            _GET_CACHED, self.run.tenant_id, self.run.workflow_name, step_id, key
-        )
-        return (row["type"], row["value"]) if row else None
+        rows = await self._scope.call(_GET_CACHED, self.run.workflow_name, step_id, key)
+        return (rows[0]["type"], rows[0]["value"]) if rows else None
 
     async def save_cached(
         self, step_id: str, key: bytes, type_: str, value: bytes, ttl_seconds: float | None

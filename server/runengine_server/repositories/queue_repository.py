@@ -8,8 +8,10 @@ from uuid import UUID
 
 import asyncpg
 
+from runengine_server.domain.encoded_run import decode_input
 from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun, RunStatus
 from runengine_server.repositories.database import Database
+from runengine_server.repositories.functions import Function
 from runengine_server.repositories.transition_sql import counted, logged
 
 # What is notified when there is something to claim, and, with "run_id attempt", when a run was cancelled.
@@ -18,11 +20,13 @@ QUEUED, CANCELLED = "runengine_queued", "runengine_cancelled"
 # The payload on QUEUED when it is runs that were handed back; those just triggered have none.
 HANDED_BACK = "handed back"
 
-_COLUMNS = """tenant_id, id, epoch, workflow_name, attempt, losses, campaign_id, trigger_payload, context,
+_NAMES = """tenant_id, id, epoch, workflow_name, attempt, losses, campaign_id, encoded_input,
     running_seconds"""
+_COLUMNS = """tenant_id text, id uuid, epoch bigint, workflow_name text, attempt int, losses int,
+    campaign_id uuid, encoded_input bytea, running_seconds float, served_last text"""
 
 _CLAIMED = """runs.tenant_id, runs.id, runs.epoch, runs.workflow_name, runs.attempt, runs.losses,
-    runs.campaign_id, runs.trigger_payload, runs.context,
+    runs.campaign_id, runs.encoded_input,
     extract(epoch FROM clock_timestamp() - runs.started_at)::float AS running_seconds"""
 
 # Tenants are served in turn: those after the one served last ($5), in the order of their ids, then from
@@ -31,8 +35,16 @@ _CLAIMED = """runs.tenant_id, runs.id, runs.epoch, runs.workflow_name, runs.atte
 # are queued. Each tenant gets an equal share of the batch, in the order of its priorities.
 # queued -> running. Two statements for the two ways to claim, each on its partial index: one
 # statement with OR uses neither index (105 against 3,900 claims/s).
-_CLAIM_QUEUED = f"""
-WITH RECURSIVE turn AS (
+#
+# $1 workflows, $2 how many, $3 lease in seconds, $4 the worker.
+_CLAIM_QUEUED = Function(
+    "claim_queued",
+    "text[], int, float, text, text, int",
+    _COLUMNS,
+    f"""
+    -- With a limit of what runs, no two workers may look at the same time how many do.
+    IF $6 IS NOT NULL THEN PERFORM pg_advisory_xact_lock(7405113218); END IF;
+    RETURN QUERY WITH RECURSIVE turn AS (
     SELECT $5::text AS tenant_id, false AS again, 0::bigint AS room, 0 AS places, 0 AS step
     UNION ALL
     SELECT next.tenant_id, next.again, next.room, places + (next.room > 0)::int, step + 1
@@ -66,11 +78,10 @@ WITH RECURSIVE turn AS (
     RETURNING {_CLAIMED}, runs.updated_at, runs.error, runs.trace_id
 ), {logged("claimed", RunStatus.QUEUED, RunStatus.RUNNING, actor="$4", reason="'CLAIMED'")},
 {counted("claimed", RunStatus.QUEUED, RunStatus.RUNNING)}
-SELECT {_COLUMNS}, (SELECT tenant_id FROM turn ORDER BY step DESC LIMIT 1) AS served_last FROM claimed
-"""
-
-# With a limit of what runs for a tenant, no two workers may look at the same time how many do.
-_ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7405113218)"
+SELECT {_NAMES}, (SELECT tenant_id FROM turn ORDER BY step DESC LIMIT 1) FROM claimed;""",
+    steps=True,
+    dispatch=True,
+)
 
 # running -> running under another worker. A lease of -infinity was handed back by a worker that
 # stopped in good order, which is no loss. statement_timestamp(), because clock_timestamp() is volatile
@@ -78,37 +89,48 @@ _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7405113218)"
 # What has been lost twice may be what kills its workers, and takes everything that runs beside
 # it with it. So a worker has one such run at a time ($5 is how many it may take now), those that
 # were lost least often first: the others get through, and the culprit is left alone with its losses.
-_CLAIM_EXPIRED = f"""
-WITH lost AS (
-    SELECT * FROM (
-        SELECT tenant_id, id, (lease_expires_at > '-infinity')::int AS loss FROM runs
-        WHERE status = 'running' AND lease_expires_at < statement_timestamp() AND workflow_name = ANY($1)
-            AND losses + (lease_expires_at > '-infinity')::int < {SUSPECT_LOSSES}
-        ORDER BY lease_expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
-    ) AS fine UNION ALL SELECT * FROM (
-        SELECT tenant_id, id, (lease_expires_at > '-infinity')::int AS loss FROM runs
-        WHERE status = 'running' AND lease_expires_at < statement_timestamp() AND workflow_name = ANY($1)
-            AND losses + (lease_expires_at > '-infinity')::int >= {SUSPECT_LOSSES}
-        ORDER BY losses, lease_expires_at LIMIT $5 FOR UPDATE SKIP LOCKED
-    ) AS suspect LIMIT $2
-), claimed AS (
-    UPDATE runs SET epoch = epoch + 1, losses = losses + lost.loss,
-        lease_expires_at = clock_timestamp() + make_interval(secs => $3)
-    FROM lost WHERE runs.tenant_id = lost.tenant_id AND runs.id = lost.id
-    RETURNING {_CLAIMED}, now_ms() AS updated_at, runs.error, runs.trace_id
-), {logged("claimed", RunStatus.RUNNING, RunStatus.RUNNING, actor="$4", reason="'TAKEN_OVER'")}
-SELECT {_COLUMNS} FROM claimed
-"""
+# $1 workflows, $2 how many, $3 lease in seconds, $4 the worker.
+_CLAIM_EXPIRED = Function(
+    "claim_expired",
+    "text[], int, float, text, int",
+    _COLUMNS,
+    f"""
+    SELECT array_agg(tenant_id), array_agg(id), array_agg(loss) INTO tenant_ids, ids, losses_now FROM (
+        SELECT * FROM (
+            SELECT tenant_id, id, (lease_expires_at > '-infinity')::int AS loss FROM runs
+            WHERE status = 'running' AND lease_expires_at < statement_timestamp()
+                AND workflow_name = ANY($1)
+                AND losses + (lease_expires_at > '-infinity')::int < {SUSPECT_LOSSES}
+            ORDER BY lease_expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        ) AS fine UNION ALL SELECT * FROM (
+            SELECT tenant_id, id, (lease_expires_at > '-infinity')::int AS loss FROM runs
+            WHERE status = 'running' AND lease_expires_at < statement_timestamp()
+                AND workflow_name = ANY($1)
+                AND losses + (lease_expires_at > '-infinity')::int >= {SUSPECT_LOSSES}
+            ORDER BY losses, lease_expires_at LIMIT $5 FOR UPDATE SKIP LOCKED
+        ) AS suspect LIMIT $2
+    ) AS lost;
 
-# The steps of the runs just taken over. A statement of its own, for its snapshot must be younger than
-# the new epochs: the lost worker may have started a step while _CLAIM_EXPIRED was looking.
-_FAIL_LOST_STEPS = """
-UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
-    error = jsonb_build_object('code', 'WORKER_LOST', 'message', 'Its worker went away.',
-        'step_id', step_id, 'attempt', attempt, 'retryable', true)
-FROM unnest($1::text[], $2::uuid[]) AS taken(tenant_id, id)
-WHERE run_steps.tenant_id = taken.tenant_id AND run_steps.run_id = taken.id AND status = 'running'
-"""
+    RETURN QUERY WITH claimed AS (
+        UPDATE runs SET epoch = epoch + 1, losses = losses + lost.loss,
+            lease_expires_at = clock_timestamp() + make_interval(secs => $3)
+        FROM unnest(tenant_ids, ids, losses_now) AS lost(tenant_id, id, loss)
+        WHERE runs.tenant_id = lost.tenant_id AND runs.id = lost.id
+        RETURNING {_CLAIMED}, now_ms() AS updated_at, runs.error, runs.trace_id
+    ), {logged("claimed", RunStatus.RUNNING, RunStatus.RUNNING, actor="$4", reason="'TAKEN_OVER'")}
+    SELECT {_NAMES}, NULL::text FROM claimed;
+
+    -- In a statement of its own, for its snapshot must be younger than the locks: the lost worker may
+    -- have started a step while the first statement was looking.
+    UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
+        error = jsonb_build_object('code', 'WORKER_LOST', 'message', 'Its worker went away.',
+            'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
+    FROM unnest(tenant_ids, ids) AS taken(tenant_id, id)
+    WHERE run_steps.tenant_id = taken.tenant_id AND run_steps.run_id = taken.id AND status = 'running';""",
+    steps=True,
+    dispatch=True,
+    variables="tenant_ids text[]; ids uuid[]; losses_now int[];",
+)
 
 _HEARTBEAT = """
 UPDATE runs SET lease_expires_at = clock_timestamp() + make_interval(secs => $4)
@@ -146,8 +168,22 @@ RETURNING 1
 _REGISTER = "INSERT INTO workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
 
 
+FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED)
+
+
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
-    return ClaimedRun(**{name: value for name, value in row.items() if name != "served_last"})
+    tenant_id, run_id, epoch, workflow_name, attempt, losses, campaign_id, encoded_input, seconds, _ = row
+    return ClaimedRun(
+        tenant_id,
+        run_id,
+        epoch,
+        workflow_name,
+        attempt,
+        losses,
+        campaign_id,
+        *decode_input(encoded_input),
+        seconds,
+    )
 
 
 def _columns(held: Sequence[ClaimedRun]) -> tuple[list[str], list[UUID], list[int]]:
@@ -184,18 +220,15 @@ class QueueRepository:
         """Takes up to `limit` queued runs for one lease, of all tenants in turn, from each those of
         the highest priority, oldest first. Fewer than `limit` do not mean that there are no more.
         """
-        async with self._dispatch.transaction() as transaction:
-            if self._running_limit is not None:
-                await transaction.execute(_ONE_AT_A_TIME)
-            rows = await transaction.fetch(
-                _CLAIM_QUEUED,
-                self._workflow_names,
-                limit,
-                self._lease,
-                self._worker,
-                self._served_last,
-                self._running_limit,
-            )
+        rows = await self._dispatch.call(
+            _CLAIM_QUEUED,
+            self._workflow_names,
+            limit,
+            self._lease,
+            self._worker,
+            self._served_last,
+            self._running_limit,
+        )
         if rows:
             self._served_last = rows[0]["served_last"]
         return [_claimed(row) for row in rows]
@@ -204,15 +237,10 @@ class QueueRepository:
         """Takes up to `limit` runs whose worker let the lease end; of those that may have killed it, up
         to `suspects`.
         """
-        async with self._dispatch.transaction() as transaction:
-            rows = await transaction.fetch(
-                _CLAIM_EXPIRED, self._workflow_names, limit, self._lease, self._worker, suspects
-            )
-            taken = [_claimed(row) for row in rows]
-            if taken:
-                tenant_ids, ids, _ = _columns(taken)
-                await transaction.execute(_FAIL_LOST_STEPS, tenant_ids, ids)
-        return taken
+        rows = await self._dispatch.call(
+            _CLAIM_EXPIRED, self._workflow_names, limit, self._lease, self._worker, suspects
+        )
+        return [_claimed(row) for row in rows]
 
     @asynccontextmanager
     async def line(self, heard: Callable[[str, str], None]) -> AsyncIterator[Line]:

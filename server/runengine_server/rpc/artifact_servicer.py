@@ -30,7 +30,7 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
     ) -> AsyncIterator[artifact_service_pb2.DownloadArtifactResponse]:
         artifact_id = require_uuid(request.artifact_id, "artifact_id")
         tenant_id = caller().tenant_id
-        artifact = await ArtifactRepository(self._database.tenant(tenant_id), tenant_id).get(artifact_id)
+        artifact = await ArtifactRepository(self._database.tenant(tenant_id)).get(artifact_id)
         if artifact is None:
             raise ArtifactNotFound
         header = artifact_service_pb2.DownloadArtifactResponse.Header(

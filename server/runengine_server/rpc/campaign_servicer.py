@@ -25,8 +25,7 @@ class CampaignServicer(campaign_service_pb2_grpc.CampaignServiceServicer):
         self._database = database
 
     def _campaigns(self) -> CampaignRepository:
-        tenant_id = caller().tenant_id
-        return CampaignRepository(self._database.tenant(tenant_id), tenant_id)
+        return CampaignRepository(self._database.tenant(caller().tenant_id))
 
     async def CreateCampaign(  # noqa: N802, D102
         self, request: campaign_service_pb2.CreateCampaignRequest, context: Context

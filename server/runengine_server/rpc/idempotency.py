@@ -5,67 +5,37 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
-from runengine.v1.run_pb2 import Run as RunMessage
 
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import IdempotencyKeyReused, InvalidArgument, Violation
-from runengine_server.domain.run import Run
-from runengine_server.repositories.database import Database
-from runengine_server.repositories.idempotency_repository import IdempotencyRepository
-from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.repositories.run_repository import Acted, Once, Outcome
 from runengine_server.rpc.interceptor import caller
-from runengine_server.rpc.messages import run_message
 
 _KEY = "idempotency-key"
 _REPLAYED = (("idempotency-replayed", "true"),)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
-class RunResponse(Protocol):
-    """A response message with a run in it."""
-
-    def __init__(self, *, run: RunMessage | None = ...) -> None: ...
-    def SerializeToString(self) -> bytes: ...  # noqa: N802, D102
-    @classmethod
-    def FromString(cls, s: bytes) -> Any: ...  # noqa: N802, D102
-
-
-Response = TypeVar("Response", bound=RunResponse)
-
-
 async def act_once(
-    database: Database,
     context: grpc.aio.ServicerContext[Any, Any],
     fingerprint: bytes,
-    response_type: type[Response],
-    act: Callable[[RunRepository, Actor], Awaitable[Run]],
-) -> Response:
-    """What `act` answers, in one transaction with all that it does.
+    act: Callable[[Actor, Once], Awaitable[Acted]],
+) -> bytes:
+    """The encoded response of `act`, which is told the call's idempotency key.
 
-    With a key that the tenant has used for the same request, the stored answer, marked by the
-    metadata `idempotency-replayed: true`. A refusal is not stored: it is judged anew each time.
-    Raises IdempotencyKeyReused for another request under the same key.
+    Of a key that the tenant has used for the same request it is the stored one, marked by the
+    metadata `idempotency-replayed: true`. Raises IdempotencyKeyReused for another request.
     """
-    key = _key(context)
-    who = caller()
-    async with database.tenant(who.tenant_id).transaction() as transaction:
-        keys = IdempotencyRepository(transaction, who.tenant_id)
-        stored = None if key is None else await keys.take(key, fingerprint)
-        if stored is None:
-            runs, actor = RunRepository(transaction, who.tenant_id), Actor(who.subject, _trace_id(context))
-            response = response_type(run=run_message(await act(runs, actor)))
-            if key is not None:
-                await keys.keep(key, response.SerializeToString())
-            return response
-    if stored.fingerprint != fingerprint:
-        raise IdempotencyKeyReused
-    await context.send_initial_metadata(_REPLAYED)
-    replayed: Response = response_type.FromString(stored.response)
-    return replayed
+    acted = await act(Actor(caller().subject, _trace_id(context)), Once(_key(context), fingerprint))
+    if acted.outcome is Outcome.REPLAYED:
+        if acted.fingerprint != fingerprint:
+            raise IdempotencyKeyReused
+        await context.send_initial_metadata(_REPLAYED)
+    return acted.response
 
 
 def fingerprint_of(request: Message) -> bytes:

@@ -78,13 +78,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return handler
         method = handler_call_details.method
         assert handler.request_deserializer is not None
+        assert handler.response_serializer is not None
         deserialize = _tolerant(handler.request_deserializer)
+        serialize = _unless_encoded(handler.response_serializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._guard_stream(method, handler.unary_stream), deserialize, handler.response_serializer
+                self._guard_stream(method, handler.unary_stream), deserialize, serialize
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._guard(method, handler.unary_unary), deserialize, handler.response_serializer
+            self._guard(method, handler.unary_unary), deserialize, serialize
         )
 
     def _guard(self, method: str, handle: Any) -> Any:
@@ -155,6 +157,11 @@ def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return Undecodable()
 
     return parse
+
+
+def _unless_encoded(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Lets a response that is encoded already pass as it is."""
+    return lambda response: response if type(response) is bytes else serialize(response)
 
 
 async def _abort(method: str, context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1 import campaign_pb2, run_pb2
 
 from runengine_server.domain.run import (
     Campaign,
-    Failure,
-    Run,
     RunEvent,
     RunStatus,
     RunStep,
@@ -33,41 +30,6 @@ def _timestamp(at: datetime | None) -> Timestamp | None:
     return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
 
 
-def _struct(encoded: bytes | None) -> Struct | None:
-    return None if encoded is None else Struct.FromString(encoded)
-
-
-def _run_error(error: Failure | None) -> run_pb2.RunError | None:
-    if error is None:
-        return None
-    return run_pb2.RunError(
-        code=error.code,
-        message=error.message,
-        step_id=error.step_id,
-        attempt=error.attempt,
-        retryable=error.retryable,
-    )
-
-
-def run_message(run: Run) -> run_pb2.Run:
-    """The run as callers see it."""
-    return run_pb2.Run(
-        id=str(run.id),
-        workflow_name=run.workflow_name,
-        status=run_status_value(run.status),
-        trigger_payload=_struct(run.trigger_payload),
-        context=_struct(run.context),
-        error=_run_error(run.error),
-        started_at=_timestamp(run.started_at),
-        completed_at=_timestamp(run.completed_at),
-        duration_ms=whole_milliseconds(run.started_at, run.completed_at),
-        created_at=_timestamp(run.created_at),
-        updated_at=_timestamp(run.updated_at),
-        attempt=run.attempt,
-        priority=run.priority,
-    )
-
-
 def event_message(event: RunEvent) -> run_pb2.RunEvent:
     """The transition as callers see it."""
     return run_pb2.RunEvent(
@@ -78,7 +40,7 @@ def event_message(event: RunEvent) -> run_pb2.RunEvent:
         actor=event.actor,
         reason=event.reason,
         trace_id=event.trace_id,
-        error=_run_error(event.error),
+        error=None if event.error is None else run_pb2.RunError.FromString(event.error),
     )
 
 

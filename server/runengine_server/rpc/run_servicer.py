@@ -22,7 +22,7 @@ from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.rpc.idempotency import act_once, fingerprint_of
 from runengine_server.rpc.interceptor import caller
-from runengine_server.rpc.messages import event_message, run_message, run_status_value, step_message
+from runengine_server.rpc.messages import event_message, run_status_value, step_message
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,19 +31,21 @@ _STATUSES = {run_status_value(status): status for status in RunStatus}
 
 
 class RunServicer(run_service_pb2_grpc.RunServiceServicer):
-    """Each method: the request's words → the engine or a repository → the answer's words."""
+    """Each method: the request's words → the engine or a repository → the answer's words.
+
+    Responses with runs in them are encoded already, as the runs are stored: hence Any.
+    """
 
     def __init__(self, database: Database, queued_limit: int | None) -> None:
         self._database = database
         self._queued_limit = queued_limit
 
     def _runs(self) -> RunRepository:
-        tenant_id = caller().tenant_id
-        return RunRepository(self._database.tenant(tenant_id), tenant_id)
+        return RunRepository(self._database.tenant(caller().tenant_id))
 
     async def TriggerRun(  # noqa: N802, D102
         self, request: run_service_pb2.TriggerRunRequest, context: Context
-    ) -> run_service_pb2.TriggerRunResponse:
+    ) -> Any:
         fingerprint = fingerprint_of(request)
         new = check_trigger(
             request.workflow_name,
@@ -52,20 +54,18 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             request.priority,
         )
         return await act_once(
-            self._database,
             context,
             fingerprint,
-            run_service_pb2.TriggerRunResponse,
-            lambda runs, actor: trigger_run(runs, new, actor, self._queued_limit),
+            lambda actor, once: trigger_run(self._runs(), new, actor, once, self._queued_limit),
         )
 
     async def GetRun(  # noqa: N802, D102
         self, request: run_service_pb2.GetRunRequest, context: Context
-    ) -> run_service_pb2.GetRunResponse:
-        run = await self._runs().get(require_uuid(request.run_id, "run_id"))
-        if run is None:
+    ) -> Any:
+        response = await self._runs().get(require_uuid(request.run_id, "run_id"))
+        if response is None:
             raise RunNotFound
-        return run_service_pb2.GetRunResponse(run=run_message(run))
+        return response
 
     async def ListRunSteps(  # noqa: N802, D102
         self, request: run_service_pb2.ListRunStepsRequest, context: Context
@@ -93,49 +93,44 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
 
     async def RetryRun(  # noqa: N802, D102
         self, request: run_service_pb2.RetryRunRequest, context: Context
-    ) -> run_service_pb2.RetryRunResponse:
+    ) -> Any:
         run_id = require_uuid(request.run_id, "run_id")
         return await act_once(
-            self._database,
             context,
             fingerprint_of(request),
-            run_service_pb2.RetryRunResponse,
-            lambda runs, actor: retry_run(runs, run_id, actor, self._queued_limit),
+            lambda actor, once: retry_run(self._runs(), run_id, actor, once, self._queued_limit),
         )
 
     async def CancelRun(  # noqa: N802, D102
         self, request: run_service_pb2.CancelRunRequest, context: Context
-    ) -> run_service_pb2.CancelRunResponse:
+    ) -> Any:
         run_id = require_uuid(request.run_id, "run_id")
         return await act_once(
-            self._database,
             context,
             fingerprint_of(request),
-            run_service_pb2.CancelRunResponse,
-            lambda runs, actor: cancel_run(runs, run_id, actor),
+            lambda actor, once: cancel_run(self._runs(), run_id, actor, once),
         )
 
     async def ListCampaignRuns(  # noqa: N802, D102
         self, request: run_service_pb2.ListCampaignRunsRequest, context: Context
-    ) -> run_service_pb2.ListCampaignRunsResponse:
+    ) -> Any:
         query = _checked(request)
-        # One more than the page, to know whether there is another.
-        runs, counts = await self._runs().list_of_campaign(
-            query.campaign_id, query.statuses, query.limit + 1, query.offset, query.after
+        page = await self._runs().list_of_campaign(
+            query.campaign_id, query.statuses, query.limit, query.offset, query.after
         )
-        page = runs[: query.limit]
-        more = len(runs) > query.limit
-        tenant_id = caller().tenant_id
-        return run_service_pb2.ListCampaignRunsResponse(
-            runs=[run_message(run) for run in page],
-            total=sum(counts[status] for status in query.statuses or counts),
+        rest = run_service_pb2.ListCampaignRunsResponse(
+            total=sum(page.counts[status] for status in query.statuses or page.counts),
             limit=query.limit,
             offset=query.offset,
-            next_page_token=page_token.encode(page[-1], tenant_id, query.campaign_id, query.statuses)
-            if more
+            next_page_token=page_token.encode(
+                page.last, caller().tenant_id, query.campaign_id, query.statuses
+            )
+            if page.more
             else None,
-            status_counts=run_service_pb2.StatusCounts(**counts),
+            status_counts=run_service_pb2.StatusCounts(**page.counts),
         )
+        # Encoded messages of one type, one after the other, are the message that has all their fields.
+        return page.runs + rest.SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)

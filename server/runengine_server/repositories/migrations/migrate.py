@@ -15,6 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from runengine_server.repositories.schema import FUNCTIONS
+
 # duplicate_object, and unique_violation when two create it in the same moment.
 _EXISTS_ALREADY = ("42710", "23505")
 
@@ -34,8 +36,9 @@ def _quoted(name: str, quote: str) -> str:
 
 
 async def migrate(owner_url: str, application_url: str) -> None:
-    """Runs all migrations that are due, as the owner, and grants the role of `application_url` what
-    it needs; creates that role, with the URL's password, where it is missing.
+    """Runs all migrations that are due, as the owner, makes the functions of this version, and grants
+    the role of `application_url` what it needs; creates that role, with the URL's password, where it
+    is missing.
 
     Concurrent calls wait for one another. Raises OSError, asyncpg.PostgresError or SQLAlchemy's
     DBAPIError when the database cannot be reached or refuses.
@@ -51,6 +54,9 @@ async def migrate(owner_url: str, application_url: str) -> None:
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
             await connection.commit()
             await connection.run_sync(_upgrade)
+            await connection.commit()
+            for function in FUNCTIONS:
+                await connection.exec_driver_sql(function.definition)
             await connection.commit()
             await connection.run_sync(_grant, application_url)
             await connection.commit()

@@ -1,0 +1,40 @@
+"""Runs as they are stored: parts of a runengine.v1.Run, encoded for the wire, which is where they go."""
+
+from __future__ import annotations
+
+from google.protobuf.struct_pb2 import Struct
+from runengine.v1 import run_pb2
+
+from runengine_server.domain.run import Failure, NewRun
+
+
+def encode_input(new: NewRun) -> bytes:
+    """The fields of a Run that never change."""
+    run = run_pb2.Run(
+        id=str(new.id),
+        workflow_name=new.workflow_name,
+        trigger_payload=new.trigger_payload,
+        context=new.context,
+        priority=new.priority,
+    )
+    return run.SerializeToString()
+
+
+def decode_input(encoded: bytes) -> tuple[Struct | None, Struct | None]:
+    """(trigger payload, context) of what `encode_input` made."""
+    run = run_pb2.Run.FromString(encoded)
+    return (
+        run.trigger_payload if run.HasField("trigger_payload") else None,
+        run.context if run.HasField("context") else None,
+    )
+
+
+def encode_error(error: Failure) -> bytes:
+    """A RunError."""
+    return run_pb2.RunError(
+        code=error.code,
+        message=error.message,
+        step_id=error.step_id,
+        attempt=error.attempt,
+        retryable=error.retryable,
+    ).SerializeToString()
