@@ -312,6 +312,7 @@ async def gateway(settings: Settings) -> None:
                 log_level="warning",
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=int(_GRACE_SECONDS),
             )

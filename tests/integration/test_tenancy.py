@@ -98,7 +98,7 @@ async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> li
         await runs.list_events(theirs.run_id),
         page.runs or None,
         filtered.runs or None,
-        sum(page.counts.values()) or None,
+        sum(page.counts) or None,
         *(None if move.outcome is Outcome.ABSENT else move.outcome for move in moves),
         await CampaignRepository(scope).get(theirs.campaign_id),
         await ArtifactRepository(scope).get(theirs.artifact_id),

@@ -118,7 +118,7 @@ class ClerkVerifier:
         no more than that it is not let in. Raises NoOrganisation for a user without an active
         organisation, and for a listed machine that asks for no tenant, or for one that is not its own.
         """
-        if len(token) > _MAX_TOKEN_LENGTH or not _COMPACT.fullmatch(token):
+        if len(token) > _MAX_TOKEN_LENGTH or not token.isascii():
             raise Unauthenticated
         digest = hashlib.sha256(token.encode()).digest()
         verified = self._verified.get(digest)
@@ -144,6 +144,8 @@ class ClerkVerifier:
         return self._clock() < verified.expires and await self._keys.find(verified.kid) == verified.key
 
     async def _check(self, token: str) -> _Verified:
+        if not _COMPACT.fullmatch(token):
+            raise Unauthenticated
         header = _object(_decoded(token.partition(".")[0]))
         kid = header.get("kid")
         if (

@@ -16,12 +16,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Version, microseconds since the epoch, id, and a hash of the query that it belongs to: a token of
 # another tenant, campaign or filter is refused, not misread.
 _LAYOUT = struct.Struct(">Bq16s8s")
-_VERSION = 1
+_VERSION = 2
 
 
 def _binding(tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]) -> bytes:
-    query = "\0".join([tenant_id, str(campaign_id), *sorted(set(statuses))])
-    return hashlib.sha256(query.encode()).digest()[:8]
+    query = "\0".join([tenant_id, *sorted(set(statuses))])
+    return hashlib.sha256(campaign_id.bytes + query.encode()).digest()[:8]
 
 
 def encode(

@@ -42,6 +42,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     def __init__(self, execution: Execution) -> None:
         super().__init__()
         self.state: dict[str, Any] = {}
+        self._stored: set[str] = set()
         self._execution = execution
         self._saving: set[asyncio.Task[Any]] = set()
         self._broken: dict[str, BaseException] = {}
@@ -142,6 +143,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
         )
         await self._execution.engine(self._execution.held.save_checkpoint(stored))
+        self._stored.add(stored.checkpoint_ns)
         if configurable["checkpoint_ns"] == "":
             self.state = checkpoint["channel_values"]
         return self._config(configurable["checkpoint_ns"], checkpoint["id"])
@@ -150,10 +152,11 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         """The checkpoint that `config` names, or the current one of its namespace, with its writes."""
         configurable = config["configurable"]
         self._check_thread(configurable["thread_id"])
-        named = configurable.get("checkpoint_id")
-        stored = await self._execution.engine(
-            self._execution.held.get_checkpoint(configurable.get("checkpoint_ns", ""), named)
-        )
+        named, namespace = configurable.get("checkpoint_id"), configurable.get("checkpoint_ns", "")
+        if self._execution.held.run.epoch == 1 and namespace not in self._stored:
+            # Nobody has held this run before: there is nothing to read.
+            return None
+        stored = await self._execution.engine(self._execution.held.get_checkpoint(namespace, named))
         if stored is None:
             return None
         found = await self._tuple(stored)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from runengine_server.gateway.http_request import Metadata, RequestReader, caller_metadata, may_be_large
 from runengine_server.gateway.json_mapping import encoder_of
 from runengine_server.gateway.problems import Problem, RefusedError, problem_of
+from runengine_server.gateway.remembered_runs import with_encoded_runs
 from runengine_server.gateway.routes import Binding
 
 _log = logging.getLogger(__name__)
@@ -71,11 +72,12 @@ class UnaryCall:
         self._status = 201 if binding.rpc.full_name in _CREATING else 200
         response = binding.rpc.output_type
         self._answer_key = binding.response_body and response.fields_by_name[binding.response_body].json_name
-        self._encode = encoder_of(response)
+        stored = with_encoded_runs(response)
+        self._encode = encoder_of(stored)
         self._call = channel.unary_unary(
             rpc_path(binding.rpc),
             request_serializer=GetMessageClass(binding.rpc.input_type).SerializeToString,
-            response_deserializer=GetMessageClass(response).FromString,
+            response_deserializer=GetMessageClass(stored).FromString,
         )
 
     async def __call__(self, request: Request) -> Response:

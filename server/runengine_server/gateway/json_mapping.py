@@ -13,6 +13,9 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
+from runengine.v1.run_pb2 import Run
+
+from runengine_server.gateway.remembered_runs import ENCODED_RUNS, run_encoder
 
 # Beyond it a double no longer holds every integer, so that readers of JSON would round (contract: Bounds).
 MAX_INTEGER = 2**53
@@ -41,7 +44,7 @@ def encoder_of(message: Descriptor) -> Callable[[Message], dict[str, object]]:
 
 def _member_encoder(field: FieldDescriptor) -> Callable[[Message], object]:
     name, read, encode = field.name, attrgetter(field.name), _value_encoder(field)
-    if field.is_repeated and field.message_type is not None:
+    if field.is_repeated and (field.message_type is not None or _is_encoded_run(field)):
         return lambda instance: [encode(item) for item in read(instance)]
     if field.is_repeated:
         return lambda instance: [encode(item) for item in read(instance)] or None
@@ -66,7 +69,13 @@ def _value_encoder(field: FieldDescriptor) -> Callable[[Any], object]:
         return lambda number: words.get(number, words[0])
     if field.type in _PLAIN_TYPES:
         return lambda value: value
+    if _is_encoded_run(field):
+        return run_encoder(encoder_of(Run.DESCRIPTOR))
     raise _no_mapping(field)
+
+
+def _is_encoded_run(field: FieldDescriptor) -> bool:
+    return field.type == FieldDescriptor.TYPE_BYTES and field.full_name.startswith(ENCODED_RUNS)
 
 
 def encode_timestamp(moment: Timestamp) -> str:

@@ -281,13 +281,13 @@ class Acted:
 @dataclass(frozen=True, slots=True)
 class Page:
     """`runs` are encoded, each in field 1; `last` is (created_at, id) of the last of them where there
-    are `more` after it; `counts` are those of the campaign.
+    are `more` after it; `counts` are those of the campaign, in the order of RunStatus.
     """
 
     runs: bytes
     last: tuple[datetime, UUID]
     more: bool
-    counts: dict[RunStatus, int]
+    counts: Sequence[int]
 
 
 def _acted(row: asyncpg.Record) -> Acted:
@@ -371,7 +371,7 @@ class RunRepository:
         arguments = [*(after or ()), *([list(set(statuses))] if statuses else [])]
         (row,) = await self._scope.call(function, campaign_id, limit, offset, *arguments)
         runs, last_created_at, last_id, more, *counts = row
-        return Page(runs or b"", (last_created_at, last_id), more, dict(zip(RunStatus, counts, strict=True)))
+        return Page(runs or b"", (last_created_at, last_id), more, counts)
 
     async def cancel(self, run_id: UUID, actor: Actor, once: Once) -> Acted:
         """Cancels the run and ends its steps, where its status allows that."""

@@ -66,6 +66,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._tenant_streams = tenant_streams
         self._calls = 0
         self._streams: Counter[str] = Counter()
+        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -73,10 +74,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The handler, guarded; the open services as they are."""
-        handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(_OPEN_SERVICES):
-            return handler
         method = handler_call_details.method
+        if (known := self._guarded.get(method)) is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is None or method.startswith(_OPEN_SERVICES):
+            return handler
+        guarded = self._guarded[method] = self._guard_handler(method, handler)
+        return guarded
+
+    def _guard_handler(
+        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
         assert handler.request_deserializer is not None
         assert handler.response_serializer is not None
         deserialize = _tolerant(handler.request_deserializer)

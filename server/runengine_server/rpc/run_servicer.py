@@ -28,6 +28,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 _DEFAULT_LIMIT, _MAX_LIMIT, _MAX_STATUSES = 20, 100, 100
 _STATUSES = {run_status_value(status): status for status in RunStatus}
+_PLACES = {status: place for place, status in enumerate(RunStatus)}
 
 
 class RunServicer(run_service_pb2_grpc.RunServiceServicer):
@@ -118,8 +119,11 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         page = await self._runs().list_of_campaign(
             query.campaign_id, query.statuses, query.limit, query.offset, query.after
         )
+        queued, running, completed, failed, cancelled = page.counts
         rest = run_service_pb2.ListCampaignRunsResponse(
-            total=sum(page.counts[status] for status in query.statuses or page.counts),
+            total=sum(page.counts[_PLACES[status]] for status in query.statuses)
+            if query.statuses
+            else sum(page.counts),
             limit=query.limit,
             offset=query.offset,
             next_page_token=page_token.encode(
@@ -127,7 +131,9 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             )
             if page.more
             else None,
-            status_counts=run_service_pb2.StatusCounts(**page.counts),
+            status_counts=run_service_pb2.StatusCounts(
+                queued=queued, running=running, completed=completed, failed=failed, cancelled=cancelled
+            ),
         )
         # Encoded messages of one type, one after the other, are the message that has all their fields.
         return page.runs + rest.SerializeToString()
