@@ -93,19 +93,22 @@ def _install_worker(points: _Points) -> None:
     from runengine_server.repositories.held_run_repository import HeldRunRepository
     from runengine_server.repositories.queue_repository import Line, QueueRepository
 
-    begun: set[tuple[str, int]] = set()
+    held: set[tuple[str, int]] = set()
+    begun: set[tuple[str, Any]] = set()
 
     def write(name: str) -> Callable[[Any], Any]:
         def wrapper(real: Any) -> Any:
             async def call(self: Any, *arguments: Any, **named: Any) -> Any:
                 run: ClaimedRun = self.run
                 run_id, payload = str(run.id), run.trigger_payload
-                # The argument that names the step which these writes complete.
-                completes = name == "save_writes" and arguments[5] is not None
-                if name == "begin_step" and (run_id, run.epoch) not in begun:
-                    begun.add((run_id, run.epoch))
-                    async with points.reached("before_first_step", run_id, payload):
-                        pass
+                # LangGraph's own task that takes the input is no step, and is never begun.
+                completes = name == "save_writes" and (run_id, arguments[5]) in begun
+                if name == "begin_step":
+                    begun.add((run_id, arguments[0]))
+                    if (run_id, run.epoch) not in held:
+                        held.add((run_id, run.epoch))
+                        async with points.reached("before_first_step", run_id, payload):
+                            pass
                 if completes:
                     async with points.reached("between_effect_and_record", run_id, payload):
                         pass
