@@ -16,21 +16,37 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from runengine_server.repositories.functions import Function
+
+from tests.rewriting import rewrite
+
 VARIABLE = "RUNENGINE_MUTANT"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _SECONDS = 180
 
 
 def _without(module: Any, names: Iterable[str], guard: str, instead: str) -> None:
-    """Replaces `guard` in each of the statements, or dicts of them, that `names` are in the module."""
+    """Replaces `guard` in each of the statements and functions, or dicts of them, that `names` are in the
+    module.
+    """
+    texts: list[str] = []
     for name in names:
-        statement = getattr(module, name)
-        texts = list(statement.values()) if isinstance(statement, dict) else [statement]
-        assert any(guard in text for text in texts), f"{name} has no {guard!r} any more"
-        if isinstance(statement, dict):
-            setattr(module, name, {key: text.replace(guard, instead) for key, text in statement.items()})
-        else:
-            setattr(module, name, statement.replace(guard, instead))
+        found = getattr(module, name)
+        texts += [each if isinstance(each, str) else each.query for each in _values(found)]
+        for each in _values(found):
+            if isinstance(each, Function):
+                rewrite(each, lambda text: text.replace(guard, instead))
+        if isinstance(found, str):
+            setattr(module, name, found.replace(guard, instead))
+        elif isinstance(found, dict):
+            found.update(
+                {key: text.replace(guard, instead) for key, text in found.items() if isinstance(text, str)}
+            )
+    assert any(guard in text for text in texts), f"no {guard!r} in {names} any more"
+
+
+def _values(found: Any) -> list[Any]:
+    return list(found.values()) if isinstance(found, dict) else [found]
 
 
 # $3 stays in use, so that the statement's parameters do.
@@ -89,25 +105,22 @@ def _campaign_order() -> None:
 
 
 def _idempotency_insert() -> None:
-    from runengine_server.repositories.idempotency_repository import IdempotencyRepository
+    from runengine_server.repositories import run_repository
 
-    async def take(self: Any, key: str, fingerprint: bytes) -> None:
-        return None
-
-    IdempotencyRepository.take = take  # type: ignore[method-assign]
+    _without(run_repository, ["_TRIGGER"], "WHILE $9 IS NOT NULL LOOP", "WHILE false LOOP")
 
 
 def _status_of_retry() -> None:
     from runengine_server.repositories import run_repository
 
     # The statement's own guard, and the lock under which the status was read before it.
-    _without(run_repository, ["_LOCK"], "FOR UPDATE", "")
+    _without(run_repository, ["_RETRY"], "FOR UPDATE", "")
     for status in ("failed", "cancelled"):
         _without(
             run_repository,
             ["_RETRY"],
-            f"AND attempt = $3 AND status = '{status}'",
-            "AND $3::int IS NOT NULL AND status <> 'completed'",
+            f"AND attempt = current_attempt AND status = '{status}'",
+            "AND status <> 'completed'",
         )
 
 
@@ -151,12 +164,9 @@ def _force_row_level_security() -> None:
 def _tenant_predicate() -> None:
     from runengine_server.repositories import run_repository
 
-    for name in ["_GET", "_LOCK", "_LIST_OF_CAMPAIGN", "_LIST_EVENTS", "_LIST_STEPS", "_CANCEL", "_RETRY"]:
-        for qualified in ("runs.tenant_id = $1", " tenant_id = $1"):
-            statement = getattr(run_repository, name)
-            texts = statement.values() if isinstance(statement, dict) else [statement]
-            if any(qualified in text for text in texts):
-                _without(run_repository, [name], qualified, " $1::text IS NOT NULL")
+    names = ["_GET", "_LIST_OF_CAMPAIGN", "_LIST_EVENTS", "_LIST_STEPS", "_CANCEL", "_RETRY"]
+    _without(run_repository, names, "runs.tenant_id = $1", "$1::text IS NOT NULL")
+    _without(run_repository, names, " tenant_id = $1", " $1::text IS NOT NULL")
 
 
 def _tie_break() -> None:
@@ -170,14 +180,14 @@ def _clock_of_leases() -> None:
     from runengine_server.repositories import queue_repository
 
     names = ["_CLAIM_QUEUED", "_CLAIM_EXPIRED", "_HEARTBEAT"]
-    _without(
-        queue_repository, names, "clock_timestamp() + make_interval", "APPLICATION_CLOCK + make_interval"
-    )
+    clock = "current_setting('runengine.clock')::timestamptz"
+    _without(queue_repository, names, "clock_timestamp() + make_interval", f"{clock} + make_interval")
 
     def by_the_application(fetch: Any) -> Any:
         async def told(self: Any, query: str, *arguments: Any, **named: Any) -> Any:
-            now = f"to_timestamp({time.time()})"
-            return await fetch(self, query.replace("APPLICATION_CLOCK", now), *arguments, **named)
+            now = f"to_timestamp({time.time()})::text"
+            await self.execute(f"SELECT set_config('runengine.clock', {now}, false)")
+            return await fetch(self, query, *arguments, **named)
 
         return told
 

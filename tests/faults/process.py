@@ -21,8 +21,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from google.protobuf.struct_pb2 import Struct
 from runengine_server.domain.errors import Fenced
-from runengine_server.domain.run import ClaimedRun
+from runengine_server.domain.run import ClaimedRun, NewRun
 from runengine_server.domain.struct import to_dict
 
 from tests.faults.arrivals import arrive
@@ -59,7 +60,7 @@ class _Points:
         self._count: Counter[tuple[str, str]] = Counter()
 
     @asynccontextmanager
-    async def reached(self, name: str, run_id: str, payload: bytes | None = None) -> AsyncIterator[None]:
+    async def reached(self, name: str, run_id: str, payload: Struct | None = None) -> AsyncIterator[None]:
         """Waits here if it is armed; the test is told when the block has ended."""
         if not self._is_due(name, run_id, payload):
             yield
@@ -71,7 +72,7 @@ class _Points:
         """Whether the payload asks for a place that is armed here."""
         return str(to_dict(run.trigger_payload).get("stop_at", "")).partition(":")[0] in self._armed
 
-    def _is_due(self, name: str, run_id: str, payload: bytes | None) -> bool:
+    def _is_due(self, name: str, run_id: str, payload: Struct | None) -> bool:
         if name not in self._armed:
             return False
         if number := self._armed[name]:
@@ -93,19 +94,22 @@ def _install_worker(points: _Points) -> None:
     from runengine_server.repositories.held_run_repository import HeldRunRepository
     from runengine_server.repositories.queue_repository import Line, QueueRepository
 
-    begun: set[tuple[str, int]] = set()
+    held: set[tuple[str, int]] = set()
+    begun: set[tuple[str, Any]] = set()
 
     def write(name: str) -> Callable[[Any], Any]:
         def wrapper(real: Any) -> Any:
             async def call(self: Any, *arguments: Any, **named: Any) -> Any:
                 run: ClaimedRun = self.run
                 run_id, payload = str(run.id), run.trigger_payload
-                # The argument that names the step which these writes complete.
-                completes = name == "save_writes" and arguments[5] is not None
-                if name == "begin_step" and (run_id, run.epoch) not in begun:
-                    begun.add((run_id, run.epoch))
-                    async with points.reached("before_first_step", run_id, payload):
-                        pass
+                # LangGraph's own task that takes the input is no step, and is never begun.
+                completes = name == "save_writes" and (run_id, arguments[5]) in begun
+                if name == "begin_step":
+                    begun.add((run_id, arguments[0]))
+                    if (run_id, run.epoch) not in held:
+                        held.add((run_id, run.epoch))
+                        async with points.reached("before_first_step", run_id, payload):
+                            pass
                 if completes:
                     async with points.reached("between_effect_and_record", run_id, payload):
                         pass
@@ -203,30 +207,21 @@ async def _noted(name: str, run: ClaimedRun) -> AsyncIterator[None]:
 
 
 def _install_server(points: _Points) -> None:
-    from runengine.v1.run_service_pb2 import TriggerRunResponse
     from runengine_server.rpc import run_servicer
 
-    def act_once(real: Any) -> Any:
-        async def call(*arguments: Any) -> Any:
-            *others, act = arguments
-            triggers = TriggerRunResponse in others
-
-            async def acted(*given: Any) -> Any:
-                run = await act(*given)
-                if triggers:
-                    async with points.reached("server_before_commit", str(run.id)):
-                        pass
-                return run
-
-            answer = await real(*others, acted)
-            if triggers:
-                async with points.reached("server_after_commit", answer.run.id):
-                    pass
-            return answer
+    def trigger_run(real: Any) -> Any:
+        # It is one statement, which is a transaction of its own.
+        async def call(runs: Any, new: NewRun, *arguments: Any) -> Any:
+            async with points.reached("server_before_commit", str(new.id)):
+                pass
+            acted = await real(runs, new, *arguments)
+            async with points.reached("server_after_commit", str(new.id)):
+                pass
+            return acted
 
         return call
 
-    _wrap(run_servicer, "act_once", act_once)
+    _wrap(run_servicer, "trigger_run", trigger_run)
 
 
 def main() -> None:

@@ -183,7 +183,7 @@ async def test_a_worker_that_stops_while_it_holds_the_lock_of_its_run_does_not_h
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         run_id = await engine.trigger()
         zombie = HeldRunRepository(engine.database, await engine.claim(), "worker:zombie")
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable):  # noqa: PT012
             async with zombie.end() as ending:
                 # Whoever only looks passes it over; the lock is gone once PostgreSQL has ended the session.
                 await until(lambda: lost(engine, run_id), bool)

@@ -29,7 +29,8 @@ from tests.faults.invariants import Facts, read_rows, violations
 from tests.faults.process import DOORS
 from tests.stack import UNDER_TEST, Stack
 
-LEASE_SECONDS = 1
+# Short, for every take-over waits for its end; long enough for a machine that has much else to do.
+LEASE_SECONDS = 2
 RUNS_OF_A_KIND = 2
 
 
@@ -113,7 +114,8 @@ class Scene:
     async def noted(self, found: Callable[[Note], bool]) -> Note:
         """The first note that is found, once it is there."""
         async with asyncio.timeout(SECONDS):
-            while not (notes := [note for note in self.history.read() if found(note)]):
+            # The event is in a file, to which another process writes.
+            while not (notes := [note for note in self.history.read() if found(note)]):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         return notes[0]
 
@@ -157,14 +159,12 @@ class Scene:
         arrival.let_go(zombie.kind.word)
         return await self.arrivals.at(zombie.kind.door.partition(":")[0], zombie.run_id, self.first.pid)
 
-    async def complete_by_the_second(self, zombies: list[Zombie]) -> None:
-        """Lets the second worker go on with everything until the runs have ended."""
+    async def complete_by(self, worker: Child, zombies: list[Zombie]) -> None:
+        """Lets that worker go on with everything until the runs have ended."""
 
         async def let_go() -> None:
             while True:
-                there = await self.arrivals.until(
-                    lambda each: each.pid == self.second.pid, seconds=3 * SECONDS
-                )
+                there = await self.arrivals.until(lambda each: each.pid == worker.pid, seconds=3 * SECONDS)
                 for arrival in there:
                     arrival.let_go()
                     await arrival.gone()
@@ -242,7 +242,10 @@ async def aftermath(scene: Scene) -> Scene:
     for zombie in zombies:
         zombie.after = await scene.stored(zombie.run_id)
 
-    await scene.complete_by_the_second(zombies)
+    # Its part is over; it might claim what a slow machine lets the second one lose.
+    os.kill(first.pid, signal.SIGSTOP)
+    await scene.complete_by(second, zombies)
+    os.kill(first.pid, signal.SIGCONT)
     return scene
 
 
@@ -325,10 +328,5 @@ async def test_the_heartbeat_of_a_zombie_does_not_prolong_the_lease_of_its_succe
     epoch = await scene.database.fetchval("SELECT epoch FROM runs WHERE id = $1", zombie.run_id)
     # Unless the first one has claimed it anew by then, which it may once that lease has ended.
     assert epoch == 3 or await lease() == ends
-    arrival = await scene.arrivals.until(
-        lambda each: (each.place, each.run_id) == ("first", zombie.run_id) and not each.left.is_set()
-    )
-    for each in arrival:
-        each.let_go()
-    run = await scene.client.wait(zombie.run_id, timeout_seconds=SECONDS)
-    assert run.status == RunStatus.RUN_STATUS_COMPLETED
+    await scene.complete_by(first, [zombie])
+    assert zombie.told == ["RUN_STATUS_COMPLETED"]

@@ -117,6 +117,7 @@ def test_a_new_run_as_rest_shows_it() -> None:
         "createdAt": "2026-01-31T09:30:00.123Z",
         "updatedAt": "2026-01-31T09:30:00.123Z",
         "attempt": 1,
+        "priority": 0,
     }
 
 

@@ -114,6 +114,7 @@ class LangGraphRunProcessor:
         limit = self._workflows[run.workflow_name].timeout_seconds
         left = None if limit is None else max(0.0, limit - run.running_seconds)
         graph = asyncio.create_task(self._execute(execution))
+        graph.add_done_callback(self._forget)
         lost = asyncio.Event()
         execution.stop = lost.set
         waiting = asyncio.create_task(lost.wait())
@@ -125,10 +126,9 @@ class LangGraphRunProcessor:
             waiting.cancel()
             if not graph.done():
                 graph.cancel()
-                await asyncio.wait({graph}, timeout=_GRACE_SECONDS)
-            if not graph.done():
+                # Before the wait, which a second cancel cuts short: a graph that nobody holds is collected.
                 self.left_behind.add(graph)
-                graph.add_done_callback(self._forget)
+                await asyncio.wait({graph}, timeout=_GRACE_SECONDS)
         if execution.lost is not None:
             raise execution.lost
         return graph.result()

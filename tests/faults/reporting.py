@@ -1,0 +1,81 @@
+"""A process of the product that says what it has: `python -m tests.faults.reporting serve|gateway|worker`.
+
+It is the real command, and nothing of it is changed. On SIGUSR1 it sends one datagram to the socket of
+`RUNENGINE_REPORTS`, with what cannot be seen from outside: its asyncio tasks, its Python threads, and its
+connections that LISTEN. On SIGUSR2 it collects its garbage first, so that what only a cycle keeps is gone,
+and has complained if it was not closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections import Counter
+from types import FrameType
+from typing import Any
+
+import asyncpg
+
+REPORTS = "RUNENGINE_REPORTS"
+
+
+def main() -> None:
+    """The command of the product, once its process can be asked."""
+    from runengine_server import app
+    from runengine_server.__main__ import main as command
+
+    if mutant := os.environ.get("RUNENGINE_MUTANT"):
+        from tests.faults import mutants
+
+        mutants.apply(mutant)
+    warnings.simplefilter("always", ResourceWarning)
+    path = os.environ[REPORTS]
+
+    def report(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGUSR2:
+            gc.collect()
+        words = json.dumps({"pid": os.getpid(), **_own()}).encode()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+            to.sendto(words, path)
+
+    log = app.log_unhandled
+
+    def log_in_full(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # The product's log does not quote asyncio, whose words may have a payload in them.
+        sys.stderr.write(f"asyncio: {context['message']} {context.get('task', context.get('future'))!r}\n")
+        log(loop, context)
+
+    app.log_unhandled = log_in_full
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, report)
+    command()
+
+
+def _own() -> dict[str, dict[str, int]]:
+    # A worker has two event loops: the second is that of its heartbeat.
+    everything = gc.get_objects()
+    loops = [each for each in everything if isinstance(each, asyncio.AbstractEventLoop)]
+    tasks = [task for loop in loops if not loop.is_closed() for task in asyncio.all_tasks(loop)]
+    lines: list[Any] = [
+        each for each in everything if type(each) is asyncpg.Connection and not each.is_closed()
+    ]
+    return {
+        "asyncio tasks": Counter(_name(task.get_coro()) for task in tasks),
+        "Python threads": Counter(thread.name for thread in threading.enumerate()),
+        "LISTENs": Counter(channel for line in lines for channel in line._listeners),
+    }
+
+
+def _name(coroutine: Any) -> str:
+    return str(getattr(coroutine, "__qualname__", coroutine))
+
+
+if __name__ == "__main__":
+    main()
