@@ -30,6 +30,8 @@ test: $(INSTALLED) ## Run all tests
 
 faults: $(INSTALLED) ## Break everything that can break under 300 runs, and check what must hold
 	@$(BIN)/python -m tests.faults.storm
+	@$(BIN)/python -m tests.faults.storm --recovery
+	@$(BIN)/python -m tests.faults.storm --claims
 
 mutants: $(INSTALLED) ## Take each guard out in turn, and see a test fail
 	@$(BIN)/python -m tests.faults.mutants

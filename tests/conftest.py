@@ -40,6 +40,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
     async def prepare() -> str:
         owner_url, url = await postgres.start()
+        admin = await asyncpg.connect(url.replace("runengine_app@", "postgres@"))
+        # Two test workers with several sets of processes each; and nothing here outlives its machine.
+        await admin.execute("ALTER SYSTEM SET max_connections = 400")
+        await admin.execute("ALTER SYSTEM SET fsync = off")
+        await admin.close()
+        postgres.stop()
+        await postgres.start()
         await migrate(owner_url, url)
         return url
 

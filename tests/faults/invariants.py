@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+from runengine_server.domain.encoded_run import decode_input
 from runengine_server.domain.struct import to_dict
 
 from tests.faults.history import Note
@@ -44,7 +45,7 @@ _CLAIMS = ("CLAIMED", "TAKEN_OVER")
 
 _TABLES = {
     "runs": """SELECT tenant_id, id, workflow_name, status, attempt, campaign_id, epoch, losses, created_at,
-        trigger_payload FROM runs""",
+        encoded_input FROM runs""",
     "events": """SELECT tenant_id, run_id, at, from_status, to_status, attempt, actor, reason
         FROM run_events""",
     "steps": """SELECT tenant_id, run_id, id, attempt, run_attempt, step_id, status, output_artifact_ids,
@@ -85,8 +86,8 @@ async def read_rows(superuser: asyncpg.Connection, tenants: Sequence[str]) -> Ro
 
 def _plain(row: asyncpg.Record) -> Row:
     plain = {name: _plain_value(value) for name, value in row.items()}
-    if "trigger_payload" in plain:
-        plain["key"] = to_dict(plain.pop("trigger_payload")).get("key")
+    if "encoded_input" in plain:
+        plain["key"] = to_dict(decode_input(plain.pop("encoded_input"))[0]).get("key")
     return plain
 
 

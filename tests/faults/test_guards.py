@@ -11,8 +11,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 import runengine_server.repositories.database
+from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.errors import Fenced, Unavailable
-from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
+from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, NewRun, RunStatus
 from runengine_server.engine.campaign_service import CampaignService
 from runengine_server.repositories.held_run_repository import HeldRunRepository, StoredCheckpoint
 from runengine_server.repositories.queue_repository import QueueRepository
@@ -234,10 +235,11 @@ async def test_what_is_not_notified_is_found_all_the_same(
         # The same row as a trigger makes, and no notification.
         run_id = uuid4()
         await database.execute(
-            "INSERT INTO runs (tenant_id, id, workflow_name) VALUES ($1, $2, $3)",
+            "INSERT INTO runs (tenant_id, id, workflow_name, encoded_input) VALUES ($1, $2, $3, $4)",
             engine.tenant_id,
             run_id,
             engine.workflow,
+            encode_input(NewRun(run_id, engine.workflow, None, None, None)),
         )
         assert await ended(engine, run_id) is RunStatus.COMPLETED
 

@@ -153,6 +153,13 @@ def _terminate(connection: Connection) -> None:
         connection.terminate()
 
 
+def _is_lost(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True  # the pool has let go of it, when it found out
+
+
 async def _keep_session(connection: Any) -> None:
     """Instead of asyncpg's reset query, a round trip for each release: all settings here are local to
     a transaction, and nobody listens or locks on a pooled connection.
@@ -264,10 +271,15 @@ class Database:
 
     async def _take(self) -> Connection:
         assert self._pool is not None, "open() comes first"
-        return self._idle.pop() if self._idle else await self._pool.acquire()
+        while self._idle:
+            connection = self._idle.pop()
+            if not _is_lost(connection):
+                return connection
+            await self._pool.release(connection)
+        return await self._pool.acquire()
 
     async def _put_back(self, connection: Connection) -> None:
-        if connection.is_closed():
+        if _is_lost(connection):
             assert self._pool is not None
             await self._pool.release(connection)
         else:
