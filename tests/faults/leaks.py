@@ -77,7 +77,7 @@ _NODE_THREADS = 10
 TOKIO_SECONDS = 11.0
 ALL_SECONDS = 21.0
 _AGAIN_SECONDS = 0.25
-_STORY_SECONDS = 30
+_STORY_SECONDS = 60
 
 # What no log may have: asyncio's words for what nobody waited for, with which it calls its exception
 # handler, the words of ours, and Python's own.

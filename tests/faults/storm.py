@@ -346,7 +346,8 @@ class Storm:
         """A run that kills every worker which meets it."""
         tenant = self.tenants[0]
         payload = self.payload(first={"manner": "kill"})
-        await tenant.trigger_until_told("storm", payload, tenant.campaigns[0], payload["key"])
+        run = await tenant.trigger_until_told("storm", payload, tenant.campaigns[0], payload["key"])
+        tenant.runs.remove(run.id)  # nobody else cancels it
 
     async def zombies(self) -> None:
         """Stops a worker with its hands full, and goes on with it when its successor is mid-step."""
