@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test faults mutants peers lint format protos
+.PHONY: help install run demo test faults mutants peers bench bench-peers profile lint format protos
 
 help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -43,6 +43,18 @@ $(PEERS): tests/faults/peers/requirements.txt
 	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	@.venv-peers/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
+
+bench: $(INSTALLED) ## Measure speed against ceilings and peers, as ratios
+	@$(BIN)/python -m tests.bench
+
+bench-peers: ## Install the peers that bench and profile need, each into an environment of its own
+	@for peer in tests/bench/peers/*.txt; do name=$$(basename $$peer .txt); \
+		test -x tests/bench/peers/.venv-$$name/bin/python || $(PYTHON) -m venv tests/bench/peers/.venv-$$name; \
+		tests/bench/peers/.venv-$$name/bin/python -m pip install -qq --disable-pip-version-check -r $$peer || exit 1; \
+	done
+
+profile: $(INSTALLED) ## Draw flame graphs of a list and of a run
+	@$(BIN)/python -m tests.bench.profile
 
 lint: $(INSTALLED) ## Check style, types, import directions and protos
 	$(BIN)/ruff check

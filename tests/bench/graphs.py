@@ -1,0 +1,43 @@
+"""The workflows that are measured. They need LangGraph alone, so that peers run the same."""
+
+from __future__ import annotations
+
+import socket
+from time import monotonic_ns
+from typing import Any, TypedDict
+
+from langgraph.graph import START, StateGraph
+
+STEPS = ("one", "two", "three", "four")
+
+
+class State(TypedDict, total=False):
+    product: str
+    done: int
+    announce: str
+
+
+async def no_op(state: State) -> State:
+    return {"done": state.get("done", 0) + 1}
+
+
+async def announce(state: State) -> State:
+    """Sends the time to the socket that the payload names."""
+    at = monotonic_ns()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as announcing:
+        announcing.sendto(str(at).encode(), state["announce"])
+    return {}
+
+
+def chain(**nodes: Any) -> StateGraph[Any, Any, Any, Any]:
+    graph = StateGraph(State)
+    before = START
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+        graph.add_edge(before, name)
+        before = name
+    return graph
+
+
+FOUR_STEPS = chain(**dict.fromkeys(STEPS, no_op))
+WORKFLOWS = {"four-steps": FOUR_STEPS, "announcing": chain(announce=announce)}
