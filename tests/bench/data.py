@@ -46,19 +46,25 @@ def trigger_request(workflow: str, campaign_id: UUID) -> bytes:
     ).SerializeToString()
 
 
+async def run_columns(database: asyncpg.Connection) -> list[str]:
+    """The columns of `runs` that are stored as they are given."""
+    rows = await database.fetch(
+        """SELECT attname FROM pg_attribute
+        WHERE attrelid = 'runs'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''"""
+    )
+    return [row["attname"] for row in rows]
+
+
 async def _copy(database: asyncpg.Connection, run_id: UUID, count: int, **columns: str) -> None:
     """Rows like that of the run, except for `columns`, which are SQL over the number n from 1.
 
     Whatever else the table has is copied, so that the schema may change. Checks of foreign keys, and
     the run's history, are left out: nothing that is measured on these rows reads it.
     """
-    names = await database.fetch(
-        """SELECT quote_ident(attname) AS name FROM pg_attribute
-        WHERE attrelid = 'runs'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''"""
-    )
-    values = [columns.get(row["name"], f"run.{row['name']}") for row in names]
+    names = await run_columns(database)
+    values = [columns.get(name, f"run.{name}") for name in names]
     await database.execute(
-        f"""INSERT INTO runs ({", ".join(row["name"] for row in names)})
+        f"""INSERT INTO runs ({", ".join(names)})
         SELECT {", ".join(values)} FROM runs AS run, generate_series(1, {count}) AS n
         WHERE run.id = '{run_id}'"""
     )

@@ -15,15 +15,17 @@ import asyncpg
 import uvloop
 from uuid_utils.compat import uuid7
 
+from tests.bench.data import run_columns
+
 _CONNECTIONS = 16
 
 
 async def main(url: str, run_id: str) -> None:
     connections = [await asyncpg.connect(url) for _ in range(_CONNECTIONS)]
     await connections[0].execute("CREATE TABLE IF NOT EXISTS raw_runs (LIKE runs INCLUDING ALL)")
-    row = await connections[0].fetchrow("SELECT * FROM runs WHERE id = $1", run_id)
+    columns = await run_columns(connections[0])
+    row = await connections[0].fetchrow(f"SELECT {', '.join(columns)} FROM runs WHERE id = $1", run_id)
     assert row is not None
-    columns = list(row.keys())
     places = ", ".join(f"${number + 1}" for number in range(len(columns)))
     sql = f"INSERT INTO raw_runs ({', '.join(columns)}) VALUES ({places})"
     values, place = list(row.values()), columns.index("id")
