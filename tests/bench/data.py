@@ -58,8 +58,8 @@ async def run_columns(database: asyncpg.Connection) -> list[str]:
 async def _copy(database: asyncpg.Connection, run_id: UUID, count: int, **columns: str) -> None:
     """Rows like that of the run, except for `columns`, which are SQL over the number n from 1.
 
-    Whatever else the table has is copied, so that the schema may change. Checks of foreign keys, and
-    the run's history, are left out: nothing that is measured on these rows reads it.
+    Whatever else the table has is copied, so that the schema may change; what a column encodes of the
+    run's id stays that run's. They have no history: nothing that is measured on these rows reads it.
     """
     names = await run_columns(database)
     values = [columns.get(name, f"run.{name}") for name in names]

@@ -352,14 +352,15 @@ class Load:
     async def go(self, seconds: float) -> None:
         """Goes on for so long, and returns when every story has ended."""
         async with (
-            RunEngineClient(self._stack.grpc_address, self._token) as client,
-            RunEngineClient(self._stack.grpc_address, self._others_token) as other,
-            RunEngineClient(self._stack.grpc_address, self._greedy_token) as greedy,
+            self._patient(self._token) as client,
+            self._patient(self._others_token) as other,
+            self._patient(self._greedy_token) as greedy,
             self._stack.rest(self._token) as rest,
             Arrivals() as arrivals,
         ):
             self._client, self._other, self._rest = Patient(client, self), Patient(other, self), rest
             self._arrivals = arrivals
+            rest.timeout = _STORY_SECONDS
             self._campaign = (await client.create_campaign()).id
             self._large, self._greedy_large = [await self._make_large(each) for each in (client, greedy)]
             letting_go = asyncio.create_task(self._let_the_free_go())
@@ -397,6 +398,9 @@ class Load:
                     await asyncio.sleep(_AGAIN_SECONDS)
             letting_go.cancel()
             await asyncio.gather(letting_go, return_exceptions=True)
+
+    def _patient(self, token: str) -> RunEngineClient:
+        return RunEngineClient(self._stack.grpc_address, token, timeout_seconds=_STORY_SECONDS)
 
     async def _again_and_again(self, story: Callable[[], Awaitable[None]]) -> None:
         while not self._over.is_set():
