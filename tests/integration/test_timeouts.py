@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langgraph.types import RetryPolicy
 from runengine_server.domain.run import RunStatus
+from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.workflows.load import Timeouts, compile_workflow
 
 from tests.integration.harness import Graph, Held, Ran, State, alone, chain, serving
@@ -41,6 +42,21 @@ async def test_a_step_that_takes_too_long_fails_with_its_run(
         assert run.error is not None
         assert (run.status, run.error.code, run.error.step_id) == ("failed", "STEP_TIMED_OUT", "slow")
         assert await engine.executions(run.id) == ["slow 1 failed STEP_TIMED_OUT"]
+
+
+async def test_a_step_whose_time_runs_out_while_it_is_being_recorded_has_timed_out(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*arguments: Any) -> int:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(HeldRunRepository, "begin_step", never)
+    async with serving(database_url, chain(slow=forever), Timeouts(step=0.1)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert (run.error.code, run.error.step_id) == ("STEP_TIMED_OUT", "slow")
+        assert await engine.executions(run.id) == []
 
 
 async def test_langgraphs_own_timeout_goes_before_ours(database_url: str) -> None:

@@ -106,6 +106,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         step_id, attempt = begun
         if not handled:
             execution.failures.append((error, step_id))
+        if attempt == 0:
+            return
         code = failure_code(error)
         await execution.engine(
             execution.held.fail_step(

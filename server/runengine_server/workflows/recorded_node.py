@@ -58,9 +58,10 @@ class Lost(GraphBubbleUp):
 class Execution:
     """One worker's execution of one run: what its nodes and its checkpointer share.
 
-    `begun` has name and number of the latest execution of each task; `failures` the errors that no
-    handler of the graph took, with the node each came from; `interrupted_by` the node that asked for
-    input, which no run can get; `lost` why the run cannot go on here, after which `stop` was called.
+    `begun` has name and number of the latest execution of each task, 0 until it is recorded;
+    `failures` the errors that no handler of the graph took, with the node each came from;
+    `interrupted_by` the node that asked for input, which no run can get; `lost` why the run cannot go
+    on here, after which `stop` was called.
     """
 
     held: HeldRunRepository
@@ -194,6 +195,8 @@ class RecordedNode(Runnable[Any, Any]):
         # Not execution_info.task_id: for an error handler that is the task whose error it handles.
         task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
 
+        # Its time may run out while the database is asked to begin it: even then it is this step that did.
+        execution.begun[task_id] = (self.step_id, 0)
         key, flaw = self._cache_key(input)
         cached = await execution.engine(execution.held.get_cached(self.step_id, key)) if key else None
         attempt = await execution.engine(
