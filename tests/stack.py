@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
 from runengine_server.auth import development
+from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.repositories.migrations.migrate import migrate
 from runengine_server.up import Child
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +39,31 @@ def environment(**settings: str) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         **{f"RUNENGINE_{key}": value for key, value in settings.items()},
     }
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Whatever is started in the block has the file for its standard error."""
+    before = os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+@asynccontextmanager
+async def postgres_of_ones_own(directory: Path) -> AsyncIterator[tuple[EmbeddedPostgres, str]]:
+    """A PostgreSQL that may be stopped and spoilt, and the application's URL of it."""
+    for parent in (directory, *directory.parents[:3]):
+        parent.chmod(0o755)  # it may run as a user of its own
+    postgres = EmbeddedPostgres(directory)
+    owner_url, url = await postgres.start()
+    await migrate(owner_url, url)
+    yield postgres, url
+    postgres.stop()
 
 
 class Stack:

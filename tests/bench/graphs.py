@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 from time import monotonic_ns
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from langgraph.graph import START, StateGraph
+from tests.chains import chain_of
 
 STEPS = ("one", "two", "three", "four")
 
@@ -29,15 +29,5 @@ async def announce(state: State) -> State:
     return {}
 
 
-def chain(**nodes: Any) -> StateGraph[Any, Any, Any, Any]:
-    graph = StateGraph(State)
-    before = START
-    for name, node in nodes.items():
-        graph.add_node(name, node)
-        graph.add_edge(before, name)
-        before = name
-    return graph
-
-
-FOUR_STEPS = chain(**dict.fromkeys(STEPS, no_op))
-WORKFLOWS = {"four-steps": FOUR_STEPS, "announcing": chain(announce=announce)}
+FOUR_STEPS = chain_of(State, **dict.fromkeys(STEPS, no_op))
+WORKFLOWS = {"four-steps": FOUR_STEPS, "announcing": chain_of(State, announce=announce)}

@@ -36,7 +36,7 @@ from runengine_server.up import Child
 
 from tests.bench import data
 from tests.bench.load import grpc_load
-from tests.stack import ROOT, Stack, environment
+from tests.stack import ROOT, Stack, environment, logging_to
 
 PEERS = Path(__file__).parent / "peers"
 
@@ -70,19 +70,6 @@ def pinned(core: int | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, [LOAD_CORE])
-
-
-@contextmanager
-def _stderr_to(path: Path) -> Iterator[None]:
-    """What is started in the block logs to the file: a worker has a line for each run."""
-    terminal = os.dup(2)
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
 
 
 def peer_python(name: str) -> str:
@@ -309,7 +296,7 @@ class Bench:
 
     async def start(self, stack: Stack, core: int | None, *commands: str) -> list[Child]:
         """Starts processes of the stack on a core, or on any."""
-        with pinned(core), _stderr_to(self._log):
+        with pinned(core), logging_to(self._log):
             return await stack.start(*commands)
 
     async def served(self) -> Served:

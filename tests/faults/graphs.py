@@ -16,10 +16,10 @@ import uuid
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypedDict
 
-from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from runengine_server.workflows.run_context import RunContext
 
+from tests.chains import chain_of
 from tests.faults.arrivals import arrive, arrive_on_thread
 from tests.faults.history import ours
 
@@ -115,24 +115,14 @@ def first_on_thread(state: State, runtime: Runtime[RunContext]) -> State:
     return {"seen": [noted["marker"]]}
 
 
-def _chain(**nodes: Any) -> StateGraph[Any, Any, Any, Any]:
-    graph = StateGraph(State)
-    before = START
-    for name, node in nodes.items():
-        graph.add_node(name, node)
-        graph.add_edge(before, name)
-        before = name
-    return graph
-
-
 async def nothing(state: State) -> State:
     return {}
 
 
-STORM = {"storm": _chain(first=first, second=second, third=third)}
+STORM = {"storm": chain_of(State, first=first, second=second, third=third)}
 ZOMBIES = {
-    "zombie": _chain(first=first, second=second, third=third),
-    "zombie-on-thread": _chain(first=first_on_thread, second=second, third=third),
+    "zombie": chain_of(State, first=first, second=second, third=third),
+    "zombie-on-thread": chain_of(State, first=first_on_thread, second=second, third=third),
 }
-RECOVERY = {"recovery": _chain(first=first)}
-NO_OP = {"no-op": _chain(nothing=nothing)}
+RECOVERY = {"recovery": chain_of(State, first=first)}
+NO_OP = {"no-op": chain_of(State, nothing=nothing)}

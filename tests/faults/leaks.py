@@ -63,7 +63,7 @@ from runengine_server.up import Child
 from tests.faults.arrivals import Arrivals
 from tests.faults.leak_graphs import LARGE, WIDTH
 from tests.faults.reporting import REPORTS
-from tests.stack import Stack
+from tests.stack import Stack, logging_to
 
 PROCESSES = ("serve", "gateway", "worker")
 WORKFLOWS = "tests.faults.leak_graphs:WORKFLOWS"
@@ -116,7 +116,7 @@ class Watched:
                     "INSERT INTO workflows (name) VALUES ('leaks-unserved') ON CONFLICT DO NOTHING"
                 )
                 for each in PROCESSES:
-                    with _stderr(self._directory / f"{each}.log"):
+                    with logging_to(self._directory / f"{each}.log"):
                         (self._children[each],) = await self.stack.start(
                             each,
                             module="tests.faults.reporting",
@@ -259,19 +259,6 @@ class Watched:
                 kind, _, inode = to.partition(":[")
                 found[sockets.get(inode.rstrip("]"), kind) if kind == "socket" else kind] += 1
         return found
-
-
-@contextlib.contextmanager
-def _stderr(path: Path) -> Any:
-    """Whatever is started in the block has the file for its standard error."""
-    before = os.dup(2)
-    with path.open("ab") as file:
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
 
 
 def _threads(pid: int) -> Counter[str]:

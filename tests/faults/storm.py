@@ -292,9 +292,9 @@ class Storm:
             payload = self.payload()
             if self.random.random() < 0.7:
                 await tenant.trigger_until_told("storm", payload, campaign, payload["key"])
-            else:
-                await tenant.trigger("storm", {**payload, "key": None}, campaign, None)
-            triggered += 1
+                triggered += 1
+            elif await tenant.trigger("storm", {**payload, "key": None}, campaign, None) is not None:
+                triggered += 1
             if until.is_set():
                 await asyncio.sleep(0.02)
             else:
@@ -443,20 +443,12 @@ class Storm:
                     return
                 await asyncio.sleep(0.05)
 
-    async def refuse(self) -> None:
-        self.proxy.refuse()
+    async def cut_off(self, kind: str, cut: Callable[[], None], longest: float) -> None:
+        """Both may last longer than the lease, so that workers are cut off with runs in their hands."""
+        cut()
         try:
-            await self.felt("refused")
-            await asyncio.sleep(self.random.uniform(0.2, 1.2))
-        finally:
-            self.proxy.heal()
-
-    async def black_hole(self) -> None:
-        """Longer than the lease, so that workers are cut off with runs in their hands."""
-        self.proxy.black_hole()
-        try:
-            await self.felt("black hole")
-            await asyncio.sleep(self.random.uniform(0.2, 0.8))
+            await self.felt(kind)
+            await asyncio.sleep(self.random.uniform(0.2, longest))
         finally:
             self.proxy.heal()
 
@@ -557,8 +549,8 @@ class Storm:
         faults: dict[str, Callable[[], Awaitable[None]]] = {
             "zombies": self.zombies,
             "postgres crash": self.crash_postgres,
-            "refused": self.refuse,
-            "black hole": self.black_hole,
+            "refused": lambda: self.cut_off("refused", self.proxy.refuse, 1.2),
+            "black hole": lambda: self.cut_off("black hole", self.proxy.black_hole, 0.8),
             "commit lost, applied": lambda: self.lose_commit(True),
             "commit lost, not applied": lambda: self.lose_commit(False),
             "lost notify": self.mute,

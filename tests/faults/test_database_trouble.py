@@ -26,15 +26,13 @@ from runengine.v1 import run_service_pb2 as runs
 from runengine.v1.run_pb2 import Run
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
-from runengine_server.embedded_postgres import EmbeddedPostgres
 from runengine_server.repositories import held_run_repository, queue_repository
 from runengine_server.repositories.database import Database
-from runengine_server.repositories.migrations.migrate import migrate
 
 from tests.faults.proxy import Proxy
 from tests.gates import Gates
 from tests.integration.harness import Ran, State, chain, serving, until
-from tests.stack import Stack
+from tests.stack import Stack, postgres_of_ones_own
 
 # How much later than its deadline a call may end.
 LATE_SECONDS = 0.5
@@ -66,22 +64,16 @@ CREATE TRIGGER fill_disk BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION fil
 @pytest.fixture(scope="module")
 async def database_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """A PostgreSQL of this module's own, for it crashes."""
-    directory = tmp_path_factory.mktemp("postgres")
-    for parent in (directory, *directory.parents[:3]):
-        parent.chmod(0o755)
-    postgres = EmbeddedPostgres(directory)
-    owner_url, url = await postgres.start()
-    await migrate(owner_url, url)
-    admin = await asyncpg.connect(url.replace("runengine_app@", "postgres@"))
-    # When it starts again after a crash it would bring each of its files to the disk first.
-    await admin.execute("ALTER SYSTEM SET fsync = off")
-    await admin.execute("SELECT pg_reload_conf()")
-    await admin.execute(COUNT_MOVES)
-    # A workflow that no worker takes: its runs stay queued.
-    await admin.execute("INSERT INTO workflows (name) VALUES ('unserved')")
-    await admin.close()
-    yield url
-    postgres.stop()
+    async with postgres_of_ones_own(tmp_path_factory.mktemp("postgres")) as (_, url):
+        admin = await asyncpg.connect(url.replace("runengine_app@", "postgres@"))
+        # When it starts again after a crash it would bring each of its files to the disk first.
+        await admin.execute("ALTER SYSTEM SET fsync = off")
+        await admin.execute("SELECT pg_reload_conf()")
+        await admin.execute(COUNT_MOVES)
+        # A workflow that no worker takes: its runs stay queued.
+        await admin.execute("INSERT INTO workflows (name) VALUES ('unserved')")
+        await admin.close()
+        yield url
 
 
 @pytest.fixture(scope="module")

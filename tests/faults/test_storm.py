@@ -25,6 +25,5 @@ async def test_all_invariants_hold_in_a_small_storm() -> None:
     report = await storm(1, 40, kinds=KINDS, times=1, points=POINTS, poison=False)
     hit = {kind for kind, count in report.hits.items() if count}
     assert hit >= {*KINDS, *(f"kill -9 {point}" for point in POINTS)}
-    # How many runs it comes to is a matter of time; the large storm counts them.
-    assert report.runs > 0
+    assert report.runs >= 40
     assert report.violations == []

@@ -39,6 +39,8 @@ from runengine_server.repositories.run_repository import Once, RunRepository
 from runengine_server.workflows.load import Timeouts, compile_workflow
 from runengine_server.workflows.run_context import RunContext
 
+from tests.chains import chain_of
+
 SECONDS = 10
 ACTOR = Actor("user_test", None)
 LEASE_SECONDS = 30.0
@@ -57,13 +59,7 @@ class State(TypedDict, total=False):
 
 def chain(**nodes: Any) -> Graph:
     """The nodes one after the other."""
-    graph = StateGraph(State)
-    before = START
-    for name, node in nodes.items():
-        graph.add_node(name, node)
-        graph.add_edge(before, name)
-        before = name
-    return graph
+    return chain_of(State, **nodes)
 
 
 def alone(name: str, node: Any, **options: Any) -> Graph:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
 import pytest
-from google.rpc import error_details_pb2
 from runengine.v1.run_pb2 import RunStatus as WireStatus
 from runengine_client import QuotaExceeded, RunEngineClient
 from runengine_server.domain.run import ClaimedRun, RunStatus
@@ -127,7 +126,7 @@ async def test_of_many_triggers_at_once_as_many_are_taken_as_the_tenant_may_have
             refusals = [error for error in outcomes if isinstance(error, QuotaExceeded)]
             assert (len(taken), len(refusals)) == (5, 25)
             assert str(refusals[0]).startswith("The organisation has 5 runs queued")
-            assert refusals[0].retry_after_seconds == error_details_pb2.RetryInfo().retry_delay.seconds + 1
+            assert refusals[0].retry_after_seconds == 1
 
             # A run that left the queue makes room; its retry needs room, too.
             await client.cancel_run(taken[0].id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,11 +20,10 @@ from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.domain.errors import InvalidArgument, Violation
 from runengine_server.embedded_postgres import EmbeddedPostgres
-from runengine_server.repositories.migrations.migrate import migrate
 from runengine_server.rpc.interceptor import CallInterceptor
 from runengine_server.rpc.statuses import status_of
 
-from tests.stack import Stack, free_address
+from tests.stack import Stack, free_address, logging_to, postgres_of_ones_own
 
 CANARY = "canary-7f3a9c"
 
@@ -33,14 +31,8 @@ CANARY = "canary-7f3a9c"
 @pytest.fixture
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[EmbeddedPostgres, str]]:
     """A PostgreSQL that the test may stop and spoil."""
-    directory = tmp_path_factory.mktemp("postgres")
-    for parent in (directory, *directory.parents[:3]):
-        parent.chmod(0o755)
-    postgres = EmbeddedPostgres(directory)
-    owner_url, url = await postgres.start()
-    await migrate(owner_url, url)
-    yield postgres, url
-    postgres.stop()
+    async with postgres_of_ones_own(tmp_path_factory.mktemp("postgres")) as it:
+        yield it
 
 
 @pytest.fixture
@@ -50,14 +42,8 @@ async def logged_stack(
     """serve, gateway and worker on it, with what they log; the URL has a password that is a canary."""
     log = tmp_path / "log"
     stack = Stack(postgres[1].replace("runengine_app@", f"runengine_app:{CANARY}@"), state_dir)
-    before = os.dup(2)
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            await stack.start("serve", "gateway", "worker")
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
+    with logging_to(log):
+        await stack.start("serve", "gateway", "worker")
     yield stack, log
     await stack.stop()
 

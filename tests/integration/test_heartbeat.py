@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from uuid import UUID
@@ -12,6 +13,7 @@ import asyncpg
 import pytest
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import MAX_LOSSES, ClaimedRun, RunStatus
+from runengine_server.engine.heartbeat import Heartbeat
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.queue_repository import Line, QueueRepository
 
@@ -52,6 +54,32 @@ async def test_a_heartbeat_keeps_what_is_held_and_says_what_is_not(database_url:
         # The lease of its successor is neither kept nor shortened by the old holder.
         assert before[lost.id] == after[lost.id]
         assert await beat(engine, [successor]) == {lost.id}
+
+
+async def test_a_run_that_ends_while_a_heartbeat_is_under_way_is_not_lost(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[ClaimedRun] = []
+    beats: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    async def end_meanwhile(line: Line, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
+        for run in held:
+            heartbeat.release(run)
+        loop.call_soon_threadsafe(beats.put_nowait, len(held))
+        return set()
+
+    monkeypatch.setattr(Line, "heartbeat", end_meanwhile)
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        await engine.trigger()
+        heartbeat = Heartbeat(
+            engine.queue, 0.3, lose=lost.append, cancel=lambda run_id, attempt: None, wake=lambda word: None
+        )
+        heartbeat.hold(await engine.claim(), time.monotonic())
+        async with heartbeat, asyncio.timeout(SECONDS):
+            assert await beats.get() == 1
+            assert await beats.get() == 0
+    assert lost == []
 
 
 async def test_a_node_that_blocks_the_event_loop_does_not_lose_its_run(database_url: str) -> None:

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from runengine_server.embedded_postgres import EmbeddedPostgres
-from runengine_server.repositories.migrations.migrate import migrate
 
-from tests.stack import Stack
+from tests.stack import Stack, postgres_of_ones_own
 
 
 async def until(rest: httpx.AsyncClient, status: int) -> httpx.Response:
@@ -23,23 +21,17 @@ async def until(rest: httpx.AsyncClient, status: int) -> httpx.Response:
 async def test_readiness_follows_the_database_and_liveness_does_not(
     tmp_path_factory: pytest.TempPathFactory, state_dir: Path
 ) -> None:
-    directory = tmp_path_factory.mktemp("postgres")
-    for parent in (directory, *directory.parents[:3]):
-        parent.chmod(0o755)
-    postgres = EmbeddedPostgres(directory)
-    owner_url, url = await postgres.start()
-    await migrate(owner_url, url)
-    stack = Stack(url, state_dir)
-    try:
-        await stack.start("serve", "gateway")
-        async with httpx.AsyncClient(base_url=f"http://{stack.rest_address}") as rest:
-            assert (await rest.get("/readyz")).status_code == 200
-            postgres.stop()
-            away = await until(rest, 503)
-            assert away.json()["reason"] == "UNAVAILABLE"
-            assert (await rest.get("/healthz")).status_code == 200
-            await postgres.start()
-            await until(rest, 200)
-    finally:
-        await stack.stop()
-        postgres.stop()
+    async with postgres_of_ones_own(tmp_path_factory.mktemp("postgres")) as (postgres, url):
+        stack = Stack(url, state_dir)
+        try:
+            await stack.start("serve", "gateway")
+            async with httpx.AsyncClient(base_url=f"http://{stack.rest_address}") as rest:
+                assert (await rest.get("/readyz")).status_code == 200
+                postgres.stop()
+                away = await until(rest, 503)
+                assert away.json()["reason"] == "UNAVAILABLE"
+                assert (await rest.get("/healthz")).status_code == 200
+                await postgres.start()
+                await until(rest, 200)
+        finally:
+            await stack.stop()

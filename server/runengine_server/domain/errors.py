@@ -154,6 +154,13 @@ class QuotaExceeded(RunEngineError):
     retry_after_seconds = 1
 
 
+class TooManyQueued(QuotaExceeded):
+    """The tenant has as many runs queued as it may."""
+
+    def __init__(self, limit: int | None) -> None:
+        super().__init__(f"The organisation has {limit:,} runs queued, as many as it may; try again later.")
+
+
 class Interrupted(RunEngineError):
     """The server stopped the call before it was done."""
 

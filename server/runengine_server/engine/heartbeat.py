@@ -15,7 +15,8 @@ import structlog
 
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun
-from runengine_server.repositories.queue_repository import CANCELLED, Line, QueueRepository
+from runengine_server.repositories.queue_repository import Line, QueueRepository
+from runengine_server.repositories.transition_sql import CANCELLED
 
 _log = structlog.get_logger()
 
@@ -52,15 +53,26 @@ class Heartbeat:
         self._keeps = lease_seconds * 5 / 6
         self._lose, self._cancel, self._wake = lose, cancel, wake
         self._held: dict[UUID, _Held] = {}
+        # Both threads look at it and change it.
+        self._lock = threading.Lock()
 
     def hold(self, run: ClaimedRun, since: float) -> None:
         """Keeps the lease of a run that was claimed at `since`, or later, on time.monotonic()."""
-        self._held[run.id] = _Held(run, since + self._keeps)
+        with self._lock:
+            self._held[run.id] = _Held(run, since + self._keeps)
 
-    def release(self, run: ClaimedRun) -> None:
-        """Lets the lease of a run that has ended be."""
-        if (held := self._held.get(run.id)) is not None and held.run.epoch == run.epoch:
+    def release(self, run: ClaimedRun) -> bool:
+        """Lets the lease of a run that has ended be. Whether it was kept until now."""
+        with self._lock:
+            held = self._held.get(run.id)
+            if held is None or held.run.epoch != run.epoch:
+                return False
             del self._held[run.id]
+            return True
+
+    def _all_held(self) -> list[_Held]:
+        with self._lock:
+            return list(self._held.values())
 
     async def __aenter__(self) -> Heartbeat:
         self._workers_loop = asyncio.get_running_loop()
@@ -112,7 +124,7 @@ class Heartbeat:
 
     async def _beat(self, line: Line) -> None:
         while True:
-            held = list(self._held.values())
+            held = self._all_held()
             sent = time.monotonic()
             kept = await line.heartbeat([each.run for each in held], self._interval)
             for each in held:
@@ -126,13 +138,14 @@ class Heartbeat:
         while True:
             await asyncio.sleep(self._interval / 8)
             now = time.monotonic()
-            for each in list(self._held.values()):
+            for each in self._all_held():
                 if each.until <= now:
                     self._give_up(each)
 
     def _give_up(self, held: _Held) -> None:
-        self.release(held.run)
-        self._tell(self._lose, held.run)
+        # One that has ended in the meantime is not lost.
+        if self.release(held.run):
+            self._tell(self._lose, held.run)
 
     def _hear(self, channel: str, payload: str) -> None:
         if channel == CANCELLED:

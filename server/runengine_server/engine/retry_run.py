@@ -5,9 +5,8 @@ from __future__ import annotations
 from uuid import UUID
 
 from runengine_server.domain.caller import Actor
-from runengine_server.domain.errors import RunNotFound
+from runengine_server.domain.errors import RunNotFound, TooManyQueued
 from runengine_server.domain.transitions import Transition, refusal
-from runengine_server.engine.queued_quota import over_quota
 from runengine_server.repositories.run_repository import Acted, Once, Outcome, RunRepository
 
 
@@ -17,7 +16,7 @@ async def retry_run(
     """Queues a failed or cancelled run again, attempt + 1, to resume from its last checkpoint.
 
     Raises RunNotFound, RunActive while it is queued or running, RunNotRetryable once completed, and
-    QuotaExceeded when the tenant has `queued_limit` runs queued already.
+    TooManyQueued when the tenant has `queued_limit` runs queued already.
     """
     acted = await runs.retry(run_id, actor, once, queued_limit)
     if acted.outcome is Outcome.ABSENT:
@@ -25,5 +24,5 @@ async def retry_run(
     if acted.outcome is Outcome.REFUSED:
         raise refusal(Transition.RETRY, acted.status, acted.attempt)
     if acted.outcome is Outcome.OVER_QUOTA:
-        raise over_quota(queued_limit)
+        raise TooManyQueued(queued_limit)
     return acted

@@ -8,11 +8,10 @@ import uuid_utils.compat
 from google.protobuf.struct_pb2 import Struct
 
 from runengine_server.domain.caller import Actor
-from runengine_server.domain.errors import InvalidArgument, PayloadTooLarge, Violation
+from runengine_server.domain.errors import InvalidArgument, PayloadTooLarge, TooManyQueued, Violation
 from runengine_server.domain.ids import NOT_A_UUID, parse_uuid
 from runengine_server.domain.run import NewRun
 from runengine_server.domain.struct import is_too_large, violations_of
-from runengine_server.engine.queued_quota import over_quota
 from runengine_server.repositories.run_repository import Acted, Once, Outcome, RunRepository
 
 _MAX_PRIORITY = 100
@@ -65,12 +64,12 @@ async def trigger_run(
 ) -> Acted:
     """Stores the run and queues it.
 
-    Raises InvalidArgument for a workflow that no worker has registered, and QuotaExceeded when the
+    Raises InvalidArgument for a workflow that no worker has registered, and TooManyQueued when the
     tenant has `queued_limit` runs queued already.
     """
     acted = await runs.trigger(new, actor, once, queued_limit)
     if acted.outcome is Outcome.UNKNOWN_WORKFLOW:
         raise InvalidArgument([Violation("workflow_name", "is not the name of a registered workflow")])
     if acted.outcome is Outcome.OVER_QUOTA:
-        raise over_quota(queued_limit)
+        raise TooManyQueued(queued_limit)
     return acted

@@ -21,6 +21,7 @@ _RUN = f".{Run.DESCRIPTOR.full_name}"
 # The package of the messages that with_encoded_runs makes.
 ENCODED_RUNS = "runengine.gateway"
 _BYTES = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
+_REPEATED = descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
 
 
 def with_encoded_runs(message: Descriptor) -> Descriptor:
@@ -31,6 +32,10 @@ def with_encoded_runs(message: Descriptor) -> Descriptor:
         if field.type_name == _RUN:
             field.ClearField("type_name")
             field.type = _BYTES
+            if field.label != _REPEATED:
+                # Absent and empty are two things for a message, and for bytes only so.
+                field.proto3_optional, field.oneof_index = True, len(like.oneof_decl)
+                like.oneof_decl.add(name=f"_{field.name}")
     file = descriptor_pb2.FileDescriptorProto(
         name=f"runengine/gateway/{message.name}.proto",
         package=ENCODED_RUNS,

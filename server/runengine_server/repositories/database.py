@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -45,7 +45,6 @@ _FAILED = (
     asyncpg.InternalClientError,
 )
 
-
 # What PostgreSQL does of itself for a process that was stopped or cut off in a transaction, and holds a
 # run's lock in it: nobody could take the run over, or renew the leases of all those beside it.
 _SERVER_SETTINGS = {
@@ -84,6 +83,19 @@ FROM pg_roles WHERE rolname = current_user
 _HAS_FUNCTIONS = "SELECT bool_and(to_regproc(name) IS NOT NULL) FROM unnest($1::text[]) AS name"
 
 
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Raises StatementRefused for a statement that is wrong, and Unavailable for all else that the
+    database or the way to it does, so that no word of the driver's leaves this file.
+    """
+    try:
+        yield
+    except _REFUSED as error:
+        raise StatementRefused from error
+    except _FAILED as error:
+        raise Unavailable from error
+
+
 class Scope:
     """Statements that row-level security lets see one tenant, or what dispatch needs of all.
 
@@ -101,32 +113,24 @@ class Scope:
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection in a transaction, committed at the end and rolled back on any exception.
 
-        Raises StatementRefused for a statement that is wrong, and Unavailable for all else that the
-        database or the way to it does, so that no word of the driver's leaves this file.
+        Raises StatementRefused for a statement that is wrong, and Unavailable for all else.
         """
-        try:
+        with _in_our_words():
             async with self._database.connection() as connection:
                 await connection.execute(self._begin)
                 yield connection
                 # A transaction that has failed answers COMMIT with ROLLBACK, and no error.
                 if await connection.execute("COMMIT") != "COMMIT":
                     raise StatementRefused
-        except _REFUSED as error:
-            raise StatementRefused from error
-        except _FAILED as error:
-            raise Unavailable from error
 
     async def call(self, function: Function, *arguments: Any) -> Sequence[asyncpg.Record]:
         """The rows of a function, after its first parameter, the tenant, if this is one. A transaction
         of its own, and one round trip. Raises as `transaction` does.
         """
         assert function.dispatch != bool(self._of_tenant), "a tenant's function is for tenants"
-        try:
-            return await self._database.fetch(function.call, *self._of_tenant, *arguments)
-        except _REFUSED as error:
-            raise StatementRefused from error
-        except _FAILED as error:
-            raise Unavailable from error
+        with _in_our_words():
+            async with self._database.connection() as connection:
+                return await connection.fetch(function.call, *self._of_tenant, *arguments)
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
         """The rows of one statement, in three round trips: for what is rare."""
@@ -242,25 +246,8 @@ class Database:
                     await _roll_back(connection)
                     raise
                 except BaseException:
-                    # It may be in the middle of a statement, see fetch.
-                    _terminate(connection)
-                    raise
-                finally:
-                    await self._put_back(connection)
-        except TimeoutError:
-            await self._lose_idle()
-            raise
-
-    async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
-        """The rows of one statement that is a transaction of its own. Raises as connection() does."""
-        try:
-            async with asyncio.timeout(_SECONDS), self._free:
-                connection = await self._take()
-                try:
-                    return await connection.fetch(sql, *arguments)
-                except asyncio.CancelledError:
-                    # asyncpg would wait for the server to agree to stop the statement, and a server
-                    # that says nothing would hold the call beyond its deadline.
+                    # It may be in the middle of a statement. asyncpg would wait for the server to agree
+                    # to stop it, and a server that says nothing would hold the call beyond its deadline.
                     _terminate(connection)
                     raise
                 finally:
@@ -302,17 +289,14 @@ class Database:
         `heard` gets (channel, payload). Its statements are transactions of their own, for its
         session may do what `dispatch` may, and nobody else inherits it.
         """
-        connection = None
-        try:
+        with _in_our_words():
             connection = await asyncpg.connect(self._url, timeout=_SECONDS, command_timeout=_SECONDS)
-            await connection.execute("SELECT set_config('runengine.dispatch', 'on', false)")
-            for channel in channels:
-                await connection.add_listener(
-                    channel, lambda _connection, _pid, to, payload: heard(to, str(payload))
-                )
-            yield connection
-        except _FAILED as error:
-            raise Unavailable from error
-        finally:
-            if connection is not None:
+            try:
+                await connection.execute("SELECT set_config('runengine.dispatch', 'on', false)")
+                for channel in channels:
+                    await connection.add_listener(
+                        channel, lambda _connection, _pid, to, payload: heard(to, str(payload))
+                    )
+                yield connection
+            finally:
                 connection.terminate()

@@ -12,13 +12,7 @@ from runengine_server.domain.encoded_run import decode_input
 from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun, RunStatus
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.functions import Function
-from runengine_server.repositories.transition_sql import counted, logged
-
-# What is notified when there is something to claim, and, with "run_id attempt", when a run was cancelled.
-QUEUED, CANCELLED = "runengine_queued", "runengine_cancelled"
-
-# The payload on QUEUED when it is runs that were handed back; those just triggered have none.
-HANDED_BACK = "handed back"
+from runengine_server.repositories.transition_sql import CANCELLED, HANDED_BACK, QUEUED, counted, logged
 
 _NAMES = """tenant_id, id, epoch, workflow_name, attempt, losses, campaign_id, encoded_input,
     running_seconds"""
@@ -33,9 +27,8 @@ _CLAIMED = """runs.tenant_id, runs.id, runs.epoch, runs.workflow_name, runs.atte
 # the start; a tenant that has as many running as it may ($6) is passed over. `places` counts those that
 # have room. Each step is one descent of an index, so the price is that of the batch, however many
 # are queued. Each tenant gets an equal share of the batch, in the order of its priorities.
-# queued -> running. Two statements for the two ways to claim, each on its partial index: one
+# queued -> running. Two functions for the two ways to claim, each on its partial index: one
 # statement with OR uses neither index (105 against 3,900 claims/s).
-#
 # $1 workflows, $2 how many, $3 lease in seconds, $4 the worker.
 _CLAIM_QUEUED = Function(
     "claim_queued",
@@ -45,40 +38,40 @@ _CLAIM_QUEUED = Function(
     -- With a limit of what runs, no two workers may look at the same time how many do.
     IF $6 IS NOT NULL THEN PERFORM pg_advisory_xact_lock(7405113218); END IF;
     RETURN QUERY WITH RECURSIVE turn AS (
-    SELECT $5::text AS tenant_id, false AS again, 0::bigint AS room, 0 AS places, 0 AS step
-    UNION ALL
-    SELECT next.tenant_id, next.again, next.room, places + (next.room > 0)::int, step + 1
-    FROM turn CROSS JOIN LATERAL (
-        SELECT found.*, CASE WHEN $6::int IS NULL THEN $2 ELSE $6 - (SELECT count(*) FROM (
-            SELECT FROM runs WHERE runs.tenant_id = found.tenant_id AND status = 'running' LIMIT $6
-        ) AS running) END AS room
-        FROM (
-            (SELECT tenant_id, turn.again FROM runs
-            WHERE status = 'queued' AND workflow_name = ANY($1) AND tenant_id > turn.tenant_id
-            ORDER BY tenant_id LIMIT 1)
-            UNION ALL
-            (SELECT tenant_id, true FROM runs
-            WHERE status = 'queued' AND workflow_name = ANY($1) AND NOT turn.again
-            ORDER BY tenant_id LIMIT 1)
-            LIMIT 1
-        ) AS found
-    ) AS next
-    WHERE places < $2 AND NOT (next.again AND next.tenant_id > $5)
-), due AS (
-    SELECT run.tenant_id, run.id FROM turn CROSS JOIN LATERAL (
-        SELECT tenant_id, id FROM runs
-        WHERE runs.tenant_id = turn.tenant_id AND status = 'queued' AND workflow_name = ANY($1)
-        ORDER BY priority DESC, queued_at, id
-        LIMIT least(turn.room, greatest(1, $2 / (SELECT max(places) FROM turn))) FOR UPDATE SKIP LOCKED
-    ) AS run WHERE turn.room > 0
-), claimed AS (
-    UPDATE runs SET status = 'running', epoch = epoch + 1, started_at = now_ms(),
-        lease_expires_at = clock_timestamp() + make_interval(secs => $3), updated_at = touch(updated_at)
-    FROM due WHERE runs.tenant_id = due.tenant_id AND runs.id = due.id
-    RETURNING {_CLAIMED}, runs.updated_at, runs.error, runs.trace_id
-), {logged("claimed", RunStatus.QUEUED, RunStatus.RUNNING, actor="$4", reason="'CLAIMED'")},
-{counted("claimed", RunStatus.QUEUED, RunStatus.RUNNING)}
-SELECT {_NAMES}, (SELECT tenant_id FROM turn ORDER BY step DESC LIMIT 1) FROM claimed;""",
+        SELECT $5::text AS tenant_id, false AS again, 0::bigint AS room, 0 AS places, 0 AS step
+        UNION ALL
+        SELECT next.tenant_id, next.again, next.room, places + (next.room > 0)::int, step + 1
+        FROM turn CROSS JOIN LATERAL (
+            SELECT found.*, CASE WHEN $6::int IS NULL THEN $2 ELSE $6 - (SELECT count(*) FROM (
+                SELECT FROM runs WHERE runs.tenant_id = found.tenant_id AND status = 'running' LIMIT $6
+            ) AS running) END AS room
+            FROM (
+                (SELECT tenant_id, turn.again FROM runs
+                WHERE status = 'queued' AND workflow_name = ANY($1) AND tenant_id > turn.tenant_id
+                ORDER BY tenant_id LIMIT 1)
+                UNION ALL
+                (SELECT tenant_id, true FROM runs
+                WHERE status = 'queued' AND workflow_name = ANY($1) AND NOT turn.again
+                ORDER BY tenant_id LIMIT 1)
+                LIMIT 1
+            ) AS found
+        ) AS next
+        WHERE places < $2 AND NOT (next.again AND next.tenant_id > $5)
+    ), due AS (
+        SELECT run.tenant_id, run.id FROM turn CROSS JOIN LATERAL (
+            SELECT tenant_id, id FROM runs
+            WHERE runs.tenant_id = turn.tenant_id AND status = 'queued' AND workflow_name = ANY($1)
+            ORDER BY priority DESC, queued_at, id
+            LIMIT least(turn.room, greatest(1, $2 / (SELECT max(places) FROM turn))) FOR UPDATE SKIP LOCKED
+        ) AS run WHERE turn.room > 0
+    ), claimed AS (
+        UPDATE runs SET status = 'running', epoch = epoch + 1, started_at = now_ms(),
+            lease_expires_at = clock_timestamp() + make_interval(secs => $3), updated_at = touch(updated_at)
+        FROM due WHERE runs.tenant_id = due.tenant_id AND runs.id = due.id
+        RETURNING {_CLAIMED}, runs.updated_at, runs.error, runs.trace_id
+    ), {logged("claimed", RunStatus.QUEUED, RunStatus.RUNNING, actor="$4", reason="'CLAIMED'")},
+    {counted("claimed", RunStatus.QUEUED, RunStatus.RUNNING)}
+    SELECT {_NAMES}, (SELECT tenant_id FROM turn ORDER BY step DESC LIMIT 1) FROM claimed;""",
     steps=True,
     dispatch=True,
 )
@@ -166,7 +159,6 @@ RETURNING 1
 """
 
 _REGISTER = "INSERT INTO workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
-
 
 FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED)
 

@@ -18,7 +18,7 @@ from runengine_server.repositories import idempotency_sql
 from runengine_server.repositories.database import Scope
 from runengine_server.repositories.functions import Function
 from runengine_server.repositories.held_run_repository import pruned
-from runengine_server.repositories.transition_sql import counted, logged
+from runengine_server.repositories.transition_sql import CANCELLED, QUEUED, counted, logged
 
 # A run as field 1 of a message: the whole of a GetRunResponse and its like, and one of the list's.
 _RESPONSE = r"encoded_bytes('\x0a', encoded_input || encoded_state)"
@@ -59,7 +59,7 @@ _TRIGGER = Function(
     ), {logged("run", None, RunStatus.QUEUED, actor="$7", reason="'TRIGGERED'")},
     {counted("run", None, RunStatus.QUEUED)}
     SELECT {_RESPONSE} INTO answer FROM run;
-    PERFORM pg_notify('runengine_queued', '');"""),
+    PERFORM pg_notify('{QUEUED}', '');"""),
     steps=True,
     variables="queued bigint;",
 )  # fmt: skip
@@ -141,7 +141,7 @@ _CANCEL = Function(
     {_LOCK}
     IF current_status <> 'cancelled' THEN
     {_from_each(_CANCEL_FROM, idempotency_sql.refuse("$5", "refused"))}
-    PERFORM pg_notify('runengine_cancelled', $2 || ' ' || current_attempt);
+    PERFORM pg_notify('{CANCELLED}', $2 || ' ' || current_attempt);
     END IF;"""),
     steps=True,
 )  # fmt: skip
@@ -157,7 +157,7 @@ _RETRY = Function(
     {_WITHIN_QUOTA.format(limit="$7", refuse=idempotency_sql.refuse("$5", "over quota"))}
     END IF;
     {_from_each(_RETRY_FROM, idempotency_sql.refuse("$5", "refused"))}
-    PERFORM pg_notify('runengine_queued', '');"""),
+    PERFORM pg_notify('{QUEUED}', '');"""),
     steps=True,
     variables="queued bigint;",
 )  # fmt: skip

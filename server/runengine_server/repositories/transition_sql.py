@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from runengine_server.domain.run import RunStatus
 
+# What is notified when there is something to claim, and, with "run_id attempt", when a run was cancelled.
+QUEUED, CANCELLED = "runengine_queued", "runengine_cancelled"
+
+# The payload on QUEUED when it is runs that were handed back; those just triggered have none.
+HANDED_BACK = "handed back"
+
 
 def logged(
     moved: str, source: str | None, target: str, actor: str, reason: str, trace: str = "trace_id"

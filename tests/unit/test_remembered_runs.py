@@ -1,0 +1,75 @@
+"""The gateway remembers the JSON of runs, and nobody can tell."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from runengine.v1 import run_pb2, run_service_pb2
+from runengine_server.gateway.json_mapping import encoder_of
+from runengine_server.gateway.remembered_runs import run_encoder, with_encoded_runs
+
+RESPONSES = [
+    method.output_type
+    for service in run_service_pb2.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+
+
+def some_run(**fields: object) -> run_pb2.Run:
+    run = run_pb2.Run(id="r", workflow_name="w", status=run_pb2.RUN_STATUS_QUEUED, attempt=1, **fields)  # type: ignore[arg-type]
+    run.trigger_payload.update({"brief": {"n": 3, "pi": 3.5, "none": None}})
+    return run
+
+
+def as_json(message: Message, response: Descriptor) -> object:
+    """As the gateway answers it: parsed with its runs encoded."""
+    stored = with_encoded_runs(response)
+    parsed = GetMessageClass(stored).FromString(message.SerializeToString())
+    return orjson.loads(orjson.dumps(encoder_of(stored)(parsed)))
+
+
+@pytest.mark.parametrize("response", RESPONSES, ids=lambda each: each.name)
+def test_every_response_has_the_json_that_it_has_without(response: Descriptor) -> None:
+    message_class = GetMessageClass(response)
+    full = message_class()
+    for field in full.DESCRIPTOR.fields:
+        if field.message_type is not None and field.message_type.name == "Run":
+            if field.is_repeated:
+                getattr(full, field.name).extend([some_run(), some_run(priority=3)])
+            else:
+                getattr(full, field.name).CopyFrom(some_run())
+    for message in (full, message_class()):
+        expected = orjson.loads(orjson.dumps(encoder_of(response)(message)))
+        assert as_json(message, response) == expected
+        assert as_json(message, response) == expected  # and from memory
+
+
+def test_what_was_made_once_is_not_made_again_until_the_run_changes() -> None:
+    made: list[Message] = []
+
+    def make(run: Message) -> dict[str, object]:
+        made.append(run)
+        return {"attempt": run.attempt}  # type: ignore[attr-defined]
+
+    encode = run_encoder(make)
+    first, changed = some_run().SerializeToString(), some_run(priority=1).SerializeToString()
+    for encoded in (first, bytes(bytearray(first)), changed, first):
+        assert orjson.dumps(encode(encoded)) == b'{"attempt":1}'
+    assert len(made) == 2
+
+
+def test_a_large_run_is_not_kept() -> None:
+    made: list[Message] = []
+
+    def make(run: Message) -> dict[str, object]:
+        made.append(run)
+        return {}
+
+    encode = run_encoder(make)
+    large = run_pb2.Run(id="r" * 8193).SerializeToString()
+    encode(large)
+    encode(large)
+    assert len(made) == 2
