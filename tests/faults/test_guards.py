@@ -194,9 +194,9 @@ async def test_a_worker_that_stops_while_it_holds_the_lock_of_its_run_does_not_h
 
 
 async def test_every_session_has_that_limit(database_url: str) -> None:
-    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
-        async with engine.database.connection() as connection:
-            assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "5s"
+    graph = chain(one=Ran().node("one"))
+    async with serving(database_url, graph) as engine, engine.database.connection() as connection:
+        assert await connection.fetchval("SHOW idle_in_transaction_session_timeout") == "5s"
 
 
 async def lost(engine: Engine, run_id: UUID) -> bool:
