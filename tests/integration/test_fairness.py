@@ -7,11 +7,14 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from runengine.v1.run_pb2 import RunStatus as WireStatus
 from runengine_client import QuotaExceeded, RunEngineClient
 from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.engine.trigger_run import check_trigger, trigger_run
+from runengine_server.repositories import queue_repository
+from runengine_server.repositories.database import Connection
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
 
@@ -140,3 +143,56 @@ async def test_of_many_triggers_at_once_as_many_are_taken_as_the_tenant_may_have
                 await other.trigger_run("unserved")
     finally:
         await limited.stop()
+
+
+async def read_rows(transaction: Connection) -> tuple[int, int]:
+    """(rows of runs read by going through them all, rows fetched by an index) in this transaction."""
+    row = await transaction.fetchrow(
+        "SELECT seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'runs'"
+    )
+    assert row is not None
+    return int(row["seq_tup_read"]), int(row["idx_tup_fetch"])
+
+
+@pytest.mark.parametrize("tenants", [1, 100])
+@pytest.mark.parametrize("limit", [None, 1000])
+async def test_a_claim_reads_what_it_takes_however_many_are_queued(
+    engine: Engine, database: asyncpg.Connection, tenants: int, limit: int | None
+) -> None:
+    for status in ("completed", "queued"):
+        await database.execute(
+            """INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status)
+            SELECT $1 || number % $2::int, gen_random_uuid(), $3, '', $4
+            FROM generate_series(1, 20000) AS number""",
+            engine.tenant_id,
+            tenants,
+            engine.workflow,
+            status,
+        )
+    await database.execute("ANALYZE runs")
+    arguments = ([engine.workflow], 10, LEASE_SECONDS, "worker:test", "", limit)
+    async with engine.database.dispatch().transaction() as transaction:
+        taken = await transaction.fetch(queue_repository._CLAIM_QUEUED.call, *arguments)
+        all_read, fetched = await read_rows(transaction)
+    assert len(taken) == 10
+    assert all_read == 0
+    # Each is found, locked and updated, and each tenant's turn is a look at one.
+    assert fetched <= 10 * len(taken)
+
+
+async def test_a_look_for_lost_runs_reads_no_others(engine: Engine, database: asyncpg.Connection) -> None:
+    await database.execute(
+        """INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, lease_expires_at)
+        SELECT $1, gen_random_uuid(), $2, '', 'running', CASE WHEN number <= 5 THEN '2000-01-01'
+            ELSE clock_timestamp() + interval '1 hour' END FROM generate_series(1, 20000) AS number""",
+        engine.tenant_id,
+        engine.workflow,
+    )
+    await database.execute("ANALYZE runs")
+    arguments = ([engine.workflow], 10, LEASE_SECONDS, "worker:test", 1)
+    async with engine.database.dispatch().transaction() as transaction:
+        taken = await transaction.fetch(queue_repository._CLAIM_EXPIRED.call, *arguments)
+        all_read, fetched = await read_rows(transaction)
+    assert len(taken) == 5
+    assert all_read == 0
+    assert fetched <= 10 * len(taken)
