@@ -524,9 +524,11 @@ class Storm:
         """Four times as many calls at once as one server takes."""
         tenant = self.random.choice(self.tenants)
         server = self.random.randrange(2)
+        payload = self.payload()
+        run = await tenant.trigger_until_told("storm", payload, tenant.campaigns[0], payload["key"])
         await self.servers[server].ready.wait()
         before = len(self.history.read())
-        await asyncio.gather(*(tenant.get(tenant.runs[0], server) for _ in range(_OVERLOAD)))
+        await asyncio.gather(*(tenant.get(run.id, server) for _ in range(_OVERLOAD)))
         reasons = [note.get("reason") for note in self.history.read()[before:] if note["what"] == "answer"]
         if "OVERLOADED" in reasons:
             self.hit("overload", refused=reasons.count("OVERLOADED"))
