@@ -521,14 +521,25 @@ class Storm:
         self.hit("disk full")
 
     async def overload(self) -> None:
-        """Four times as many calls at once as one server takes."""
+        """Four times as many calls at once as one server takes. They wait for a lock, so that none makes
+        room for another before the surplus has come.
+        """
         tenant = self.random.choice(self.tenants)
         server = self.random.randrange(2)
         payload = self.payload()
         run = await tenant.trigger_until_told("storm", payload, tenant.campaigns[0], payload["key"])
         await self.servers[server].ready.wait()
         before = len(self.history.read())
-        await asyncio.gather(*(tenant.get(run.id, server) for _ in range(_OVERLOAD)))
+        connection = await self.superuser()
+        try:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+                calls = [asyncio.create_task(tenant.get(run.id, server)) for _ in range(_OVERLOAD)]
+                # The first to end are those that did not wait.
+                await asyncio.wait(calls, timeout=3, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await connection.close()
+        await asyncio.gather(*calls)
         reasons = [note.get("reason") for note in self.history.read()[before:] if note["what"] == "answer"]
         if "OVERLOADED" in reasons:
             self.hit("overload", refused=reasons.count("OVERLOADED"))
