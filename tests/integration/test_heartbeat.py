@@ -116,30 +116,52 @@ async def test_a_node_that_blocks_the_event_loop_does_not_lose_its_run(database_
         assert await engine.executions(run_id) == ["blocking 1 completed"]
 
 
+class Clock:
+    """Stands for the module `time`."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead
+
+
 async def test_a_worker_that_cannot_renew_stops_its_graph_before_the_lease_ends_and_counts_no_loss(
     database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away = threading.Event()
-    real = Line.heartbeat
+    away, looked = threading.Event(), asyncio.Event()
+    real, hand_back = Line.heartbeat, QueueRepository.hand_back
+    clock = Clock()
 
     async def heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
         if away.is_set():
             raise Unavailable
         return await real(line, held, seconds)
 
+    async def hand_back_after_the_look(queue: QueueRepository, held: Sequence[ClaimedRun]) -> None:
+        await looked.wait()
+        await hand_back(queue, held)
+
     monkeypatch.setattr(Line, "heartbeat", heartbeat)
+    monkeypatch.setattr(QueueRepository, "hand_back", hand_back_after_the_look)
+    monkeypatch.setattr("runengine_server.engine.heartbeat.time", clock)
     held = Held()
-    async with serving(database_url, chain(held=held.node), lease_seconds=3) as engine:
+    async with serving(database_url, chain(held=held.node)) as engine:
         run_id = await engine.trigger()
         async with engine.working():
             execution = await held.next()
             away.set()
+            clock.ahead = engine.lease_seconds * 5 / 6
             await happened(execution.ended)
             lease_left = await database.fetchval(
-                "SELECT lease_expires_at > clock_timestamp() FROM runs WHERE id = $1", run_id
+                "SELECT lease_expires_at - make_interval(secs => $2) > clock_timestamp() FROM runs "
+                "WHERE id = $1",
+                run_id,
+                clock.ahead,
             )
             assert lease_left
+            clock.ahead = 0
             away.clear()
+            looked.set()
             (await held.next()).go.set()
             assert await ended(engine, run_id) is RunStatus.COMPLETED
         assert await engine.losses(run_id) == 0
