@@ -12,6 +12,7 @@ With `RUNENGINE_MUTANT` one guard of the product is taken out.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import importlib
@@ -25,6 +26,7 @@ from google.protobuf.struct_pb2 import Struct
 from runengine_server.domain.errors import Fenced
 from runengine_server.domain.run import ClaimedRun, NewRun
 from runengine_server.domain.struct import to_dict
+from runengine_server.repositories.functions import Function
 
 from tests.faults.arrivals import arrive
 from tests.faults.history import ours
@@ -96,6 +98,7 @@ def _install_worker(points: _Points) -> None:
 
     held: set[tuple[str, int]] = set()
     begun: set[tuple[str, Any]] = set()
+    unrecorded: set[str] = set()
 
     def write(name: str) -> Callable[[Any], Any]:
         def wrapper(real: Any) -> Any:
@@ -104,6 +107,7 @@ def _install_worker(points: _Points) -> None:
                 run_id, payload = str(run.id), run.trigger_payload
                 # LangGraph's own task that takes the input is no step, and is never begun.
                 completes = name == "save_writes" and (run_id, arguments[5]) in begun
+                later = named.get("later", False)
                 if name == "begin_step":
                     begun.add((run_id, arguments[0]))
                     if (run_id, run.epoch) not in held:
@@ -113,9 +117,14 @@ def _install_worker(points: _Points) -> None:
                 if completes:
                     async with points.reached("between_effect_and_record", run_id, payload):
                         pass
-                async with points.reached(f"before_{name}", run_id, payload), _noted(name, run):
+                # What is done later is sent, and so fenced, with what comes next.
+                noted = contextlib.nullcontext() if later else _noted(name, run)
+                async with points.reached(f"before_{name}", run_id, payload), noted:
                     answer = await real(self, *arguments, **named)
-                if completes:
+                if completes and later:
+                    unrecorded.add(run_id)
+                elif completes or (name == "begin_step" and run_id in unrecorded):
+                    unrecorded.discard(run_id)
                     async with points.reached("after_record", run_id, payload):
                         pass
                 return answer
@@ -135,14 +144,25 @@ def _install_worker(points: _Points) -> None:
             door = points.reached("before_finish", run_id, payload)
             async with door, _noted("finish", run), real(self) as ending:
                 yield ending
-                async with points.reached("inside_finish", run_id, payload):
-                    pass
             async with points.reached("after_finish", run_id, payload):
                 pass
 
         return call
 
     _wrap(HeldRunRepository, "end", end)
+
+    def statement(real: Any) -> Any:
+        async def call(self: Any, function: Function, *arguments: Any) -> Any:
+            if not function.title.startswith("end_"):
+                return await real(self, function, *arguments)
+            # It is one statement: PostgreSQL has it, and this process may not hear what becomes of it.
+            ending = asyncio.ensure_future(real(self, function, *arguments))
+            async with points.reached("inside_finish", str(self.run.id), self.run.trigger_payload):
+                return await ending
+
+        return call
+
+    _wrap(HeldRunRepository, "_fenced", statement)
 
     def process(real: Any) -> Any:
         async def call(self: Any, run: ClaimedRun) -> Any:

@@ -54,7 +54,8 @@ class Kind:
         if self.door is None:
             return None
         name = self.door.partition(":")[0].removeprefix("before_")
-        return "save_writes" if name == "between_effect_and_record" else name
+        # What a node has done goes out with the begin of the next.
+        return "begin_step" if name in ("between_effect_and_record", "save_checkpoint") else name
 
     def payload(self, gates: str) -> dict[str, Any]:
         nodes: dict[str, Any] = {"first": {"manner": self.manner}, "third": {"save": True}}
@@ -64,13 +65,13 @@ class Kind:
 
 
 KINDS = {
-    "begins a step": Kind("before_begin_step:2", by_zombie=("first",), mid_step="second"),
+    "begins a step": Kind("before_begin_step:2"),
     "records a step": Kind("between_effect_and_record"),
     "fails a step": Kind("before_fail_step", word="fail"),
     "saves an artifact": Kind("before_save_artifact", word="save"),
-    "saves a checkpoint": Kind("before_save_checkpoint:3", by_zombie=("first",), mid_step="second"),
+    "saves a checkpoint": Kind("before_save_checkpoint:3"),
     "completes the run": Kind(
-        "before_finish", by_zombie=("first", "second", "third"), mid_step="before_finish"
+        "before_finish", by_zombie=("first", "second"), mid_step="before_finish"
     ),
     "fails the run": Kind("before_finish", word="fail"),
     "ends its node": Kind(),

@@ -54,7 +54,13 @@ async def put(saver: FencedCheckpointer, run: ClaimedRun) -> RunnableConfig:
     """A checkpoint with what one task wrote on top of it."""
     stored = await saver.aput(config_of(run), empty_checkpoint(), METADATA, {})
     await saver.aput_writes(stored, [("seen", ["one"])], str(uuid4()))
+    await flush(saver)
     return stored
+
+
+async def flush(saver: FencedCheckpointer) -> None:
+    """What the next statement of the run would do."""
+    await saver._execution.engine(saver._execution.held.flush())
 
 
 def id_of(stored: RunnableConfig) -> str:
@@ -187,8 +193,9 @@ async def test_a_worker_that_lost_its_run_changes_no_checkpoint(
         await fail(engine, run)
     before = await rows(database, run.id)
     assert before
-    with pytest.raises(Lost) as raised:
+    with pytest.raises(Lost) as raised:  # noqa: PT012
         await writes_of(run)[write](lost)
+        await flush(lost)
     assert isinstance(raised.value.__cause__, Fenced)
     assert await rows(database, run.id) == before
 
@@ -204,8 +211,9 @@ async def test_another_tenant_neither_sees_nor_changes_a_checkpoint(
     assert await foreign.aget_tuple(config_of(run)) is None
     assert await foreign.aget_tuple(stored) is None
     assert await listed(foreign, run) == []
-    with pytest.raises(Lost):
+    with pytest.raises(Lost):  # noqa: PT012
         await writes_of(run)[write](foreign)
+        await flush(foreign)
     assert await rows(database, run.id) == before
 
 

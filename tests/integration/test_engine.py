@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Annotated, Any, TypedDict
@@ -197,8 +199,11 @@ async def test_a_run_whose_worker_died_before_ending_it_still_names_its_bundle(
 ) -> None:
     ran = Ran()
 
-    def die(held: HeldRunRepository) -> None:
+    @asynccontextmanager
+    async def die(held: HeldRunRepository) -> AsyncIterator[None]:
+        await held.flush()
         raise Killed
+        yield
 
     async with serving(database_url, chain(bundle=save_bundle, last=ran.node("last"))) as engine:
         campaign = await engine.campaigns.insert(uuid4())
@@ -593,9 +598,9 @@ async def test_a_node_that_writes_only_what_is_never_stored_does_not_run_again(
     failures = [RuntimeError("Once.")]
     save_writes = HeldRunRepository.save_writes
 
-    async def notice(held: HeldRunRepository, *arguments: Any) -> None:
+    async def notice(held: HeldRunRepository, *arguments: Any, **named: Any) -> None:
         of_scratch = "scratch" in ran.names
-        await save_writes(held, *arguments)
+        await save_writes(held, *arguments, **named)
         if of_scratch:
             stored.set()
 

@@ -173,12 +173,12 @@ async def test_what_a_step_has_written_is_stored_before_the_run_fails_for_anothe
         HeldRunRepository.end,
     )
 
-    async def slow_write(held: HeldRunRepository, *arguments: Any) -> None:
+    async def slow_write(held: HeldRunRepository, *arguments: Any, **named: Any) -> None:
         if "left" not in ran.names or writing.is_set():
-            return await save_writes(held, *arguments)
+            return await save_writes(held, *arguments, **named)
         writing.set()
         await written.wait()
-        await save_writes(held, *arguments)
+        await save_writes(held, *arguments, **named)
         order.append("written")
         return None
 
@@ -213,9 +213,9 @@ async def test_nothing_is_written_any_more_once_a_stopped_execution_has_ended(
     writes: list[object] = []
     save_writes = HeldRunRepository.save_writes
 
-    async def note(repository: HeldRunRepository, *arguments: Any) -> None:
+    async def note(repository: HeldRunRepository, *arguments: Any, **named: Any) -> None:
         writes.append("begun")
-        await save_writes(repository, *arguments)
+        await save_writes(repository, *arguments, **named)
         writes.append("done")
 
     monkeypatch.setattr(HeldRunRepository, "save_writes", note)

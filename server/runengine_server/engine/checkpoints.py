@@ -35,8 +35,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     with a ValueError.
 
     What a task wrote is stored in one statement with the completion of its step, so that a step is
-    completed exactly when LangGraph will not run it again. Every write raises Lost when the run is
-    no longer this worker's. `state` has the channels of the graph as last saved or read.
+    completed exactly when LangGraph will not run it again. The end of a superstep is stored with the
+    next statement, see HeldRunRepository. Every statement raises Lost when the run is no longer this
+    worker's. `state` has the channels of the graph as last saved or read.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -72,6 +73,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     ) -> None:
         namespace = configurable["checkpoint_ns"]
         written = dict(writes)
+        if namespace == "":
+            self._execution.under_way.discard(UUID(task_id))
         completed = UUID(task_id) if namespace == "" and not written.keys() & {ERROR, INTERRUPT} else None
         if ERROR in written:
             # An edge that raises comes after its node has written. Stored, those writes would make
@@ -89,9 +92,13 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             if namespace == "":
                 await self._note_failure(UUID(task_id), error, handled=False)
             raise
-        held = self._execution.held
+        # Of the last task of a superstep this goes out with the begin of the next. Others must not wait:
+        # how long those beside them take nobody knows.
+        later = completed is not None and not self._execution.under_way
         await self._execution.engine(
-            held.save_writes(namespace, configurable["checkpoint_id"], task_id, task_path, rows, completed)
+            self._execution.held.save_writes(
+                namespace, configurable["checkpoint_id"], task_id, task_path, rows, completed, later=later
+            )
         )
 
     async def _note_failure(self, task_id: UUID, error: Any, handled: bool) -> None:
@@ -144,7 +151,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             checkpoint=encoded,
             metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
         )
-        await self._execution.engine(self._execution.held.save_checkpoint(stored))
+        later = stored.checkpoint_ns == ""
+        await self._execution.engine(self._execution.held.save_checkpoint(stored, later=later))
         self._stored.add(stored.checkpoint_ns)
         if configurable["checkpoint_ns"] == "":
             self.state = checkpoint["channel_values"]

@@ -93,6 +93,7 @@ class LangGraphRunProcessor:
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 raise
             except GraphDrained:
+                await held.flush()
                 log.info("run drained")
                 return
             except BaseException as error:

@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from runengine_server.domain.run import Campaign, CampaignStatus
-from runengine_server.repositories.database import Connection, Scope
+from runengine_server.repositories.database import Scope
 from runengine_server.repositories.functions import Function
 
 _CAMPAIGN = "id, status, bundle_url, latest_run_id, created_at, updated_at"
@@ -31,17 +31,21 @@ _GET = Function(
 
 FUNCTIONS = (_INSERT, _GET)
 
-# latest_run_id is the greatest (created_at, id, attempt) that has finished, not the last to finish:
-# without the comparison a slow old run would overwrite a newer one. A failed run keeps the bundle.
-_UPDATE_FROM_RUN = """
-UPDATE campaigns SET status = $3, bundle_url = coalesce($4, campaigns.bundle_url), latest_run_id = run.id,
-    latest_run_created_at = run.created_at, latest_run_attempt = run.attempt,
-    updated_at = touch(campaigns.updated_at)
-FROM runs AS run
-WHERE campaigns.tenant_id = $1 AND campaigns.id = $2 AND run.tenant_id = $1 AND run.id = $5
-    AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
-        > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))
-"""
+
+def update_from_run(campaign: str, status: str, bundle_url: str, run: str) -> str:
+    """The statement, of the function that ends a run, that moves its campaign; all four are parameters.
+
+    latest_run_id is the greatest (created_at, id, attempt) that has finished, not the last to finish:
+    without the comparison a slow old run would overwrite a newer one. A failed run keeps the bundle.
+    """
+    return f"""UPDATE campaigns SET status = {status},
+        bundle_url = coalesce({bundle_url}, campaigns.bundle_url), latest_run_id = run.id,
+        latest_run_created_at = run.created_at, latest_run_attempt = run.attempt,
+        updated_at = touch(campaigns.updated_at)
+    FROM runs AS run
+    WHERE campaigns.tenant_id = $1 AND campaigns.id = {campaign} AND run.tenant_id = $1 AND run.id = {run}
+        AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
+            > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
 
 
 def _campaign(row: asyncpg.Record) -> Campaign:
@@ -71,14 +75,3 @@ class CampaignRepository:
         rows = await self._scope.call(_GET, campaign_id)
         return _campaign(rows[0]) if rows else None
 
-
-async def update_from_run(
-    transaction: Connection,
-    tenant_id: str,
-    campaign_id: UUID,
-    status: CampaignStatus,
-    bundle_url: str | None,
-    latest_run_id: UUID,
-) -> None:
-    """Moves the campaign inside the transaction that ends the run, unless a newer run has done so."""
-    await transaction.execute(_UPDATE_FROM_RUN, tenant_id, campaign_id, status, bundle_url, latest_run_id)

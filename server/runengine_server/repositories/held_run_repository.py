@@ -4,16 +4,18 @@ the run is running under the worker's epoch, and raises Fenced otherwise.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
 from uuid import UUID
 
 from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.errors import Fenced
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
-from runengine_server.repositories import campaign_repository
-from runengine_server.repositories.database import Connection, Database
+from runengine_server.repositories.campaign_repository import update_from_run
+from runengine_server.repositories.database import Database
 from runengine_server.repositories.functions import Function
 from runengine_server.repositories.transition_sql import counted, logged
 
@@ -24,25 +26,50 @@ _HELD = """held AS (
     FOR SHARE
 )"""
 
+# What has been done since the last statement: $4 the steps that completed, $5 to $12 what tasks wrote, $13
+# to $18 checkpoints, oldest first. A step completes (running -> completed) in one statement with the
+# writes that make it so: it is completed exactly when LangGraph will not run it again.
+_DONE_PARAMETERS = """text, uuid, bigint, uuid[],
+    text[], text[], text[], text[], int[], text[], text[], bytea[],
+    text[], text[], text[], text[], bytea[], bytea[]"""
+_DONE = """saved_writes AS (
+    INSERT INTO checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx,
+        channel, type, value)
+    SELECT $1, $2, written.* FROM held, unnest($5, $6, $7, $8, $9, $10, $11, $12) AS written
+    ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
+        SET channel = excluded.channel, type = excluded.type, value = excluded.value
+), saved_checkpoints AS (
+    INSERT INTO checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+        type, checkpoint, metadata)
+    SELECT $1, $2, saved.* FROM held, unnest($13, $14, $15, $16, $17, $18) AS saved
+    ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
+        SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+), completed AS (
+    UPDATE run_steps SET status = 'completed', completed_at = now_ms(), updated_at = touch(updated_at)
+    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($4) AND status = 'running'
+)"""
+
+_RECORD = Function("record", _DONE_PARAMETERS, "held int", f"WITH {_HELD}, {_DONE} SELECT 1 FROM held")
+
 # pending or nothing -> running. An execution still marked running was stopped by its own timeout, and
 # may still be cleaning up; what it writes from now on names its own attempt, and changes nothing.
 _BEGIN_STEP = Function(
     "begin_step",
-    "text, uuid, bigint, uuid, text, text, boolean",
+    f"{_DONE_PARAMETERS}, uuid, text, text, boolean",
     "attempt int",
     f"""
-WITH {_HELD}, stopped AS (
+WITH {_HELD}, {_DONE}, stopped AS (
     UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
         error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
             'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
-    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND status = 'running'
+    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'running'
 ), begun AS (
     INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
         cache_hit, started_at)
-    SELECT $1, $2, $4,
+    SELECT $1, $2, $19,
         (SELECT coalesce(max(attempt), 0) + 1 FROM run_steps
-            WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND status <> 'pending'),
-        held.attempt, $5, $6, 'running', $7, now_ms()
+            WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status <> 'pending'),
+        held.attempt, $20, $21, 'running', $22, now_ms()
     FROM held
     ON CONFLICT (tenant_id, run_id, id, attempt) DO UPDATE SET status = 'running',
         cache_hit = excluded.cache_hit, started_at = excluded.started_at,
@@ -74,45 +101,6 @@ WITH {_HELD}, failed AS (
     UPDATE run_steps SET handled = true
     FROM held WHERE $8 AND tenant_id = $1 AND run_id = $2 AND id = $4 AND run_steps.attempt = $7
         AND status = 'failed'
-)
-SELECT 1 FROM held
-""",
-)
-
-# running -> completed, in one statement with the writes that make it so: a step is completed exactly
-# when LangGraph will not run it again.
-_SAVE_WRITES = Function(
-    "save_writes",
-    "text, uuid, bigint, text, text, text, text, int[], text[], text[], bytea[], uuid",
-    "held int",
-    f"""
-WITH {_HELD}, saved AS (
-    INSERT INTO checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx,
-        task_path, channel, type, value)
-    SELECT $1, $2, $4, $5, $6, written.idx, $7, written.channel, written.type, written.value
-    FROM held, unnest($8::int[], $9::text[], $10::text[], $11::bytea[])
-        AS written(idx, channel, type, value)
-    ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
-        SET channel = excluded.channel, type = excluded.type, value = excluded.value
-), completed AS (
-    UPDATE run_steps SET status = 'completed', completed_at = now_ms(), updated_at = touch(updated_at)
-    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $12 AND status = 'running'
-)
-SELECT 1 FROM held
-""",
-)
-
-_SAVE_CHECKPOINT = Function(
-    "save_checkpoint",
-    "text, uuid, bigint, text, text, text, text, bytea, bytea",
-    "held int",
-    f"""
-WITH {_HELD}, saved AS (
-    INSERT INTO checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
-        type, checkpoint, metadata)
-    SELECT $1, $2, $4, $5, $6, $7, $8, $9 FROM held
-    ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
-        SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
 )
 SELECT 1 FROM held
 """,
@@ -246,35 +234,42 @@ SELECT 1 FROM held
 """,
 )
 
-# The fence of the two that end a run is this lock, in a statement of its own so that the next one
-# sees every step that was recorded under it.
-_LOCK = """
-SELECT 1 FROM runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR UPDATE
-"""
-
-# running -> completed | failed. Steps that were due are skipped; those under way were stopped by the
+# running -> completed | failed, and the campaign $7, where there is one, with it. The fence is a lock in a
+# statement of its own, so that the next one sees every step that was recorded under it. $11 are steps that
+# have completed; of the others those that were due are skipped, and those under way were stopped by the
 # failure of another. A completed run is final, so nothing will ever resume from its checkpoints.
 _END = {
-    target: f"""
-WITH run AS (
-    UPDATE runs SET status = '{target}', error = $4, completed_at = greatest(now_ms(), started_at),
-        lease_expires_at = NULL,
-        updated_at = touch(updated_at)
-    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
-    RETURNING tenant_id, id, campaign_id, attempt, updated_at, error, trace_id
-), steps AS (
-    UPDATE run_steps SET
-        status = CASE status WHEN 'running' THEN 'failed' ELSE 'skipped' END,
-        error = CASE status WHEN 'running' THEN jsonb_build_object('code', 'STEP_INTERRUPTED',
-            'message', 'It was stopped because the run ended without it.', 'step_id', step_id,
-            'attempt', run_steps.attempt, 'retryable', true) END,
-        completed_at = CASE status WHEN 'running' THEN now_ms() END,
-        updated_at = touch(run_steps.updated_at)
-    FROM run WHERE run_steps.tenant_id = $1 AND run_id = run.id AND status IN ('pending', 'running')
-), {logged("run", RunStatus.RUNNING, target, actor="$5", reason="$6")},
-{counted("run", RunStatus.RUNNING, target)}, {cleared("run")}
-SELECT 1 FROM run
-"""
+    target: Function(
+        f"end_{target}",
+        "text, uuid, bigint, bytea, text, text, uuid, text, text, uuid, uuid[]",
+        "ended int",
+        f"""
+    PERFORM FROM runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR UPDATE;
+    IF NOT FOUND THEN RETURN; END IF;
+    WITH run AS (
+        UPDATE runs SET status = '{target}', error = $4, completed_at = greatest(now_ms(), started_at),
+            lease_expires_at = NULL, updated_at = touch(updated_at)
+        WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
+        RETURNING tenant_id, id, campaign_id, attempt, updated_at, error, trace_id
+    ), steps AS (
+        UPDATE run_steps SET
+            status = CASE WHEN run_steps.status = 'pending' THEN 'skipped'
+                WHEN run_steps.id = ANY($11) THEN 'completed' ELSE 'failed' END,
+            error = CASE WHEN run_steps.status = 'running' AND run_steps.id <> ALL($11) THEN
+                jsonb_build_object('code', 'STEP_INTERRUPTED',
+                    'message', 'It was stopped because the run ended without it.', 'step_id', step_id,
+                    'attempt', run_steps.attempt, 'retryable', true) END,
+            completed_at = CASE WHEN run_steps.status = 'running' THEN now_ms() END,
+            updated_at = touch(run_steps.updated_at)
+        FROM run
+        WHERE run_steps.tenant_id = $1 AND run_id = run.id AND run_steps.status IN ('pending', 'running')
+    ), {logged("run", RunStatus.RUNNING, target, actor="$5", reason="$6")},
+    {counted("run", RunStatus.RUNNING, target)}, {cleared("run")}
+    SELECT 1 INTO ended FROM run;
+    {update_from_run(campaign="$7", status="$8", bundle_url="$9", run="$10")};
+    RETURN NEXT;""",
+        steps=True,
+    )
     for target, cleared in ((RunStatus.COMPLETED, _dropped), (RunStatus.FAILED, pruned))
 }
 
@@ -283,10 +278,9 @@ _HAS_ARTIFACT = Function(
 )
 
 FUNCTIONS = (
+    _RECORD,
     _BEGIN_STEP,
     _FAIL_STEP,
-    _SAVE_WRITES,
-    _SAVE_CHECKPOINT,
     _GET_CHECKPOINT,
     _LIST_CHECKPOINTS,
     _LIST_WRITES,
@@ -296,6 +290,7 @@ FUNCTIONS = (
     _GET_CACHED,
     _SAVE_CACHED,
     _HAS_ARTIFACT,
+    *_END.values(),
 )
 
 
@@ -312,49 +307,69 @@ class StoredCheckpoint:
 
 
 class EndingRun:
-    """A run that is being ended; everything here shares one transaction."""
+    """A run that is being ended; all that is asked for here happens in one transaction."""
 
-    def __init__(self, transaction: Connection, run: ClaimedRun, worker: str) -> None:
-        self._transaction = transaction
-        self._run = run
-        self._worker = worker
+    def __init__(self) -> None:
+        self.target: RunStatus | None = None
+        self.error: Failure | None = None
+        self.campaign: tuple[UUID | None, CampaignStatus | None, str | None, UUID | None] = (None,) * 4
 
     async def complete(self) -> None:
         """running → completed. Drops the checkpoints."""
-        await self._end(RunStatus.COMPLETED, None)
+        self.target = RunStatus.COMPLETED
 
     async def fail(self, error: Failure) -> None:
         """running → failed. Keeps of the checkpoints what a retry resumes from."""
-        await self._end(RunStatus.FAILED, error)
-
-    async def _end(self, target: RunStatus, error: Failure | None) -> None:
-        run = self._run
-        row = await self._transaction.fetchrow(
-            _END[target],
-            run.tenant_id,
-            run.id,
-            run.epoch,
-            encode_error(error) if error else None,
-            self._worker,
-            error.code if error else "COMPLETED",
-        )
-        assert row is not None, "under lock nobody else can have moved it"
+        self.target, self.error = RunStatus.FAILED, error
 
     async def update_campaign(
         self, campaign_id: UUID, status: CampaignStatus, bundle_url: str | None, latest_run_id: UUID
     ) -> None:
         """Moves the campaign of the same tenant, unless a newer run has done so."""
-        await campaign_repository.update_from_run(
-            self._transaction, self._run.tenant_id, campaign_id, status, bundle_url, latest_run_id
-        )
+        self.campaign = (campaign_id, status, bundle_url, latest_run_id)
+
+
+class _Done:
+    """What was done and is not stored yet, by the keys of its rows."""
+
+    def __init__(self) -> None:
+        self.completed: list[UUID] = []
+        self.writes: dict[tuple[str, str, str, int], tuple[object, ...]] = {}
+        self.checkpoints: dict[tuple[str, str], tuple[object, ...]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.completed or self.writes or self.checkpoints)
+
+    def before(self, other: _Done) -> _Done:
+        """Both as one."""
+        both = _Done()
+        both.completed = self.completed + other.completed
+        both.writes = self.writes | other.writes
+        both.checkpoints = self.checkpoints | other.checkpoints
+        return both
+
+    def columns(self) -> list[list[object]]:
+        """As _DONE_PARAMETERS has them."""
+        return [list(self.completed), *_columns(self.writes, 8), *_columns(self.checkpoints, 6)]
+
+
+def _columns(rows: dict[Any, tuple[object, ...]], count: int) -> list[list[object]]:
+    return [list(column) for column in zip(*rows.values(), strict=True)] or [[]] * count
 
 
 class HeldRunRepository:
-    """What the worker that claimed `run` may write; every method raises Fenced once it is not its own."""
+    """What the worker that claimed `run` may write; every method raises Fenced once it is not its own.
+
+    What is done `later` goes out with the next statement, whatever that is, in the same transaction:
+    between the end of the last node of a superstep and the beginning of the next node no code of the
+    workflow's is run, and so a step takes one round trip, not three.
+    """
 
     def __init__(self, database: Database, run: ClaimedRun, worker: str) -> None:
         self._scope = database.tenant(run.tenant_id)
         self._worker = worker
+        self._done = _Done()
+        self._in_order = asyncio.Lock()
         self.run = run
 
     async def _fenced(self, function: Function, *arguments: object) -> int:
@@ -363,9 +378,27 @@ class HeldRunRepository:
             raise Fenced
         return int(rows[0][0])
 
+    async def _with_done(self, function: Function, *arguments: object) -> int:
+        """Calls it with all that was done; whoever has done nothing still comes after what was."""
+        async with self._in_order:
+            done, self._done = self._done, _Done()
+            if done:
+                try:
+                    return await self._fenced(function, *done.columns(), *arguments)
+                except BaseException:
+                    # Whether it is stored nobody knows. To store it twice does no harm.
+                    self._done = done.before(self._done)
+                    raise
+        return await self._fenced(function, *done.columns(), *arguments)
+
+    async def flush(self) -> None:
+        """Stores what was done `later`."""
+        if self._done:
+            await self._with_done(_RECORD)
+
     async def begin_step(self, task_id: UUID, step_id: str, skill_id: str, cache_hit: bool) -> int:
         """Records that a node starts, and answers which execution of the step this is, from 1."""
-        return await self._fenced(_BEGIN_STEP, task_id, step_id, skill_id, cache_hit)
+        return await self._with_done(_BEGIN_STEP, task_id, step_id, skill_id, cache_hit)
 
     async def fail_step(
         self,
@@ -391,46 +424,51 @@ class HeldRunRepository:
         task_path: str,
         writes: Sequence[tuple[int, str, str, bytes]],
         completed_step: UUID | None,
+        *,
+        later: bool = False,
     ) -> None:
         """Stores what a task wrote, as (index, channel, type, value), and completes its step."""
-        columns = [list(column) for column in zip(*writes, strict=True)] or [[], [], [], []]
-        await self._fenced(
-            _SAVE_WRITES, checkpoint_ns, checkpoint_id, task_id, task_path, *columns, completed_step
-        )
+        if completed_step is not None:
+            self._done.completed.append(completed_step)
+        for write in writes:
+            key = (checkpoint_ns, checkpoint_id, task_id, write[0])
+            self._done.writes[key] = (checkpoint_ns, checkpoint_id, task_id, task_path, *write)
+        if not later:
+            await self._with_done(_RECORD)
 
-    async def save_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+    async def save_checkpoint(self, checkpoint: StoredCheckpoint, *, later: bool = False) -> None:
         """Stores a checkpoint, which becomes the current one of its namespace."""
-        await self._fenced(
-            _SAVE_CHECKPOINT,
-            checkpoint.checkpoint_ns,
-            checkpoint.checkpoint_id,
-            checkpoint.parent_checkpoint_id,
-            checkpoint.type,
-            checkpoint.checkpoint,
-            checkpoint.metadata,
-        )
+        key = (checkpoint.checkpoint_ns, checkpoint.checkpoint_id)
+        self._done.checkpoints[key] = astuple(checkpoint)
+        if not later:
+            await self._with_done(_RECORD)
 
     async def get_checkpoint(self, checkpoint_ns: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
         """The checkpoint of that id, or the current one when the id is None."""
+        await self.flush()
         rows = await self._scope.call(_GET_CHECKPOINT, self.run.id, checkpoint_ns, checkpoint_id)
         return StoredCheckpoint(**rows[0]) if rows else None
 
     async def list_checkpoints(self, checkpoint_ns: str | None, before: str | None) -> list[StoredCheckpoint]:
         """Newest first; `before` leaves out that id and all newer ones."""
+        await self.flush()
         rows = await self._scope.call(_LIST_CHECKPOINTS, self.run.id, checkpoint_ns, before)
         return [StoredCheckpoint(**row) for row in rows]
 
     async def list_writes(self, checkpoint_ns: str, checkpoint_id: str) -> list[tuple[str, str, str, bytes]]:
         """What tasks wrote on top of a checkpoint: (task id, channel, type, value)."""
+        await self.flush()
         rows = await self._scope.call(_LIST_WRITES, self.run.id, checkpoint_ns, checkpoint_id)
         return [(row["task_id"], row["channel"], row["type"], row["value"]) for row in rows]
 
     async def prune_checkpoints(self) -> None:
         """Keeps of each namespace the current checkpoint with its writes, and what these build on."""
+        await self.flush()
         await self._fenced(_PRUNE_CHECKPOINTS)
 
     async def drop_checkpoints(self) -> None:
         """Deletes all checkpoints and writes."""
+        await self.flush()
         await self._fenced(_DROP_CHECKPOINTS)
 
     async def save_artifact(self, artifact: Artifact, task_id: UUID, attempt: int) -> None:
@@ -463,9 +501,18 @@ class HeldRunRepository:
 
     @asynccontextmanager
     async def end(self) -> AsyncIterator[EndingRun]:
-        """The transaction that ends the run: all of it happens, or nothing."""
-        run = self.run
-        async with self._scope.transaction() as transaction:
-            if await transaction.fetchrow(_LOCK, run.tenant_id, run.id, run.epoch) is None:
-                raise Fenced
-            yield EndingRun(transaction, run, self._worker)
+        """Ends the run as the block asks for, at its end: all of it happens, or nothing."""
+        ending = EndingRun()
+        yield ending
+        assert ending.target is not None
+        error = ending.error
+        if ending.target is not RunStatus.COMPLETED:
+            await self.flush()
+        await self._fenced(
+            _END[ending.target],
+            encode_error(error) if error else None,
+            self._worker,
+            error.code if error else "COMPLETED",
+            *ending.campaign,
+            self._done.completed,
+        )

@@ -59,6 +59,7 @@ class Execution:
     """One worker's execution of one run: what its nodes and its checkpointer share.
 
     `begun` has name and number of the latest execution of each task, 0 until it is recorded;
+    `under_way` the tasks of the superstep whose node has been entered, and not left for good;
     `failures` the errors that no handler of the graph took, with the node each came from;
     `interrupted_by` the node that asked for input, which no run can get; `lost` why the run cannot go
     on here, after which `stop` was called.
@@ -67,6 +68,7 @@ class Execution:
     held: HeldRunRepository
     artifacts: ArtifactStore
     begun: dict[UUID, tuple[str, int]] = field(default_factory=dict)
+    under_way: set[UUID] = field(default_factory=set)
     failures: list[tuple[BaseException, str]] = field(default_factory=list)
     interrupted_by: str | None = None
     lost: Exception | None = None
@@ -197,6 +199,7 @@ class RecordedNode(Runnable[Any, Any]):
 
         # Its time may run out while the database is asked to begin it: even then it is this step that did.
         execution.begun[task_id] = (self.step_id, 0)
+        execution.under_way.add(task_id)
         key, flaw = self._cache_key(input)
         cached = await execution.engine(execution.held.get_cached(self.step_id, key)) if key else None
         attempt = await execution.engine(
