@@ -70,9 +70,7 @@ KINDS = {
     "fails a step": Kind("before_fail_step", word="fail"),
     "saves an artifact": Kind("before_save_artifact", word="save"),
     "saves a checkpoint": Kind("before_save_checkpoint:3"),
-    "completes the run": Kind(
-        "before_finish", by_zombie=("first", "second"), mid_step="before_finish"
-    ),
+    "completes the run": Kind("before_finish", by_zombie=("first", "second"), mid_step="before_finish"),
     "fails the run": Kind("before_finish", word="fail"),
     "ends its node": Kind(),
     "ends its node, deaf to being cancelled": Kind(manner="deaf"),

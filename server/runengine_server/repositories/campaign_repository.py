@@ -74,4 +74,3 @@ class CampaignRepository:
         """The campaign as it is now; None when the tenant has none of that id."""
         rows = await self._scope.call(_GET, campaign_id)
         return _campaign(rows[0]) if rows else None
-
