@@ -139,7 +139,7 @@ def _campaign_in_own_transaction() -> None:
         await scope.fetch(update_from_run("$2", "$3", "$4", "$5"), tenant_id, *arguments)
 
     HeldRunRepository.__init__ = remember  # type: ignore[method-assign]
-    EndingRun.update_campaign = update_campaign  # type: ignore[method-assign]
+    EndingRun.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
 
 
 def _skip_locked() -> None:

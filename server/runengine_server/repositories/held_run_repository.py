@@ -262,7 +262,7 @@ _END = {
             completed_at = CASE WHEN run_steps.status = 'running' THEN now_ms() END,
             updated_at = touch(run_steps.updated_at)
         FROM run
-        WHERE run_steps.tenant_id = $1 AND run_id = run.id AND run_steps.status IN ('pending', 'running')
+        WHERE run_steps.tenant_id = $1 AND run_id = $2 AND run_steps.status IN ('pending', 'running')
     ), {logged("run", RunStatus.RUNNING, target, actor="$5", reason="$6")},
     {counted("run", RunStatus.RUNNING, target)}, {cleared("run")}
     SELECT 1 INTO ended FROM run;
