@@ -21,7 +21,7 @@ from runengine.v1 import (
     run_service_pb2,
 )
 from runengine_server.gateway.app import create_gateway
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -128,7 +128,7 @@ class Server:
 class Running:
     """A started server, the health it reports, and the gateway before it."""
 
-    def __init__(self, server: Server, health_servicer: Any, app: Starlette) -> None:
+    def __init__(self, server: Server, health_servicer: Any, app: ASGIApp) -> None:
         self.server, self.health, self.app = server, health_servicer, app
 
 
@@ -500,7 +500,7 @@ async def test_any_other_path_is_404_and_no_call(running: Running, server: Serve
     assert server.received == []
 
 
-async def ask(app: Starlette, method: str, raw_path: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+async def ask(app: ASGIApp, method: str, raw_path: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
     """One request past httpx, which would tidy the path up."""
     sent: list[Any] = []
 
@@ -721,7 +721,7 @@ async def test_a_download_that_does_not_begin_is_a_problem(
     problem(await client.get("/artifacts/a"), status, reason)
 
 
-async def begin_download(app: Starlette, receive: Any) -> list[Any]:
+async def begin_download(app: ASGIApp, receive: Any) -> list[Any]:
     """Asks for an artifact; what the gateway sends before it ends."""
     sent: list[Any] = []
 

@@ -2,22 +2,18 @@
 
 import grpc
 from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from runengine_server.gateway.calls import TokenCheck, UnaryCall
 from runengine_server.gateway.docs_page import docs_endpoint
 from runengine_server.gateway.downloads import ArtifactDownload
 from runengine_server.gateway.health import alive, ready
 from runengine_server.gateway.openapi import document_endpoint, openapi_document
-from runengine_server.gateway.problems import Problem
-from runengine_server.gateway.routes import Binding, Endpoint, PathRoute, bindings
+from runengine_server.gateway.routes import Binding, Endpoint, Paths, bindings
 from runengine_server.gateway.safe_responses import SafeResponses
 
 
-def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0) -> Starlette:
+def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0) -> ASGIApp:
     """Builds the ASGI app that serves every google.api.http rule of the protos over `channel`.
 
     Each call gets `deadline_seconds`, then the caller a 504. The app keeps no state and does not close the
@@ -32,13 +28,7 @@ def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0)
     for binding in rules:
         endpoint = _endpoint_class(binding)(channel, binding, token_check, deadline_seconds)
         paths.setdefault(binding.path, {})[binding.http_method] = endpoint
-    app = Starlette(
-        routes=[PathRoute(path, endpoints) for path, endpoints in paths.items()],
-        middleware=[Middleware(SafeResponses)],
-        exception_handlers={404: _no_such_path},
-    )
-    app.router.redirect_slashes = False
-    return app
+    return SafeResponses(Paths(paths))
 
 
 def _endpoint_class(binding: Binding) -> type[UnaryCall] | type[ArtifactDownload]:
@@ -48,6 +38,3 @@ def _endpoint_class(binding: Binding) -> type[UnaryCall] | type[ArtifactDownload
         return ArtifactDownload
     raise TypeError(f"the gateway does not serve the stream of {binding.rpc.full_name}")
 
-
-async def _no_such_path(request: Request, error: Exception) -> Response:
-    return Problem(404, "NOT_FOUND", "There is no such path.").response()

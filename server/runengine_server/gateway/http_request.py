@@ -155,6 +155,8 @@ def _set(
 async def _body(request: Request, max_bytes: int, seconds: float) -> bytes:
     """The body, of which no more than `max_bytes` are ever held. Raises RefusedError with 408 or 413."""
     declared = request.headers.get("content-length", "")
+    if not declared and "transfer-encoding" not in request.headers:
+        return b""
     if _LENGTH.fullmatch(declared) and int(declared) > max_bytes:
         raise RefusedError(payload_too_large(max_bytes))
     body = bytearray()

@@ -1,6 +1,6 @@
 """Which REST paths are there? Those of the google.api.http rules in the protos, and no others."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -10,7 +10,6 @@ from google.protobuf.descriptor import MethodDescriptor
 from runengine.v1 import artifact_service_pb2, campaign_service_pb2, run_service_pb2
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from runengine_server.gateway.problems import Problem
@@ -56,46 +55,55 @@ def _binding(rpc: MethodDescriptor, rule: http_pb2.HttpRule) -> Binding:
     return Binding(rpc, verb.upper(), path, rule.body == "*", rule.response_body)
 
 
-class PathRoute(BaseRoute):
-    """One path with the endpoint of each of its HTTP methods. GET answers HEAD too.
+class Paths:
+    """ASGI app: answers each path by the endpoint of the HTTP method, or 405, and any other path 404. GET
+    answers HEAD too.
 
-    It matches the path as it was sent: starlette's own routes match the decoded one, where `%2f` within
-    an id has become a separator. Segments are decoded after the split.
+    It matches the path as it was sent: decoded, `%2f` within an id would have become a separator. Segments
+    are decoded after the split.
     """
 
-    def __init__(self, path: str, endpoints: Mapping[str, Endpoint]) -> None:
-        self._template = path.split("/")
-        self._endpoints = dict(endpoints)
-        if "GET" in self._endpoints:
-            self._endpoints["HEAD"] = self._endpoints["GET"]
+    def __init__(self, endpoints: Mapping[str, Mapping[str, Endpoint]]) -> None:
+        self._templates: dict[int, list[tuple[list[str], dict[str, Endpoint]]]] = {}
+        for path, of_path in endpoints.items():
+            segments, of_methods = path.split("/"), dict(of_path)
+            if "GET" in of_methods:
+                of_methods["HEAD"] = of_methods["GET"]
+            self._templates.setdefault(len(segments), []).append((segments, of_methods))
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """FULL with the path's fields in `path_params`, else NONE; the HTTP method is not looked at."""
-        if scope["type"] != "http":
-            return Match.NONE, {}
-        raw_segments = scope["raw_path"].split(b"/")
-        if len(raw_segments) != len(self._template):
-            return Match.NONE, {}
-        fields: dict[str, str] = {}
-        for expected, raw in zip(self._template, raw_segments, strict=True):
-            segment = unquote_to_bytes(raw).decode("utf-8", "replace")
-            if not expected.startswith("{"):
-                if segment != expected:
-                    return Match.NONE, {}
-            elif segment in ("", ".", ".."):
-                # To clients and proxies these are a path's structure, never an id.
-                return Match.NONE, {}
-            else:
-                fields[expected[1:-1]] = segment
-        return Match.FULL, {"path_params": fields}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers by the endpoint of the HTTP method, or 405."""
-        endpoint = self._endpoints.get(scope["method"])
-        response = await endpoint(Request(scope, receive)) if endpoint else self._method_not_allowed()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; `path_params` of its scope are the path's fields."""
+        response = await self._answer(scope, receive)
         await response(scope, receive, send)
 
-    def _method_not_allowed(self) -> Response:
-        allowed = ", ".join(sorted(self._endpoints))
-        detail = f"This path answers {allowed}."
-        return Problem(405, "METHOD_NOT_ALLOWED", detail, headers={"allow": allowed}).response()
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        segments = [
+            unquote_to_bytes(raw).decode("utf-8", "replace") for raw in scope["raw_path"].split(b"/")
+        ]
+        for template, of_methods in self._templates.get(len(segments), ()):
+            if (fields := _match(template, segments)) is not None:
+                if (endpoint := of_methods.get(scope["method"])) is None:
+                    return _method_not_allowed(of_methods)
+                scope["path_params"] = fields
+                return await endpoint(Request(scope, receive))
+        return Problem(404, "NOT_FOUND", "There is no such path.").response()
+
+
+def _match(template: Sequence[str], segments: Sequence[str]) -> dict[str, str] | None:
+    fields: dict[str, str] = {}
+    for expected, segment in zip(template, segments, strict=True):
+        if not expected.startswith("{"):
+            if segment != expected:
+                return None
+        elif segment in ("", ".", ".."):
+            # To clients and proxies these are a path's structure, never an id.
+            return None
+        else:
+            fields[expected[1:-1]] = segment
+    return fields
+
+
+def _method_not_allowed(of_methods: Mapping[str, Endpoint]) -> Response:
+    allowed = ", ".join(sorted(of_methods))
+    detail = f"This path answers {allowed}."
+    return Problem(405, "METHOD_NOT_ALLOWED", detail, headers={"allow": allowed}).response()

@@ -2,11 +2,12 @@
 
 import logging
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runengine_server.gateway.problems import internal
+
+_ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
 # Not structlog: its default traceback shows local variables, and with them the headers and the token.
 _log = logging.getLogger(__name__)
@@ -20,18 +21,13 @@ class SafeResponses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Cancellation passes through. Where the answer has begun, it ends there, and the server hangs up."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         started = False
 
         async def send_safely(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = MutableHeaders(scope=message)
-                headers["cache-control"] = "no-store"
-                headers["x-content-type-options"] = "nosniff"
+                message = {**message, "headers": [*message["headers"], *_ALWAYS]}
             elif scope["method"] == "HEAD":
                 message = {**message, "body": b""}
             await send(message)

@@ -26,30 +26,46 @@ _HELD = """held AS (
     FOR SHARE
 )"""
 
+# The fence of a function of several statements, each of which sees what others have stored before it.
+_HOLD = """SELECT attempt INTO attempt_of_run FROM runs
+    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR SHARE;
+    IF NOT FOUND THEN RETURN; END IF;"""
+
 # What has been done since the last statement: $4 the steps that completed, $5 to $12 what tasks wrote, $13
-# to $18 checkpoints, oldest first. A step completes (running -> completed) in one statement with the
+# to $18 checkpoints, oldest first. A step completes (running -> completed) in one transaction with the
 # writes that make it so: it is completed exactly when LangGraph will not run it again.
 _DONE_PARAMETERS = """text, uuid, bigint, uuid[],
     text[], text[], text[], text[], int[], text[], text[], bytea[],
     text[], text[], text[], text[], bytea[], bytea[]"""
-_DONE = """saved_writes AS (
-    INSERT INTO checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx,
-        channel, type, value)
-    SELECT $1, $2, written.* FROM held, unnest($5, $6, $7, $8, $9, $10, $11, $12) AS written
-    ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
-        SET channel = excluded.channel, type = excluded.type, value = excluded.value
-), saved_checkpoints AS (
-    INSERT INTO checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
-        type, checkpoint, metadata)
-    SELECT $1, $2, saved.* FROM held, unnest($13, $14, $15, $16, $17, $18) AS saved
-    ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
-        SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
-), completed AS (
-    UPDATE run_steps SET status = 'completed', completed_at = now_ms(), updated_at = touch(updated_at)
-    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($4) AND status = 'running'
-)"""
+_DONE = f"""
+    {_HOLD}
+    IF $5 <> '{{}}' THEN
+        INSERT INTO checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, task_path,
+            idx, channel, type, value)
+        SELECT $1, $2, written.* FROM unnest($5, $6, $7, $8, $9, $10, $11, $12) AS written
+        ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
+            SET channel = excluded.channel, type = excluded.type, value = excluded.value;
+    END IF;
+    IF $13 <> '{{}}' THEN
+        INSERT INTO checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+            type, checkpoint, metadata)
+        SELECT $1, $2, saved.* FROM unnest($13, $14, $15, $16, $17, $18) AS saved
+        ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
+            SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
+    END IF;
+    IF $4 <> '{{}}' THEN
+        UPDATE run_steps SET status = 'completed', completed_at = now_ms(), updated_at = touch(updated_at)
+        WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($4) AND status = 'running';
+    END IF;"""
 
-_RECORD = Function("record", _DONE_PARAMETERS, "held int", f"WITH {_HELD}, {_DONE} SELECT 1 FROM held")
+_RECORD = Function(
+    "record",
+    _DONE_PARAMETERS,
+    "attempt int",
+    f"{_DONE} attempt := attempt_of_run; RETURN NEXT;",
+    steps=True,
+    variables="attempt_of_run int;",
+)
 
 # pending or nothing -> running. An execution still marked running was stopped by its own timeout, and
 # may still be cleaning up; what it writes from now on names its own attempt, and changes nothing.
@@ -57,28 +73,28 @@ _BEGIN_STEP = Function(
     "begin_step",
     f"{_DONE_PARAMETERS}, uuid, text, text, boolean",
     "attempt int",
-    f"""
-WITH {_HELD}, {_DONE}, stopped AS (
-    UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
-        error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
-            'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
-    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'running'
-), begun AS (
-    INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
-        cache_hit, started_at)
-    SELECT $1, $2, $19,
-        (SELECT coalesce(max(attempt), 0) + 1 FROM run_steps
-            WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status <> 'pending'),
-        held.attempt, $20, $21, 'running', $22, now_ms()
-    FROM held
-    ON CONFLICT (tenant_id, run_id, id, attempt) DO UPDATE SET status = 'running',
-        cache_hit = excluded.cache_hit, started_at = excluded.started_at,
-        updated_at = touch(run_steps.updated_at)
-    WHERE run_steps.status = 'pending'
-    RETURNING attempt
-)
-SELECT attempt FROM begun
-""",
+    f"""{_DONE}
+    SELECT run_steps.attempt, run_steps.status INTO attempt, latest FROM run_steps
+    WHERE tenant_id = $1 AND run_id = $2 AND id = $19 ORDER BY run_steps.attempt DESC LIMIT 1;
+    IF latest = 'running' THEN
+        UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
+            error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
+                'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
+        WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'running';
+    END IF;
+    IF latest = 'pending' THEN
+        UPDATE run_steps SET status = 'running', cache_hit = $22, started_at = now_ms(),
+            updated_at = touch(updated_at)
+        WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'pending';
+    ELSE
+        attempt := coalesce(attempt, 0) + 1;
+        INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
+            cache_hit, started_at)
+        VALUES ($1, $2, $19, attempt, attempt_of_run, $20, $21, 'running', $22, now_ms());
+    END IF;
+    RETURN NEXT;""",
+    steps=True,
+    variables="attempt_of_run int; latest text;",
 )
 
 # running -> failed; when its retry policy grants another execution, that one is pending at once.

@@ -17,4 +17,4 @@ def upgrade() -> None:
         WHERE status = 'queued'
     """)
     # claim_queued: how many runs of a tenant are running.
-    op.execute("CREATE INDEX runs_running ON runs (tenant_id) WHERE status = 'running'")
+    op.execute("CREATE INDEX runs_running ON runs (tenant_id, id) WHERE status = 'running'")
