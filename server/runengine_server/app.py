@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import orjson
 import structlog
 
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
@@ -55,16 +56,21 @@ _log = structlog.get_logger()
 def configure_logging() -> None:
     """One line an event on stderr: for people on a terminal, else JSON."""
     terminal = sys.stderr.isatty()
-    console = structlog.dev.ConsoleRenderer()
+    renderer: tuple[Any, Any]
+    if terminal:
+        renderer = structlog.dev.ConsoleRenderer(), structlog.PrintLoggerFactory(sys.stderr)
+    else:
+        as_json = structlog.processors.JSONRenderer(serializer=orjson.dumps)
+        renderer = as_json, structlog.BytesLoggerFactory(sys.stderr.buffer)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.ExceptionRenderer(lambda info: _frames(info[1])),
-            console if terminal else structlog.processors.JSONRenderer(),
+            renderer[0],
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=renderer[1],
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

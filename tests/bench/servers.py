@@ -130,7 +130,7 @@ def _spawn(command: list[str], log: Path, environ: dict[str, str]) -> subprocess
 
 def _tail(log: Path) -> str:
     """The end of what it says that a worker does not say of each run."""
-    lines = [line for line in log.read_text().splitlines(keepends=True) if '"level": "info"' not in line]
+    lines = [line for line in log.read_text().splitlines(keepends=True) if '"level":"info"' not in line]
     return "".join(lines)[-2000:]
 
 

@@ -37,4 +37,3 @@ def _endpoint_class(binding: Binding) -> type[UnaryCall] | type[ArtifactDownload
     if binding.rpc.output_type.full_name == DownloadArtifactResponse.DESCRIPTOR.full_name:
         return ArtifactDownload
     raise TypeError(f"the gateway does not serve the stream of {binding.rpc.full_name}")
-

