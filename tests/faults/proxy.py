@@ -47,6 +47,7 @@ class Proxy:
         self.muted = False
         self.dropped = 0  # notifications
         self.losses: list[_Loss] = []
+        self.executed: list[str] = []  # the text of each statement
         self._refusing = False
         self._open: dict[_Connection, asyncio.Task[None]] = {}
 
@@ -146,6 +147,7 @@ class _Connection:
         self._writers = [writer]
         self._statements: dict[bytes, bytes] = {}
         self._in_transaction = False
+        self._bound = b""  # the statement that is executed next
         self._seen = b""  # statements and arguments since the last transaction ended
         self._lost: _Loss | None = None  # applied, its answer is awaited
 
@@ -209,10 +211,13 @@ class _Connection:
             self._statements[name] = text
         elif kind == b"B":  # Bind: portal, name of the statement, arguments
             _, name, arguments = body.split(b"\0", 2)
-            self._seen += self._statements.get(name, b"") + arguments
+            self._bound = self._statements.get(name, b"")
+            self._seen += self._bound + arguments
         elif kind == b"E":  # Execute
+            self._proxy.executed.append(self._bound.decode())
             commits = not self._in_transaction
         elif kind == b"Q":
+            self._proxy.executed.append(body.rstrip(b"\0").decode())
             self._seen += body
             commits = body.rstrip(b"\0; \n").upper().endswith(b"COMMIT")
         if not commits or self._lost:

@@ -113,7 +113,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         step_id, attempt = begun
         if not handled:
             execution.failures.append((error, step_id))
-        if attempt == 0:
+        if attempt == 0 or ((task_id, attempt) in execution.failed and not handled):
             return
         code = failure_code(error)
         await execution.engine(

@@ -167,8 +167,8 @@ def _list_of_campaign(by_status: bool, after: bool) -> Function:
     """A page with the counts of its campaign, in one statement and so in one snapshot. One run more
     than the page is looked at, to know whether there is another page.
 
-    With statuses, each brings its own first rows from its own index, and the page is the first of
-    all. Past the end the answer still has the counts.
+    With statuses, the rows of each come in order from its own part of an index, and are merged: no more of
+    them is read than the page, and one for each status. Past the end the answer still has the counts.
     """
     before = "AND (created_at, id) < ($5, $6)" if after else ""
     statuses = "$7" if after else "$5"
@@ -176,11 +176,13 @@ def _list_of_campaign(by_status: bool, after: bool) -> Function:
         WHERE tenant_id = $1 AND campaign_id = $2 {before}
         ORDER BY created_at DESC, id DESC LIMIT $3 + 1 OFFSET $4"""
     if by_status:
-        page = f"""SELECT run.* FROM unnest({statuses}) AS wanted, LATERAL (
-            SELECT created_at, id, {_RESPONSE} AS response FROM runs
-            WHERE tenant_id = $1 AND campaign_id = $2 AND status = wanted {before}
-            ORDER BY created_at DESC, id DESC LIMIT $3 + 1 + $4
-        ) AS run ORDER BY created_at DESC, id DESC LIMIT $3 + 1 OFFSET $4"""
+        of_each = " UNION ALL ".join(
+            f"""SELECT created_at, id, {_RESPONSE} AS response FROM runs
+            WHERE tenant_id = $1 AND campaign_id = $2 AND status = '{status}'
+                AND '{status}' = ANY({statuses}) {before}"""
+            for status in RunStatus
+        )
+        page = f"{of_each} ORDER BY created_at DESC, id DESC LIMIT $3 + 1 OFFSET $4"
     return Function(
         "list_campaign_runs",
         "text, uuid, bigint, bigint"

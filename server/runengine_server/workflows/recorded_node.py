@@ -59,6 +59,7 @@ class Execution:
     """One worker's execution of one run: what its nodes and its checkpointer share.
 
     `begun` has name and number of the latest execution of each task, 0 until it is recorded;
+    `failed` those executions whose failure is recorded;
     `under_way` the tasks of the superstep whose node has been entered, and not left for good;
     `failures` the errors that no handler of the graph took, with the node each came from;
     `interrupted_by` the node that asked for input, which no run can get; `lost` why the run cannot go
@@ -68,6 +69,7 @@ class Execution:
     held: HeldRunRepository
     artifacts: ArtifactStore
     begun: dict[UUID, tuple[str, int]] = field(default_factory=dict)
+    failed: set[tuple[UUID, int]] = field(default_factory=set)
     under_way: set[UUID] = field(default_factory=set)
     failures: list[tuple[BaseException, str]] = field(default_factory=list)
     interrupted_by: str | None = None
@@ -229,6 +231,7 @@ class RecordedNode(Runnable[Any, Any]):
             await execution.engine(
                 execution.held.fail_step(task_id, attempt, "STEP_FAILED", describe(error), retryable, again)
             )
+            execution.failed.add((task_id, attempt))
             raise
         if key:
             await self._fill_cache(execution, key, result)

@@ -1,0 +1,171 @@
+"""How often the product asks PostgreSQL, counted at the wire."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from langgraph.types import CachePolicy
+from runengine_client import RunEngineClient
+from runengine_server.domain.run import RunStatus
+
+from tests.faults.proxy import Proxy
+from tests.integration.harness import SECONDS, Engine, Graph, Held, Ran, alone, chain, ended, fork, serving
+from tests.stack import Stack
+
+CALL = re.compile(r"SELECT \* FROM (\w+)_[0-9a-f]{8}\(")
+
+# What `serve` asks by itself, for its health; and asyncpg, once on each connection, of types it meets.
+NOBODYS = re.compile(r"rolsuper|'jit'|typeinfo")
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(database_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def counted(proxy: Proxy, state_dir: Path, token: str) -> AsyncIterator[RunEngineClient]:
+    """Of a `serve` behind the proxy."""
+    stack = Stack(proxy.url, state_dir)
+    await stack.start("serve")
+    async with RunEngineClient(stack.grpc_address, token) as client:
+        yield client
+    await stack.stop()
+
+
+@asynccontextmanager
+async def serving_at(proxy: Proxy, graph: Graph) -> AsyncIterator[Engine]:
+    """An engine behind the proxy, of whose statements none is counted yet."""
+    async with serving(proxy.url, graph) as engine:
+        proxy.executed.clear()
+        yield engine
+
+
+def asked(proxy: Proxy) -> list[str]:
+    """The functions that were called since the last time; other statements as they are."""
+    statements = [sql for sql in proxy.executed if not NOBODYS.search(sql)]
+    proxy.executed.clear()
+    return [call[1] if (call := CALL.match(sql)) else sql for sql in statements]
+
+
+async def test_each_call_is_one_statement(proxy: Proxy, counted: RunEngineClient) -> None:
+    campaign_id, key = uuid4(), uuid4().hex
+
+    async def statements_of(call: Awaitable[Any]) -> list[str]:
+        await call
+        return asked(proxy)
+
+    run = await counted.trigger_run("unserved", campaign_id=campaign_id)
+    page = await counted.list_campaign_runs(campaign_id, limit=1)
+    asked(proxy)
+    assert page.total == 1
+    assert await statements_of(counted.list_campaign_runs(campaign_id)) == ["list_campaign_runs"]
+    some = counted.list_campaign_runs(campaign_id, status=["queued", "failed"], offset=3)
+    assert await statements_of(some) == ["list_campaign_runs"]
+    assert await statements_of(counted.get_run(run.id)) == ["get_run"]
+    assert await statements_of(counted.list_run_steps(run.id)) == ["list_run_steps"]
+    assert await statements_of(counted.list_run_events(run.id)) == ["list_run_events"]
+    assert await statements_of(counted.trigger_run("unserved")) == ["trigger_run"]
+    for _ in range(2):
+        keyed = counted.trigger_run("unserved", idempotency_key=key)
+        assert await statements_of(keyed) == ["trigger_run"]
+    for _ in range(2):
+        assert await statements_of(counted.cancel_run(run.id)) == ["cancel_run"]
+    assert await statements_of(counted.retry_run(run.id)) == ["retry_run"]
+    assert await statements_of(counted.create_campaign(campaign_id)) == ["create_campaign"]
+    assert await statements_of(counted.get_campaign(campaign_id)) == ["get_campaign"]
+
+
+async def test_a_claim_is_one_statement_however_many_runs_it_takes(proxy: Proxy) -> None:
+    async with serving_at(proxy, chain(one=Ran().node("one"))) as engine:
+        run_ids = {await engine.trigger() for _ in range(10)}
+        asked(proxy)
+        assert {run.id for run in await engine.queue.claim_queued(10)} == run_ids
+        assert asked(proxy) == ["claim_queued"]
+        for run_id in run_ids:
+            await engine.lose(run_id)
+        asked(proxy)
+        assert {run.id for run in await engine.queue.claim_expired(10)} == run_ids
+        assert asked(proxy) == ["claim_expired"]
+
+
+async def test_a_heartbeat_is_one_statement_for_all_that_a_worker_holds(proxy: Proxy) -> None:
+    async with serving_at(proxy, chain(one=Ran().node("one"))) as engine:
+        for _ in range(10):
+            await engine.trigger()
+        held = await engine.queue.claim_queued(10)
+        async with engine.queue.line(lambda channel, payload: None) as line:
+            asked(proxy)
+            assert len(await line.heartbeat(held, SECONDS)) == 10
+            (heartbeat,) = asked(proxy)
+        assert "lease_expires_at" in heartbeat
+
+
+async def test_a_step_is_one_statement_and_so_is_the_end_of_a_run(proxy: Proxy) -> None:
+    ran = Ran()
+    graph = chain(**{name: ran.node(name) for name in ("one", "two", "three", "four")})
+    async with serving_at(proxy, graph) as engine:
+        for campaign_id in (None, (await engine.campaigns.insert(uuid4())).id):
+            await engine.trigger(campaign_id=campaign_id)
+            claimed = await engine.claim()
+            asked(proxy)
+            await engine.processor.process(claimed)
+            assert asked(proxy) == ["begin_step"] * 4 + ["end_completed"]
+
+
+async def test_steps_side_by_side_are_two_statements_each_at_most(proxy: Proxy) -> None:
+    ran = Ran()
+    graph = fork(**{name: ran.node(name) for name in ("one", "two", "three")})
+    async with serving_at(proxy, graph) as engine:
+        await engine.trigger()
+        claimed = await engine.claim()
+        asked(proxy)
+        await engine.processor.process(claimed)
+        # The last of them is recorded with the end.
+        assert Counter(asked(proxy)) == {"begin_step": 3, "record": 2, "end_completed": 1}
+
+
+async def test_a_step_that_fails_and_one_with_a_cache_are_two_statements_besides_its_begin(
+    proxy: Proxy,
+) -> None:
+    def fails(state: Any) -> Any:
+        raise RuntimeError("Each time.")
+
+    async with serving_at(proxy, alone("fails", fails)) as engine:
+        await engine.trigger()
+        claimed = await engine.claim()
+        asked(proxy)
+        await engine.processor.process(claimed)
+        assert asked(proxy) == ["begin_step", "fail_step", "record", "end_failed"]
+    policy = CachePolicy(key_func=lambda state: "one")
+    async with serving_at(proxy, alone("one", Ran().node("one"), cache_policy=policy)) as engine:
+        for expected in (["get_cached", "begin_step", "save_cached"], ["get_cached", "begin_step"]):
+            await engine.trigger()
+            claimed = await engine.claim()
+            asked(proxy)
+            await engine.processor.process(claimed)
+            assert asked(proxy) == [*expected, "end_completed"]
+
+
+async def test_a_worker_claims_what_is_queued_at_once(proxy: Proxy) -> None:
+    held = Held()
+    async with serving_at(proxy, chain(held=held.node)) as engine:
+        run_ids = [await engine.trigger() for _ in range(5)]
+        asked(proxy)
+        async with engine.working():
+            for _ in run_ids:
+                (await held.next()).go.set()
+            for run_id in run_ids:
+                assert await ended(engine, run_id) is RunStatus.COMPLETED
+        statements = asked(proxy)
+    before_the_first_step = statements[: statements.index("begin_step")]
+    assert before_the_first_step.count("claim_queued") == 1
+    assert statements.count("begin_step") == statements.count("end_completed") == len(run_ids)
