@@ -176,10 +176,12 @@ def _list_of_campaign(by_status: bool, after: bool) -> Function:
         WHERE tenant_id = $1 AND campaign_id = $2 {before}
         ORDER BY created_at DESC, id DESC LIMIT $3 + 1 OFFSET $4"""
     if by_status:
+        # Ordered and limited each, else PostgreSQL reads all of them to sort.
         of_each = " UNION ALL ".join(
-            f"""SELECT created_at, id, {_RESPONSE} AS response FROM runs
+            f"""(SELECT created_at, id, {_RESPONSE} AS response FROM runs
             WHERE tenant_id = $1 AND campaign_id = $2 AND status = '{status}'
-                AND '{status}' = ANY({statuses}) {before}"""
+                AND '{status}' = ANY({statuses}) {before}
+            ORDER BY created_at DESC, id DESC LIMIT $3 + 1 + $4)"""
             for status in RunStatus
         )
         page = f"{of_each} ORDER BY created_at DESC, id DESC LIMIT $3 + 1 OFFSET $4"

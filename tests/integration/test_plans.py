@@ -1,0 +1,254 @@
+"""Every hot statement finds its rows by an index at 200,000 rows, and reads no more than it needs.
+
+PostgreSQL itself counts what a statement has read. The functions are called while the tables are empty, as
+in a new installation, whose sessions keep those plans; and again once ANALYZE has told of the rows.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from runengine_server.domain.run import RunStatus
+from runengine_server.repositories import (
+    artifact_repository,
+    campaign_repository,
+    held_run_repository,
+    queue_repository,
+    run_repository,
+)
+from runengine_server.repositories.database import Database
+from runengine_server.repositories.functions import Function
+from runengine_server.repositories.schema import FUNCTIONS
+
+RUNS = 200_000
+TENANT, CAMPAIGN, WORKFLOW = "org_large", UUID(int=1), "workflow"
+STATUSES = ("completed", "completed", "failed", "cancelled", "queued", "running")
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+# Half of the runs are of one tenant and half of these of one campaign, a second apart. Each run has one row
+# in each of the other tables.
+FILL = f"""
+SET session_replication_role = replica;
+INSERT INTO workflows (name) VALUES ('{WORKFLOW}');
+INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, campaign_id, epoch, created_at,
+    queued_at, started_at, completed_at, lease_expires_at, error)
+SELECT CASE WHEN n % 2 = 0 THEN '{TENANT}' ELSE 'org_' || n % 100 END, lpad(to_hex(n), 32, '0')::uuid,
+    '{WORKFLOW}', '', status, lpad(to_hex(CASE WHEN n % 4 = 0 THEN 1 ELSE n % 1000 END), 32, '0')::uuid, 1,
+    at, at, CASE WHEN status <> 'queued' THEN at END,
+    CASE WHEN status NOT IN ('queued', 'running') THEN at END,
+    CASE WHEN status = 'running' THEN now() + n % 100 * interval '1 day' - interval '1 hour' END,
+    CASE WHEN status = 'failed' THEN ''::bytea END
+FROM (
+    SELECT n, (ARRAY{list(STATUSES)})[1 + n / 7 % {len(STATUSES)}] AS status,
+        '2026-01-01 00:00:00+00'::timestamptz + n * interval '1 s' AS at
+    FROM generate_series(1, {RUNS}) AS n
+) AS runs;
+INSERT INTO campaigns (tenant_id, id) VALUES ('{TENANT}', '{CAMPAIGN}');
+INSERT INTO campaign_run_counts (tenant_id, campaign_id, slot, completed)
+SELECT tenant_id, campaign_id, slot, 1 FROM (SELECT DISTINCT tenant_id, campaign_id FROM runs) AS each,
+    generate_series(0, 15) AS slot;
+INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
+SELECT tenant_id, id, id, 1, 1, 'one', 'one', CASE WHEN status = 'running' THEN 'running' ELSE 'skipped' END
+FROM runs;
+INSERT INTO run_events (tenant_id, run_id, at, to_status, attempt, actor, reason)
+SELECT tenant_id, id, created_at, 'queued', 1, 'user_test', 'TRIGGERED' FROM runs;
+INSERT INTO checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, type, checkpoint, metadata)
+SELECT tenant_id, id, '', '1', 'null', '', '' FROM runs;
+INSERT INTO checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx, task_path,
+    channel, type, value)
+SELECT tenant_id, id, '', '1', 'task', 0, '', 'seen', 'null', '' FROM runs;
+INSERT INTO artifacts (tenant_id, run_id, id, name, media_type, size, key)
+SELECT tenant_id, id, id, 'name', 'text/plain', 1, 'key' FROM runs;
+INSERT INTO step_cache (tenant_id, workflow_name, step_id, key, type, value)
+SELECT '{TENANT}', '{WORKFLOW}', 'one', uuid_send(id), 'null', '' FROM runs;
+INSERT INTO idempotency_keys (tenant_id, key, fingerprint, response)
+SELECT '{TENANT}', id, '', '' FROM runs
+"""
+
+READ = """SELECT relname, coalesce(seq_tup_read, 0) AS all, coalesce(idx_tup_fetch, 0) AS by_index
+    FROM pg_stat_xact_user_tables"""
+
+
+class Undone(Exception):
+    """Ends a transaction."""
+
+
+class Session:
+    """One connection of the application's, and so the plans of one session."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def reads(self, statement: Function | str, *arguments: Any) -> tuple[int, dict[str, int]]:
+        """How many rows it answers, and how many it reads of each table. What it does is undone."""
+        dispatch = isinstance(statement, str) or statement.dispatch
+        scope = self._database.dispatch() if dispatch else self._database.tenant(TENANT)
+        sql = statement if isinstance(statement, str) else statement.call
+        with pytest.raises(Undone) as undone:  # noqa: PT012
+            async with scope.transaction() as transaction:
+                # PostgreSQL reports what it has counted once a second, and forgets it only then.
+                before = {row["relname"]: row for row in await transaction.fetch(READ)}
+                rows = await transaction.fetch(sql, *(() if dispatch else (TENANT,)), *arguments)
+                raise Undone(len(rows), before, await transaction.fetch(READ))
+        answered, before, after = undone.value.args
+        assert [row["relname"] for row in after if row["all"] > before[row["relname"]]["all"]] == []
+        read = {row["relname"]: row["by_index"] - before[row["relname"]]["by_index"] for row in after}
+        return answered, {table: rows for table, rows in read.items() if rows}
+
+
+def run_of(status: str, number: int = 50_000) -> UUID:
+    """A run of the tenant's large campaign."""
+    while number % 4 or STATUSES[number // 7 % len(STATUSES)] != status:
+        number += 1
+    return UUID(int=number)
+
+
+RUNNING, COMPLETED, FAILED = run_of("running"), run_of("completed"), run_of("failed")
+HELD = (RUNNING, 1)
+LEASE = ([WORKFLOW], 10, 30.0, "worker:test")
+MANY = [run_of("running", number) for number in range(20_000, 30_000, 1_000)]
+KEPT = ([TENANT] * len(MANY), MANY, [1] * len(MANY))
+ACTOR, NO_KEY = ("user_test", None), (None, b"")
+AFTER = (BEGIN + timedelta(seconds=100_000), UUID(int=100_000))
+WRITTEN = (["", ""], ["2", "2"], ["t", "t"], ["", ""], [0, 1], ["a", "b"], ["null"] * 2, [b""] * 2)
+STORED = ([""], ["2"], ["1"], ["null"], [b""], [b""])
+NOTHING: tuple[list[Any], ...] = ([],) * 15
+LIST = run_repository._LIST_OF_CAMPAIGN
+COUNTS = {"campaign_run_counts": 16}
+
+# Each with the rows that it answers, and those that it reads: of what it only shows as many as that, with
+# the one that tells of a next page, and one for each status that is merged; of what it moves each row as
+# often as it is found, locked, changed, and referred to by what goes with it.
+CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
+    (LIST[False, False], (CAMPAIGN, 20, 0), 1, {"runs": 21, **COUNTS}),
+    (LIST[False, True], (CAMPAIGN, 20, 0, *AFTER), 1, {"runs": 21, **COUNTS}),
+    (LIST[True, False], (CAMPAIGN, 20, 0, ["failed", "queued"]), 1, {"runs": 22, **COUNTS}),
+    (LIST[True, True], (CAMPAIGN, 20, 0, *AFTER, ["failed", "queued"]), 1, {"runs": 22, **COUNTS}),
+    (run_repository._GET, (COMPLETED,), 1, {"runs": 1}),
+    (run_repository._LIST_STEPS, (COMPLETED, None), 1, {"runs": 1, "run_steps": 1}),
+    (run_repository._LIST_EVENTS, (COMPLETED,), 1, {"run_events": 1}),
+    (
+        run_repository._TRIGGER,
+        (uuid4(), WORKFLOW, b"", CAMPAIGN, 0, *ACTOR, "new", b"", None),
+        1,
+        {"workflows": 1, "idempotency_keys": 1, "runs": 1, "campaign_run_counts": 1},
+    ),
+    (
+        run_repository._CANCEL,
+        (RUNNING, *ACTOR, *NO_KEY),
+        1,
+        {"runs": 3, "run_steps": 1, "campaign_run_counts": 1, "checkpoints": 2, "checkpoint_writes": 1},
+    ),
+    (
+        run_repository._RETRY,
+        (FAILED, *ACTOR, *NO_KEY, None),
+        1,
+        {"runs": 4, "run_steps": 1, "campaign_run_counts": 1},
+    ),
+    (campaign_repository._INSERT, (uuid4(),), 1, {}),
+    (campaign_repository._GET, (CAMPAIGN,), 1, {"campaigns": 1}),
+    (artifact_repository._GET, (COMPLETED,), 1, {"artifacts": 1}),
+    (queue_repository._CLAIM_QUEUED, (*LEASE, "", None), 10, {"runs": 40, "campaign_run_counts": 10}),
+    (queue_repository._CLAIM_EXPIRED, (*LEASE, 1), 10, {"runs": 30, "run_steps": 10}),
+    (queue_repository._HEARTBEAT, (*KEPT, 30.0), 10, {"runs": 10}),
+    (queue_repository._HAND_BACK, KEPT, 1, {"runs": 10}),
+    (
+        held_run_repository._BEGIN_STEP,
+        (*HELD, [RUNNING], *WRITTEN, *STORED, uuid4(), "two", "two", False),
+        1,
+        {"runs": 5, "run_steps": 1},
+    ),
+    (held_run_repository._RECORD, (*HELD, [RUNNING], *WRITTEN, *STORED), 1, {"runs": 4, "run_steps": 1}),
+    (held_run_repository._FAIL_STEP, (*HELD, RUNNING, {}, True, 1, False), 1, {"runs": 2, "run_steps": 1}),
+    (
+        held_run_repository._END[RunStatus.COMPLETED],
+        (*HELD, None, "worker:test", "COMPLETED", CAMPAIGN, "live", None, RUNNING, [RUNNING]),
+        1,
+        {
+            "runs": 4,
+            "run_steps": 1,
+            "campaigns": 1,
+            "campaign_run_counts": 1,
+            "checkpoints": 1,
+            "checkpoint_writes": 1,
+        },
+    ),
+    (
+        held_run_repository._END[RunStatus.FAILED],
+        (*HELD, b"", "worker:test", "STEP_FAILED", CAMPAIGN, "failed", None, RUNNING, []),
+        1,
+        {
+            "runs": 4,
+            "run_steps": 1,
+            "campaigns": 1,
+            "campaign_run_counts": 1,
+            "checkpoints": 2,
+            "checkpoint_writes": 1,
+        },
+    ),
+    (held_run_repository._GET_CHECKPOINT, (RUNNING, "", None), 1, {"checkpoints": 1}),
+    (held_run_repository._LIST_CHECKPOINTS, (RUNNING, "", None), 1, {"checkpoints": 1}),
+    (held_run_repository._LIST_WRITES, (RUNNING, "", "1"), 1, {"checkpoint_writes": 1}),
+    (
+        held_run_repository._PRUNE_CHECKPOINTS,
+        HELD,
+        1,
+        {"runs": 1, "checkpoints": 2, "checkpoint_writes": 1},
+    ),
+    (held_run_repository._DROP_CHECKPOINTS, HELD, 1, {"runs": 1, "checkpoints": 1, "checkpoint_writes": 1}),
+    (
+        held_run_repository._SAVE_ARTIFACT,
+        (*HELD, uuid4(), "name", "text/plain", 1, "key", RUNNING, 1),
+        1,
+        {"runs": 2, "run_steps": 1},
+    ),
+    (held_run_repository._HAS_ARTIFACT, (RUNNING,), 1, {"artifacts": 1}),
+    (held_run_repository._GET_CACHED, (WORKFLOW, "one", RUNNING.bytes), 1, {"step_cache": 1}),
+    (
+        held_run_repository._SAVE_CACHED,
+        (*HELD, WORKFLOW, "one", b"new", "null", b"", None),
+        1,
+        {"runs": 1},
+    ),
+]
+
+
+
+def test_every_function_is_looked_at() -> None:
+    assert {statement for statement, *_ in CASES if isinstance(statement, Function)} == set(FUNCTIONS)
+
+
+async def wrong(session: Session) -> dict[str, Any]:
+    """What statements answer and read, of those that do not do as they should."""
+    found = {}
+    for statement, arguments, *expected in CASES:
+        if (seen := list(await session.reads(statement, *arguments))) != expected:
+            found[statement.title if isinstance(statement, Function) else statement] = (seen, expected)
+    return found
+
+
+async def test_every_statement_reads_what_it_needs_by_an_index_whenever_it_was_planned() -> None:
+    host = os.environ["RUNENGINE_TEST_POSTGRES"]
+    name = f"test_{uuid4().hex}"
+    admin = await asyncpg.connect(f"postgresql://postgres@/postgres?host={host}")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE runengine")
+    filling = await asyncpg.connect(f"postgresql://postgres@/{name}?host={host}")
+    database = Database(f"postgresql://runengine_app@/{name}?host={quote(host, safe='%')}", 1)
+    await database.open()
+    session = Session(database)
+    for statement, arguments, *_ in CASES:
+        await session.reads(statement, *arguments)
+    await filling.execute(FILL)
+    assert await wrong(session) == {}
+    await filling.execute("ANALYZE")
+    assert await wrong(session) == {}
+    await filling.close()
+    await database.close()
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
