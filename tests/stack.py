@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 from runengine_server.auth import development
+from runengine_server.children import Child
 from runengine_server.embedded_postgres import EmbeddedPostgres
 from runengine_server.repositories.migrations.migrate import migrate
-from runengine_server.up import Child
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = "runengine_server.workflows.campaign_bundle:WORKFLOWS,tests.graphs:WORKFLOWS"

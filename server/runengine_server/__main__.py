@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any
 
 try:
@@ -13,8 +14,9 @@ try:
 
     from runengine_server import app
     from runengine_server.auth import development
+    from runengine_server.children import ChildFailed
     from runengine_server.settings import Settings, SettingsError, read_settings
-    from runengine_server.up import ChildFailed, up
+    from runengine_server.up import up
 except ModuleNotFoundError as missing:
     sys.exit(f"runengine-server needs {missing.name}: pip install 'runengine[server]'")
 
@@ -43,9 +45,15 @@ def _up() -> None:
 
 
 @cli.command("serve")
-def _serve() -> None:
+def _serve(
+    processes: Annotated[int, typer.Option(help="How many share the port, one for each core.", min=1)] = 1,
+    shares_port: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
     """The gRPC server alone."""
-    _run(app.serve)
+    if processes > 1:
+        _run(partial(app.serve_processes, processes=processes))
+    else:
+        _run(partial(app.serve, shares_port=shares_port))
 
 
 @cli.command("gateway")

@@ -25,6 +25,7 @@ import structlog
 
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.auth.jwks import JwksKeys
+from runengine_server.children import Child
 from runengine_server.domain.errors import Unavailable
 from runengine_server.embedded_postgres import running_urls
 from runengine_server.repositories.artifact_store import ArtifactStore
@@ -243,7 +244,34 @@ def _artifact_store(settings: Settings) -> ArtifactStore:
         ) from None
 
 
-async def serve(settings: Settings) -> None:
+async def serve_processes(settings: Settings, processes: int) -> None:
+    """So many gRPC servers on one port, until this process is told to stop. Raises ChildFailed when one ends
+    before it is ready.
+    """
+    lifetime = Lifetime()
+    # For them all it is free; that another has it is for this process to find out.
+    bind("RUNENGINE_GRPC_ADDRESS", settings.grpc_address).close()
+    children: list[Child] = []
+    with lifetime.watch():
+        stopping = asyncio.create_task(lifetime.stopping.wait())
+        try:
+            children += [Child("serve --shares-port", dict(os.environ)) for _ in range(processes)]
+            ready: asyncio.Future[Any] = asyncio.gather(*(child.until_ready() for child in children))
+            await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+                lifetime.ready("serving gRPC", address=settings.grpc_address, processes=processes)
+                keeping = asyncio.gather(*(child.keep() for child in children))
+                await stopping
+                keeping.cancel()
+            else:
+                ready.cancel()
+        finally:
+            stopping.cancel()
+            await asyncio.gather(*(child.stop() for child in children))
+
+
+async def serve(settings: Settings, shares_port: bool = False) -> None:
     """The gRPC server, until it is told to stop."""
     from grpc_health.v1 import health_pb2
 
@@ -252,7 +280,7 @@ async def serve(settings: Settings) -> None:
     verifier, artifacts = _verifier(settings), _artifact_store(settings)
     lifetime = Lifetime()
     database = await _open_database(settings, connections=16)
-    server, health = create_server(database, artifacts, verifier, settings.tenant_queued_limit)
+    server, health = create_server(database, artifacts, verifier, settings.tenant_queued_limit, shares_port)
     try:
         server.add_insecure_port(settings.grpc_address)
     except RuntimeError:

@@ -7,10 +7,8 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,13 +17,12 @@ import structlog
 
 from runengine_server import app
 from runengine_server.auth import development
+from runengine_server.children import Child
 from runengine_server.embedded_postgres import EmbeddedPostgres
 from runengine_server.settings import SAMPLE, Settings, SettingsError
 
 _PROCESSES = ("serve", "worker", "gateway")
-_STOP_SECONDS = 6.0
-_RESTART_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 30.0
+_POSTGRES_LOOK_SECONDS = 0.5
 
 _EXAMPLE = (
     '{"workflowName": "campaign-bundle", "triggerPayload": {"product": {"name": "Solar Kettle"}, '
@@ -36,63 +33,6 @@ _EXAMPLE = (
 _OWN_EXAMPLE = '{"workflowName": "YOUR-WORKFLOW", "triggerPayload": {}}'
 
 _log = structlog.get_logger()
-
-
-class ChildFailed(Exception):
-    """A process ended before it was ready."""
-
-
-class Child:
-    """One process of ours, started in a session of its own so that Ctrl-C reaches only `up`.
-
-    `module` is what Python runs; the tests have one that prepares the process before it is the product.
-    """
-
-    def __init__(self, command: str, environment: dict[str, str], module: str = "runengine_server") -> None:
-        self.command = command
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._socket = ours
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, command],
-                env={**environment, "RUNENGINE_PARENT_FD": str(theirs.fileno())},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
-    async def until_ready(self) -> None:
-        """Returns once it does its work. Raises ChildFailed when it ended instead."""
-        if not await asyncio.get_running_loop().sock_recv(self._socket, 16):
-            await self.until_ended()
-            raise ChildFailed(self.command)
-
-    async def until_ended(self) -> int:
-        """Its exit code. The end of file on its socket is the event; wait() only collects it."""
-        while await asyncio.get_running_loop().sock_recv(self._socket, 16):
-            pass
-        return await asyncio.to_thread(self._process.wait)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-
-    async def stop(self) -> None:
-        """SIGTERM, then SIGKILL; returns when it has ended."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                await asyncio.to_thread(self._process.wait, _STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                await asyncio.to_thread(self._process.wait)
-        self._socket.close()
 
 
 @contextlib.contextmanager
@@ -132,7 +72,7 @@ async def up(settings: Settings) -> None:
         ):
             app.bind(variable, address).close()
         postgres = EmbeddedPostgres(settings.state_dir) if settings.database_url is None else None
-        children: dict[str, Child] = {}
+        children: list[Child] = []
         try:
             until_stopping = asyncio.create_task(stopping.wait())
             running = asyncio.create_task(_run(settings, postgres, children))
@@ -143,7 +83,7 @@ async def up(settings: Settings) -> None:
             if running in done:
                 running.result()
         finally:
-            await asyncio.gather(*(child.stop() for child in children.values()))
+            await asyncio.gather(*(child.stop() for child in children))
             if postgres is not None:
                 postgres.stop()
 
@@ -173,34 +113,22 @@ async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dic
     return environment
 
 
-async def _run(settings: Settings, postgres: EmbeddedPostgres | None, children: dict[str, Child]) -> None:
+async def _run(settings: Settings, postgres: EmbeddedPostgres | None, children: list[Child]) -> None:
     environment = await _prepare(settings, postgres)
     for command in _PROCESSES:
-        children[command] = Child(command, environment)
-    await asyncio.gather(*(child.until_ready() for child in children.values()))
+        # One at a time, so that those that did start are stopped.
+        children += [Child(command, environment)]
+    await asyncio.gather(*(child.until_ready() for child in children))
     _greet(settings)
-    keeping = [_keep(command, environment, children) for command in _PROCESSES]
+    keeping = [child.keep() for child in children]
     if postgres is not None:
         keeping.append(_keep_postgres(postgres))
     await asyncio.gather(*keeping)
 
 
-async def _keep(command: str, environment: dict[str, str], children: dict[str, Child]) -> None:
-    pause = _RESTART_SECONDS
-    while True:
-        started = time.monotonic()
-        code = await children[command].until_ended()
-        lived = time.monotonic() - started
-        pause = _RESTART_SECONDS if lived > _LONGEST_PAUSE_SECONDS else min(pause * 2, _LONGEST_PAUSE_SECONDS)
-        _log.warning("process ended; starting it again", command=command, exit_code=code, seconds=pause)
-        await children[command].stop()
-        await asyncio.sleep(pause)
-        children[command] = Child(command, environment)
-
-
 async def _keep_postgres(postgres: EmbeddedPostgres) -> None:
     while True:
-        await asyncio.sleep(_RESTART_SECONDS)
+        await asyncio.sleep(_POSTGRES_LOOK_SECONDS)
         try:
             if not postgres.is_running():
                 _log.warning("PostgreSQL ended; starting it again")

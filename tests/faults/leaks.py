@@ -56,9 +56,9 @@ from runengine_client import (
     Unauthenticated,
 )
 from runengine_server.auth import development
+from runengine_server.children import Child
 from runengine_server.embedded_postgres import EmbeddedPostgres
 from runengine_server.repositories.migrations.migrate import migrate
-from runengine_server.up import Child
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.leak_graphs import LARGE, WIDTH

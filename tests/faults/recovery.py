@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from runengine_client import RunEngineClient
-from runengine_server.up import Child
+from runengine_server.children import Child
 
 from tests.faults.arrivals import Arrivals
 from tests.stack import UNDER_TEST, Stack

@@ -219,7 +219,6 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
 ]
 
 
-
 def test_every_function_is_looked_at() -> None:
     assert {statement for statement, *_ in CASES if isinstance(statement, Function)} == set(FUNCTIONS)
 

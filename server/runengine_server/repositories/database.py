@@ -293,7 +293,11 @@ class Database:
         session may do what `dispatch` may, and nobody else inherits it.
         """
         with _in_our_words():
-            connection = await asyncpg.connect(self._url, timeout=_SECONDS, command_timeout=_SECONDS, server_settings=_SERVER_SETTINGS
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=_SECONDS,
+                command_timeout=_SECONDS,
+                server_settings=_SERVER_SETTINGS,
             )
             try:
                 await connection.execute("SELECT set_config('runengine.dispatch', 'on', false)")

@@ -30,10 +30,15 @@ _MAX_METADATA_BYTES = 16 * 1024
 
 
 def create_server(
-    database: Database, artifacts: ArtifactStore, verifier: ClerkVerifier, queued_limit: int | None
+    database: Database,
+    artifacts: ArtifactStore,
+    verifier: ClerkVerifier,
+    queued_limit: int | None,
+    shares_port: bool = False,
 ) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
     """The server, not started, and its health service. Needs a running event loop. `queued_limit`: how
-    many runs a tenant may have queued.
+    many runs a tenant may have queued. `shares_port`: with other processes, each of which gets its share of
+    the connections.
     """
     server = grpc.aio.server(
         interceptors=[CallInterceptor(verifier)],
@@ -41,8 +46,9 @@ def create_server(
             ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
             ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
-            # Two servers on one port would share the calls by chance, and hide that it is taken.
-            ("grpc.so_reuseport", 0),
+            # Two servers that do not know of each other would share the calls by chance, and hide that the
+            # port is taken.
+            ("grpc.so_reuseport", int(shares_port)),
         ],
     )
     run_service_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(database, queued_limit), server)

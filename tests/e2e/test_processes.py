@@ -1,0 +1,98 @@
+"""`serve --processes`: several servers share one port, and end together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+from runengine.v1 import run_service_pb2, run_service_pb2_grpc
+from runengine_server.children import Child, ChildFailed
+
+from tests.stack import Stack
+
+PROCESSES = 2
+CONNECTIONS = 40
+SECONDS = 20
+
+
+@pytest.fixture
+async def shared(database_url: str, state_dir: Path) -> AsyncIterator[Stack]:
+    stack = Stack(database_url, state_dir)
+    yield stack
+    await stack.stop()
+
+
+def children_of(process: Child) -> list[int]:
+    """The processes that it has started."""
+    found = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(pid) for path in found for pid in path.read_text().split()]
+
+
+async def answers(stack: Stack, token: str, seconds: float) -> list[bool]:
+    """Whether each of many connections is answered within so long."""
+
+    async def ask(exit_: AsyncExitStack) -> bool:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channel = await exit_.enter_async_context(grpc.aio.insecure_channel(stack.grpc_address, options))
+        stub = run_service_pb2_grpc.RunServiceStub(channel)
+        try:
+            await stub.GetRun(
+                run_service_pb2.GetRunRequest(),
+                metadata=(("authorization", f"Bearer {token}"),),
+                timeout=seconds,
+                wait_for_ready=True,
+            )
+        except grpc.aio.AioRpcError as error:
+            return error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        raise AssertionError("a run without an id was found")
+
+    async with AsyncExitStack() as exit_:
+        return await asyncio.gather(*(ask(exit_) for _ in range(CONNECTIONS)))
+
+
+async def test_each_process_gets_its_share_of_the_connections(shared: Stack, token: str) -> None:
+    (parent,) = await shared.start(f"serve --processes {PROCESSES}")
+    first, _ = children_of(parent)
+    assert all(await answers(shared, token, SECONDS))
+    os.kill(first, signal.SIGSTOP)
+    try:
+        # One in 2^39 times they would all have gone to the same.
+        assert set(await answers(shared, token, 2)) == {True, False}
+    finally:
+        os.kill(first, signal.SIGCONT)
+
+
+async def test_a_process_that_dies_is_started_again_and_all_end_with_the_first(
+    shared: Stack, token: str
+) -> None:
+    (parent,) = await shared.start(f"serve --processes {PROCESSES}")
+    first, second = children_of(parent)
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(SECONDS):
+        while len(now := children_of(parent)) < PROCESSES or first in now:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert second in now
+    assert all(await answers(shared, token, SECONDS))
+    await parent.stop()
+    for pid in now:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+async def test_a_port_that_is_taken_is_not_shared(shared: Stack) -> None:
+    await shared.start("serve")
+    with pytest.raises(ChildFailed):
+        await shared.start(f"serve --processes {PROCESSES}")
+
+
+async def test_what_keeps_one_from_starting_ends_them_all(shared: Stack) -> None:
+    with pytest.raises(ChildFailed):
+        await shared.start(
+            f"serve --processes {PROCESSES}", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none"
+        )
