@@ -256,6 +256,7 @@ async def grpc_load(
     *,
     seconds: float = _SECONDS,
     calls: int | None = None,
+    connections: int = 1,
 ) -> Load:
     """Calls of `method` (`package.Service/Method`) with encoded requests in turn, for `seconds` or `calls`
     of them. Raises Refused when one fails.
@@ -270,7 +271,10 @@ async def grpc_load(
         "user-agent": "runengine-bench",
         "authorization": f"Bearer {token}",
     }
-    return await _drive(address, lambda load: _Grpc(load, headers, bodies, in_flight), 1, seconds, calls)
+    on_each = in_flight // connections
+    return await _drive(
+        address, lambda load: _Grpc(load, headers, bodies, on_each), connections, seconds, calls
+    )
 
 
 async def http_load(

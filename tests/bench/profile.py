@@ -122,8 +122,8 @@ async def _profiles() -> None:
             ),
             bench,
         )
-        working = await bench.working()
-        await _profile("row-8-worker", working.worker_pid, await four_steps(bench), bench)
+        working = await bench.one_working()
+        await _profile("row-8-worker", working.worker_pids[0], await four_steps(bench), bench)
 
 
 def main() -> None:

@@ -203,19 +203,21 @@ class Served:
 
 @dataclass(frozen=True)
 class Working:
-    """A stack whose worker is on the server's core, and whose serve is on the other."""
+    """A stack whose workers are on the server's core, or on any, and whose serve is on the load's."""
 
     stack: Stack
     token: str
-    worker_pid: int
+    worker_pids: tuple[int, ...]
 
     def pause(self) -> None:
-        """Stops the worker where it is."""
-        os.kill(self.worker_pid, signal.SIGSTOP)
+        """Stops the workers where they are."""
+        for pid in self.worker_pids:
+            os.kill(pid, signal.SIGSTOP)
 
     def go_on(self) -> float:
-        """Lets it go on; answers when."""
-        os.kill(self.worker_pid, signal.SIGCONT)
+        """Lets them go on; answers when."""
+        for pid in self.worker_pids:
+            os.kill(pid, signal.SIGCONT)
         return perf_counter()
 
 
@@ -294,10 +296,10 @@ class Bench:
         finally:
             await stack.stop()
 
-    async def start(self, stack: Stack, core: int | None, *commands: str) -> list[Child]:
-        """Starts processes of the stack on a core, or on any."""
+    async def start(self, stack: Stack, core: int | None, *commands: str, **settings: str) -> list[Child]:
+        """Starts processes of the stack on a core, or on any, with settings that differ."""
         with pinned(core), logging_to(self._log):
-            return await stack.start(*commands)
+            return await stack.start(*commands, **settings)
 
     async def served(self) -> Served:
         """The one of this bench."""
@@ -323,15 +325,19 @@ class Bench:
             listed = await list_runs(stack, token, campaign_id)
             yield Served(stack, name, token, campaign_id, UUID(listed.runs[0].id), serve.pid)
 
-    async def working(self) -> Working:
+    async def one_working(self) -> Working:
         """The one of this bench."""
         if self._working is None:
-            name = await self.create_database()
-            stack = await self._exit.enter_async_context(self.stack(name))
-            await self.start(stack, LOAD_CORE, "serve")
-            (worker,) = await self.start(stack, SERVER_CORE, "worker")
-            self._working = Working(stack, stack.token("org_bench"), worker.pid)
+            self._working = await self._exit.enter_async_context(self.working(SERVER_CORE))
         return self._working
+
+    @asynccontextmanager
+    async def working(self, core: int | None, workers: int = 1) -> AsyncIterator[Working]:
+        """Workers on a core, or on any, with a database of their own."""
+        async with self.stack(await self.create_database()) as stack:
+            await self.start(stack, LOAD_CORE, "serve")
+            children = await self.start(stack, core, *["worker"] * workers)
+            yield Working(stack, stack.token("org_bench"), tuple(child.pid for child in children))
 
     async def big_campaign(self) -> UUID:
         """A campaign of BIG runs beside that of `served`."""

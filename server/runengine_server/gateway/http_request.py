@@ -30,7 +30,7 @@ _TOKEN = re.compile(rb"[\x20-\x7e]{1,6144}")
 _IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _TRACEPARENT = re.compile(rb"[0-9a-f-]{55,256}")
 
-_LENGTH = re.compile("[0-9]{1,18}")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _MAX_QUERY_PARAMETERS = 1_000
 
 # A body up to here is read in passing. A larger one may take 0.2 s of computing, so that it needs a good
@@ -41,9 +41,10 @@ _FOR_LARGE_BODIES = ThreadPoolExecutor(1, "large-bodies")
 
 def may_be_large(request: Request) -> bool:
     """Whether the body is announced as a large one, or without its length."""
-    declared = request.headers.get("content-length", "0")
-    chunked = "transfer-encoding" in request.headers
-    return chunked or not _LENGTH.fullmatch(declared) or int(declared) > _LARGE
+    if _header(request, b"transfer-encoding"):
+        return True
+    declared = _header(request, b"content-length") or [b"0"]
+    return not _LENGTH.fullmatch(declared[0]) or int(declared[0]) > _LARGE
 
 
 def caller_metadata(request: Request) -> Metadata:
@@ -54,7 +55,7 @@ def caller_metadata(request: Request) -> Metadata:
     """
     metadata: Metadata = ()
     for name, shape in (("authorization", _TOKEN), ("traceparent", _TRACEPARENT)):
-        values = _header(request, name)
+        values = _header(request, name.encode())
         if len(values) == 1 and shape.fullmatch(values[0]):
             metadata += ((name, values[0].decode("ascii")),)
     return metadata
@@ -154,10 +155,10 @@ def _set(
 
 async def _body(request: Request, max_bytes: int, seconds: float) -> bytes:
     """The body, of which no more than `max_bytes` are ever held. Raises RefusedError with 408 or 413."""
-    declared = request.headers.get("content-length", "")
-    if not declared and "transfer-encoding" not in request.headers:
+    declared = _header(request, b"content-length")
+    if not declared and not _header(request, b"transfer-encoding"):
         return b""
-    if _LENGTH.fullmatch(declared) and int(declared) > max_bytes:
+    if declared and _LENGTH.fullmatch(declared[0]) and int(declared[0]) > max_bytes:
         raise RefusedError(payload_too_large(max_bytes))
     body = bytearray()
     try:
@@ -172,8 +173,8 @@ async def _body(request: Request, max_bytes: int, seconds: float) -> bytes:
 
 
 def _is_json(request: Request) -> bool:
-    types = _header(request, "content-type")
-    encodings = _header(request, "content-encoding")
+    types = _header(request, b"content-type")
+    encodings = _header(request, b"content-encoding")
     if len(types) != 1 or any(encoding.lower() != b"identity" for encoding in encodings):
         return False
     media_type, *parameters = [part.strip() for part in types[0].lower().split(b";")]
@@ -182,7 +183,7 @@ def _is_json(request: Request) -> bool:
 
 
 def _idempotency_key(request: Request, violations: list[Violation]) -> Metadata:
-    values = _header(request, "idempotency-key")
+    values = _header(request, b"idempotency-key")
     if not values:
         return ()
     if len(values) == 1 and _IDEMPOTENCY_KEY.fullmatch(values[0]):
@@ -193,6 +194,5 @@ def _idempotency_key(request: Request, violations: list[Violation]) -> Metadata:
     return ()
 
 
-def _header(request: Request, name: str) -> list[bytes]:
-    wanted = name.encode("ascii")
-    return [value.strip(b" \t") for key, value in request.scope["headers"] if key == wanted]
+def _header(request: Request, name: bytes) -> list[bytes]:
+    return [value.strip(b" \t") for key, value in request.scope["headers"] if key == name]
