@@ -3,8 +3,8 @@
 import logging
 
 import grpc
-import orjson
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from runengine.v1 import run_service_pb2
 from runengine.v1.run_service_pb2 import GetRunRequest, GetRunResponse
@@ -12,9 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runengine_server.gateway.http_request import Metadata, RequestReader, caller_metadata, may_be_large
-from runengine_server.gateway.json_mapping import encoder_of
+from runengine_server.gateway.json_mapping import reply_encoder
 from runengine_server.gateway.problems import Problem, RefusedError, problem_of
-from runengine_server.gateway.remembered_runs import with_encoded_runs
 from runengine_server.gateway.routes import Binding
 
 _log = logging.getLogger(__name__)
@@ -70,14 +69,10 @@ class UnaryCall:
         self._deadline_seconds = deadline_seconds
         self._reader = RequestReader(binding, deadline_seconds)
         self._status = 201 if binding.rpc.full_name in _CREATING else 200
-        response = binding.rpc.output_type
-        self._answer_key = binding.response_body and response.fields_by_name[binding.response_body].json_name
-        stored = with_encoded_runs(response)
-        self._encode = encoder_of(stored)
-        self._call = channel.unary_unary(
+        self._json = reply_encoder(binding.rpc.output_type, binding.response_body)
+        self._call: grpc.aio.UnaryUnaryMultiCallable[Message, bytes] = channel.unary_unary(
             rpc_path(binding.rpc),
             request_serializer=GetMessageClass(binding.rpc.input_type).SerializeToString,
-            response_deserializer=GetMessageClass(stored).FromString,
         )
 
     async def __call__(self, request: Request) -> Response:
@@ -104,10 +99,8 @@ class UnaryCall:
                 # A transport refuses the message before anyone has seen the token.
                 return await self._token_check.refuse(caller, problem)
             return problem.response()
-        answer = self._encode(reply)
-        body = orjson.dumps(answer[self._answer_key] if self._answer_key else answer)
         headers = {"idempotency-replayed": "true"} if replayed else None
-        return Response(body, self._status, headers, media_type="application/json")
+        return Response(self._json(reply), self._status, headers, media_type="application/json")
 
 
 def explain(error: grpc.aio.AioRpcError, rpc: MethodDescriptor) -> Problem:

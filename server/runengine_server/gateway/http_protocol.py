@@ -126,12 +126,12 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if not self._receiving_body and not self._deaf:
-            self._expect_within(self.limits.head_seconds)
         for start in range(0, len(data), _SLICE):
             if self._deaf or self.transport.is_closing():
                 return
             self._feed(data[start : start + _SLICE])
+        if (self._unfinished or self._head_begun) and not self._receiving_body and not self._deaf:
+            self._expect_within(self.limits.head_seconds)
 
     def _feed(self, part: bytes) -> None:
         self._unfinished += len(part)
@@ -152,7 +152,6 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_begun = True
-        self._expect_within(self.limits.head_seconds)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._receiving_body:

@@ -103,9 +103,11 @@ class RequestReader:
         return message, idempotency_key
 
     def _read_query(self, request: Request, message: Message, violations: list[Violation]) -> None:
+        if not (query := request.scope["query_string"]):
+            return
         try:
             parameters = parse_qsl(
-                request.scope["query_string"].decode("latin-1"),
+                query.decode("latin-1"),
                 keep_blank_values=True,
                 max_num_fields=_MAX_QUERY_PARAMETERS,
             )

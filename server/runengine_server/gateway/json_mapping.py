@@ -9,13 +9,15 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
+import orjson
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1.run_pb2 import Run
 
-from runengine_server.gateway.remembered_runs import ENCODED_RUNS, run_encoder
+from runengine_server.gateway.remembered import ENCODED_RUNS, remembered, run_encoder, with_encoded_runs
 
 # Beyond it a double no longer holds every integer, so that readers of JSON would round (contract: Bounds).
 MAX_INTEGER = 2**53
@@ -40,6 +42,18 @@ def encoder_of(message: Descriptor) -> Callable[[Message], dict[str, object]]:
     """
     members = [(field.json_name, _member_encoder(field)) for field in message.fields]
     return lambda instance: {name: encode(instance) for name, encode in members}
+
+
+def reply_encoder(message: Descriptor, answer: str) -> Callable[[bytes], bytes]:
+    """Compiles what turns encoded messages of this type into JSON text: that of the whole, or of the field
+    that is the `answer`. Raises TypeError for a type this mapping lacks.
+    """
+    stored = with_encoded_runs(message)
+    parse, encode = GetMessageClass(stored).FromString, encoder_of(stored)
+    key = answer and message.fields_by_name[answer].json_name
+    if key:
+        return remembered(lambda reply: orjson.dumps(encode(parse(reply))[key]))
+    return remembered(lambda reply: orjson.dumps(encode(parse(reply))))
 
 
 def _member_encoder(field: FieldDescriptor) -> Callable[[Message], object]:

@@ -77,7 +77,11 @@ class Paths:
         await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        segments = [unquote_to_bytes(raw).decode("utf-8", "replace") for raw in scope["raw_path"].split(b"/")]
+        raw_path = scope["raw_path"]
+        if b"%" in raw_path:
+            segments = [unquote_to_bytes(raw).decode("utf-8", "replace") for raw in raw_path.split(b"/")]
+        else:
+            segments = raw_path.decode("utf-8", "replace").split("/")
         for template, of_methods in self._templates.get(len(segments), ()):
             if (fields := _match(template, segments)) is not None:
                 if (endpoint := of_methods.get(scope["method"])) is None:

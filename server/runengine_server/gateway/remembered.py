@@ -1,11 +1,12 @@
-"""How does the gateway spare itself most of its work? It remembers the JSON of the runs it has answered.
+"""How does the gateway spare itself most of its work? It remembers the JSON of what it has answered.
 
-Pages polled by a front end have mostly runs in them that have not changed since. A run's encoding, with
-its updated_at in it, says all that its JSON does, and is the key.
+A front end that polls mostly gets what it got before, to the byte; and where a page has changed, most of
+its runs have not. What is encoded says all that its JSON does, and is the key.
 """
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 import orjson
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -16,6 +17,12 @@ from runengine.v1.run_pb2 import Run
 # 2,048 runs of at most 8 KiB, and their JSON, are 32 MiB.
 _REMEMBERED = 2048
 _LARGEST = 8192
+
+# 256 replies of each kind of at most 32 KiB, and their JSON, are 20 MiB.
+_REMEMBERED_REPLIES = 256
+_LARGEST_REPLY = 32 * 1024
+
+Answer = TypeVar("Answer")
 
 _RUN = f".{Run.DESCRIPTOR.full_name}"
 # The package of the messages that with_encoded_runs makes.
@@ -54,5 +61,14 @@ def run_encoder(encode: Callable[[Message], dict[str, object]]) -> Callable[[byt
     def make(encoded: bytes) -> orjson.Fragment:
         return orjson.Fragment(orjson.dumps(encode(Run.FromString(encoded))))
 
-    remembered = lru_cache(_REMEMBERED)(make)
-    return lambda encoded: (remembered if len(encoded) <= _LARGEST else make)(encoded)
+    return _remembering(make, _REMEMBERED, _LARGEST)
+
+
+def remembered(make: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """`make`, which turns an encoded reply into JSON, and keeps the latest."""
+    return _remembering(make, _REMEMBERED_REPLIES, _LARGEST_REPLY)
+
+
+def _remembering(make: Callable[[bytes], Answer], count: int, largest: int) -> Callable[[bytes], Answer]:
+    cached = lru_cache(count)(make)
+    return lambda encoded: (cached if len(encoded) <= largest else make)(encoded)

@@ -1,4 +1,4 @@
-"""The gateway remembers the JSON of runs, and nobody can tell."""
+"""The gateway remembers the JSON of what it has answered, and nobody can tell."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from runengine.v1 import run_pb2, run_service_pb2
-from runengine_server.gateway.json_mapping import encoder_of
-from runengine_server.gateway.remembered_runs import run_encoder, with_encoded_runs
+from runengine_server.gateway.json_mapping import encoder_of, reply_encoder
+from runengine_server.gateway.remembered import remembered, run_encoder
 
 RESPONSES = [
     method.output_type
@@ -24,13 +24,6 @@ def some_run(**fields: object) -> run_pb2.Run:
     return run
 
 
-def as_json(message: Message, response: Descriptor) -> object:
-    """As the gateway answers it: parsed with its runs encoded."""
-    stored = with_encoded_runs(response)
-    parsed = GetMessageClass(stored).FromString(message.SerializeToString())
-    return orjson.loads(orjson.dumps(encoder_of(stored)(parsed)))
-
-
 @pytest.mark.parametrize("response", RESPONSES, ids=lambda each: each.name)
 def test_every_response_has_the_json_that_it_has_without(response: Descriptor) -> None:
     message_class = GetMessageClass(response)
@@ -41,10 +34,11 @@ def test_every_response_has_the_json_that_it_has_without(response: Descriptor) -
                 getattr(full, field.name).extend([some_run(), some_run(priority=3)])
             else:
                 getattr(full, field.name).CopyFrom(some_run())
+    as_json = reply_encoder(response, "")
     for message in (full, message_class()):
-        expected = orjson.loads(orjson.dumps(encoder_of(response)(message)))
-        assert as_json(message, response) == expected
-        assert as_json(message, response) == expected  # and from memory
+        expected = orjson.dumps(encoder_of(response)(message))
+        assert as_json(message.SerializeToString()) == expected
+        assert as_json(message.SerializeToString()) == expected  # and from memory
 
 
 def test_what_was_made_once_is_not_made_again_until_the_run_changes() -> None:
@@ -73,3 +67,16 @@ def test_a_large_run_is_not_kept() -> None:
     encode(large)
     encode(large)
     assert len(made) == 2
+
+
+@pytest.mark.parametrize(("size", "times"), [(32 * 1024, 1), (32 * 1024 + 1, 2)])
+def test_a_reply_is_kept_unless_it_is_large(size: int, times: int) -> None:
+    made: list[bytes] = []
+
+    def make(reply: bytes) -> bytes:
+        made.append(reply)
+        return b"{}"
+
+    as_json = remembered(make)
+    assert {as_json(b"x" * size), as_json(b"x" * size)} == {b"{}"}
+    assert len(made) == times
