@@ -57,9 +57,9 @@ class Measured:
 
     def __str__(self) -> str:
         row, ratios = self.row, self.ratios
-        verdict = "met" if self.met else "**missed**"
+        verdict = "" if row.goal.bound is None else "met" if self.met else "**missed**"
         if self.noisy:
-            verdict += f", noisy ({self.tries} tries)"
+            verdict = f"{verdict} noisy ({self.tries} tries)".strip()
         return " | ".join([
             f"| {row.number}", f"{row.figure}: {_number(self.figures)} {row.unit}",
             f"{row.reference}: {_number(self.references)} {row.unit}",

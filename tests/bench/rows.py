@@ -63,7 +63,7 @@ class Goal:
     """What the median ratio has to be; None: whatever it is."""
 
     bound: float | None
-    at_least: bool
+    at_least: bool = True
     most: float | None = None
     """What no figure may exceed, besides."""
 
@@ -138,19 +138,29 @@ def _get_rate(bench: Bench) -> AbstractAsyncContextManager[Pair]:
     return _against_bare(bench, GET, lambda served: served.get_request)
 
 
+def _rest(served: Served, address: str) -> Measurement:
+    return lambda: _rate(http_load(
+        address, "GET", served.list_path, IN_FLIGHT, token=served.token, seconds=SECONDS,
+        containing=b'"total":1000',
+    ))  # fmt: skip
+
+
 @asynccontextmanager
 async def _rest_rate(bench: Bench) -> AsyncIterator[Pair]:
     served = await bench.served()
-    path = f"/campaigns/{served.campaign_id}/runs"
+    yield _rest(served, served.stack.rest_address), _list(served)
 
-    async def rest() -> float:
-        load = await http_load(
-            served.stack.rest_address, "GET", path, IN_FLIGHT, token=served.token, seconds=SECONDS,
-            containing=b'"total":1000',
-        )  # fmt: skip
-        return load.rate
 
-    yield rest, _list(served)
+@asynccontextmanager
+async def _bare_rest_rate(bench: Bench) -> AsyncIterator[Pair]:
+    served, address = await bench.served(), free_address()
+    async with served.stack.rest(served.token) as rest:
+        answer = (await rest.get(served.list_path)).content
+    with tempfile.NamedTemporaryFile(dir=bench.directory) as file:
+        file.write(answer)
+        file.flush()
+        async with Script.started("bare_gateway", address, served.address, file.name):
+            yield _rest(served, address), _list(served)
 
 
 def _page_p50(served: Served, request: ListCampaignRunsRequest) -> Measurement:
@@ -318,6 +328,16 @@ async def _first_node(bench: Bench, percentile: int) -> AsyncIterator[Pair]:
 
 
 @asynccontextmanager
+async def _bare_first_node(bench: Bench) -> AsyncIterator[Pair]:
+    name = await bench.create_database()
+    async with (
+        Script.started("first_node", bench.url(name)) as first_node,
+        _notifications(bench, name) as notified,
+    ):
+        yield lambda: first_node.ask(_TRIGGERS), notified
+
+
+@asynccontextmanager
 async def _notifications(bench: Bench, name: str) -> AsyncIterator[Measurement]:
     """The median round trip of NOTIFY, to a process on the server's core and back."""
     async with Script.started("notify_echo", bench.url(name)), bench.admin(name) as connection:
@@ -429,8 +449,12 @@ ROWS = [
         _ratio_at_least(10), _against_langgraph_server),
     Row(14, "resident memory of serve after 100,000 calls", "idle", "MiB", Goal(1.1, False, most=90),
         _memory, rounds=1, warm=False),
-    Row(15, "list of row 1, serve --processes 2, on both cores", "one process on one core", "calls/s",
-        Goal(None, at_least=True), _two_servers),
-    Row(16, "4 no-op nodes, two workers on both cores", "one worker on one core", "runs/s",
-        Goal(None, at_least=True), _two_workers),
+    Row(15, "floor of row 3: uvicorn and grpc.aio, a constant answer", "row 1 over gRPC", "calls/s",
+        Goal(None), _bare_rest_rate),
+    Row(16, "floor of row 10: two commits and LangGraph's start, p50", "NOTIFY to a process and back, p50",
+        "ms", Goal(None), _bare_first_node),
+    Row(17, "list of row 1, serve --processes 2, on both cores", "one process on one core", "calls/s",
+        Goal(None), _two_servers),
+    Row(18, "4 no-op nodes, two workers on both cores", "one worker on one core", "runs/s",
+        Goal(None), _two_workers),
 ]  # fmt: skip

@@ -191,6 +191,11 @@ class Served:
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
     @property
+    def list_path(self) -> str:
+        """Page 1 of the campaign over REST."""
+        return f"/campaigns/{self.campaign_id}/runs"
+
+    @property
     def list_request(self) -> bytes:
         """Page 1 of the campaign."""
         return ListCampaignRunsRequest(campaign_id=str(self.campaign_id)).SerializeToString()
