@@ -10,7 +10,7 @@ import asyncio
 import resource
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import httptools
 from starlette.types import Receive, Scope, Send
@@ -53,46 +53,6 @@ class Limits:
     requests: int = 1_000  # under way on all connections; /healthz does not count
 
 
-class _Joining:
-    """A transport that writes once what is written to it at one time: uvicorn writes the head of an answer
-    and its body apart, and a system call more is 5 % of a request.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._unwritten: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        if not self._unwritten:
-            self._loop.call_soon(self._write)
-        self._unwritten.append(data)
-
-    def write_eof(self) -> None:
-        self._write()
-        self._transport.write_eof()
-
-    def close(self) -> None:
-        self._write()
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._unwritten.clear()
-        self._transport.abort()
-
-    def get_write_buffer_size(self) -> int:
-        self._write()
-        return self._transport.get_write_buffer_size()
-
-    def _write(self) -> None:
-        if self._unwritten:
-            data, self._unwritten = b"".join(self._unwritten), []
-            self._transport.write(data)
-
-
 class BoundedHttp(HttpToolsProtocol):
     """One connection. It is refused with a problem where that can still be told apart from an answer."""
 
@@ -110,7 +70,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
+        super().connection_made(transport)
         if len(self.connections) <= self.limits.connections:
             self._expect_within(self.limits.head_seconds)
         elif len(self.connections) <= self.limits.connections * 5 // 4:
