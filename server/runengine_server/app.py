@@ -255,7 +255,9 @@ async def serve_processes(settings: Settings, processes: int) -> None:
     with lifetime.watch():
         stopping = asyncio.create_task(lifetime.stopping.wait())
         try:
-            children += [Child("serve --shares-port", dict(os.environ)) for _ in range(processes)]
+            for _ in range(processes):
+                # One at a time, so that those that did start are stopped.
+                children += [Child("serve --shares-port", dict(os.environ))]
             ready: asyncio.Future[Any] = asyncio.gather(*(child.until_ready() for child in children))
             await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if ready.done():

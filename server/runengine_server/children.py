@@ -93,5 +93,10 @@ class Child:
                 "process ended; starting it again", command=self.command, exit_code=code, seconds=pause
             )
             await self.stop()
-            await asyncio.sleep(pause)
-            self._start()
+            while True:
+                await asyncio.sleep(pause)
+                try:
+                    self._start()
+                    break
+                except OSError as error:
+                    _log.error("process cannot be started", command=self.command, error=type(error).__name__)

@@ -1,7 +1,8 @@
 """`make profile`: where the time goes in row 1's server and in row 8's worker.
 
-Writes a flame graph of each into `profile/`, and prints the functions and the packages with the largest
-self time, those of C code among them.
+Writes a flame graph of each into `profile/`, prints the functions and the packages with the largest self
+time, those of C code among them, and writes the three largest of each into `profile/COSTS.md`, which `make
+bench` shows.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from tests.bench.rows import IN_FLIGHT, four_steps
 from tests.bench.servers import LIST, LOAD_CORE, Bench, peer_python
 
 GRAPHS = Path(__file__).with_name("profile")
+COSTS = GRAPHS / "COSTS.md"
 
 _SECONDS = 10
 _SHOWN = 15
+_LARGEST = 3
 
 # A frame of py-spy's: `function (file:line)`, or `function (library.so)`.
 _FRAME = re.compile(r"(?P<function>.*) \((?P<file>[^()]*?)(?::\d+)?\)")
@@ -57,8 +60,8 @@ def _largest(counts: Counter[str], total: int) -> str:
     return "\n".join(f"  {count / total:5.1%}  {name}" for name, count in counts.most_common(_SHOWN))
 
 
-def _costs(samples: str) -> str:
-    """The largest self times in stacks of `frame;frame;… count`."""
+def _costs(samples: str) -> tuple[Counter[str], Counter[str]]:
+    """The self times of functions and of packages in stacks of `frame;frame;… count`."""
     functions, packages = Counter[str](), Counter[str]()
     for line in samples.splitlines():
         stack, _, count = line.rpartition(" ")
@@ -72,11 +75,7 @@ def _costs(samples: str) -> str:
         functions[f"{function}  {'/'.join(file.split('/')[-3:])}"] += int(count)
         owners = (_package(file) for _, file in frames if file)
         packages[next((owner for owner in owners if owner is not None), "?")] += int(count)
-    total = functions.total()
-    return (
-        f" self time by function\n{_largest(functions, total)}\n"
-        f" self time by package, with what it calls in C\n{_largest(packages, total)}"
-    )
+    return functions, packages
 
 
 async def _record(pid: int, form: str, to: Path) -> None:
@@ -91,8 +90,8 @@ async def _record(pid: int, form: str, to: Path) -> None:
         raise RuntimeError(f"py-spy ended with {process.returncode}; it needs to be allowed to trace")
 
 
-async def _profile(name: str, pid: int, load: Callable[[], Awaitable[object]], bench: Bench) -> None:
-    """Of the process under the load, which is repeated for as long as it takes."""
+async def _profile(name: str, pid: int, load: Callable[[], Awaitable[object]], bench: Bench) -> str:
+    """Of the process under the load, which is repeated for as long as it takes; its largest costs."""
 
     async def repeat() -> None:
         while True:
@@ -107,14 +106,27 @@ async def _profile(name: str, pid: int, load: Callable[[], Awaitable[object]], b
     finally:
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
-    print(f"{name}: {graph}\n{_costs(samples.read_text())}\n", flush=True)
+    functions, packages = _costs(samples.read_text())
+    total = functions.total()
+    print(
+        f"{name}: {graph}\n self time by function\n{_largest(functions, total)}\n"
+        f" self time by package, with what it calls in C\n{_largest(packages, total)}\n",
+        flush=True,
+    )
+    lines = [
+        f"- by {kind}: " + "; ".join(
+            f"{' '.join(each.split())} {count / total:.0%}" for each, count in counts.most_common(_LARGEST)
+        )
+        for kind, counts in (("package, with what it calls in C", packages), ("function", functions))
+    ]  # fmt: skip
+    return "\n".join([f"**{name}**, self time", "", *lines, ""])
 
 
 async def _profiles() -> None:
     GRAPHS.mkdir(exist_ok=True)
     async with Bench.open() as bench:
         served = await bench.served()
-        await _profile(
+        serve = await _profile(
             "row-1-serve",
             served.serve_pid,
             lambda: grpc_load(
@@ -123,7 +135,9 @@ async def _profiles() -> None:
             bench,
         )
         working = await bench.one_working()
-        await _profile("row-8-worker", working.worker_pids[0], await four_steps(bench), bench)
+        worker = await _profile("row-8-worker", working.worker_pids[0], await four_steps(bench), bench)
+    head = "## Where the time goes\n\n`make profile` writes this part, and a flame graph of each."
+    COSTS.write_text("\n\n".join([head, serve, worker]))
 
 
 def main() -> None:

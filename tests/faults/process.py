@@ -91,11 +91,15 @@ def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
 
 
 def _install_worker(points: _Points) -> None:
+    from runengine_server.engine import checkpoints
     from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
     from runengine_server.engine.worker import Worker
     from runengine_server.repositories.held_run_repository import HeldRunRepository
     from runengine_server.repositories.queue_repository import Line, QueueRepository
 
+    # What is done later goes out with the next statement, and not by the clock: so it is known which one that
+    # is at which an execution is stopped.
+    checkpoints._LATER_SECONDS = 3600
     held: set[tuple[str, int]] = set()
     begun: set[tuple[str, Any]] = set()
     unrecorded: set[str] = set()

@@ -14,6 +14,7 @@ import pytest
 from langgraph.types import CachePolicy
 from runengine_client import RunEngineClient
 from runengine_server.domain.run import RunStatus
+from runengine_server.engine import checkpoints
 
 from tests.faults.proxy import Proxy
 from tests.integration.harness import SECONDS, Engine, Graph, Held, Ran, alone, chain, ended, fork, serving
@@ -23,6 +24,11 @@ CALL = re.compile(r"SELECT \* FROM (\w+)_[0-9a-f]{8}\(")
 
 # What `serve` asks by itself, for its health; and asyncpg, once on each connection, of types it meets.
 NOBODYS = re.compile(r"rolsuper|'jit'|typeinfo")
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_out_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "_LATER_SECONDS", 3600)
 
 
 @pytest.fixture

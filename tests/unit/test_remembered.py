@@ -34,7 +34,7 @@ def test_every_response_has_the_json_that_it_has_without(response: Descriptor) -
                 getattr(full, field.name).extend([some_run(), some_run(priority=3)])
             else:
                 getattr(full, field.name).CopyFrom(some_run())
-    as_json = reply_encoder(response, "")
+    as_json = remembered(reply_encoder(response, ""))
     for message in (full, message_class()):
         reply = message.SerializeToString()
         expected = orjson.loads(orjson.dumps(encoder_of(response)(message)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +23,11 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.errors import NodeTimeoutError
 
 from runengine_server.repositories.held_run_repository import StoredCheckpoint
-from runengine_server.workflows.recorded_node import Execution, describe, is_retryable
+from runengine_server.workflows.recorded_node import Execution, Lost, describe, is_retryable
+
+# How long what was done may wait for the next statement: a superstep may go on although no node of it
+# does, in a task that a node has started and not waited for.
+_LATER_SECONDS = 0.05
 
 
 def failure_code(error: BaseException) -> str:
@@ -36,8 +41,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
 
     What a task wrote is stored in one statement with the completion of its step, so that a step is
     completed exactly when LangGraph will not run it again. The end of a superstep is stored with the
-    next statement, see HeldRunRepository. Every statement raises Lost when the run is no longer this
-    worker's. `state` has the channels of the graph as last saved or read.
+    next statement, see HeldRunRepository, or else after 0.05 s. Every statement raises Lost when the run
+    is no longer this worker's. `state` has the channels of the graph as last saved or read.
     """
 
     def __init__(self, execution: Execution) -> None:
@@ -46,6 +51,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._stored: set[str] = set()
         self._execution = execution
         self._saving: set[asyncio.Task[Any]] = set()
+        self._flushing_soon = False
         self._broken: dict[str, BaseException] = {}
 
     def get_next_version(self, current: str | None, channel: None) -> str:
@@ -100,6 +106,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 namespace, configurable["checkpoint_id"], task_id, task_path, rows, completed, later=later
             )
         )
+        if later:
+            self._flush_soon()
 
     async def _note_failure(self, task_id: UUID, error: Any, handled: bool) -> None:
         """Fails the step, unless its node has raised and so has failed it: its time ran out, an edge
@@ -121,6 +129,21 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 task_id, attempt, code, describe(error), is_retryable(error, ()), again=False, handled=handled
             )
         )
+
+    def _flush_soon(self) -> None:
+        if not self._flushing_soon:
+            self._flushing_soon = True
+            asyncio.get_running_loop().call_later(_LATER_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        async def flush() -> None:
+            with suppress(Lost):  # the graph is stopped then
+                await self._execution.engine(self._execution.held.flush())
+
+        self._flushing_soon = False
+        task = asyncio.create_task(flush())
+        self._saving.add(task)
+        task.add_done_callback(self._saving.discard)
 
     async def settle(self) -> None:
         """Returns when no write is under way any more: LangGraph leaves some behind when it is stopped."""
@@ -153,6 +176,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         )
         later = stored.checkpoint_ns == ""
         await self._execution.engine(self._execution.held.save_checkpoint(stored, later=later))
+        if later:
+            self._flush_soon()
         self._stored.add(stored.checkpoint_ns)
         if configurable["checkpoint_ns"] == "":
             self.state = checkpoint["channel_values"]

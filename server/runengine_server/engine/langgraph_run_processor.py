@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,9 @@ from runengine_server.workflows.run_context import RunContext
 
 # How long a node that was cancelled may take to clean up.
 _GRACE_SECONDS = 2.0
+
+# How long a run that is let go may take to store what it has done.
+_FLUSH_SECONDS = 1.0
 
 _BUNDLE = "bundle_artifact_id"
 
@@ -105,6 +109,12 @@ class LangGraphRunProcessor:
             log.info("run completed")
         except Fenced:
             log.info("run is no longer ours")
+        except (Unavailable, asyncio.CancelledError):
+            # It goes on elsewhere, where what has been done and not stored would be done again.
+            with suppress(Exception):
+                async with asyncio.timeout(_FLUSH_SECONDS):
+                    await held.flush()
+            raise
 
     async def _execute_until_lost(self, execution: Execution) -> UUID | None:
         """As _execute, but when the run turns out to be lost here, is stopped, or runs out of time, all

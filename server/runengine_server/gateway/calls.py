@@ -14,6 +14,7 @@ from starlette.responses import Response
 from runengine_server.gateway.http_request import Metadata, RequestReader, caller_metadata, may_be_large
 from runengine_server.gateway.json_mapping import reply_encoder
 from runengine_server.gateway.problems import Problem, RefusedError, problem_of
+from runengine_server.gateway.remembered import remembered
 from runengine_server.gateway.routes import Binding
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,8 @@ class UnaryCall:
         self._deadline_seconds = deadline_seconds
         self._reader = RequestReader(binding, deadline_seconds)
         self._status = 201 if binding.rpc.full_name in _CREATING else 200
-        self._json = reply_encoder(binding.rpc.output_type, binding.response_body)
+        as_json = reply_encoder(binding.rpc.output_type, binding.response_body)
+        self._json = remembered(as_json) if binding.http_method == "GET" else as_json
         self._call: grpc.aio.UnaryUnaryMultiCallable[Message, bytes] = channel.unary_unary(
             rpc_path(binding.rpc),
             request_serializer=GetMessageClass(binding.rpc.input_type).SerializeToString,

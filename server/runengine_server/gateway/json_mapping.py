@@ -17,7 +17,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1.run_pb2 import Run
 
-from runengine_server.gateway.remembered import ENCODED_RUNS, remembered, run_encoder, with_encoded_runs
+from runengine_server.gateway.remembered import ENCODED_RUNS, run_encoder, with_encoded_runs
 
 # Beyond it a double no longer holds every integer, so that readers of JSON would round (contract: Bounds).
 MAX_INTEGER = 2**53
@@ -52,8 +52,8 @@ def reply_encoder(message: Descriptor, answer: str) -> Callable[[bytes], bytes]:
     parse, encode = GetMessageClass(stored).FromString, encoder_of(stored)
     key = answer and message.fields_by_name[answer].json_name
     if key:
-        return remembered(lambda reply: orjson.dumps(encode(parse(reply))[key]))
-    return remembered(lambda reply: orjson.dumps(encode(parse(reply))))
+        return lambda reply: orjson.dumps(encode(parse(reply))[key])
+    return lambda reply: orjson.dumps(encode(parse(reply)))
 
 
 def _member_encoder(field: FieldDescriptor) -> Callable[[Message], object]:

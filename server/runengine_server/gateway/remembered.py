@@ -18,8 +18,8 @@ from runengine.v1.run_pb2 import Run
 _REMEMBERED = 2048
 _LARGEST = 8192
 
-# 256 replies of each kind of at most 32 KiB, and their JSON, are 20 MiB.
-_REMEMBERED_REPLIES = 256
+# 64 replies of at most 32 KiB, and their JSON, are 6 MiB for each of the five methods that read.
+_REMEMBERED_REPLIES = 64
 _LARGEST_REPLY = 32 * 1024
 
 Answer = TypeVar("Answer")

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from runengine_server.domain.encoded_run import encode_error
-from runengine_server.domain.errors import Fenced
+from runengine_server.domain.errors import Fenced, StatementRefused
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
 from runengine_server.repositories.campaign_repository import update_from_run
 from runengine_server.repositories.database import Database
@@ -74,24 +74,27 @@ _BEGIN_STEP = Function(
     f"{_DONE_PARAMETERS}, uuid, text, text, boolean",
     "attempt int",
     f"""{_DONE}
-    SELECT run_steps.attempt, run_steps.status INTO attempt, latest FROM run_steps
-    WHERE tenant_id = $1 AND run_id = $2 AND id = $19 ORDER BY run_steps.attempt DESC LIMIT 1;
-    IF latest = 'running' THEN
+    LOOP
+        SELECT run_steps.attempt, run_steps.status INTO attempt, latest FROM run_steps
+        WHERE tenant_id = $1 AND run_id = $2 AND id = $19 ORDER BY run_steps.attempt DESC LIMIT 1;
+        IF latest = 'pending' THEN
+            UPDATE run_steps SET status = 'running', cache_hit = $22, started_at = now_ms(),
+                updated_at = touch(updated_at)
+            WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'pending';
+            EXIT;
+        END IF;
         UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
             error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
                 'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
-        WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'running';
-    END IF;
-    IF latest = 'pending' THEN
-        UPDATE run_steps SET status = 'running', cache_hit = $22, started_at = now_ms(),
-            updated_at = touch(updated_at)
-        WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'pending';
-    ELSE
+        WHERE latest = 'running' AND tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'running';
         attempt := coalesce(attempt, 0) + 1;
         INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
             cache_hit, started_at)
-        VALUES ($1, $2, $19, attempt, attempt_of_run, $20, $21, 'running', $22, now_ms());
-    END IF;
+        VALUES ($1, $2, $19, attempt, attempt_of_run, $20, $21, 'running', $22, now_ms())
+        ON CONFLICT DO NOTHING;
+        -- Not found when one that was stopped while it began has committed only now.
+        EXIT WHEN FOUND;
+    END LOOP;
     RETURN NEXT;""",
     steps=True,
     variables="attempt_of_run int; latest text;",
@@ -397,20 +400,26 @@ class HeldRunRepository:
     async def _with_done(self, function: Function, *arguments: object) -> int:
         """Calls it with all that was done; whoever has done nothing still comes after what was."""
         async with self._in_order:
-            done, self._done = self._done, _Done()
-            if done:
-                try:
-                    return await self._fenced(function, *done.columns(), *arguments)
-                except BaseException:
-                    # Whether it is stored nobody knows. To store it twice does no harm.
-                    self._done = done.before(self._done)
-                    raise
-        return await self._fenced(function, *done.columns(), *arguments)
+            if self._done:
+                return await self._send_done(function, *arguments)
+        return await self._fenced(function, *_Done().columns(), *arguments)
+
+    async def _send_done(self, function: Function, *arguments: object) -> int:
+        done, self._done = self._done, _Done()
+        try:
+            return await self._fenced(function, *done.columns(), *arguments)
+        except StatementRefused:
+            raise  # and so it would be again
+        except BaseException:
+            # Whether it is stored nobody knows. To store it twice does no harm.
+            self._done = done.before(self._done)
+            raise
 
     async def flush(self) -> None:
         """Stores what was done `later`."""
-        if self._done:
-            await self._with_done(_RECORD)
+        async with self._in_order:
+            if self._done:
+                await self._send_done(_RECORD)
 
     async def begin_step(self, task_id: UUID, step_id: str, skill_id: str, cache_hit: bool) -> int:
         """Records that a node starts, and answers which execution of the step this is, from 1."""
@@ -522,8 +531,8 @@ class HeldRunRepository:
         ending = EndingRun()
         yield ending
         assert ending.target is not None
-        error = ending.error
-        if ending.target is not RunStatus.COMPLETED:
+        error, completes = ending.error, ending.target is RunStatus.COMPLETED
+        if not completes:
             await self.flush()
         await self._fenced(
             _END[ending.target],
@@ -531,5 +540,7 @@ class HeldRunRepository:
             self._worker,
             error.code if error else "COMPLETED",
             *ending.campaign,
-            self._done.completed,
+            # Of a run that failed what was written is needed, with the completion of its step.
+            self._done.completed if completes else [],
         )
+        self._done = _Done()

@@ -1,0 +1,134 @@
+"""What a step has done goes out with the next statement of its run, and is not lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from langgraph.func import task
+from langgraph.graph import START, StateGraph
+from runengine_server.domain.errors import Unavailable
+from runengine_server.domain.run import Failure, RunStatus
+from runengine_server.repositories import held_run_repository
+from runengine_server.repositories.functions import Function
+from runengine_server.repositories.held_run_repository import HeldRunRepository
+
+from tests.integration.harness import Graph, Ran, State, chain, ended, happened, serving, until
+
+
+async def test_what_is_refused_once_is_not_sent_again_with_the_failure_of_its_run(database_url: str) -> None:
+    ran = Ran()
+    graph: Graph = StateGraph(State)
+    graph.add_node("one", ran.node("one"))
+    graph.add_node("no \0 name", ran.node("two"))
+    graph.add_edge(START, "one")
+    graph.add_edge("one", "no \0 name")
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+    assert run.error is not None
+    assert run.error.code == "WORKFLOW_FAILED"
+    assert ran.names == ["one"]
+
+
+async def test_a_run_that_could_not_be_ended_goes_on_after_its_last_step(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = Ran()
+
+    def end(held: HeldRunRepository) -> Any:
+        raise Unavailable
+
+    async with serving(database_url, chain(one=ran.node("one"), last=ran.node("last"))) as engine:
+        run_id = await engine.trigger()
+        with monkeypatch.context() as patched:
+            patched.setattr(HeldRunRepository, "end", end)
+            with pytest.raises(Unavailable):
+                await engine.process(await engine.claim())
+        assert (await engine.process(await engine.take_over(run_id))).status is RunStatus.COMPLETED
+        assert ran.names == ["one", "last"]
+
+
+async def test_a_worker_that_stops_while_a_step_waits_to_begin_has_stored_the_step_before(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, waiting = Ran(), asyncio.Event()
+    real = HeldRunRepository._fenced
+
+    async def wait_for_the_first_time(held: HeldRunRepository, function: Function, *arguments: object) -> int:
+        if function is held_run_repository._BEGIN_STEP and "two" in arguments and not waiting.is_set():
+            waiting.set()
+            await asyncio.Event().wait()
+        return await real(held, function, *arguments)
+
+    monkeypatch.setattr(HeldRunRepository, "_fenced", wait_for_the_first_time)
+    async with serving(database_url, chain(one=ran.node("one"), two=ran.node("two"))) as engine:
+        run_id = await engine.trigger()
+        async with engine.working() as worker:
+            await happened(waiting)
+            worker.stop()
+        async with engine.working():
+            assert await ended(engine, run_id) is RunStatus.COMPLETED
+        assert ran.names == ["one", "two"]
+
+
+async def test_a_begin_that_was_stopped_in_flight_may_be_committed_during_the_next(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        run, task_id = await engine.claim(), uuid4()
+        held = HeldRunRepository(engine.database, run, "worker:test")
+        first = database.transaction()
+        await first.start()
+        arguments = (*held_run_repository._Done().columns(), task_id, "one", "one", False)
+        begin = held_run_repository._BEGIN_STEP.call
+        await database.fetch(begin, run.tenant_id, run.id, run.epoch, *arguments)
+        second = asyncio.create_task(held.begin_step(task_id, "one", "one", False))
+        waiting = "SELECT count(*) FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+        await until(lambda: database.fetchval(waiting), bool)
+        await first.commit()
+        assert await second == 2
+        assert await engine.executions(run_id) == ["one 1 failed STEP_TIMED_OUT", "one 2 running"]
+
+
+async def test_a_step_is_recorded_while_a_task_that_it_has_left_alone_goes_on(database_url: str) -> None:
+    go = asyncio.Event()
+
+    @task
+    async def slow(number: int) -> int:
+        await go.wait()
+        return number
+
+    async def one(state: State) -> State:
+        slow(1)
+        return {"seen": ["one"]}
+
+    async with serving(database_url, chain(one=one)) as engine:
+        run_id = await engine.trigger()
+        running = asyncio.create_task(engine.processor.process(await engine.claim()))
+        await until(lambda: engine.executions(run_id), lambda them: them == ["one 1 completed"])
+        go.set()
+        await running
+        assert (await engine.get(run_id)).status is RunStatus.COMPLETED
+
+
+async def test_a_run_that_fails_completes_no_step_whose_writes_are_not_stored(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
+        task_id, flush = uuid4(), HeldRunRepository.flush
+        await held.begin_step(task_id, "one", "one", False)
+
+        async def and_then_it_is_done(held: HeldRunRepository) -> None:
+            await flush(held)
+            await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, later=True)
+
+        monkeypatch.setattr(HeldRunRepository, "flush", and_then_it_is_done)
+        async with held.end() as ending:
+            await ending.fail(Failure("RUN_TIMED_OUT", "late", None, 1, True))
+        assert await engine.executions(run_id) == ["one 1 failed STEP_INTERRUPTED"]
