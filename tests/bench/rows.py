@@ -200,12 +200,18 @@ async def _trigger_rate(bench: Bench) -> AsyncIterator[Pair]:
     run_id = TriggerRunResponse.FromString(answer).run.id
     async with Script.started("raw_inserts", bench.url(served.database), run_id) as inserts:
         yield _trigger(served, [uuid4()]), lambda: inserts.ask(SECONDS)
+    async with bench.admin(served.database) as admin:
+        # A table of tenants without row-level security: no server would start beside it.
+        await admin.execute("DROP TABLE raw_runs")
+        await data.settle(admin)
 
 
 @asynccontextmanager
 async def _one_campaign_rate(bench: Bench) -> AsyncIterator[Pair]:
     served = await bench.served()
     yield _trigger(served, [uuid4()]), _trigger(served, [uuid4() for _ in range(1000)])
+    async with bench.admin(served.database) as admin:
+        await data.settle(admin)
 
 
 @asynccontextmanager

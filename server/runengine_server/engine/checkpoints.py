@@ -141,9 +141,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 await self._execution.engine(self._execution.held.flush())
 
         self._flushing_soon = False
-        task = asyncio.create_task(flush())
-        self._saving.add(task)
-        task.add_done_callback(self._saving.discard)
+        if self._execution.held.is_behind:
+            task = asyncio.create_task(flush())
+            self._saving.add(task)
+            task.add_done_callback(self._saving.discard)
 
     async def settle(self) -> None:
         """Returns when no write is under way any more: LangGraph leaves some behind when it is stopped."""

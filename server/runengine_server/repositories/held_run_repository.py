@@ -415,6 +415,11 @@ class HeldRunRepository:
             self._done = done.before(self._done)
             raise
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something was done that no statement has gone out with yet."""
+        return bool(self._done)
+
     async def flush(self) -> None:
         """Stores what was done `later`."""
         async with self._in_order:

@@ -25,7 +25,6 @@ from langgraph.types import CachePolicy, RetryPolicy
 
 from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
 from runengine_server.domain.run import Artifact
-from runengine_server.domain.struct import to_dict
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.workflows.run_context import RunContext
@@ -102,7 +101,7 @@ class Execution:
             run_id=run.id,
             tenant_id=run.tenant_id,
             campaign_id=run.campaign_id,
-            context=None if run.context is None else to_dict(run.context),
+            _context=run.context,
             attempt=run.attempt,
             idempotency_key=f"{run.id}:{task_id}",
             _save_artifact=save_artifact,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
+
+from google.protobuf.struct_pb2 import Struct
+
+from runengine_server.domain.struct import to_dict
 
 SaveArtifact = Callable[[str, bytes, str], Awaitable[str]]
 
@@ -21,10 +25,15 @@ class RunContext:
     run_id: UUID
     tenant_id: str
     campaign_id: UUID | None
-    context: Mapping[str, Any] | None
+    _context: Struct | None
     attempt: int
     idempotency_key: str
     _save_artifact: SaveArtifact
+
+    @property
+    def context(self) -> dict[str, Any] | None:
+        """What the run was triggered with as its context; made anew each time."""
+        return None if self._context is None else to_dict(self._context)
 
     async def save_artifact(self, name: str, data: bytes, media_type: str) -> str:
         """Stores `data` and answers the id of the artifact, a UUID string.
