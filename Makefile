@@ -53,7 +53,7 @@ bench-peers: ## Install the peers that bench and profile need, each into an envi
 		tests/bench/peers/.venv-$$name/bin/python -m pip install -qq --disable-pip-version-check -r $$peer || exit 1; \
 	done
 
-profile: $(INSTALLED) ## Draw flame graphs of a list and of a run
+profile: $(INSTALLED) ## Draw flame graphs of a list, of the gateway, and of a run
 	@$(BIN)/python -m tests.bench.profile
 
 lint: $(INSTALLED) ## Check style, types, import directions and protos

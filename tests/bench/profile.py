@@ -1,4 +1,4 @@
-"""`make profile`: where the time goes in row 1's server and in row 8's worker.
+"""`make profile`: where the time goes in row 1's server, in row 3's gateway and in row 8's worker.
 
 Writes a flame graph of each into `profile/`, prints the functions and the packages with the largest self
 time, those of C code among them, and writes the three largest of each into `profile/COSTS.md`, which `make
@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 from runengine_server.app import configure_logging
 
-from tests.bench.load import grpc_load
+from tests.bench.load import grpc_load, http_load
 from tests.bench.rows import IN_FLIGHT, four_steps
 from tests.bench.servers import LIST, LOAD_CORE, Bench, peer_python
 
@@ -119,7 +119,7 @@ async def _profile(name: str, pid: int, load: Callable[[], Awaitable[object]], b
         )
         for kind, counts in (("package, with what it calls in C", packages), ("function", functions))
     ]  # fmt: skip
-    return "\n".join([f"**{name}**, self time", "", *lines, ""])
+    return "\n".join([f"**{name}**, self time", "", *lines])
 
 
 async def _profiles() -> None:
@@ -134,14 +134,27 @@ async def _profiles() -> None:
             ),
             bench,
         )
+        gateway = await _profile(
+            "row-3-gateway",
+            served.gateway_pid,
+            lambda: http_load(
+                served.stack.rest_address,
+                "GET",
+                served.list_path,
+                IN_FLIGHT,
+                token=served.token,
+                seconds=1,
+            ),
+            bench,
+        )
         working = await bench.one_working()
         worker = await _profile("row-8-worker", working.worker_pids[0], await four_steps(bench), bench)
     head = "## Where the time goes\n\n`make profile` writes this part, and a flame graph of each."
-    COSTS.write_text("\n\n".join([head, serve, worker]))
+    COSTS.write_text("\n\n".join([head, serve, gateway, worker]))
 
 
 def main() -> None:
-    """Profiles both."""
+    """Profiles them all."""
     configure_logging()
     os.sched_setaffinity(0, [LOAD_CORE])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

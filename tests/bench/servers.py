@@ -178,6 +178,7 @@ class Served:
     campaign_id: UUID
     run_id: UUID
     serve_pid: int
+    gateway_pid: int
 
     @property
     def address(self) -> str:
@@ -319,7 +320,7 @@ class Bench:
         campaign_id = uuid4()
         await self.register(name, UNSERVED)
         async with self.stack(name) as stack:
-            serve, _ = await self.start(stack, SERVER_CORE, "serve", "gateway")
+            serve, gateway = await self.start(stack, SERVER_CORE, "serve", "gateway")
             token = stack.token("org_bench")
             (worker,) = await self.start(stack, None, "worker")
             await trigger(stack, token, campaign_id, "four-steps", _LISTED)
@@ -328,7 +329,7 @@ class Bench:
             async with self.admin(name) as admin:
                 await data.settle(admin)
             listed = await list_runs(stack, token, campaign_id)
-            yield Served(stack, name, token, campaign_id, UUID(listed.runs[0].id), serve.pid)
+            yield Served(stack, name, token, campaign_id, UUID(listed.runs[0].id), serve.pid, gateway.pid)
 
     async def one_working(self) -> Working:
         """The one of this bench."""

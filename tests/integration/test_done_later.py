@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from langgraph.func import task
 from langgraph.graph import START, StateGraph
-from runengine_server.domain.errors import Unavailable
+from runengine_server.domain.errors import StatementRefused, Unavailable
 from runengine_server.domain.run import Failure, RunStatus
 from runengine_server.repositories import held_run_repository
 from runengine_server.repositories.functions import Function
@@ -19,7 +19,7 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from tests.integration.harness import Graph, Ran, State, chain, ended, happened, serving, until
 
 
-async def test_what_is_refused_once_is_not_sent_again_with_the_failure_of_its_run(database_url: str) -> None:
+async def test_a_begin_that_is_refused_does_not_take_the_step_before_with_it(database_url: str) -> None:
     ran = Ran()
     graph: Graph = StateGraph(State)
     graph.add_node("one", ran.node("one"))
@@ -28,9 +28,24 @@ async def test_what_is_refused_once_is_not_sent_again_with_the_failure_of_its_ru
     graph.add_edge("one", "no \0 name")
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
-    assert run.error is not None
-    assert run.error.code == "WORKFLOW_FAILED"
+        assert run.error is not None
+        assert run.error.code == "WORKFLOW_FAILED"
+        assert await engine.executions(run.id) == ["one 1 completed"]
     assert ran.names == ["one"]
+
+
+async def test_what_is_refused_by_itself_is_not_sent_again_with_the_failure_of_its_run(
+    database_url: str,
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
+        await held.save_writes("", "1", "no \0 task", "", [(0, "seen", "null", b"")], None, later=True)
+        with pytest.raises(StatementRefused):
+            await held.begin_step(uuid4(), "one", "one", False)
+        async with held.end() as ending:
+            await ending.fail(Failure("WORKFLOW_FAILED", "refused", None, 1, True))
+        assert (await engine.get(run_id)).status is RunStatus.FAILED
 
 
 async def test_a_run_that_could_not_be_ended_goes_on_after_its_last_step(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID
@@ -409,7 +409,10 @@ class HeldRunRepository:
         try:
             return await self._fenced(function, *done.columns(), *arguments)
         except StatementRefused:
-            raise  # and so it would be again
+            if function is not _RECORD:
+                # By itself it may be fine; and when it is not, it would be refused each time.
+                self._done = done.before(self._done)
+            raise
         except BaseException:
             # Whether it is stored nobody knows. To store it twice does no harm.
             self._done = done.before(self._done)
@@ -538,7 +541,8 @@ class HeldRunRepository:
         assert ending.target is not None
         error, completes = ending.error, ending.target is RunStatus.COMPLETED
         if not completes:
-            await self.flush()
+            with suppress(StatementRefused):
+                await self.flush()
         await self._fenced(
             _END[ending.target],
             encode_error(error) if error else None,
