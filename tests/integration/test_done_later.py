@@ -23,9 +23,9 @@ async def test_a_begin_that_is_refused_does_not_take_the_step_before_with_it(dat
     ran = Ran()
     graph: Graph = StateGraph(State)
     graph.add_node("one", ran.node("one"))
-    graph.add_node("no \0 name", ran.node("two"))
+    graph.add_node("two", ran.node("two"), metadata={"skill_id": "no \0 name"})
     graph.add_edge(START, "one")
-    graph.add_edge("one", "no \0 name")
+    graph.add_edge("one", "two")
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert run.error is not None
