@@ -397,7 +397,10 @@ async def worker(settings: Settings) -> None:
     executor = ThreadPoolExecutor(settings.worker_concurrency, thread_name_prefix=_NODE_THREADS)
     asyncio.get_running_loop().set_default_executor(executor)
     with lifetime.watch():
-        await queue.register_workflows()
+        try:
+            await queue.register_workflows()
+        except Unavailable as error:
+            raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
         working = asyncio.create_task(worker.work())
         lifetime.ready("working", workflows=sorted(workflows))
         stopping = asyncio.create_task(lifetime.stopping.wait())
