@@ -128,6 +128,12 @@ class Watched:
                 for each in PROCESSES:
                     with (self._directory / f"{each}.log").open("a") as log:
                         log.write(_STOPPED)
+            except BaseException:
+                # What the load has met, with the server's own words for it.
+                for each in PROCESSES:
+                    lines = (self._directory / f"{each}.log").read_text().splitlines(keepends=True)
+                    sys.stderr.writelines(line for line in lines if '"level":"error"' in line)
+                raise
             finally:
                 await self.stack.stop()
                 await self._admin.close()
