@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 import warnings
 from collections import Counter
 from types import FrameType
@@ -39,11 +40,15 @@ def main() -> None:
     path = os.environ[REPORTS]
 
     def report(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGUSR2:
-            gc.collect()
-        words = json.dumps({"pid": os.getpid(), **_own()}).encode()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
-            to.sendto(words, path)
+        # Whatever is raised here would be raised in the middle of what the product is doing.
+        try:
+            if number == signal.SIGUSR2:
+                gc.collect()
+            words = json.dumps({"pid": os.getpid(), **_own()}).encode()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+                to.sendto(words, path)
+        except Exception:
+            traceback.print_exc()
 
     log = app.log_unhandled
 
@@ -63,7 +68,8 @@ def main() -> None:
 def _own() -> dict[str, dict[str, int]]:
     # A worker has two event loops: the second is that of its heartbeat.
     everything = gc.get_objects()
-    loops = [each for each in everything if isinstance(each, asyncio.AbstractEventLoop)]
+    # By its type: isinstance() would ask a proxy for the class of what it stands for, which may be gone.
+    loops: list[Any] = [each for each in everything if issubclass(type(each), asyncio.AbstractEventLoop)]
     tasks = [task for loop in loops if not loop.is_closed() for task in asyncio.all_tasks(loop)]
     lines: list[Any] = [
         each for each in everything if type(each) is asyncpg.Connection and not each.is_closed()
