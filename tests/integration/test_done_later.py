@@ -147,3 +147,37 @@ async def test_a_run_that_fails_completes_no_step_whose_writes_are_not_stored(
         async with held.end() as ending:
             await ending.fail(Failure("RUN_TIMED_OUT", "late", None, 1, True))
         assert await engine.executions(run_id) == ["one 1 failed STEP_INTERRUPTED"]
+
+
+async def test_a_run_does_not_end_before_what_is_being_stored_of_it(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
+        real, task_id, storing, store = HeldRunRepository._fenced, uuid4(), asyncio.Event(), asyncio.Event()
+        await held.begin_step(task_id, "one", "one", False)
+        await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, later=True)
+
+        async def store_late(held: HeldRunRepository, function: Function, *arguments: object) -> int:
+            if function is held_run_repository._RECORD:
+                storing.set()
+                await store.wait()
+            else:
+                store.set()
+            return await real(held, function, *arguments)
+
+        async def end() -> None:
+            async with held.end() as ending:
+                await ending.complete()
+
+        monkeypatch.setattr(HeldRunRepository, "_fenced", store_late)
+        flushing = asyncio.create_task(held.flush())
+        await happened(storing)
+        ending = asyncio.create_task(end())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not store.is_set()
+        store.set()
+        await asyncio.gather(flushing, ending)
+        assert await engine.executions(run_id) == ["one 1 completed"]

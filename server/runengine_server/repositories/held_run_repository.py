@@ -543,13 +543,14 @@ class HeldRunRepository:
         if not completes:
             with suppress(StatementRefused):
                 await self.flush()
-        await self._fenced(
-            _END[ending.target],
-            encode_error(error) if error else None,
-            self._worker,
-            error.code if error else "COMPLETED",
-            *ending.campaign,
-            # Of a run that failed what was written is needed, with the completion of its step.
-            self._done.completed if completes else [],
-        )
-        self._done = _Done()
+        async with self._in_order:
+            await self._fenced(
+                _END[ending.target],
+                encode_error(error) if error else None,
+                self._worker,
+                error.code if error else "COMPLETED",
+                *ending.campaign,
+                # Of a run that failed what was written is needed, with the completion of its step.
+                self._done.completed if completes else [],
+            )
+            self._done = _Done()
