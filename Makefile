@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test faults mutants peers bench bench-peers profile lint format protos
+.PHONY: help install node-packages run demo test faults mutants peers bench bench-peers profile lint format protos
 
 help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
@@ -18,6 +18,15 @@ $(INSTALLED): requirements.txt pyproject.toml protos/compile_protos.py $(wildcar
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
+
+node-packages: ## Install what tests need of Node and of generators, where there is Node
+	@for folder in tests/node/*/; do \
+		if [ -f $$folder/package-lock.json ]; then (cd $$folder && npm ci --silent --no-audit --no-fund) || exit 1; fi; \
+	done
+	@if [ -f tests/generators.txt ]; then \
+		test -x .venv-generators/bin/python || $(PYTHON) -m venv .venv-generators; \
+		.venv-generators/bin/python -m pip install -qq --disable-pip-version-check -r tests/generators.txt; \
+	fi
 
 run: $(INSTALLED) ## Start everything on an embedded PostgreSQL
 	@exec $(BIN)/runengine-server up
