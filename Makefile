@@ -5,10 +5,10 @@ INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install node-packages run demo test faults mutants peers bench bench-peers profile lint format protos
+.PHONY: help install node-packages run demo test faults mutants peers bench bench-peers bench-against profile lint format protos
 
 help: ## Say what each target does
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
 
 install: $(INSTALLED) ## Make .venv with runengine-server and runengine in it
 
@@ -61,6 +61,9 @@ bench-peers: ## Install the peers that bench and profile need, each into an envi
 		test -x tests/bench/peers/.venv-$$name/bin/python || $(PYTHON) -m venv tests/bench/peers/.venv-$$name; \
 		tests/bench/peers/.venv-$$name/bin/python -m pip install -qq --disable-pip-version-check -r $$peer || exit 1; \
 	done
+
+bench-against: $(INSTALLED) ## Compare speed with that of the commit REV, in turn (ROWS='1 2 6')
+	@$(BIN)/python -m tests.bench.against $(REV) $(ROWS)
 
 profile: $(INSTALLED) ## Draw flame graphs of a list, of the gateway, and of a run
 	@$(BIN)/python -m tests.bench.profile
