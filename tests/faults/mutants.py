@@ -223,7 +223,13 @@ def _catch_all() -> None:
 def _azp() -> None:
     from runengine_server.auth.clerk import ClerkVerifier
 
-    ClerkVerifier._judge_party = lambda self, party, machine: None  # type: ignore[method-assign]
+    ClerkVerifier._judge_party = lambda self, party: None  # type: ignore[method-assign]
+
+
+def _category() -> None:
+    from runengine_server.auth import clerk
+
+    clerk._judge_category = lambda header, machine: None
 
 
 @dataclass(frozen=True)
@@ -308,6 +314,11 @@ MUTANTS = (
     ),
     _mutant(
         "azp of a token", _azp, "unit/test_tokens.py::test_a_bad_token_is_refused_however_often_it_comes"
+    ),
+    _mutant(
+        "category of a token",
+        _category,
+        "unit/test_tokens.py::test_a_bad_token_is_refused_however_often_it_comes",
     ),
 )
 

@@ -26,7 +26,8 @@ from runengine_server.settings import Settings, SettingsError
 from structlog.testing import capture_logs
 
 from tests.stack import Stack, free_address
-from tests.unit.test_tokens import Forge, generated, grpc_answer, part
+from tests.token_forge import Forge, generated, part
+from tests.unit.test_tokens import grpc_answer
 
 ONE, TWO = generated(), generated()
 

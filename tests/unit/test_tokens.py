@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import hashlib
-import hmac
 import json
-import logging
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +11,8 @@ from typing import Any, NamedTuple
 import grpc
 import httpx
 import pytest
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.rpc import error_details_pb2, status_pb2
 from runengine.v1 import (
     campaign_service_pb2,
@@ -35,386 +23,29 @@ from runengine.v1 import (
 from runengine_server import app
 from runengine_server.auth import clerk, development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
+from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why
+from runengine_server.domain.caller import Caller
 from runengine_server.domain.errors import NoOrganisation, RunEngineError, Unauthenticated
 from runengine_server.settings import Settings, SettingsError, read_settings
+from structlog.testing import capture_logs
 
 from tests.stack import Stack
+from tests.token_forge import (
+    ANOTHER_KEY,
+    MACHINES,
+    MISSING,
+    PARTY,
+    Forge,
+    In,
+    Make,
+    generated,
+    header,
+    machine,
+    pem_of,
+)
+from tests.token_table import BAD, GOOD, GOOD_MACHINES, IMPERSONATED, NO_TENANT
 
-PARTY = "https://app.example.com"
-MACHINES = {"mch_1": ["org_a", "org_b"], "mch_2": ["org_b"]}
-MAX_LENGTH = 8 * 1024
 _NO_RUN = str(uuid.uuid4())
-
-
-class In(float):
-    """A claim's time, in so many seconds from the moment at which the token is made."""
-
-
-MISSING = object()
-
-
-def part(value: object) -> str:
-    """A part of a token. Bytes are taken as they are, anything else as JSON."""
-    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def generated(bits: int = 2048) -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
-
-
-def pem_of(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> str:
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-
-
-def rs256(key: rsa.RSAPrivateKey, message: bytes) -> bytes:
-    return key.sign(message, padding.PKCS1v15(), hashes.SHA256())
-
-
-Signing = Callable[[rsa.RSAPrivateKey, bytes], bytes]
-
-
-class Forge:
-    """Signs anything at all with one key."""
-
-    def __init__(self, key: rsa.RSAPrivateKey, now: Callable[[], float] = time.time) -> None:
-        self.key = key
-        self._now = now
-
-    def header(self, **changes: object) -> dict[str, object]:
-        return _changed({"alg": "RS256", "typ": "JWT", "kid": "development"}, changes)
-
-    def claims(self, **changes: object) -> dict[str, object]:
-        """A session token's of version 2, with changes."""
-        now = int(self._now())
-        claims = {
-            "iss": development.ISSUER,
-            "sub": "user_1",
-            "azp": PARTY,
-            "sts": "active",
-            "v": 2,
-            "o": {"id": "org_a", "rol": "admin", "slg": "acme"},
-            "iat": now,
-            "nbf": now - 10,
-            "exp": now + 60,
-        }
-        at = {key: now + int(value) if isinstance(value, In) else value for key, value in changes.items()}
-        return _changed(claims, at)
-
-    def sign(self, header: object, payload: object, signing: Signing = rs256) -> str:
-        signed = f"{part(header)}.{part(payload)}"
-        return f"{signed}.{part(signing(self.key, signed.encode()))}"
-
-    def token(self, **claims: object) -> str:
-        return self.sign(self.header(), self.claims(**claims))
-
-
-def _changed(values: dict[str, Any], changes: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in {**values, **changes}.items() if value is not MISSING}
-
-
-Make = Callable[[Forge], str]
-Refusal = type[Unauthenticated] | type[NoOrganisation]
-
-
-def claims(**changes: object) -> Make:
-    return lambda forge: forge.token(**changes)
-
-
-def header(signing: Signing = rs256, **changes: object) -> Make:
-    return lambda forge: forge.sign(forge.header(**changes), forge.claims(), signing)
-
-
-def payload(raw: bytes) -> Make:
-    return lambda forge: forge.sign(forge.header(), raw)
-
-
-def encoded(encode: Callable[[str], bytes]) -> Make:
-    return lambda forge: forge.sign(forge.header(), encode(json.dumps(forge.claims())))
-
-
-def raw_claim(name: str, text: str) -> Make:
-    """A claim that json.dumps would not write."""
-
-    def make(forge: Forge) -> str:
-        others = json.dumps(forge.claims(**{name: MISSING}))
-        return forge.sign(forge.header(), f'{others[:-1]}, "{name}": {text}}}'.encode())
-
-    return make
-
-
-def raw_header(text: str) -> Make:
-    return lambda forge: forge.sign(text.encode(), forge.claims())
-
-
-def edited(edit: Callable[[str], str]) -> Make:
-    """A good token, changed after it was signed."""
-    return lambda forge: edit(forge.token())
-
-
-def repacked(index: int, **changes: object) -> Make:
-    def edit(token: str) -> str:
-        parts = token.split(".")
-        values = json.loads(base64.urlsafe_b64decode(parts[index] + "=="))
-        parts[index] = part({**values, **changes})
-        return ".".join(parts)
-
-    return edited(edit)
-
-
-def version_1(**changes: object) -> Make:
-    v1 = {"o": MISSING, "v": MISSING, "sts": MISSING, "org_id": "org_a", "org_role": "org:admin"}
-    return claims(**{**v1, **changes})
-
-
-def machine(**changes: object) -> Make:
-    """As Clerk makes M2M tokens: no azp, no organisation, no session."""
-    session = dict.fromkeys(("azp", "o", "v", "sts"), MISSING)
-    return claims(**{**session, "sub": "mch_1", "jti": "mt_1", **changes})
-
-
-def secret_is(encoding: Encoding) -> Signing:
-    def signing(key: rsa.RSAPrivateKey, message: bytes) -> bytes:
-        secret = key.public_key().public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
-        return hmac.new(secret, message, hashlib.sha256).digest()
-
-    return signing
-
-
-def nothing(key: rsa.RSAPrivateKey, message: bytes) -> bytes:
-    return b""
-
-
-def rsa_with(algorithm: hashes.HashAlgorithm) -> Signing:
-    return lambda key, message: key.sign(message, padding.PKCS1v15(), algorithm)
-
-
-def pss(key: rsa.RSAPrivateKey, message: bytes) -> bytes:
-    return key.sign(message, padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
-
-
-def another_keys(key: rsa.RSAPrivateKey, message: bytes) -> bytes:
-    return rs256(_ANOTHER_KEY, message)
-
-
-def elliptic(key: rsa.RSAPrivateKey, message: bytes) -> bytes:
-    return ec.generate_private_key(ec.SECP256R1()).sign(message, ec.ECDSA(hashes.SHA256()))
-
-
-_ANOTHER_KEY = generated()
-_ANOTHER_NUMBERS = _ANOTHER_KEY.public_key().public_numbers()
-_ITS_JWK = {
-    "kty": "RSA",
-    "n": part(_ANOTHER_NUMBERS.n.to_bytes(256, "big")),
-    "e": part(_ANOTHER_NUMBERS.e.to_bytes(3, "big")),
-}
-
-
-def of_length(forge: Forge, longest: bool) -> str:
-    """The longest token that is accepted, or the shortest that is not."""
-    filler = (MAX_LENGTH - len(forge.token())) * 3 // 4 - 50
-    while len(forge.token(filler="x" * (filler + 1))) <= MAX_LENGTH:
-        filler += 1
-    return forge.token(filler="x" * (filler + (not longest)))
-
-
-def with_loose_bits(token: str) -> str:
-    """The last letter carries two bits; these are four more, which decoders drop."""
-    return token[:-1] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[token[-1]]
-
-
-def with_impossible_length(token: str) -> str:
-    """No bytes have a base64 of 4 n + 1 letters."""
-    header, _, rest = token.partition(".")
-    return f"{header}{'A' * ((1 - len(header)) % 4)}.{rest}"
-
-
-def with_the_signature_of_another(forge: Forge) -> str:
-    signed, _, _ = forge.token().rpartition(".")
-    _, _, signature = forge.token(sub="user_2").rpartition(".")
-    return f"{signed}.{signature}"
-
-
-NO_TOKEN_OF_OURS: list[tuple[str, Make]] = [
-    # The shape
-    ("nothing", lambda forge: ""),
-    ("two parts", edited(lambda token: token.rpartition(".")[0])),
-    ("four parts", edited(lambda token: f"{token}.{token[-8:]}")),
-    ("no header", edited(lambda token: token[token.index(".") :])),
-    ("no payload", edited(lambda token: token.split(".")[0] + ".." + token.split(".")[2])),
-    ("no signature", edited(lambda token: token[: token.rindex(".") + 1])),
-    ("padding", edited(lambda token: token + "==")),
-    ("padding of the header", edited(lambda token: token.replace(".", "=.", 1))),
-    ("the other base64", edited(lambda token: token[:-1] + "+")),
-    ("a space within", edited(lambda token: token.replace(".", ". ", 1))),
-    ("a line break at the end", edited(lambda token: token + "\n")),
-    ("a letter that is not ASCII", edited(lambda token: token[:-1] + "é")),
-    ("a digit that is not ASCII", edited(lambda token: token[:-1] + "١")),
-    ("a lone surrogate", edited(lambda token: token[:-1] + "\ud800")),
-    ("a header of an impossible length", edited(with_impossible_length)),
-    ("bits that no encoder leaves", edited(with_loose_bits)),
-    ("too long by a letter", lambda forge: of_length(forge, longest=False)),
-    # JSON
-    ("a header that is no JSON", raw_header("alg=RS256")),
-    ("a header that is a list", raw_header('["RS256"]')),
-    ("a header nested too deeply", raw_header('{"alg": "RS256", "x": ' + "[" * 2000 + "]" * 2000 + "}")),
-    ("a payload that is no JSON", payload(b"sub=user_1")),
-    ("a payload that is a list", payload(b"[]")),
-    ("a payload that is null", payload(b"null")),
-    ("a payload nested too deeply", raw_claim("x", "[" * 2000 + "]" * 2000)),
-    ("a payload in UTF-16", encoded(lambda text: text.encode("utf-16"))),
-    ("a payload in Latin-1", encoded(lambda text: text.replace("acme", "acm\xe9").encode("latin-1"))),
-    ("a payload with a byte order mark", encoded(lambda text: text.encode("utf-8-sig"))),
-    ("a payload with more after it", encoded(lambda text: text.encode() + b"{}")),
-    ("a name twice in the header", raw_header('{"alg": "none", "typ": "JWT", "alg": "RS256"}')),
-    ("a kid twice", raw_header('{"alg": "RS256", "kid": "a", "kid": "development"}')),
-    ("a name twice within the header", raw_header('{"alg": "RS256", "x": {"y": 1, "y": 2}}')),
-    ("a claim twice", raw_claim("sub", '"user_2", "sub": "user_1"')),
-    ("a claim twice, alike", raw_claim("sub", '"user_1", "sub": "user_1"')),
-    ("a claim twice, once escaped", raw_claim("sub", '"user_2", "s\\u0075b": "user_1"')),
-    ("an organisation's id twice", raw_claim("o", '{"id": "org_b", "id": "org_a"}')),
-    # The signature
-    ("another key", header(another_keys)),
-    ("another key that it brings along", header(another_keys, jwk=_ITS_JWK)),
-    ("another subject than was signed", repacked(1, sub="user_2")),
-    ("another header than was signed", repacked(0, kid="other")),
-    ("the signature of another token", with_the_signature_of_another),
-    ("half a signature", edited(lambda token: token[:-170])),
-    ("alg none", header(alg="none")),
-    ("alg none and no signature", header(nothing, alg="none")),
-    ("alg NONE", header(alg="NONE")),
-    ("no alg", header(alg=MISSING)),
-    ("alg null", header(alg=None)),
-    ("a list of algs", header(alg=["RS256"])),
-    ("alg in lower case", header(alg="rs256")),
-    ("HS256 with our public key in PEM as the secret", header(secret_is(Encoding.PEM), alg="HS256")),
-    ("HS256 with our public key in DER as the secret", header(secret_is(Encoding.DER), alg="HS256")),
-    ("RS384", header(rsa_with(hashes.SHA384()), alg="RS384")),
-    ("RS512", header(rsa_with(hashes.SHA512()), alg="RS512")),
-    ("PS256", header(pss, alg="PS256")),
-    ("PS256 that says RS256", header(pss)),
-    ("RS384 that says RS256", header(rsa_with(hashes.SHA384()))),
-    ("ES256", header(elliptic, alg="ES256")),
-    # The header
-    ("crit", header(crit=["exp"], exp=1)),
-    ("crit of something that PyJWT knows", header(crit=["b64"], b64=True)),
-    ("an empty crit", header(crit=[])),
-    ("b64 false", header(b64=False)),
-    ("b64 true", header(b64=True)),
-    ("jku", header(jku="https://evil.example/jwks.json")),
-    ("jwk", header(jwk=_ITS_JWK)),
-    ("x5u", header(x5u="https://evil.example/cert.pem")),
-    ("x5c", header(x5c=["MIIB"])),
-    ("x5t", header(x5t="AAAA")),
-    ("x5t#S256", raw_header('{"alg": "RS256", "x5t#S256": "AAAA"}')),
-    ("zip", header(zip="DEF")),
-    ("enc", header(enc="A256GCM")),
-    ("a kid that is a number", header(kid=1)),
-    ("a kid that is null", header(kid=None)),
-    ("a kid that is a list", header(kid=["development"])),
-    ("the type of an OAuth application's token", header(typ="at+jwt")),
-    ("a type that is a number", header(typ=1)),
-    ("a type that is null", header(typ=None)),
-    # When
-    ("no exp", claims(exp=MISSING)),
-    ("no nbf", claims(nbf=MISSING)),
-    ("no iat", claims(iat=MISSING)),
-    ("expired six seconds ago", claims(exp=In(-6))),
-    ("not before ten seconds from now", claims(nbf=In(10))),
-    ("issued ten seconds from now", claims(iat=In(10))),
-    ("exp null", claims(exp=None)),
-    ("exp a string", claims(exp="4102444800")),
-    ("exp true", claims(exp=True)),
-    ("exp a list", claims(exp=[4102444800])),
-    ("exp not a number", raw_claim("exp", "NaN")),
-    ("exp infinite", raw_claim("exp", "Infinity")),
-    ("exp infinite by overflow", raw_claim("exp", "1e400")),
-    ("exp huge", raw_claim("exp", "1" + "0" * 400)),
-    ("exp of more digits than Python reads", raw_claim("exp", "1" * 5000)),
-    ("exp in milliseconds", claims(exp=4102444800000)),
-    ("not a number, in a claim of no interest", raw_claim("x", "[NaN]")),
-    ("nbf true", claims(nbf=True)),
-    ("nbf a string", claims(nbf="0")),
-    ("nbf negative", claims(nbf=-1)),
-    ("nbf negative without end", raw_claim("nbf", "-Infinity")),
-    ("iat a string", claims(iat="0")),
-    ("iat false", claims(iat=False)),
-    # Who
-    ("no iss", claims(iss=MISSING)),
-    ("another iss", claims(iss="https://evil.example")),
-    ("iss with a slash", claims(iss=development.ISSUER + "/")),
-    ("iss in capitals", claims(iss=development.ISSUER.upper())),
-    ("iss in a list", claims(iss=[development.ISSUER])),
-    ("no sub", claims(sub=MISSING)),
-    ("sub empty", claims(sub="")),
-    ("sub null", claims(sub=None)),
-    ("sub a number", claims(sub=1)),
-    ("sub in a list", claims(sub=["user_1"])),
-    ("sub with a NUL", claims(sub="user_1\0")),
-    ("sub with a line break", claims(sub="user_1\n")),
-    ("sub with a lone surrogate", claims(sub="user_\ud800")),
-    ("sub too long", claims(sub="u" * 256)),
-    ("no azp", claims(azp=MISSING)),
-    ("azp null", claims(azp=None)),
-    ("azp empty", claims(azp="")),
-    ("another azp", claims(azp="https://evil.example")),
-    ("azp that begins like ours", claims(azp=PARTY + ".evil.example")),
-    ("azp in a list", claims(azp=[PARTY])),
-    ("a pending session", claims(sts="pending")),
-    ("a session of an unknown status", claims(sts="ended")),
-    ("a session of no status", claims(sts=None)),
-    # For which organisation
-    ("o a string", claims(o="org_a")),
-    ("o a list", claims(o=["org_a"])),
-    ("o false", claims(o=False)),
-    ("o without an id", claims(o={"rol": "admin"})),
-    ("o with an empty id", claims(o={"id": ""})),
-    ("o with a null id", claims(o={"id": None})),
-    ("o with a number for an id", claims(o={"id": 1})),
-    ("o with a list for an id", claims(o={"id": ["org_a"]})),
-    ("o with a NUL in its id", claims(o={"id": "org_a\0"})),
-    ("o with a number for a role", claims(o={"id": "org_a", "rol": 1})),
-    ("o with a list for a slug", claims(o={"id": "org_a", "slg": ["acme"]})),
-    ("org_id empty", version_1(org_id="")),
-    ("org_id a number", version_1(org_id=0)),
-    ("org_id false", version_1(org_id=False)),
-    ("org_id a list", version_1(org_id=["org_a"])),
-    ("org_id too long", version_1(org_id="o" * 256)),
-    ("org_id not ASCII", version_1(org_id="örg")),
-    ("org_role an object", version_1(org_role={})),
-    ("org_slug a number", version_1(org_slug=1)),
-    ("two organisations", claims(org_id="org_b")),
-    ("two roles", claims(org_id="org_a", org_role="org:member")),
-    ("two slugs", claims(org_id="org_a", org_slug="other")),
-    # Machines
-    ("a machine that is not listed", machine(sub="mch_9")),
-    ("a machine that is not listed, with an organisation", claims(sub="mch_9")),
-    ("a machine of another azp", machine(azp="https://evil.example")),
-    ("a machine's expired token", machine(exp=In(-6))),
-]  # fmt: skip
-NO_TENANT: list[tuple[str, Make]] = [
-    ("no organisation", claims(o=MISSING)),
-    ("no organisation in version 1", version_1(org_id=MISSING, org_role=MISSING)),
-    ("null for an organisation, as templates write it", claims(o=None, org_id=None, org_role=None)),
-    ("a machine that asks for no tenant", machine()),
-    ("a machine that brings its organisation", claims(sub="mch_1", org_id="org_a")),
-]
-BAD: list[tuple[str, Make, Refusal]] = [
-    *((name, make, Unauthenticated) for name, make in NO_TOKEN_OF_OURS),
-    *((name, make, NoOrganisation) for name, make in NO_TENANT),
-]
-GOOD: list[tuple[str, Make]] = [
-    ("version 2", claims()),
-    ("version 1", version_1()),
-    ("version 1 without a role", version_1(org_role=MISSING)),
-    ("both versions, in agreement", claims(org_id="org_a", org_role="org:admin", org_slug="acme")),
-    ("no type", header(typ=MISSING)),
-    ("no kid", header(kid=MISSING)),
-    ("a header that we do not know", header(cat="cl_B7d4PD111AAA")),
-    ("a time with a fraction", claims(exp=4102444800.5, nbf=0)),
-    ("an audience", claims(aud="convex")),
-    ("the longest", lambda forge: of_length(forge, longest=True)),
-]
 
 
 @pytest.fixture(scope="module")
@@ -436,15 +67,30 @@ def names(rows: list[Any]) -> list[str]:
     return [row[0] for row in rows]
 
 
-@pytest.mark.parametrize(("name", "make", "expected"), BAD, ids=names(BAD))
+@pytest.mark.parametrize(("name", "word", "make"), BAD, ids=names(BAD))
 async def test_a_bad_token_is_refused_however_often_it_comes(
-    forge: Forge, verifier: ClerkVerifier, name: str, make: Make, expected: Refusal
+    forge: Forge, verifier: ClerkVerifier, name: str, word: str, make: Make
 ) -> None:
+    expected = NoOrganisation if (name, word, make) in NO_TENANT else Unauthenticated
     token = make(forge)
     for _ in range(2):
         with pytest.raises(expected) as refused:
             await verifier.verify(token)
         assert str(refused.value) == str(expected())
+        assert word_of(refused.value) == word
+
+
+def word_of(refused: RunEngineError) -> str:
+    return refused.why.word if isinstance(refused, TokenRefused | TenantRefused) else ""
+
+
+def test_each_reason_of_a_bad_token_is_in_the_table() -> None:
+    apart = {
+        Why.NO_TOKEN,
+        Why.UNKNOWN_KEY,
+        Why.FOREIGN_TENANT,
+    }  # of the call, of a JWKS, of the tenant asked for
+    assert {word for _, word, _ in BAD if word} == {why.word for why in set(Why) - apart}
 
 
 @pytest.mark.parametrize(("name", "make"), GOOD, ids=names(GOOD))
@@ -453,8 +99,23 @@ async def test_a_good_token_speaks_for_its_user_and_organisation(
 ) -> None:
     token = make(forge)
     for _ in range(2):
-        caller = await verifier.verify(token)
-        assert (caller.tenant_id, caller.subject) == ("org_a", "user_1")
+        assert await verifier.verify(token) == Caller("org_a", "user_1")
+
+
+@pytest.mark.parametrize(("name", "make"), IMPERSONATED, ids=names(IMPERSONATED))
+async def test_an_impersonator_acts_as_the_user(
+    forge: Forge, verifier: ClerkVerifier, name: str, make: Make
+) -> None:
+    token = make(forge)
+    for _ in range(2):
+        assert await verifier.verify(token) == Caller("org_a", "user_1", impersonator="user_9")
+
+
+@pytest.mark.parametrize(("name", "make"), GOOD_MACHINES, ids=names(GOOD_MACHINES))
+async def test_custom_claims_of_a_machine_count_for_nothing(
+    forge: Forge, verifier: ClerkVerifier, name: str, make: Make
+) -> None:
+    assert await verifier.verify(make(forge), "org_a") == Caller("org_a", "mch_1")
 
 
 async def test_a_development_token_is_good(state_dir: Path) -> None:
@@ -547,7 +208,7 @@ async def test_no_key_is_looked_up_for_a_token_whose_header_is_wrong(
     assert keys.looked_up == []
 
 
-@pytest.mark.parametrize("successor", [None, _ANOTHER_KEY.public_key()], ids=["none", "another"])
+@pytest.mark.parametrize("successor", [None, ANOTHER_KEY.public_key()], ids=["none", "another"])
 async def test_a_remembered_token_ends_with_its_key(forge: Forge, successor: rsa.RSAPublicKey | None) -> None:
     keys = OneKey(forge.key)
     verifier = ClerkVerifier(keys, development.ISSUER, [PARTY])
@@ -670,9 +331,9 @@ def test_machines_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
         pytest.param(lambda: pem_of(ec.generate_private_key(ec.SECP256R1())), id="elliptic"),
         pytest.param(lambda: pem_of(ed25519.Ed25519PrivateKey.generate()), id="Edwards"),
         pytest.param(lambda: _PEM_OF_NO_ALGORITHM, id="of an unknown algorithm"),
-        pytest.param(lambda: pem_of(_ANOTHER_KEY).replace("M", "\udc80", 1), id="not UTF-8"),
+        pytest.param(lambda: pem_of(ANOTHER_KEY).replace("M", "\udc80", 1), id="not UTF-8"),
         pytest.param(
-            lambda: _ANOTHER_KEY.private_bytes(
+            lambda: ANOTHER_KEY.private_bytes(
                 Encoding.PEM,
                 PrivateFormat.PKCS8,
                 NoEncryption(),
@@ -703,18 +364,18 @@ def leaks(text: str, token: str) -> bool:
     return any(len(piece) > 16 and piece in text for piece in token.split(".")[1:])
 
 
-async def test_no_token_reaches_a_log(
-    forge: Forge,
-    verifier: ClerkVerifier,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    tokens = [make(forge) for _, make, _ in BAD] + [make(forge) for _, make in GOOD]
-    for token in tokens:
-        with contextlib.suppress(RunEngineError):
-            await verifier.verify(token)
-    written = caplog.text + "".join(capfd.readouterr())
+async def test_no_token_reaches_a_log(forge: Forge, verifier: ClerkVerifier) -> None:
+    tokens = [make(forge) for _, _, make in BAD] + [make(forge) for _, make in GOOD]
+    with capture_logs() as lines:
+        for token in tokens:
+            try:
+                await verifier.verify(token)
+            except (TokenRefused, TenantRefused) as refused:
+                RefusalLog().note(refused)
+            except NoOrganisation:
+                pass
+    assert len(lines) == sum(bool(word) for _, word, _ in BAD)
+    written = json.dumps(lines)
     assert not any(leaks(written, token) for token in tokens)
 
 
@@ -731,7 +392,8 @@ async def test_every_refusal_is_the_same_over_grpc_and_rest(
             httpx.AsyncClient(base_url=f"http://{stack.rest_address}") as rest,
         ):
             answers: dict[str, set[Answer]] = {"UNAUTHENTICATED": set(), "NO_ORGANISATION": set()}
-            for name, make, expected in BAD:
+            for name, word, make in BAD:
+                expected = NoOrganisation if (name, word, make) in NO_TENANT else Unauthenticated
                 token = make(forge)
                 # The others no header can carry.
                 if token and token.isascii() and token.isprintable():
@@ -765,6 +427,10 @@ async def test_every_refusal_is_the_same_over_grpc_and_rest(
     written = "".join(capfd.readouterr())
     assert "UNAVAILABLE" in written, "the logs of the processes are elsewhere"
     assert not any(leaks(written, token) for token in sent)
+    refusals = [json.loads(line) for line in written.splitlines() if '"token refused"' in line]
+    assert {"no_token", "foreign_tenant", *(word for _, word, _ in BAD if word)} == {
+        line["reason"] for line in refusals
+    }
 
 
 class Answer(NamedTuple):

@@ -3,10 +3,15 @@
 Sources: the contract, section Codes; Clerk's "Session tokens" (claims of versions 1 and 2), "Manual JWT
 verification" and "Using M2M tokens"; RFC 7515, 7519 and 8725.
 
-A user's token names its organisation in `org_id` (version 1) or `o.id` (version 2), and in `azp` the origin
-of the page that asked for it. An M2M token (`sub` is `mch_…`) has neither: Clerk puts `iss, sub, exp, nbf,
-iat, jti` into it, and the rest of its claims are whatever the machine asked for. So nothing that it says of
-an organisation counts; our settings list the tenants of each machine, and each call chooses one of them.
+A user's token names its organisation in `o.id` when it has `v: 2`, in `org_id` when it has no `v`, and in
+`azp` the origin of the page that asked for it. An M2M token (`sub` is `mch_…`) has neither: Clerk puts
+`iss, sub, exp, nbf, iat, jti` into it, and the rest of its claims are whatever the machine asked for. So
+nothing that it says of an organisation, a session, a party or an impersonator counts; our settings list the
+tenants of each machine, and each call chooses one of them.
+
+Clerk signs several classes of JWT with one key and tells them apart by the header `cat`, which only the
+source of @clerk/backend (3.25.0, src/tokens/jwtCategories.ts) describes. JWTs of templates are made for
+third parties, live as long as the template says, and claim whatever it says: they are no session.
 """
 
 from __future__ import annotations
@@ -26,8 +31,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from runengine_server.auth.refusals import TenantRefused, TokenRefused, Why, shown
 from runengine_server.domain.caller import Caller
-from runengine_server.domain.errors import NoOrganisation, Unauthenticated
+from runengine_server.domain.errors import NoOrganisation
 
 MIN_RSA_BITS = 2048  # RFC 7518, section 3.3
 
@@ -44,6 +50,9 @@ _COMPACT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 # What a subject or a tenant may be. Clerk's ids are shorter; PostgreSQL and the log take these as they are.
 _ID = re.compile(r"[\x21-\x7e]{1,255}")
 _MACHINE = "mch_"
+# How Clerk's opaque tokens begin: of machines, of API keys, of OAuth applications.
+_OPAQUE = ("mt_", "ak_", "oat_")
+_SESSION_CATEGORY, _MACHINE_CATEGORY = "cl_B7d4PD111AAA", "cl_B7d4PD333AAA"
 
 # Headers that would let a token bring its own key or its own rules.
 _FORBIDDEN_HEADERS = {"crit", "b64", "zip", "enc", "jku", "jwk", "x5u", "x5c", "x5t", "x5t#S256"}
@@ -82,6 +91,7 @@ class _Verified:
 
     subject: str
     organisation: str | None
+    impersonator: str | None
     kid: str | None
     key: RSAPublicKey
     expires: float
@@ -114,12 +124,14 @@ class ClerkVerifier:
     async def verify(self, token: str, tenant: str | None = None) -> Caller:
         """Who the token speaks for. `tenant` is what the call asks for; only a machine has a choice.
 
-        Raises Unauthenticated, the same for every flaw, and for a machine that is not listed: it learns
-        no more than that it is not let in. Raises NoOrganisation for a user without an active
+        Raises TokenRefused, the same to the caller for every flaw, and for a machine that is not listed: it
+        learns no more than that it is not let in. Raises NoOrganisation for a user without an active
         organisation, and for a listed machine that asks for no tenant, or for one that is not its own.
         """
-        if len(token) > _MAX_TOKEN_LENGTH or not token.isascii():
-            raise Unauthenticated
+        if len(token) > _MAX_TOKEN_LENGTH:
+            raise TokenRefused(Why.TOO_LONG)
+        if not token.isascii():
+            raise TokenRefused(Why.MALFORMED)
         digest = hashlib.sha256(token.encode()).digest()
         verified = self._verified.get(digest)
         if verified is None or not await self._holds(verified):
@@ -130,87 +142,126 @@ class ClerkVerifier:
         return self._caller(verified, tenant)
 
     def _caller(self, verified: _Verified, tenant: str | None) -> Caller:
-        if not verified.subject.startswith(_MACHINE):
+        subject = verified.subject
+        if not subject.startswith(_MACHINE):
             tenant = verified.organisation
             if tenant is None:
                 raise NoOrganisation
-        elif (tenants := self._machines.get(verified.subject)) is None:
-            raise Unauthenticated
-        elif tenant is None or tenant not in tenants:
-            raise NoOrganisation
-        return Caller(tenant_id=tenant, subject=verified.subject)
+        elif (tenants := self._machines.get(subject)) is None:
+            raise TokenRefused(Why.UNKNOWN_MACHINE, machine=shown(subject))
+        elif tenant is None:
+            raise TenantRefused(Why.NO_TENANT, machine=shown(subject))
+        elif tenant not in tenants:
+            raise TenantRefused(Why.FOREIGN_TENANT, machine=shown(subject), tenant=shown(tenant))
+        return Caller(tenant_id=tenant, subject=subject, impersonator=verified.impersonator)
 
     async def _holds(self, verified: _Verified) -> bool:
         return self._clock() < verified.expires and await self._keys.find(verified.kid) == verified.key
 
     async def _check(self, token: str) -> _Verified:
         if not _COMPACT.fullmatch(token):
-            raise Unauthenticated
+            raise TokenRefused(Why.OPAQUE_TOKEN if token.startswith(_OPAQUE) else Why.MALFORMED)
         header = _object(_decoded(token.partition(".")[0]))
-        kid = header.get("kid")
-        if (
-            header.get("alg") != "RS256"
-            # Clerk signs the tokens of its OAuth applications with the same key; their type is at+jwt.
-            or header.get("typ", "JWT") != "JWT"
-            or _FORBIDDEN_HEADERS & header.keys()
-            or not isinstance(kid, str | None)
-        ):
-            raise Unauthenticated
+        kid = _judge_header(header)
         key = await self._keys.find(kid)
         if key is None:
-            raise Unauthenticated
+            raise TokenRefused(Why.UNKNOWN_KEY)
         try:
             payload: bytes = _jws.decode(token, key, algorithms=["RS256"])
         except jwt.InvalidTokenError:
-            raise Unauthenticated from None
+            raise TokenRefused(Why.BAD_SIGNATURE) from None
         claims = _object(payload)
+        self._judge_issuer(claims)
         expires = self._judge_times(claims)
-        subject = claims.get("sub")
-        if claims.get("iss") != self._issuer or not _is_id(subject):
-            raise Unauthenticated
+        if not _is_id(subject := claims.get("sub")):
+            raise _invalid("sub")
+        machine = subject.startswith(_MACHINE)
+        _judge_category(header, machine)
+        if machine:
+            return _Verified(subject, None, None, kid, key, expires)
+        self._judge_party(claims.get("azp"))
         # Clerk's other status is "pending": the user has yet to choose an organisation, or a second factor.
         if claims.get("sts", "active") != "active":
-            raise Unauthenticated
-        machine = subject.startswith(_MACHINE)
-        self._judge_party(claims.get("azp"), machine)
-        organisation = None if machine else _organisation(claims)
-        return _Verified(subject, organisation, kid, key, expires)
+            raise TokenRefused(Why.INACTIVE_SESSION)
+        return _Verified(subject, _organisation(claims), _impersonator(claims), kid, key, expires)
+
+    def _judge_issuer(self, claims: dict[str, Any]) -> None:
+        issuer = claims.get("iss")
+        if not isinstance(issuer, str):
+            raise _invalid("iss")
+        if issuer != self._issuer:
+            raise TokenRefused(Why.WRONG_ISSUER, issuer=shown(issuer), expected=shown(self._issuer))
 
     def _judge_times(self, claims: dict[str, Any]) -> float:
-        """When the token ends. Raises Unauthenticated when it has, has not begun, or does not say."""
+        """When the token ends. Raises TokenRefused when it has, has not begun, or does not say."""
         ends = _time(claims, "exp") + _SKEW_SECONDS
         begins = max(_time(claims, "nbf"), _time(claims, "iat")) - _SKEW_SECONDS
-        if not begins <= self._clock() < ends:
-            raise Unauthenticated
+        now = self._clock()
+        if now >= ends:
+            raise TokenRefused(Why.EXPIRED, seconds=round(now - ends + _SKEW_SECONDS))
+        if now < begins:
+            raise TokenRefused(Why.NOT_YET_VALID, seconds=round(begins - now + _SKEW_SECONDS))
         return ends
 
-    def _judge_party(self, party: object, machine: bool) -> None:
-        if not self._authorized_parties or (machine and party is None):
+    def _judge_party(self, party: object) -> None:
+        if not self._authorized_parties:
             return
-        if not isinstance(party, str) or party not in self._authorized_parties:
-            raise Unauthenticated
+        if not isinstance(party, str):
+            raise TokenRefused(Why.WRONG_PARTY)
+        if party not in self._authorized_parties:
+            raise TokenRefused(Why.WRONG_PARTY, party=shown(party))
+
+
+def _invalid(claim: str) -> TokenRefused:
+    return TokenRefused(Why.INVALID_CLAIM, claim=claim)
+
+
+def _judge_header(header: dict[str, Any]) -> str | None:
+    """The kid, None when there is none. Raises TokenRefused."""
+    if header.get("alg") != "RS256":
+        raise TokenRefused(Why.WRONG_ALGORITHM)
+    # Clerk signs the tokens of its OAuth applications with the same key; their type is at+jwt.
+    if header.get("typ", "JWT") != "JWT":
+        raise TokenRefused(Why.WRONG_TYPE)
+    if _FORBIDDEN_HEADERS & header.keys():
+        raise TokenRefused(Why.FORBIDDEN_HEADER)
+    kid: str | None = header.get("kid")
+    if "kid" in header and not isinstance(kid, str):
+        raise TokenRefused(Why.MALFORMED)
+    return kid
+
+
+def _judge_category(header: dict[str, Any], machine: bool) -> None:
+    """Absent is good: tokens had no category once. Clerk's cl_I7d4PD111III, which an instance may write into
+    all of its tokens alike, is refused: it would let templates in as sessions.
+    """
+    category = header.get("cat")
+    if "cat" in header and category != (_MACHINE_CATEGORY if machine else _SESSION_CATEGORY):
+        raise TokenRefused(
+            Why.WRONG_CATEGORY, category=shown(category) if isinstance(category, str) else "no string"
+        )
 
 
 def _decoded(part: str) -> bytes:
-    """The bytes of a part. Raises Unauthenticated when no base64url has this length."""
+    """The bytes of a part. Raises TokenRefused when no base64url has this length."""
     try:
         return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     except ValueError:
-        raise Unauthenticated from None
+        raise TokenRefused(Why.MALFORMED) from None
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    """The JSON object. Raises Unauthenticated when it is none, is not UTF-8, or repeats a name anywhere:
+    """The JSON object. Raises TokenRefused when it is none, is not UTF-8, or repeats a name anywhere:
     of two parsers, one may read the first and one the last (RFC 7519, section 4).
     """
     if text.count(b"[") + text.count(b"{") > _MAX_BRACKETS:
-        raise Unauthenticated
+        raise TokenRefused(Why.MALFORMED)
     try:
         found = json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        raise Unauthenticated from None
+        raise TokenRefused(Why.MALFORMED) from None
     if not isinstance(found, dict):
-        raise Unauthenticated
+        raise TokenRefused(Why.MALFORMED)
     return found
 
 
@@ -226,10 +277,10 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _time(claims: dict[str, Any], name: str) -> float:
-    """The NumericDate (RFC 7519, section 2). Raises Unauthenticated when it is missing or none."""
+    """The NumericDate (RFC 7519, section 2). Raises TokenRefused when it is missing or none."""
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:
-        raise Unauthenticated
+        raise _invalid(name)
     return float(value)
 
 
@@ -240,26 +291,49 @@ def _is_id(value: object) -> TypeGuard[str]:
 def _organisation(claims: dict[str, Any]) -> str | None:
     """The active organisation, None when the token has none.
 
-    Raises Unauthenticated when it is malformed, or when the two versions of the claims, both in one
-    token, say different things. A role is `org:admin` in version 1 and `admin` in version 2.
+    The version says which claim counts, as in Clerk's own reader; the other may be a custom one. Raises
+    TokenRefused when what counts is malformed, or the version is none that we know.
     """
-    compact = {} if (given := claims.get("o")) is None else given
-    if not isinstance(compact, dict):
-        raise Unauthenticated
-
-    def agreed(old: str, new: str, prefix: str = "") -> str | None:
-        values = [value for value in (claims.get(old), compact.get(new)) if value is not None]
-        if not all(isinstance(value, str) for value in values):
-            raise Unauthenticated
-        if len({value.removeprefix(prefix) for value in values}) > 1:
-            raise Unauthenticated
-        return values[0] if values else None
-
-    agreed("org_role", "rol", prefix="org:")
-    agreed("org_slug", "slg")
-    organisation = agreed("org_id", "id")
-    if organisation is None and given is None:
+    compact, plain = claims.get("o"), claims.get("org_id")
+    if "v" not in claims:
+        _judge_texts(claims, "org_role", "org_slug")
+        other = compact.get("id") if isinstance(compact, dict) else None
+        return None if plain is None else _agreed("org_id", plain, other)
+    if type(claims["v"]) is not int or claims["v"] != 2:
+        raise TokenRefused(Why.UNKNOWN_VERSION)
+    if compact is None:
         return None
+    if not isinstance(compact, dict):
+        raise _invalid("o")
+    _judge_texts(compact, "rol", "slg")
+    return _agreed("o", compact.get("id"), plain)
+
+
+def _agreed(name: str, organisation: object, other: object) -> str:
+    """The organisation. Raises TokenRefused when the claim that does not count names another one: whoever
+    made the token, or reads it elsewhere, may have meant that.
+    """
     if not _is_id(organisation):
-        raise Unauthenticated
+        raise _invalid(name)
+    if other is not None and other != organisation:
+        raise TokenRefused(Why.TWO_ORGANISATIONS)
     return organisation
+
+
+def _judge_texts(values: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if not isinstance(values.get(name), str | None):
+            raise _invalid(name)
+
+
+def _impersonator(claims: dict[str, Any]) -> str | None:
+    """Who acts for the subject (RFC 8693, section 4.1), None when it acts itself. An `act` within `act` is
+    history, and is not read. Raises TokenRefused when it is malformed.
+    """
+    actor = claims.get("act")
+    if actor is None:
+        return None
+    if not isinstance(actor, dict) or not _is_id(actor.get("sub")):
+        raise _invalid("act")
+    impersonator: str = actor["sub"]
+    return impersonator

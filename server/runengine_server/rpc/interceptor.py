@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
 from runengine_server.auth.clerk import ClerkVerifier
+from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why
 from runengine_server.domain.caller import Caller
 from runengine_server.domain.errors import (
     Interrupted,
@@ -22,7 +23,6 @@ from runengine_server.domain.errors import (
     Overloaded,
     QuotaExceeded,
     RunEngineError,
-    Unauthenticated,
     Violation,
 )
 from runengine_server.rpc.statuses import internal_status, status_of
@@ -61,6 +61,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         all of them late. Streams, which last as long as their readers please, have limits of their own.
         """
         self._verifier = verifier
+        self._refusals = RefusalLog()
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._tenant_streams = tenant_streams
@@ -141,17 +142,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return guarded
 
     async def _admit(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        metadata = context.invocation_metadata() or ()
+        try:
+            _caller.set(await self._identify(tuple(context.invocation_metadata() or ())))
+        except (TokenRefused, TenantRefused) as refused:
+            self._refusals.note(refused)
+            raise
+        if isinstance(request, Undecodable):
+            raise InvalidArgument([Violation("", "the request is not a valid message")])
+
+    async def _identify(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         tokens = [value for key, value in metadata if key == "authorization"]
         scheme, _, token = str(tokens[0]).partition(" ") if len(tokens) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not token:
-            raise Unauthenticated
+            raise TokenRefused(Why.NO_TOKEN)
         # For machines alone. Two of them are as good as none: nobody can say which one was meant.
         tenants = [str(value) for key, value in metadata if key == "x-tenant-id"]
         tenant = tenants[0] if len(tenants) == 1 else None
-        _caller.set(await self._verifier.verify(token, tenant))
-        if isinstance(request, Undecodable):
-            raise InvalidArgument([Violation("", "the request is not a valid message")])
+        return await self._verifier.verify(token, tenant)
 
 
 def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
