@@ -125,6 +125,7 @@ def _event(event: RunEvent) -> dict[str, Any]:
         "reason": event.reason,
         "traceId": event.trace_id if event.HasField("trace_id") else None,
         "error": _error(event.error) if event.HasField("error") else None,
+        "impersonator": event.impersonator if event.HasField("impersonator") else None,
     }
 
 

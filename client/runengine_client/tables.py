@@ -165,7 +165,8 @@ def events_view(events: Sequence[RunEvent]) -> RenderableType:
     for event in events:
         arrow = Text("→" if event.HasField("from_status") else "", "dim")
         why = plain(event.reason)
-        table.add_row(_time(event.at), arrow, status_text(event), str(event.attempt), why, plain(event.actor))
+        who = plain(f"{event.actor} by {event.impersonator}" if event.impersonator else event.actor)
+        table.add_row(_time(event.at), arrow, status_text(event), str(event.attempt), why, who)
     failures = [_error(event.error) for event in events if event.HasField("error")]
     return Group(table, *failures)
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import httpx
 import pytest
+from rich.console import Console
 from runengine.v1.run_pb2 import RunStatus, StepStatus
 from runengine_client import InvalidArgument, RunEngineClient, RunNotFound
 from runengine_client.json_view import events_json, steps_json
+from runengine_client.tables import events_view
+from runengine_server.auth import development
 
 from tests.gates import Gates
+from tests.stack import Stack
+from tests.token_forge import Forge
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -85,6 +91,35 @@ async def test_the_timeline_tells_who_did_what_when_and_why(
     assert events[2].error == failed.error
     assert events[5].at == cancelled.updated_at
     assert (await rest.get(f"/runs/{run_id}/events")).json() == events_json(events)
+
+
+async def test_the_timeline_tells_who_acted_as_whom(
+    stack: Stack, client: RunEngineClient, organisation: str, state_dir: Path
+) -> None:
+    forge = Forge(development.private_key(state_dir))
+    as_their_user = forge.token(sub="user_b", o={"id": organisation}, act={"sub": "user_a"})
+    body = {"workflowName": "unserved"}
+    async with stack.rest(as_their_user) as rest:
+        run = (await rest.post("/runs", json=body, headers={"idempotency-key": "k"})).json()
+        await rest.delete(f"/runs/{run['id']}")
+        answer = (await rest.get(f"/runs/{run['id']}/events")).json()
+    await client.retry_run(run["id"])
+    async with stack.rest(forge.token(sub="user_b", o={"id": organisation})) as rest:
+        replayed = await rest.post("/runs", json=body, headers={"idempotency-key": "k"})
+    assert (replayed.json(), replayed.headers["idempotency-replayed"]) == (run, "true")
+    events = await client.list_run_events(run["id"])
+    assert [(event.actor, event.impersonator, event.HasField("impersonator")) for event in events] == [
+        ("user_b", "user_a", True),
+        ("user_b", "user_a", True),
+        ("user_test", "", False),
+    ]
+    assert [(each["actor"], each["impersonator"]) for each in answer["events"]] == [("user_b", "user_a")] * 2
+    assert answer["events"] == events_json(events)["events"][:2]
+    assert events_json(events)["events"][2]["impersonator"] is None
+    console = Console(width=200)
+    with console.capture() as table:
+        console.print(events_view(events))
+    assert table.get().count("user_b by user_a") == 2
 
 
 async def test_a_malformed_traceparent_is_nobodys_error(rest: httpx.AsyncClient) -> None:

@@ -73,7 +73,7 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """One transition. `from_status` is None for the first; `actor` is a user, a machine or a worker;
+    """One transition. `from_status` is None for the first; `actor` is `Caller.actor` or a worker;
     `error` is an encoded runengine.v1.RunError.
     """
 

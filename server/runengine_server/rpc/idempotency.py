@@ -30,7 +30,7 @@ async def act_once(
     Of a key that the tenant has used for the same request it is the stored one, marked by the
     metadata `idempotency-replayed: true`. Raises IdempotencyKeyReused for another request.
     """
-    acted = await act(Actor(caller().subject, _trace_id(context)), Once(_key(context), fingerprint))
+    acted = await act(Actor(caller().actor, _trace_id(context)), Once(_key(context), fingerprint))
     if acted.outcome is Outcome.REPLAYED:
         if acted.fingerprint != fingerprint:
             raise IdempotencyKeyReused

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1 import campaign_pb2, run_pb2
 
+from runengine_server.domain.caller import split_actor
 from runengine_server.domain.run import (
     Campaign,
     RunEvent,
@@ -32,12 +33,14 @@ def _timestamp(at: datetime | None) -> Timestamp | None:
 
 def event_message(event: RunEvent) -> run_pb2.RunEvent:
     """The transition as callers see it."""
+    actor, impersonator = split_actor(event.actor)
     return run_pb2.RunEvent(
         at=_timestamp(event.at),
         from_status=None if event.from_status is None else run_status_value(event.from_status),
         to_status=run_status_value(event.to_status),
         attempt=event.attempt,
-        actor=event.actor,
+        actor=actor,
+        impersonator=impersonator,
         reason=event.reason,
         trace_id=event.trace_id,
         error=None if event.error is None else run_pb2.RunError.FromString(event.error),
