@@ -279,5 +279,6 @@ GOOD: list[tuple[str, Make]] = [
     ("act null", claims(act=None)),
     ("a time with a fraction", claims(exp=4102444800.5, nbf=0)),
     ("an audience", claims(aud="convex")),
+    ("another OIDC issuer's", version_1(org_role=MISSING, aud=["https://api.example"], scope="openid")),
     ("the longest", lambda forge: of_length(forge, longest=True)),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why, shown
 from structlog.testing import capture_logs
 
+from tests.stack import ROOT
 from tests.token_forge import MACHINES, PARTY, Forge, Make, claims, edited, header, machine, pem_of, repacked
 from tests.token_table import BAD, NO_TOKEN_OF_OURS
 
@@ -111,7 +113,7 @@ async def test_the_log_has_what_helps_to_set_it_right(
 async def test_how_long_a_token_has_been_expired_is_in_the_log(forge: Forge, verifier: ClerkVerifier) -> None:
     refused = await refusal(verifier, forge.token(exp=1_000_000_000))
     assert refused.why is Why.EXPIRED
-    assert refused.details["seconds"] > 600_000_000
+    assert refused.details["seconds_ago"] > 600_000_000
 
 
 async def test_nothing_is_quoted_of_a_token_that_is_not_signed(forge: Forge, verifier: ClerkVerifier) -> None:
@@ -192,3 +194,10 @@ def test_a_flood_of_all_reasons_leaves_a_line_of_each(log: RefusalLog, clock: Cl
             log.note(refused)
     assert len(lines) <= 6 * len(Why)
     assert len(lines) + sum(line["suppressed"] for line in lines) <= len(flood)
+
+
+def test_the_documentation_explains_each_reason() -> None:
+    text = (ROOT / "docs" / "tokens.md").read_text()
+    assert set(re.findall(r"^\| `([a-z_]+)`[^|]*\|", text.partition("| `reason` |")[2], re.M)) == {
+        why.word for why in Why
+    }

@@ -198,9 +198,9 @@ class ClerkVerifier:
         begins = max(_time(claims, "nbf"), _time(claims, "iat")) - _SKEW_SECONDS
         now = self._clock()
         if now >= ends:
-            raise TokenRefused(Why.EXPIRED, seconds=round(now - ends + _SKEW_SECONDS))
+            raise TokenRefused(Why.EXPIRED, seconds_ago=round(now - ends + _SKEW_SECONDS))
         if now < begins:
-            raise TokenRefused(Why.NOT_YET_VALID, seconds=round(begins - now + _SKEW_SECONDS))
+            raise TokenRefused(Why.NOT_YET_VALID, seconds_ahead=round(begins - now + _SKEW_SECONDS))
         return ends
 
     def _judge_party(self, party: object) -> None:
