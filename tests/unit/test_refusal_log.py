@@ -110,6 +110,16 @@ async def test_the_log_has_what_helps_to_set_it_right(
     assert (refused.why.word, refused.details) == (word, details)
 
 
+class NoKeys:
+    async def find(self, kid: str | None) -> None:
+        return None
+
+
+async def test_a_key_that_we_do_not_have_is_a_reason_of_its_own(forge: Forge) -> None:
+    refused = await refusal(ClerkVerifier(NoKeys(), development.ISSUER, []), forge.token())
+    assert (refused.why, refused.details) == (Why.UNKNOWN_KEY, {})
+
+
 async def test_how_long_a_token_has_been_expired_is_in_the_log(forge: Forge, verifier: ClerkVerifier) -> None:
     refused = await refusal(verifier, forge.token(exp=1_000_000_000))
     assert refused.why is Why.EXPIRED
