@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -374,7 +375,19 @@ async def test_a_traceparent_that_is_none_is_left_out(client: httpx.AsyncClient,
 
 @pytest.mark.parametrize(
     "content_type",
-    ["application/json", "Application/JSON; charset=UTF-8", 'application/json;charset="utf-8"'],
+    [
+        "application/json",
+        "Application/JSON; charset=UTF-8",
+        'application/json;charset="utf-8"',
+        "application/json; charset=utf8",
+        "application/json; charset=US-ASCII",
+        "application/json;charset=",
+        " application/json ;; Charset = 'Utf-8' ;",
+        'application/json; profile="https://example.com/a;charset=latin-1"',
+        'application/json; profile="a\\";charset=latin-1"; charset=utf-8',
+        "application/json; odata.metadata=minimal; IEEE754Compatible=true",
+        "application/json; nonsense",
+    ],
 )
 async def test_a_json_content_type_is_taken(
     client: httpx.AsyncClient, server: Server, content_type: str
@@ -385,24 +398,72 @@ async def test_a_json_content_type_is_taken(
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "wrong"),
     [
-        {},
-        {"content-type": "text/plain"},
-        {"content-type": "application/json; charset=latin-1"},
-        {"content-type": "application/jsonx"},
-        {"content-type": "application/x-www-form-urlencoded"},
-        {"content-type": "application/json", "content-encoding": "gzip"},
-        [("content-type", "application/json"), ("content-type", "application/json")],
+        ({}, "content-type"),
+        ({"content-type": ""}, "content-type"),
+        ({"content-type": "text/plain"}, "content-type"),
+        ({"content-type": "application/jsonx"}, "content-type"),
+        ({"content-type": "application/json, application/json"}, "content-type"),
+        ({"content-type": "application/x-www-form-urlencoded"}, "content-type"),
+        ([("content-type", "application/json"), ("content-type", "application/json")], "content-type"),
+        ({"content-type": "application/json; charset=latin-1"}, "charset"),
+        ({"content-type": 'application/json; CHARSET = "UTF-16"'}, "charset"),
+        ({"content-type": "application/json; charset=utf-8; charset=utf-7"}, "charset"),
+        ({"content-type": "application/json; profile=x; charset=utf-8x"}, "charset"),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, "content-encoding"),
     ],
 )
-async def test_any_other_content_type_is_415(client: httpx.AsyncClient, server: Server, headers: Any) -> None:
-    problem(await client.post("/campaigns", content=b"{}", headers=headers), 415, "UNSUPPORTED_MEDIA_TYPE")
+async def test_any_other_content_type_is_415_and_says_what_is_wrong(
+    client: httpx.AsyncClient, server: Server, headers: Any, wrong: str
+) -> None:
+    response = await client.post("/campaigns", content=b"{}", headers=headers)
+    detail = problem(response, 415, "UNSUPPORTED_MEDIA_TYPE")["detail"]
+    assert re.findall("content-type|charset|content-encoding", detail) == [wrong]
     assert server.names == ["GetRun"]
 
 
-async def test_a_missing_body_is_a_violation_where_one_is_due(client: httpx.AsyncClient) -> None:
-    assert set(violations(await client.post("/runs"))) == {"body"}
+BODYLESS: list[dict[str, Any]] = [
+    {},
+    {"content": b""},
+    {"content": b"", "headers": {"content-type": "application/json"}},
+    {"content": b"", "headers": {"content-type": "text/plain;charset=UTF-8"}},
+    {"content": b"", "headers": {"content-length": "0", "content-encoding": "gzip"}},
+]
+
+
+@pytest.mark.parametrize("sent", BODYLESS)
+async def test_a_campaign_is_created_without_a_body(
+    client: httpx.AsyncClient, server: Server, sent: dict[str, Any]
+) -> None:
+    server.replies(campaign_service_pb2.CreateCampaignResponse())
+    assert (await client.post("/campaigns", **sent)).status_code == 201
+    assert server.received[-1][1] == campaign_service_pb2.CreateCampaignRequest()
+
+
+@pytest.mark.parametrize("sent", BODYLESS)
+async def test_what_a_missing_body_should_have_held_the_server_misses(
+    client: httpx.AsyncClient, server: Server, sent: dict[str, Any]
+) -> None:
+    server.replies(run_service_pb2.TriggerRunResponse())
+    await client.post("/runs", **sent)
+    assert server.received[-1][1] == run_service_pb2.TriggerRunRequest()
+
+
+async def test_null_counts_as_absent_for_every_member_of_a_body(
+    client: httpx.AsyncClient, server: Server
+) -> None:
+    server.replies(run_service_pb2.TriggerRunResponse())
+    nothing = {"workflowName": None, "triggerPayload": None, "context": None, "priority": None}
+    await client.post("/runs", json=nothing)
+    server.replies(campaign_service_pb2.CreateCampaignResponse())
+    await client.post("/campaigns", json={"id": None})
+    assert [request for _, request, _ in server.received] == [
+        run_service_pb2.TriggerRunRequest(),
+        campaign_service_pb2.CreateCampaignRequest(),
+    ]
+    response = await client.post("/campaigns", json={"nope": None})
+    assert violations(response) == {"nope": "is no field of this request"}
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

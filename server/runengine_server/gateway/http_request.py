@@ -30,6 +30,11 @@ _TOKEN = re.compile(rb"[\x20-\x7e]{1,6144}")
 _IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _TRACEPARENT = re.compile(rb"[0-9a-f-]{55,256}")
 
+# A parameter of a media type (RFC 9110, 5.6.6), with the spaces that its grammar forbids and people write.
+_PARAMETER = re.compile(rb'(?:^|;)[ \t]*([^ \t;="]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))')
+# The names that people give to UTF-8, and to ASCII, which is a part of it; an empty one names nothing.
+_UTF_8 = {b"utf-8", b"utf8", b"us-ascii", b"ascii", b""}
+
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _MAX_QUERY_PARAMETERS = 1_000
 
@@ -127,18 +132,17 @@ class RequestReader:
             seen.add(name)
 
     def _read_body(self, request: Request, raw: bytes, message: Message, violations: list[Violation]) -> None:
-        if raw and not _is_json(request):
-            detail = "The body must be application/json in UTF-8, without a content encoding."
-            raise RefusedError(Problem(415, "UNSUPPORTED_MEDIA_TYPE", detail))
-        if not raw and not self._takes_body:
-            return
+        if not raw:
+            return  # as good as {}: what is required, the server misses
+        if refusal := _unsupported(request):
+            raise RefusedError(Problem(415, "UNSUPPORTED_MEDIA_TYPE", refusal))
         members, flaws = parse_object(raw)
         violations += flaws
         for name, value in members.items():
             setter = self._body_fields.get(name)
             if setter is None:
                 violations.append(Violation(shown_path([name]), "is no field of this request"))
-            elif value is not FLAWED:
+            elif value is not FLAWED and value is not None:  # null counts as absent
                 _set(setter, message, value, name, violations)
 
 
@@ -174,14 +178,21 @@ async def _body(request: Request, max_bytes: int, seconds: float) -> bytes:
     return bytes(body)
 
 
-def _is_json(request: Request) -> bool:
+def _unsupported(request: Request) -> str | None:
+    """What is wrong with how the body is declared, in a sentence; None where it is JSON in UTF-8.
+
+    Parameters of the media type other than `charset` say nothing about JSON, and are left alone.
+    """
+    if any(encoding.lower() != b"identity" for encoding in _header(request, b"content-encoding")):
+        return "The body must come without a content-encoding."
     types = _header(request, b"content-type")
-    encodings = _header(request, b"content-encoding")
-    if len(types) != 1 or any(encoding.lower() != b"identity" for encoding in encodings):
-        return False
-    media_type, *parameters = [part.strip() for part in types[0].lower().split(b";")]
-    tolerated = (b"", b"charset=utf-8", b'charset="utf-8"')
-    return media_type == b"application/json" and all(parameter in tolerated for parameter in parameters)
+    media_type, _, parameters = types[0].lower().partition(b";") if types else (b"", b"", b"")
+    if len(types) != 1 or media_type.rstrip(b" \t") != b"application/json":
+        return "The content-type of the body must be application/json, once."
+    for name, quoted, plain in _PARAMETER.findall(parameters):
+        if name == b"charset" and (quoted or plain).strip(b" \t'") not in _UTF_8:
+            return "The charset of the body must be utf-8."
+    return None
 
 
 def _idempotency_key(request: Request, violations: list[Violation]) -> Metadata:

@@ -123,18 +123,18 @@ def _encode_value(value: Value) -> object:
 def json_setter(field: FieldDescriptor) -> Callable[[Message, object], None]:
     """Compiles what sets this field from a member of a JSON body, or raises MalformedError.
 
-    A Struct takes an object, and null for absent; every other type takes its own JSON type alone.
+    A Struct takes an object; every other type takes its own JSON type alone. Null never comes here: it counts
+    as absent.
     """
     name = field.name
     if field.message_type is not None and field.message_type.full_name == _STRUCT and not field.is_repeated:
 
         def set_struct(message: Message, value: object) -> None:
-            if isinstance(value, dict):
-                struct: Struct = getattr(message, name)
-                struct.SetInParent()  # an empty object is not an absent one
-                struct.update(value)
-            elif value is not None:
+            if not isinstance(value, dict):
                 raise MalformedError("must be an object or null")
+            struct: Struct = getattr(message, name)
+            struct.SetInParent()  # an empty object is not an absent one
+            struct.update(value)
 
         return set_struct
 
