@@ -8,15 +8,65 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from runengine_client import RunEngineClient
+from runengine_server.gateway.json_mapping import MAX_INTEGER
 from runengine_server.gateway.openapi import openapi_document
 from runengine_server.gateway.routes import bindings
+from runengine_server.gateway.strict_json import MAX_KEYS
 
 from tests.gates import Gates
 from tests.stack import Stack
 
 Case: TypeAlias = schemathesis.Case[Any]
 
-schema = schemathesis.openapi.from_dict(openapi_document(bindings()))
+document = openapi_document(bindings())
+
+# What a payload may hold at any depth. The document says so in words: as a schema, it compiles nowhere.
+JSON_VALUE = {
+    "type": ["object", "array", "string", "number", "boolean", "null"],
+    "pattern": "^[^\\u0000]*$",
+    "minimum": -MAX_INTEGER,
+    "maximum": MAX_INTEGER,
+    "maxProperties": MAX_KEYS,
+    "propertyNames": {"pattern": "^[^\\u0000]*$"},
+    "additionalProperties": {"$ref": "#/components/schemas/JsonValue"},
+    "items": {"$ref": "#/components/schemas/JsonValue"},
+}
+
+
+def narrowed(value: Any) -> Any:
+    """The document with JSON_VALUE wherever it permits any value."""
+    if isinstance(value, list):
+        return [narrowed(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: narrowed(each) for key, each in value.items()}
+    if found.get("additionalProperties") is True:
+        found["additionalProperties"] = {"$ref": "#/components/schemas/JsonValue"}
+    if "schemas" in found:
+        found["schemas"]["JsonValue"] = JSON_VALUE
+    return found
+
+
+schema = schemathesis.openapi.from_dict(narrowed(document))
+
+
+def told_reasons(operation: dict[str, Any], status: int) -> list[str]:
+    """The reasons that the document has for this status of an operation."""
+    response = operation["responses"].get(str(status), {})
+    name = response.get("$ref", "").rpartition("/")[2]
+    reasons: list[str] = document["components"]["responses"].get(name, {}).get("x-reasons", [])
+    return reasons
+
+
+@schemathesis.check
+def problem_is_one_of_those_told(ctx: Any, response: schemathesis.Response, case: Case) -> None:
+    """The status is that of the response, the reason one that the document has for it."""
+    if response.status_code >= 400 and response.status_code != 405:
+        problem = response.json()
+        operation = document["paths"][case.operation.path][case.operation.method.lower()]
+        assert problem["status"] == response.status_code
+        assert problem["reason"] in told_reasons(operation, response.status_code)
+        assert ("violations" in problem) == (response.status_code == 400)
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +110,9 @@ class Validated:
         answer = await self._rest.request(method, path.format(**fields), json=json)
         assert answer.status_code == status, answer.text
         schema[path][method].validate_response(answer)
+        if status >= 400:
+            reasons = told_reasons(document["paths"][path][method.lower()], status)
+            assert answer.json()["reason"] in reasons
         return answer
 
 
@@ -111,4 +164,4 @@ async def test_the_document_served_is_the_one_tested(stack: Stack, rest: httpx.A
     del rest.headers["authorization"]
     answer = await rest.get("/openapi.json")
     assert answer.status_code == 200
-    assert answer.json() == schema.raw_schema
+    assert answer.json() == document

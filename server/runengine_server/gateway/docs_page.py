@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runengine_server.gateway.openapi import Json
+from runengine_server.gateway.openapi_errors import Json
 from runengine_server.gateway.routes import Endpoint
 
 _SAMPLES_BY_FORMAT = {
@@ -62,7 +62,7 @@ class _Page:
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(info['title'])} REST</title><style>{style}</style></head>"
+            f"<title>{escape(info['title'])}</title><style>{style}</style></head>"
             f'<body>{self._navigation()}<main><header id="top">'
             f"<h1>{escape(info['title'])}<small>{escape(info['version'])}</small></h1>"
             f"<p>{_prose(info['description'])}</p>"
@@ -145,12 +145,12 @@ class _Page:
 
     def _problems(self, responses: Json) -> str:
         rows = ""
+        meanings = self._document["components"]["schemas"]["ErrorReason"]["x-enumDescriptions"]
         for status, response in responses.items():
-            problem = self._resolve(response)["content"].get("application/problem+json")
-            if problem is not None:
-                meanings = problem["schema"]["allOf"][1]["properties"]["reason"]["x-enumDescriptions"]
+            reasons = self._resolve(response).get("x-reasons", [])
+            if reasons:
                 told = "".join(
-                    f"<p><code>{escape(word)}</code> {_prose(text)}</p>" for word, text in meanings.items()
+                    f"<p><code>{escape(word)}</code> {_prose(meanings[word])}</p>" for word in reasons
                 )
                 rows += f"<div><dt>{escape(status)}</dt><dd>{told}</dd></div>"
         return f'<dl class="errors">{rows}</dl>' if rows else ""
@@ -275,8 +275,6 @@ def _bounds(schema: Json) -> list[str]:
         found.append(f"from {least}" if most >= 2**31 - 1 else f"{least} to {most}")
     if "maxLength" in schema:
         found.append(f"{schema.get('minLength', 0)} to {schema['maxLength']} characters")
-    if "default" in schema:
-        found.append(f"default {escape(str(schema['default']))}")
     return found
 
 

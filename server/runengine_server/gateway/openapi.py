@@ -9,49 +9,28 @@ names its `Errors:`, each of which has its HTTP status in ErrorReason.
 import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from importlib.resources import files
-from typing import Any, TypeAlias
 
 import orjson
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
-from runengine.v1.error_reason_pb2 import ErrorReason
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runengine_server.gateway.json_mapping import MAX_INTEGER
+from runengine_server.gateway.openapi_errors import Errors, Json
+from runengine_server.gateway.proto_words import Words, json_path
 from runengine_server.gateway.routes import Binding, Endpoint
-from runengine_server.gateway.strict_json import MAX_KEYS
-
-Json: TypeAlias = dict[str, Any]
+from runengine_server.gateway.strict_json import MAX_BYTES, MAX_DEPTH, MAX_KEYS
 
 _INTRODUCTION = (
     "Runs workflows for many tenants, and shows how they go. Every call needs a token, and sees what belongs "
     "to the token's active organisation alone: what is another's answers exactly like what does not exist. A "
-    "field without a value is `null`, never missing. Times are UTC with milliseconds. `GET` paths answer "
-    "`HEAD` too. No answer may be cached."
+    "field without a value is `null`, never missing; in a body, `null` for an optional field counts as "
+    "absent. Times are UTC with milliseconds. `GET` paths answer `HEAD` too. No answer may be cached. A body "
+    f"is JSON of at most {MAX_BYTES // 1024} KiB, {MAX_DEPTH} levels and {MAX_KEYS:,} keys an object; it "
+    "holds no NUL, no lone surrogate, no key twice, and no integer beyond 2 to the power of 53."
 )
-
-_ERRORS = ErrorReason.DESCRIPTOR
-_ERROR_PREFIX = "ERROR_REASON_"
-
-# What any call may meet. Those that ErrorReason does not know are left out.
-_COMMON_REASONS = (
-    "INVALID_ARGUMENT",
-    "UNAUTHENTICATED",
-    "NO_ORGANISATION",
-    "QUOTA_EXCEEDED",
-    "OVERLOADED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "REQUEST_TIMEOUT",
-    "HEADERS_TOO_LARGE",
-)
-_BODY_REASONS = ("PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 
 _IDEMPOTENT_BY_KEY = {
     "runengine.v1.RunService.TriggerRun",
@@ -67,12 +46,14 @@ _IDEMPOTENCY_KEY: Json = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 
-# What the server requires of a request's fields beyond their type, wherever a field has this name.
+# What the server requires of a request's fields beyond their type, wherever a field has this name. Defaults
+# are told in words: generators make a field that has one required (openapi-typescript 7.13), or send it
+# (openapi-python-client 0.29), and an offset goes with no page token.
 _BOUNDS: Mapping[str, Json] = {
-    "limit": {"minimum": 1, "maximum": 100, "default": 20},
-    "offset": {"minimum": 0, "default": 0},
+    "limit": {"minimum": 1, "maximum": 100},
+    "offset": {"minimum": 0},
     "attempt": {"minimum": 1},
-    "priority": {"minimum": -100, "maximum": 100, "default": 0},
+    "priority": {"minimum": -100, "maximum": 100},
 }
 _UUID: Json = {"type": "string", "format": "uuid"}
 _STRUCT_MEMBERS: Mapping[str, Json] = {"context": {"campaignId": _UUID}}
@@ -114,66 +95,6 @@ _EXAMPLES: Mapping[str, object] = {
 
 _INTEGERS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 
-# A value inside a Struct, within the bounds of strict_json.
-_JSON_VALUE: Json = {
-    "description": "Any JSON value, at most 32 levels deep. A string has no `\\u0000` and no lone surrogate.",
-    "type": ["object", "array", "string", "number", "boolean", "null"],
-    "pattern": "^[^\\u0000]*$",
-    "minimum": -MAX_INTEGER,
-    "maximum": MAX_INTEGER,
-    "maxProperties": MAX_KEYS,
-    "propertyNames": {"pattern": "^[^\\u0000]*$"},
-    "additionalProperties": {"$ref": "#/components/schemas/JsonValue"},
-    "items": {"$ref": "#/components/schemas/JsonValue"},
-}
-
-_VIOLATION: Json = {
-    "description": "One thing that is wrong with a request.",
-    "type": "object",
-    "properties": {
-        "field": {
-            "type": "string",
-            "description": "A path such as `triggerPayload.items[3].price`, the name of a parameter or "
-            "header, or `body`.",
-            "examples": ["limit"],
-        },
-        "description": {
-            "type": "string",
-            "description": "Reads on from the field.",
-            "examples": ["must be 1 to 100"],
-        },
-    },
-    "required": ["field", "description"],
-}
-
-# As problems.Problem writes it.
-_PROBLEM: Json = {
-    "description": "An error, as RFC 9457 has it. `reason` is the word to branch on.",
-    "type": "object",
-    "properties": {
-        "type": {"type": "string", "description": "`urn:runengine:error:` and the reason."},
-        "title": {"type": "string", "description": "The reason, for people."},
-        "status": {"type": "integer", "description": "The HTTP status."},
-        "detail": {"type": "string", "description": "What is wrong, in a sentence."},
-        "reason": {
-            "type": "string",
-            "description": "The same word that gRPC carries in google.rpc.ErrorInfo.",
-        },
-        "metadata": {
-            "type": "object",
-            "additionalProperties": {"type": "string"},
-            "description": "`status`, `attempt` and `allowed` where the run's state forbids the call; "
-            "`id` on a 500, to find it in the log; else empty.",
-        },
-        "violations": {
-            "type": "array",
-            "items": {"$ref": "#/components/schemas/Violation"},
-            "description": "All that is wrong with the request. On a 400 alone.",
-        },
-    },
-    "required": ["type", "title", "status", "detail", "reason", "metadata"],
-}
-
 
 def openapi_document(rules: Iterable[Binding]) -> Json:
     """The document for these bindings and for the health paths.
@@ -193,88 +114,19 @@ def document_endpoint(document: Json) -> Endpoint:
     return answer
 
 
-def proto_comments() -> dict[str, str]:
-    """Full name → the comment above it, as one line; a file's own comment is under the file's name.
-
-    protoc drops comments from the code it generates, and keeps them in the descriptor set beside it.
-    """
-    packed = files("runengine.v1").joinpath("descriptors_pb2.binpb").read_bytes()
-    comments: dict[str, str] = {}
-    for file in FileDescriptorSet.FromString(packed).file:
-        for location in file.source_code_info.location:
-            name = _name_at(file, location.path) if location.leading_comments else None
-            if name is not None:
-                comments[name] = " ".join(location.leading_comments.split())
-    return comments
-
-
-_SYNTAX_LINE = [12]
-
-
-def _name_at(file: Any, path: Iterable[int]) -> str | None:
-    """What a path of SourceCodeInfo leads to: pairs of a field of the descriptor and an index in it."""
-    steps = list(path)
-    if steps == _SYNTAX_LINE:
-        return str(file.name)
-    names: list[str] = [file.package]
-    at: Message = file
-    for number, index in zip(steps[::2], steps[1::2], strict=False):
-        field = at.DESCRIPTOR.fields_by_number.get(number)
-        if field is None or field.message_type is None or not field.is_repeated:
-            return None  # an option, or another part of a declaration
-        at = getattr(at, field.name)[index]
-        names.append(getattr(at, "name", ""))
-    return ".".join(names)
-
-
-class _Words:
-    """The comments in the words of REST: JSON names, paths for RPCs, statuses in lower case."""
-
-    def __init__(self, rules: list[Binding]) -> None:
-        self._comments = proto_comments()
-        self._words = {rule.rpc.name: f"`{rule.http_method} {_json_path(rule)}`" for rule in rules}
-        messages: dict[str, Descriptor] = {}
-        for rule in rules:
-            _collect(rule.rpc.input_type, messages)
-            _collect(rule.rpc.output_type, messages)
-        for field in (field for message in messages.values() for field in message.fields):
-            if "_" in field.name:
-                self._words[field.name] = field.json_name
-
-    def of(self, full_name: str) -> str:
-        """The comment of this declaration; empty where it has none."""
-        # What stands in double quotes is to be typed as it stands.
-        text = re.sub(r'"[^"]*"|\w+', lambda word: self._words.get(word[0], word[0]), self.raw(full_name))
-        return re.sub("(?<=tatus is )[A-Z]+", lambda word: f"`{word[0].lower()}`", text)
-
-    def raw(self, full_name: str) -> str:
-        """The comment as the proto has it."""
-        return self._comments.get(full_name, "")
-
-
-def _collect(message: Descriptor, found: dict[str, Descriptor]) -> None:
-    if message.full_name not in found and message.file.package == _ERRORS.file.package:
-        found[message.full_name] = message
-        for field in message.fields:
-            if field.message_type is not None:
-                _collect(field.message_type, found)
-
-
 class _Document:
     """Builds the document; each schema and each error response is written once, under components."""
 
     def __init__(self, rules: list[Binding]) -> None:
         self._rules = rules
-        self._words = _Words(rules)
-        self._reasons = self._read_reasons()
-        self._schemas: dict[str, Json] = {}
-        self._responses: dict[str, Json] = {}
+        self._words = Words(rules)
+        self._errors = Errors(self._words)
+        self._schemas: dict[str, Json] = dict(self._errors.schemas)
 
     def build(self) -> Json:
-        self._schemas |= {"JsonValue": _JSON_VALUE, "Problem": _PROBLEM, "Violation": _VIOLATION}
         paths: dict[str, Json] = {}
         for rule in self._rules:
-            paths.setdefault(_json_path(rule), {})[rule.http_method.lower()] = self._operation(rule)
+            paths.setdefault(json_path(rule), {})[rule.http_method.lower()] = self._operation(rule)
         paths["/healthz"] = {"get": self._health("alive", "Answers as soon as the gateway is alive.")}
         paths["/readyz"] = {
             "get": self._health("ready", "Answers whether the server can serve.", "UNAVAILABLE", "OVERLOADED")
@@ -282,7 +134,12 @@ class _Document:
         files_of_tags = {_tag(rule): rule.rpc.containing_service.file.name for rule in self._rules}
         return {
             "openapi": "3.1.0",
-            "info": {"title": "runengine", "version": version("runengine"), "description": _INTRODUCTION},
+            # Generators name their package by the title; runengine_client is taken, by the gRPC client.
+            "info": {
+                "title": "runengine REST",
+                "version": version("runengine"),
+                "description": _INTRODUCTION,
+            },
             "security": [{"token": []}],
             "tags": [
                 *({"name": tag, "description": self._words.of(file)} for tag, file in files_of_tags.items()),
@@ -298,7 +155,7 @@ class _Document:
                         "description": "A session token of Clerk. Its active organisation is the tenant.",
                     }
                 },
-                "responses": dict(sorted(self._responses.items())),
+                "responses": dict(sorted(self._errors.responses.items())),
                 "schemas": dict(sorted(self._schemas.items())),
             },
         }
@@ -315,9 +172,10 @@ class _Document:
         if parameters := self._parameters(rule):
             operation["parameters"] = parameters
         if rule.takes_body:
-            schema = self._body(rule.rpc.input_type)
-            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-        operation["responses"] = {**self._success(rule), **self._errors(self._reasons_of(rule))}
+            operation["requestBody"] = self._body(rule.rpc.input_type)
+        takes_key = rule.rpc.full_name in _IDEMPOTENT_BY_KEY
+        errors = self._errors.of_rule(rule, takes_idempotency_key=takes_key)
+        operation["responses"] = {**self._success(rule), **errors}
         return operation
 
     def _told(self, rule: Binding) -> tuple[str, str]:
@@ -354,16 +212,21 @@ class _Document:
         needed: list[str] = []
         for field in request.fields:
             description, required = self._request_words(field)
-            properties[field.json_name] = {**self._request_type(field), "description": description}
+            schema = self._request_type(field)
+            properties[field.json_name] = {
+                **(schema if required else _nullable(schema)),
+                "description": description,
+            }
             if required:
                 needed.append(field.json_name)
         self._schemas[request.name] = {
             "type": "object",
             "properties": properties,
-            "required": needed,
+            **({"required": needed} if needed else {}),
             "additionalProperties": False,
         }
-        return {"$ref": f"#/components/schemas/{request.name}"}
+        schema = {"$ref": f"#/components/schemas/{request.name}"}
+        return {"required": bool(needed), "content": {"application/json": {"schema": schema}}}
 
     def _request_words(self, field: FieldDescriptor) -> tuple[str, bool]:
         text = self._words.of(field.full_name).replace("REST: ", "")
@@ -378,16 +241,16 @@ class _Document:
         elif self._request_words(field)[1] and "format" not in schema:
             schema["minLength"] = 1
         schema |= _BOUNDS.get(field.name, {})
-        if _is(field, Struct):
-            schema = _nullable(schema)
         return {"type": "array", "items": schema} if field.is_repeated else schema
 
     def _success(self, rule: Binding) -> dict[str, Json]:
         if rule.rpc.server_streaming:
-            content: Json = {"*/*": {}}
-            return {
-                "200": {"description": "The bytes, with their media type and length.", "content": content}
-            }
+            # 3.1 needs no schema here, but OpenAPI Generator 7.26 then makes a function that returns nothing;
+            # and openapi-python-client 0.29 knows no `*/*`.
+            content = {"schema": {"type": "string", "format": "binary"}}
+            described = "The bytes, with their media type and length."
+            either = {"application/octet-stream": content, "*/*": content}
+            return {"200": {"description": described, "content": either}}
         response = rule.rpc.output_type
         if rule.response_body:
             field = response.fields_by_name[rule.response_body]
@@ -438,8 +301,10 @@ class _Document:
             schema = {
                 "type": "object",
                 "maxProperties": MAX_KEYS,
-                "propertyNames": _JSON_VALUE["propertyNames"],
-                "additionalProperties": {"$ref": "#/components/schemas/JsonValue"},
+                "propertyNames": {"pattern": "^[^\\u0000]*$"},
+                # Any JSON value, and not a schema for it: one that refers to itself compiles nowhere, and one
+                # without a type is a string to some generators and an empty object to others.
+                "additionalProperties": True,
             }
             if field.name in _STRUCT_MEMBERS:
                 schema["properties"] = _STRUCT_MEMBERS[field.name]
@@ -473,80 +338,20 @@ class _Document:
         }
         return {"$ref": f"#/components/schemas/{enum.name}"}
 
-    def _read_reasons(self) -> dict[str, tuple[int, str]]:
-        """Reason → its HTTP status and its meaning, from a comment such as `No such run: NOT_FOUND, 404.`"""
-        reasons: dict[str, tuple[int, str]] = {}
-        for value in _ERRORS.values:
-            comment = self._words.raw(f"{_ERRORS.full_name}.{value.name}").removeprefix("REST only: ")
-            told = re.match(r"(.+?)(?:: [A-Z_]+)?[,:] ([45]\d\d)\b", comment)
-            if told:
-                meaning = (
-                    told[1][0].upper() + told[1][1:].replace("google.rpc.BadRequest", "`violations`") + "."
-                )
-                reasons[value.name.removeprefix(_ERROR_PREFIX)] = int(told[2]), meaning
-        return reasons
-
-    def _reasons_of(self, rule: Binding) -> set[str]:
-        named = re.findall("[A-Z_]+", self._words.raw(rule.rpc.full_name).partition("Errors:")[2])
-        reasons = {*_COMMON_REASONS, *named}
-        if rule.path_fields:
-            reasons.add("NOT_FOUND")  # `.` for an id is no path
-        if rule.takes_body:
-            reasons.update(_BODY_REASONS)
-        if rule.rpc.full_name in _IDEMPOTENT_BY_KEY:
-            reasons.add("IDEMPOTENCY_KEY_REUSED")
-        return reasons
-
-    def _errors(self, reasons: set[str]) -> dict[str, Json]:
-        by_status: dict[int, list[str]] = {}
-        for reason, (status, _) in self._reasons.items():
-            if reason in reasons:
-                by_status.setdefault(status, []).append(reason)
-        return {str(status): self._problem(status, by_status[status]) for status in sorted(by_status)}
-
-    def _problem(self, status: int, reasons: list[str]) -> Json:
-        meanings = {reason: self._reasons[reason][1] for reason in reasons}
-        narrowed: Json = {
-            "properties": {
-                "status": {"const": status},
-                "reason": {"enum": reasons, "x-enumDescriptions": meanings},
-            }
-        }
-        if status == 400:
-            narrowed["required"] = ["violations"]
-        response: Json = {
-            "description": " ".join(f"`{reason}`: {meaning}" for reason, meaning in meanings.items()),
-            "content": {
-                "application/problem+json": {
-                    "schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed]}
-                }
-            },
-        }
-        if status == 401:
-            response["headers"] = {"WWW-Authenticate": {"schema": {"const": "Bearer"}}}
-        if status == 429:
-            waits = {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
-            response["headers"] = {"Retry-After": waits}
-        name = ".".join(reasons)
-        self._responses[name] = response
-        return {"$ref": f"#/components/responses/{name}"}
-
     def _health(self, operation_id: str, summary: str, *reasons: str) -> Json:
-        good: Json = {"type": "object", "properties": {"status": {"const": "ok"}}, "required": ["status"]}
+        good: Json = {
+            "type": "object",
+            "properties": {"status": {"type": "string", "const": "ok"}},
+            "required": ["status"],
+        }
         answer = {"description": "Success.", "content": {"application/json": {"schema": good}}}
         return {
             "operationId": operation_id,
             "tags": ["Health"],
             "summary": summary,
             "security": [],
-            "responses": {"200": answer, **self._errors(set(reasons))},
+            "responses": {"200": answer, **self._errors.of_reasons(set(reasons))},
         }
-
-
-def _json_path(rule: Binding) -> str:
-    """The path with the JSON names of its fields: `/runs/{runId}`."""
-    fields = rule.rpc.input_type.fields_by_name
-    return re.sub(r"\{(\w+)\}", lambda match: "{" + fields[match[1]].json_name + "}", rule.path)
 
 
 def _tag(rule: Binding) -> str:
