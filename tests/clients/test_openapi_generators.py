@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ needs_python_client = pytest.mark.skipif(
 )
 
 TSC = ("--strict", "--target", "es2022", "--lib", "es2022,dom,dom.iterable")
+BUNDLER = ("--module", "esnext", "--moduleResolution", "bundler")
 
 # A generator takes its seconds, more of them beside other tests.
 pytestmark = pytest.mark.timeout(180)
@@ -52,6 +54,16 @@ def workshop(tmp_path: Path) -> Path:
     for source in NODE.glob("*.ts"):
         shutil.copy(source, tmp_path)
     return tmp_path
+
+
+def write_example(path: Path, beginning: str) -> Path:
+    """The example in docs/clients.md that begins so."""
+    text = (ROOT / "docs" / "clients.md").read_text("utf-8")
+    (code,) = (
+        each for each in re.findall(r"```\w+\n(.*?)```", text, re.DOTALL) if each.startswith(beginning)
+    )
+    path.write_text(code, "utf-8")
+    return path
 
 
 def document_url(stack: Stack) -> str:
@@ -81,8 +93,8 @@ async def test_types_of_openapi_typescript_compile_and_are_what_one_expects(
 ) -> None:
     binaries = workshop / "node_modules" / ".bin"
     await run(workshop, binaries / "openapi-typescript", document_url(stack), "-o", "schema.d.ts")
-    bundler = ("--module", "esnext", "--moduleResolution", "bundler")
-    await run(workshop, binaries / "tsc", "--noEmit", *TSC, *bundler, "types.ts")
+    example = write_example(workshop / "example.ts", "import createClient from")
+    await run(workshop, binaries / "tsc", "--noEmit", *TSC, *BUNDLER, "types.ts", example)
     assert_text(workshop)
 
 
@@ -93,6 +105,8 @@ async def test_a_run_lives_through_the_client_of_hey_api(
     binaries = workshop / "node_modules" / ".bin"
     await run(workshop, binaries / "openapi-ts", "-i", document_url(stack), "-o", "client")
     assert_text(workshop)
+    example = write_example(workshop / "example.ts", "import { downloadArtifact")
+    await run(workshop, binaries / "tsc", "--noEmit", *TSC, *BUNDLER, example)
     node = ("--module", "commonjs", "--moduleResolution", "node10", "--outDir", "built")
     await run(workshop, binaries / "tsc", *TSC, *node, "life.ts")
     told = await run(workshop, "node", "built/life.js", f"http://{stack.rest_address}", token)
@@ -110,9 +124,11 @@ async def test_a_run_lives_through_the_client_of_openapi_python_client(
     assert_text(tmp_path)
     life = shutil.copy(ROOT / "tests" / "clients" / "openapi_life.py", tmp_path)
     generated = str(tmp_path / "generated")
+    example = write_example(tmp_path / "example.py", "import os\n\nfrom runengine_rest_client")
     strictly = ("-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "types")
-    await run(tmp_path, sys.executable, *strictly, life, MYPYPATH=generated)
-    told = await run(
-        tmp_path, VENV / "python", life, f"http://{stack.rest_address}", token, PYTHONPATH=generated
-    )
+    await run(tmp_path, sys.executable, *strictly, life, example, MYPYPATH=generated)
+    url = f"http://{stack.rest_address}"
+    told = await run(tmp_path, VENV / "python", life, url, token, PYTHONPATH=generated)
     await assert_bundle(rest, told)
+    environment = {"PYTHONPATH": generated, "RUNENGINE_URL": url, "RUNENGINE_TOKEN": token}
+    assert "workflow_name='campaign-bundle'" in await run(tmp_path, VENV / "python", example, **environment)
