@@ -452,7 +452,6 @@ PAGING = [
     Row("one good status and one bad", *page("status=failed&status=dead", status(4), status(99)), INVALID),
     Row("five hundred bad statuses", *page("&".join(["status=dead"] * 500), *[status(99)] * 500), INVALID),
     Row("token: a word", *page("pageToken=x", page_token("x")), INVALID),
-    Row("token: empty", *page("pageToken=", page_token("")), INVALID),
     Row("token: zeros", *page("pageToken=" + "A" * 44, page_token("A" * 44)), INVALID),
     Row("token: all ones", *page("pageToken=" + "_" * 44, page_token("_" * 44)), INVALID),
     Row("token: four thousand letters", *page("pageToken=" + "A" * 4_000, page_token("A" * 4_000)), INVALID),

@@ -117,10 +117,23 @@ async def test_a_page_token_belongs_to_its_query(stack: Stack, client: RunEngine
         ):
             with pytest.raises(InvalidArgument):
                 await asking.list_campaign_runs(**arguments, page_token=token)
-    for flawed in ("", "x", token[:-4], token + "AAAA", token.swapcase()):
+    for flawed in ("x", token[:-4], token + "AAAA", token.swapcase()):
         with pytest.raises(InvalidArgument) as refused:
             await client.list_campaign_runs(campaign_id, page_token=flawed)
         assert [each.field for each in refused.value.violations] == ["page_token"]
+
+
+@pytest.mark.parametrize("offset", [None, 0, 1])
+async def test_an_empty_page_token_is_none(
+    client: RunEngineClient, rest: httpx.AsyncClient, offset: int | None
+) -> None:
+    campaign_id = str(uuid.uuid4())
+    await trigger(client, campaign_id, 3)
+    plain = await client.list_campaign_runs(campaign_id, limit=2, offset=offset)
+    assert await client.list_campaign_runs(campaign_id, limit=2, offset=offset, page_token="") == plain
+    query = "limit=2&pageToken=" + ("" if offset is None else f"&offset={offset}")
+    page = (await rest.get(f"/campaigns/{campaign_id}/runs?{query}")).json()
+    assert [run["id"] for run in page["runs"]] == [run.id for run in plain.runs]
 
 
 async def test_the_total_and_the_page_are_of_one_moment(client: RunEngineClient) -> None:

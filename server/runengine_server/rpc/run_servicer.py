@@ -161,7 +161,7 @@ def _checked(request: run_service_pb2.ListCampaignRunsRequest) -> _ListQuery:
         found.append(Violation("offset", "must be 0 or more"))
     statuses = _statuses(request.status, found)
     after = None
-    if request.HasField("page_token"):
+    if request.page_token:
         if request.HasField("offset"):
             found.append(Violation("offset", "goes with no page token"))
         if campaign_id is not None:
