@@ -275,8 +275,6 @@ async def serve_processes(settings: Settings, processes: int) -> None:
 
 async def serve(settings: Settings, shares_port: bool = False) -> None:
     """The gRPC server, until it is told to stop."""
-    from grpc_health.v1 import health_pb2
-
     from runengine_server.rpc.server import create_server
 
     verifier, artifacts = _verifier(settings), _artifact_store(settings)
@@ -289,20 +287,18 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
         raise address_taken("RUNENGINE_GRPC_ADDRESS", settings.grpc_address) from None
     with lifetime.watch():
         await server.start()
-        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+        health.set_serving(True)
         lifetime.ready("serving gRPC", address=settings.grpc_address)
         watching = asyncio.create_task(_tell_health(database, health))
         await lifetime.stopping.wait()
         watching.cancel()
-        await health.enter_graceful_shutdown()
+        health.stop()
         await server.stop(_GRACE_SECONDS)
         await database.close()
 
 
 async def _tell_health(database: Database, health: Any) -> None:
     """Keeps the health service, and with it the gateway's /readyz, at what the database is."""
-    from grpc_health.v1 import health_pb2
-
     serving = True
     while True:
         await asyncio.sleep(_HEALTH_SECONDS)
@@ -314,8 +310,7 @@ async def _tell_health(database: Database, health: Any) -> None:
             reason = type(error).__name__
         if reachable != serving:
             serving = reachable
-            words = health_pb2.HealthCheckResponse
-            await health.set("", words.SERVING if serving else words.NOT_SERVING)
+            health.set_serving(serving)
             if serving:
                 _log.info("the database is back")
             else:

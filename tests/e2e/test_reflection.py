@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from runengine_client import RunEngineClient
 
 from tests.stack import Stack
@@ -14,10 +15,12 @@ from tests.stack import Stack
 BUF = Path(sys.executable).parent / "buf"
 
 
-async def buf_curl(stack: Stack, token: str, method: str, request: str) -> tuple[int, str, str]:
+async def buf_curl(
+    stack: Stack, token: str, method: str, request: str, *options: str
+) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         BUF, "curl", "--http2-prior-knowledge", "--protocol", "grpc",
-        "--header", f"authorization: Bearer {token}", "--data", request,
+        "--header", f"authorization: Bearer {token}", "--data", request, *options,
         f"http://{stack.grpc_address}/{method}",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=stack.state_dir,
     )  # fmt: skip
@@ -38,3 +41,13 @@ async def test_the_server_describes_itself_to_buf_curl(
     code, _, err = await buf_curl(stack, token, "runengine.v1.RunService/GetRun", '{"run_id": "x"}')
     assert code != 0
     assert json.loads(err)["code"] == "invalid_argument"
+
+
+@pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
+async def test_either_version_of_reflection_is_enough_for_buf_curl(stack: Stack, protocol: str) -> None:
+    """And neither needs a token."""
+    code, out, err = await buf_curl(
+        stack, "", "grpc.health.v1.Health/Check", '{"service": "runengine.v1.RunService"}',
+        "--reflect-protocol", protocol,
+    )  # fmt: skip
+    assert (code, json.loads(out)) == (0, {"status": "SERVING"}), err

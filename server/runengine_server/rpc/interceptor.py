@@ -28,7 +28,11 @@ from runengine_server.domain.errors import (
 from runengine_server.rpc.statuses import internal_status, status_of
 
 # The standard services that say nothing of any tenant.
-_OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+_OPEN_SERVICES = (
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+)
 
 # How long the reader of a stream may take for one message.
 _READER_SECONDS = 10.0

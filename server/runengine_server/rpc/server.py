@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
 from runengine.v1 import (
     artifact_service_pb2,
     artifact_service_pb2_grpc,
@@ -18,9 +16,11 @@ from runengine.v1 import (
 from runengine_server.auth.clerk import ClerkVerifier
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
+from runengine_server.rpc import health
 from runengine_server.rpc.artifact_servicer import ArtifactServicer
 from runengine_server.rpc.campaign_servicer import CampaignServicer
 from runengine_server.rpc.interceptor import CallInterceptor
+from runengine_server.rpc.reflection import add_reflection
 from runengine_server.rpc.run_servicer import RunServicer
 
 # 256 KiB of JSON is up to 1.4 MB as a Struct (`[1,1,…]`). Within that, trigger_run judges the size.
@@ -35,7 +35,7 @@ def create_server(
     verifier: ClerkVerifier,
     queued_limit: int | None,
     shares_port: bool = False,
-) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
+) -> tuple[grpc.aio.Server, health.HealthServicer]:
     """The server, not started, and its health service. Needs a running event loop. `queued_limit`: how
     many runs a tenant may have queued. `shares_port`: with other processes, each of which gets its share of
     the connections.
@@ -56,8 +56,6 @@ def create_server(
     artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
         ArtifactServicer(database, artifacts), server
     )
-    health = health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     services = [
         file.DESCRIPTOR.services_by_name[name].full_name
         for file, name in (
@@ -66,5 +64,7 @@ def create_server(
             (artifact_service_pb2, "ArtifactService"),
         )
     ]
-    reflection.enable_server_reflection([*services, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
-    return server, health
+    servicer = health.HealthServicer(services)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    add_reflection([*services, health.SERVICE_NAME], server)
+    return server, servicer
