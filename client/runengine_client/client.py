@@ -31,6 +31,7 @@ from runengine.v1.run_service_pb2 import (
 )
 from runengine.v1.run_service_pb2_grpc import RunServiceStub
 
+from runengine_client.channel import CHANNEL_OPTIONS
 from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
 from runengine_client.structs import to_struct
 
@@ -80,12 +81,10 @@ class RunEngineClient:
         self._address = address
         self._token = token
         self._timeout = timeout_seconds
-        # The server bounds what it answers; a page of large payloads exceeds gRPC's own 4 MiB.
-        options = [("grpc.max_receive_message_length", -1)]
         if secure:
-            channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), options)
+            channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
         else:
-            channel = grpc.aio.insecure_channel(address, options)
+            channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
         self._channel = channel
         self._runs = RunServiceStub(channel)
         self._campaigns = CampaignServiceStub(channel)

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import orjson
 import structlog
+from runengine_client.channel import CHANNEL_OPTIONS
 
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.auth.jwks import JwksKeys
@@ -33,15 +34,8 @@ from runengine_server.repositories.database import Database
 from runengine_server.repositories.schema import FUNCTIONS
 from runengine_server.settings import Settings, SettingsError
 
-# A page of 100 runs with large payloads, and a status with many violations, must fit; a server that
-# is back must be found within a second; and a proxy of the environment is not for this hop.
-_GATEWAY_CHANNEL = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_metadata_size", 256 * 1024),
-    ("grpc.absolute_max_metadata_size", 256 * 1024),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.enable_http_proxy", 0),
-]
+# A proxy of the environment is not for this hop.
+_GATEWAY_CHANNEL = [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)]
 
 _NODE_THREADS = "node"
 

@@ -28,6 +28,18 @@ _MAX_REQUEST_BYTES = 2 * 1024 * 1024
 # gRPC enforces the soft limit by chance and the hard one always, unless both are alike.
 _MAX_METADATA_BYTES = 16 * 1024
 
+# A client may ping once a second, with calls under way or without; by default it is once in five minutes,
+# in two hours without calls, and the third ping too early ends its connection. The server's own pings find
+# clients that are gone without a word, whose connections and streams would stay for two hours.
+_KEEPALIVE = (
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
 
 def create_server(
     database: Database,
@@ -43,6 +55,7 @@ def create_server(
     server = grpc.aio.server(
         interceptors=[CallInterceptor(verifier)],
         options=[
+            *_KEEPALIVE,
             ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
             ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
