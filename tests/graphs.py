@@ -107,6 +107,15 @@ async def save_bundle(state: State, runtime: Runtime[RunContext]) -> State:
     return {"bundle_artifact_id": saved}
 
 
+# Several of the 64 KiB messages that carry it, and every byte there is.
+LARGE = bytes(range(256)) * 1000
+
+
+async def save_large(state: State, runtime: Runtime[RunContext]) -> State:
+    saved = await runtime.context.save_artifact("large.bin", LARGE, "application/octet-stream")
+    return {"bundle_artifact_id": saved}
+
+
 async def save_then_wait(state: State, runtime: Runtime[RunContext]) -> State:
     await runtime.context.save_artifact("draft.txt", b"draft", "text/plain")
     return await held(state)
@@ -235,6 +244,7 @@ WORKFLOWS = {
     "bad-edge": BAD_EDGE,
     "rejecting": _graph((START, "reject"), reject=reject),
     "bundling": _graph((START, "save_bundle"), save_bundle=save_bundle),
+    "large-bundle": _graph((START, "save_large"), save_large=save_large),
     "last-held": _graph((START, "held"), held=held),
     "saves-then-fails": _graph((START, "save_then_wait"), save_then_wait=save_then_wait),
     "two-artifacts": _graph((START, "save_two"), save_two=save_two),
