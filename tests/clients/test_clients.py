@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.clients.callers import BufCurl, Caller, Json, Told
+from tests.clients.callers import Caller, Json, Told
+from tests.clients.conftest import CLIENTS
+from tests.faults.wire import Wire
 from tests.graphs import LARGE
 from tests.stack import Stack
 
 SECONDS = 30
+THAT_CAN_STOP = [client for client in CLIENTS if client != "buf curl"]
 ABSENT = "0190a000-0000-7000-8000-000000000001"
 PAYLOAD: Json = {
     "text": "Grüße, 世界 👋", "": "", "true": True, "false": False, "nothing": None, "zero": 0, "half": 0.5,
@@ -250,9 +253,8 @@ async def test_a_full_queue_says_when_to_come_back(caller: Caller, strict: Stack
     assert int(seconds) >= 1
 
 
+@pytest.mark.parametrize("caller", THAT_CAN_STOP, indirect=True)
 async def test_a_deadline_ends_a_call(caller: Caller, stack: Stack, token: str, silent_address: str) -> None:
-    if isinstance(caller, BufCurl):
-        pytest.skip("buf curl sets no deadline")
     told = await Engine(caller, silent_address, token).call("GetRun", {"runId": ABSENT}, timeout_ms=200)
     assert told.error is not None
     assert told.error["code"] == "DEADLINE_EXCEEDED"
@@ -262,11 +264,10 @@ async def test_a_deadline_ends_a_call(caller: Caller, stack: Stack, token: str, 
     assert in_time.detail("ErrorInfo")["reason"] == "RUN_NOT_FOUND"
 
 
+@pytest.mark.parametrize("caller", THAT_CAN_STOP, indirect=True)
 async def test_calls_and_downloads_are_cancelled(
     caller: Caller, engine: Engine, token: str, silent_address: str
 ) -> None:
-    if isinstance(caller, BufCurl):
-        pytest.skip("buf curl cancels nothing")
     silent = Engine(caller, silent_address, token)
     cancelled = await silent.call("GetRun", {"runId": ABSENT}, cancel_after=0)
     assert cancelled.error is not None
@@ -280,3 +281,18 @@ async def test_calls_and_downloads_are_cancelled(
         assert told.error is not None
         assert (told.error["code"], len(told.messages)) == ("CANCELLED", 1)
     assert (await engine.call("DownloadArtifact", request)).error is None
+
+
+@pytest.mark.parametrize("caller", ["grpc-js", "connect"], indirect=True)
+async def test_a_connection_that_a_network_forgets_is_replaced(
+    caller: Caller, stack: Stack, token: str
+) -> None:
+    """With the settings that docs/clients.md names, which the processes of the clients have."""
+    async with Wire(stack.grpc_address) as wire:
+        engine = Engine(caller, wire.address, token)
+        campaign_id = await engine.campaign()
+        wire.forget()
+        async with asyncio.timeout(SECONDS):
+            await wire.until(lambda wire: wire.given_up == 1)
+        found = (await engine.call("GetCampaign", {"campaignId": campaign_id})).only["campaign"]
+        assert (found["id"], wire.connections) == (campaign_id, 2)

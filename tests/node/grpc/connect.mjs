@@ -17,8 +17,11 @@ const services = Object.fromEntries(
 const registry = createRegistry(errorDetails);
 
 const transports = new Map();
+const keepalive = { pingIntervalMs: 4000, pingTimeoutMs: 5000, pingIdleConnection: true };
 const transportTo = (address) => {
-  if (!transports.has(address)) transports.set(address, createGrpcTransport({ baseUrl: `http://${address}` }));
+  if (!transports.has(address)) {
+    transports.set(address, createGrpcTransport({ baseUrl: `http://${address}`, ...keepalive }));
+  }
   return transports.get(address);
 };
 

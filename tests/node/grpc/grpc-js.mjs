@@ -21,12 +21,17 @@ errors.resolvePath = (_, target) =>
   protobuf.common.get(target) ? target : `${protos}/vendor/${target}`;
 errors.loadSync(["google/rpc/status.proto", "google/rpc/error_details.proto"]);
 
+const keepalive = {
+  "grpc.keepalive_time_ms": 4000,
+  "grpc.keepalive_timeout_ms": 5000,
+  "grpc.keepalive_permit_without_calls": 1,
+};
 const clients = new Map();
 const clientOf = (address, service) => {
   const key = `${address} ${service}`;
   if (!clients.has(key)) {
     const Client = grpc.loadPackageDefinition(definition).runengine.v1[service.split(".").pop()];
-    clients.set(key, new Client(address, grpc.credentials.createInsecure()));
+    clients.set(key, new Client(address, grpc.credentials.createInsecure(), keepalive));
   }
   return clients.get(key);
 };
