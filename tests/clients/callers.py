@@ -10,7 +10,7 @@ import shutil
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 from google.protobuf.json_format import MessageToDict
 from google.rpc import error_details_pb2
@@ -48,16 +48,19 @@ class Told(NamedTuple):
         return dict(found)
 
 
+class Asked(TypedDict):
+    """A call, as tests/node/grpc/agent.mjs has it."""
+
+    address: str
+    method: str
+    request: Json
+    metadata: dict[str, str]
+    timeoutMs: int | None
+    cancelAfter: int | None
+
+
 class Caller(Protocol):
-    async def call(
-        self,
-        address: str,
-        method: str,
-        request: Json,
-        metadata: dict[str, str],
-        timeout_ms: int | None = None,
-        cancel_after: int | None = None,
-    ) -> Told: ...
+    async def call(self, asked: Asked) -> Told: ...
 
 
 class Agent:
@@ -80,21 +83,9 @@ class Agent:
         self._process.stdin.close()
         await self._process.wait()
 
-    async def call(
-        self,
-        address: str,
-        method: str,
-        request: Json,
-        metadata: dict[str, str],
-        timeout_ms: int | None = None,
-        cancel_after: int | None = None,
-    ) -> Told:
+    async def call(self, asked: Asked) -> Told:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        asked = {
-            "address": address, "method": method, "request": request, "metadata": metadata,
-            "timeoutMs": timeout_ms, "cancelAfter": cancel_after,
-        }  # fmt: skip
         self._process.stdin.write(json.dumps(asked).encode() + b"\n")
         line = await self._process.stdout.readline()
         assert line, "the client's process has ended"
@@ -104,19 +95,13 @@ class Agent:
 class BufCurl:
     """A process a call. It can neither set a deadline nor cancel, and learns the messages by reflection."""
 
-    async def call(
-        self,
-        address: str,
-        method: str,
-        request: Json,
-        metadata: dict[str, str],
-        timeout_ms: int | None = None,
-        cancel_after: int | None = None,
-    ) -> Told:
-        headers = [word for key, value in metadata.items() for word in ("--header", f"{key}: {value}")]
+    async def call(self, asked: Asked) -> Told:
+        headers = [
+            word for key, value in asked["metadata"].items() for word in ("--header", f"{key}: {value}")
+        ]
         process = await asyncio.create_subprocess_exec(
             BUF, "curl", "--http2-prior-knowledge", "--protocol", "grpc", "--verbose", *headers,
-            "--data", json.dumps(request), f"http://{address}/{method}",
+            "--data", json.dumps(asked["request"]), f"http://{asked['address']}/{asked['method']}",
             stdout=PIPE, stderr=PIPE, cwd="/",
         )  # fmt: skip
         out, err = await process.communicate()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.callers import Caller, Json, Told
+from tests.clients.callers import Asked, Caller, Json, Told
 from tests.clients.conftest import CLIENTS
 from tests.faults.wire import Wire
 from tests.graphs import LARGE
@@ -35,11 +35,24 @@ class Engine:
         self._address = address
         self._metadata = {"authorization": f"Bearer {token}"}
 
-    async def call(self, method: str, request: Json, **options: Any) -> Told:
+    async def call(
+        self,
+        method: str,
+        request: Json,
+        metadata: dict[str, str] | None = None,
+        timeout_ms: int | None = None,
+        cancel_after: int | None = None,
+    ) -> Told:
         name = {"CreateCampaign": "Campaign", "GetCampaign": "Campaign", "DownloadArtifact": "Artifact"}
-        path = f"runengine.v1.{name.get(method, 'Run')}Service/{method}"
-        metadata = {**self._metadata, **options.pop("metadata", {})}
-        return await self._caller.call(self._address, path, request, metadata, **options)
+        asked: Asked = {
+            "address": self._address,
+            "method": f"runengine.v1.{name.get(method, 'Run')}Service/{method}",
+            "request": request,
+            "metadata": {**self._metadata, **(metadata or {})},
+            "timeoutMs": timeout_ms,
+            "cancelAfter": cancel_after,
+        }
+        return await self._caller.call(asked)
 
     async def campaign(self) -> str:
         created = (await self.call("CreateCampaign", {})).only["campaign"]
