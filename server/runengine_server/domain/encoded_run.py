@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from google.protobuf.struct_pb2 import Struct
-from runengine.v1 import run_pb2
+from runengine.v1 import run_pb2, run_service_pb2
 
 from runengine_server.domain.run import Failure, NewRun
 
@@ -27,6 +27,11 @@ def decode_input(encoded: bytes) -> tuple[Struct | None, Struct | None]:
         run.trigger_payload if run.HasField("trigger_payload") else None,
         run.context if run.HasField("context") else None,
     )
+
+
+def canonical_response(encoded: bytes) -> bytes:
+    """A GetRunResponse, or another with a run in its field 1, as protobuf's own encoder writes it."""
+    return run_service_pb2.GetRunResponse.FromString(encoded).SerializeToString()
 
 
 def encode_error(error: Failure) -> bytes:

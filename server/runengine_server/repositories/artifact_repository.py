@@ -12,7 +12,7 @@ _GET = Function(
     "get_artifact",
     "text, uuid",
     "id uuid, name text, media_type text, size bigint, key text",
-    "SELECT id, name, media_type, size, key FROM artifacts WHERE tenant_id = $1 AND id = $2",
+    "SELECT id, name, media_type, size, key FROM public.artifacts WHERE tenant_id = $1 AND id = $2",
 )
 
 FUNCTIONS = (_GET,)

@@ -17,7 +17,7 @@ _COLUMNS = """id uuid, status text, bundle_url text, latest_run_id uuid, created
 
 # DO UPDATE that changes nothing, because DO NOTHING would return no row.
 _INSERT = Function("create_campaign", "text, uuid", _COLUMNS, f"""
-INSERT INTO campaigns (tenant_id, id) VALUES ($1, $2)
+INSERT INTO public.campaigns (tenant_id, id) VALUES ($1, $2)
 ON CONFLICT (tenant_id, id) DO UPDATE SET id = excluded.id
 RETURNING {_CAMPAIGN}
 """)  # fmt: skip
@@ -26,7 +26,7 @@ _GET = Function(
     "get_campaign",
     "text, uuid",
     _COLUMNS,
-    f"SELECT {_CAMPAIGN} FROM campaigns WHERE tenant_id = $1 AND id = $2",
+    f"SELECT {_CAMPAIGN} FROM public.campaigns WHERE tenant_id = $1 AND id = $2",
 )
 
 FUNCTIONS = (_INSERT, _GET)
@@ -38,11 +38,11 @@ def update_from_run(campaign: str, status: str, bundle_url: str, run: str) -> st
     latest_run_id is the greatest (created_at, id, attempt) that has finished, not the last to finish:
     without the comparison a slow old run would overwrite a newer one. A failed run keeps the bundle.
     """
-    return f"""UPDATE campaigns SET status = {status},
+    return f"""UPDATE public.campaigns SET status = {status},
         bundle_url = coalesce({bundle_url}, campaigns.bundle_url), latest_run_id = run.id,
         latest_run_created_at = run.created_at, latest_run_attempt = run.attempt,
-        updated_at = touch(campaigns.updated_at)
-    FROM runs AS run
+        updated_at = public.touch(campaigns.updated_at)
+    FROM public.runs AS run
     WHERE campaigns.tenant_id = $1 AND campaigns.id = {campaign} AND run.tenant_id = $1 AND run.id = {run}
         AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
             > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""

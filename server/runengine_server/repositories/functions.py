@@ -53,10 +53,10 @@ $function$"""
     @property
     def definition(self) -> str:
         """The statement that makes it."""
-        return f"CREATE OR REPLACE FUNCTION {self.name}{self._text}"
+        return f"CREATE OR REPLACE FUNCTION public.{self.name}{self._text}"
 
     @cached_property
     def call(self) -> str:
         """The statement that calls it."""
         numbers = range(1, self.parameters.count(",") + 2)
-        return f"SELECT * FROM {self.name}({', '.join(f'${number}' for number in numbers)})"
+        return f"SELECT * FROM public.{self.name}({', '.join(f'${number}' for number in numbers)})"

@@ -22,12 +22,12 @@ from runengine_server.repositories.transition_sql import counted, logged
 # The fence. FOR SHARE, because without the lock a takeover could commit between this look and the
 # write. A claim raises the epoch and skips locked rows, so it comes wholly before or wholly after.
 _HELD = """held AS (
-    SELECT attempt FROM runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
+    SELECT attempt FROM public.runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
     FOR SHARE
 )"""
 
 # The fence of a function of several statements, each of which sees what others have stored before it.
-_HOLD = """SELECT attempt INTO attempt_of_run FROM runs
+_HOLD = """SELECT attempt INTO attempt_of_run FROM public.runs
     WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR SHARE;
     IF NOT FOUND THEN RETURN; END IF;"""
 
@@ -40,21 +40,22 @@ _DONE_PARAMETERS = """text, uuid, bigint, uuid[],
 _DONE = f"""
     {_HOLD}
     IF $5 <> '{{}}' THEN
-        INSERT INTO checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, task_path,
-            idx, channel, type, value)
+        INSERT INTO public.checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id,
+            task_path, idx, channel, type, value)
         SELECT $1, $2, written.* FROM unnest($5, $6, $7, $8, $9, $10, $11, $12) AS written
         ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
             SET channel = excluded.channel, type = excluded.type, value = excluded.value;
     END IF;
     IF $13 <> '{{}}' THEN
-        INSERT INTO checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+        INSERT INTO public.checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
             type, checkpoint, metadata)
         SELECT $1, $2, saved.* FROM unnest($13, $14, $15, $16, $17, $18) AS saved
         ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
             SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
     END IF;
     IF $4 <> '{{}}' THEN
-        UPDATE run_steps SET status = 'completed', completed_at = now_ms(), updated_at = touch(updated_at)
+        UPDATE public.run_steps SET status = 'completed', completed_at = public.now_ms(),
+            updated_at = public.touch(updated_at)
         WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($4) AND status = 'running';
     END IF;"""
 
@@ -75,22 +76,23 @@ _BEGIN_STEP = Function(
     "attempt int",
     f"""{_DONE}
     LOOP
-        SELECT run_steps.attempt, run_steps.status INTO attempt, latest FROM run_steps
+        SELECT run_steps.attempt, run_steps.status INTO attempt, latest FROM public.run_steps
         WHERE tenant_id = $1 AND run_id = $2 AND id = $19 ORDER BY run_steps.attempt DESC LIMIT 1;
         IF latest = 'pending' THEN
-            UPDATE run_steps SET status = 'running', cache_hit = $22, started_at = now_ms(),
-                updated_at = touch(updated_at)
+            UPDATE public.run_steps SET status = 'running', cache_hit = $22, started_at = public.now_ms(),
+                updated_at = public.touch(updated_at)
             WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'pending';
             EXIT;
         END IF;
-        UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
+        UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
+            updated_at = public.touch(updated_at),
             error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
                 'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
         WHERE latest = 'running' AND tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'running';
         attempt := coalesce(attempt, 0) + 1;
-        INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
+        INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
             cache_hit, started_at)
-        VALUES ($1, $2, $19, attempt, attempt_of_run, $20, $21, 'running', $22, now_ms())
+        VALUES ($1, $2, $19, attempt, attempt_of_run, $20, $21, 'running', $22, public.now_ms())
         ON CONFLICT DO NOTHING;
         -- Not found when one that was stopped while it began has committed only now.
         EXIT WHEN FOUND;
@@ -107,17 +109,17 @@ _FAIL_STEP = Function(
     "held int",
     f"""
 WITH {_HELD}, failed AS (
-    UPDATE run_steps SET status = 'failed', handled = $8, completed_at = now_ms(),
-        updated_at = touch(updated_at),
+    UPDATE public.run_steps SET status = 'failed', handled = $8, completed_at = public.now_ms(),
+        updated_at = public.touch(updated_at),
         error = $5 || jsonb_build_object('step_id', step_id, 'attempt', run_steps.attempt)
     FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND run_steps.attempt = $7
         AND status = 'running'
     RETURNING run_steps.attempt, run_attempt, step_id, skill_id
 ), next AS (
-    INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
+    INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
     SELECT $1, $2, $4, attempt + 1, run_attempt, step_id, skill_id, 'pending' FROM failed WHERE $6
 ), handled AS (
-    UPDATE run_steps SET handled = true
+    UPDATE public.run_steps SET handled = true
     FROM held WHERE $8 AND tenant_id = $1 AND run_id = $2 AND id = $4 AND run_steps.attempt = $7
         AND status = 'failed'
 )
@@ -134,7 +136,7 @@ _GET_CHECKPOINT = Function(
     "text, uuid, text, text",
     _CHECKPOINT_COLUMNS,
     f"""
-SELECT {_CHECKPOINT} FROM checkpoints
+SELECT {_CHECKPOINT} FROM public.checkpoints
 WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND ($4::text IS NULL OR checkpoint_id = $4)
 ORDER BY seq DESC LIMIT 1
 """,
@@ -145,10 +147,10 @@ _LIST_CHECKPOINTS = Function(
     "text, uuid, text, text",
     _CHECKPOINT_COLUMNS,
     f"""
-SELECT {_CHECKPOINT} FROM checkpoints
+SELECT {_CHECKPOINT} FROM public.checkpoints
 WHERE tenant_id = $1 AND run_id = $2 AND ($3::text IS NULL OR checkpoint_ns = $3)
     AND ($4::text IS NULL OR seq < (
-        SELECT seq FROM checkpoints AS until WHERE until.tenant_id = $1 AND until.run_id = $2
+        SELECT seq FROM public.checkpoints AS until WHERE until.tenant_id = $1 AND until.run_id = $2
             AND until.checkpoint_ns = checkpoints.checkpoint_ns AND until.checkpoint_id = $4))
 ORDER BY seq DESC
 """,
@@ -159,7 +161,7 @@ _LIST_WRITES = Function(
     "text, uuid, text, text",
     "task_id text, channel text, type text, value bytea",
     """
-SELECT task_id, channel, type, value FROM checkpoint_writes
+SELECT task_id, channel, type, value FROM public.checkpoint_writes
 WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND checkpoint_id = $4
 ORDER BY task_path, task_id, idx
 """,
@@ -178,21 +180,21 @@ def pruned(moved: str) -> str:
     return f"""kept AS (
     SELECT DISTINCT ON (checkpoint_ns) checkpoint_ns, checkpoint_id,
         position('counters_since_delta_snapshot'::bytea IN metadata) > 0 AS replayed
-    FROM checkpoints WHERE tenant_id = $1 AND run_id = $2
+    FROM public.checkpoints WHERE tenant_id = $1 AND run_id = $2
     ORDER BY checkpoint_ns, seq DESC
 ), pruned_checkpoints AS (
-    DELETE FROM checkpoints AS stored WHERE {others}
+    DELETE FROM public.checkpoints AS stored WHERE {others}
 ), pruned_writes AS (
-    DELETE FROM checkpoint_writes AS stored WHERE {others}
+    DELETE FROM public.checkpoint_writes AS stored WHERE {others}
 )"""
 
 
 def _dropped(moved: str) -> str:
     """CTEs that leave no checkpoint and no write of run $2, if `moved` has a row."""
     return f"""dropped_checkpoints AS (
-    DELETE FROM checkpoints WHERE tenant_id = $1 AND run_id = $2 AND EXISTS (SELECT FROM {moved})
+    DELETE FROM public.checkpoints WHERE tenant_id = $1 AND run_id = $2 AND EXISTS (SELECT FROM {moved})
 ), dropped_writes AS (
-    DELETE FROM checkpoint_writes WHERE tenant_id = $1 AND run_id = $2 AND EXISTS (SELECT FROM {moved})
+    DELETE FROM public.checkpoint_writes WHERE tenant_id = $1 AND run_id = $2 AND EXISTS (SELECT FROM {moved})
 )"""
 
 
@@ -215,11 +217,11 @@ _SAVE_ARTIFACT = Function(
     "held int",
     f"""
 WITH {_HELD}, saved AS (
-    INSERT INTO artifacts (tenant_id, run_id, id, name, media_type, size, key)
+    INSERT INTO public.artifacts (tenant_id, run_id, id, name, media_type, size, key)
     SELECT $1, $2, $4, $5, $6, $7, $8 FROM held
 ), step AS (
-    UPDATE run_steps SET output_artifact_ids = output_artifact_ids || $4::uuid,
-        updated_at = touch(updated_at)
+    UPDATE public.run_steps SET output_artifact_ids = output_artifact_ids || $4::uuid,
+        updated_at = public.touch(updated_at)
     FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $9 AND run_steps.attempt = $10
         AND status = 'running'
 )
@@ -232,7 +234,7 @@ _GET_CACHED = Function(
     "text, text, text, bytea",
     "type text, value bytea",
     """
-SELECT type, value FROM step_cache
+SELECT type, value FROM public.step_cache
 WHERE tenant_id = $1 AND workflow_name = $2 AND step_id = $3 AND key = $4
     AND (expires_at IS NULL OR expires_at > clock_timestamp())
 """,
@@ -244,7 +246,7 @@ _SAVE_CACHED = Function(
     "held int",
     f"""
 WITH {_HELD}, saved AS (
-    INSERT INTO step_cache (tenant_id, workflow_name, step_id, key, type, value, expires_at)
+    INSERT INTO public.step_cache (tenant_id, workflow_name, step_id, key, type, value, expires_at)
     SELECT $1, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9) FROM held
     ON CONFLICT (tenant_id, workflow_name, step_id, key) DO UPDATE
         SET type = excluded.type, value = excluded.value, expires_at = excluded.expires_at
@@ -263,23 +265,25 @@ _END = {
         "text, uuid, bigint, bytea, text, text, uuid, text, text, uuid, uuid[]",
         "ended int",
         f"""
-    PERFORM FROM runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR UPDATE;
+    PERFORM FROM public.runs
+    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR UPDATE;
     IF NOT FOUND THEN RETURN; END IF;
     WITH run AS (
-        UPDATE runs SET status = '{target}', error = $4, completed_at = greatest(now_ms(), started_at),
-            lease_expires_at = NULL, updated_at = touch(updated_at)
+        UPDATE public.runs SET status = '{target}', error = $4,
+            completed_at = greatest(public.now_ms(), started_at), lease_expires_at = NULL,
+            updated_at = public.touch(updated_at)
         WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
         RETURNING tenant_id, id, campaign_id, attempt, updated_at, error, trace_id
     ), steps AS (
-        UPDATE run_steps SET
+        UPDATE public.run_steps SET
             status = CASE WHEN run_steps.status = 'pending' THEN 'skipped'
                 WHEN run_steps.id = ANY($11) THEN 'completed' ELSE 'failed' END,
             error = CASE WHEN run_steps.status = 'running' AND run_steps.id <> ALL($11) THEN
                 jsonb_build_object('code', 'STEP_INTERRUPTED',
                     'message', 'It was stopped because the run ended without it.', 'step_id', step_id,
                     'attempt', run_steps.attempt, 'retryable', true) END,
-            completed_at = CASE WHEN run_steps.status = 'running' THEN now_ms() END,
-            updated_at = touch(run_steps.updated_at)
+            completed_at = CASE WHEN run_steps.status = 'running' THEN public.now_ms() END,
+            updated_at = public.touch(run_steps.updated_at)
         FROM run
         WHERE run_steps.tenant_id = $1 AND run_id = $2 AND run_steps.status IN ('pending', 'running')
     ), {logged("run", RunStatus.RUNNING, target, actor="$5", reason="$6")},
@@ -293,7 +297,10 @@ _END = {
 }
 
 _HAS_ARTIFACT = Function(
-    "has_artifact", "text, uuid", "found int", "SELECT 1 FROM artifacts WHERE tenant_id = $1 AND id = $2"
+    "has_artifact",
+    "text, uuid",
+    "found int",
+    "SELECT 1 FROM public.artifacts WHERE tenant_id = $1 AND id = $2",
 )
 
 FUNCTIONS = (

@@ -16,11 +16,11 @@ def once(key: str, fingerprint: str, act: str) -> str:
     """
     return f"""
     WHILE {key} IS NOT NULL LOOP
-        INSERT INTO idempotency_keys (tenant_id, key, fingerprint) VALUES ($1, {key}, {fingerprint})
+        INSERT INTO public.idempotency_keys (tenant_id, key, fingerprint) VALUES ($1, {key}, {fingerprint})
         ON CONFLICT (tenant_id, key) DO NOTHING;
         EXIT WHEN FOUND;
         SELECT 'replayed', response, fingerprint INTO outcome, answer, seen_fingerprint
-        FROM idempotency_keys WHERE tenant_id = $1 AND key = {key};
+        FROM public.idempotency_keys WHERE tenant_id = $1 AND key = {key};
         -- Not found when it was seven days old, and deleted in between.
         IF FOUND THEN
             RETURN NEXT;
@@ -30,7 +30,7 @@ def once(key: str, fingerprint: str, act: str) -> str:
     outcome := 'done';
     {act}
     IF {key} IS NOT NULL THEN
-        UPDATE idempotency_keys SET response = answer WHERE tenant_id = $1 AND key = {key};
+        UPDATE public.idempotency_keys SET response = answer WHERE tenant_id = $1 AND key = {key};
     END IF;
     RETURN NEXT;"""
 
@@ -39,6 +39,6 @@ def refuse(key: str, outcome: str) -> str:
     """Ends the function without having acted. A refusal is not stored: it is judged anew each time."""
     return f"""
         outcome := '{outcome}';
-        DELETE FROM idempotency_keys WHERE tenant_id = $1 AND key = {key};
+        DELETE FROM public.idempotency_keys WHERE tenant_id = $1 AND key = {key};
         RETURN NEXT;
         RETURN;"""

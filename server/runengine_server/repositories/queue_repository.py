@@ -44,14 +44,14 @@ _CLAIM_QUEUED = Function(
         SELECT next.tenant_id, next.again, next.room, places + (next.room > 0)::int, step + 1
         FROM turn CROSS JOIN LATERAL (
             SELECT found.*, CASE WHEN $6::int IS NULL THEN $2 ELSE $6 - (SELECT count(*) FROM (
-                SELECT FROM runs WHERE runs.tenant_id = found.tenant_id AND status = 'running' LIMIT $6
+                SELECT FROM public.runs WHERE runs.tenant_id = found.tenant_id AND status = 'running' LIMIT $6
             ) AS running) END AS room
             FROM (
-                (SELECT tenant_id, turn.again FROM runs
+                (SELECT tenant_id, turn.again FROM public.runs
                 WHERE status = 'queued' AND workflow_name = ANY($1) AND tenant_id > turn.tenant_id
                 ORDER BY tenant_id, priority DESC LIMIT 1)
                 UNION ALL
-                (SELECT tenant_id, true FROM runs
+                (SELECT tenant_id, true FROM public.runs
                 WHERE status = 'queued' AND workflow_name = ANY($1) AND NOT turn.again
                 ORDER BY tenant_id, priority DESC LIMIT 1)
                 LIMIT 1
@@ -60,7 +60,7 @@ _CLAIM_QUEUED = Function(
         WHERE places < $2 AND NOT (next.again AND next.tenant_id > $5)
     ), due AS (
         SELECT run.tenant_id, run.id FROM turn CROSS JOIN LATERAL (
-            SELECT tenant_id, id FROM runs
+            SELECT tenant_id, id FROM public.runs
             WHERE runs.tenant_id = turn.tenant_id AND status = 'queued' AND workflow_name = ANY($1)
             ORDER BY priority DESC, queued_at, id
             LIMIT least(turn.room, greatest(1, $2 / (SELECT max(places) FROM turn))) FOR UPDATE SKIP LOCKED
@@ -71,8 +71,9 @@ _CLAIM_QUEUED = Function(
 
     -- By way of arrays, which PostgreSQL takes for short: else it reads all that is queued to update ten.
     RETURN QUERY WITH claimed AS (
-        UPDATE runs SET status = 'running', epoch = epoch + 1, started_at = now_ms(),
-            lease_expires_at = clock_timestamp() + make_interval(secs => $3), updated_at = touch(updated_at)
+        UPDATE public.runs SET status = 'running', epoch = epoch + 1, started_at = public.now_ms(),
+            lease_expires_at = clock_timestamp() + make_interval(secs => $3),
+            updated_at = public.touch(updated_at)
         FROM unnest(tenant_ids, ids) AS due(tenant_id, id)
         WHERE runs.tenant_id = due.tenant_id AND runs.id = due.id
         RETURNING {_CLAIMED}, runs.updated_at, runs.error, runs.trace_id
@@ -98,13 +99,13 @@ _CLAIM_EXPIRED = Function(
     f"""
     SELECT array_agg(tenant_id), array_agg(id), array_agg(loss) INTO tenant_ids, ids, losses_now FROM (
         SELECT * FROM (
-            SELECT tenant_id, id, (lease_expires_at > '-infinity')::int AS loss FROM runs
+            SELECT tenant_id, id, (lease_expires_at > '-infinity')::int AS loss FROM public.runs
             WHERE status = 'running' AND lease_expires_at < statement_timestamp()
                 AND workflow_name = ANY($1)
                 AND losses + (lease_expires_at > '-infinity')::int < {SUSPECT_LOSSES}
             ORDER BY lease_expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
         ) AS fine UNION ALL SELECT * FROM (
-            SELECT tenant_id, id, (lease_expires_at > '-infinity')::int AS loss FROM runs
+            SELECT tenant_id, id, (lease_expires_at > '-infinity')::int AS loss FROM public.runs
             WHERE status = 'running' AND lease_expires_at < statement_timestamp()
                 AND workflow_name = ANY($1)
                 AND losses + (lease_expires_at > '-infinity')::int >= {SUSPECT_LOSSES}
@@ -113,17 +114,18 @@ _CLAIM_EXPIRED = Function(
     ) AS lost;
 
     RETURN QUERY WITH claimed AS (
-        UPDATE runs SET epoch = epoch + 1, losses = losses + lost.loss,
+        UPDATE public.runs SET epoch = epoch + 1, losses = losses + lost.loss,
             lease_expires_at = clock_timestamp() + make_interval(secs => $3)
         FROM unnest(tenant_ids, ids, losses_now) AS lost(tenant_id, id, loss)
         WHERE runs.tenant_id = lost.tenant_id AND runs.id = lost.id
-        RETURNING {_CLAIMED}, now_ms() AS updated_at, runs.error, runs.trace_id
+        RETURNING {_CLAIMED}, public.now_ms() AS updated_at, runs.error, runs.trace_id
     ), {logged("claimed", RunStatus.RUNNING, RunStatus.RUNNING, actor="$4", reason="'TAKEN_OVER'")}
     SELECT {_NAMES}, NULL::text FROM claimed;
 
     -- In a statement of its own, for its snapshot must be younger than the locks: the lost worker may
     -- have started a step while the first statement was looking.
-    UPDATE run_steps SET status = 'failed', completed_at = now_ms(), updated_at = touch(updated_at),
+    UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
+        updated_at = public.touch(updated_at),
         error = jsonb_build_object('code', 'WORKER_LOST', 'message', 'Its worker went away.',
             'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
     FROM unnest(tenant_ids, ids) AS taken(tenant_id, id)
@@ -136,7 +138,7 @@ _CLAIM_EXPIRED = Function(
 # A run that is running has a lease, and no other has one. Were it asked for its status, PostgreSQL might look
 # for the held ones among all that are running (33,000 rows for ten).
 _HEARTBEAT = """
-UPDATE runs SET lease_expires_at = clock_timestamp() + make_interval(secs => $4)
+UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => $4)
 FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
 WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
     AND runs.lease_expires_at IS NOT NULL
@@ -145,7 +147,7 @@ RETURNING runs.id
 
 _HAND_BACK = f"""
 WITH handed AS (
-    UPDATE runs SET lease_expires_at = '-infinity'
+    UPDATE public.runs SET lease_expires_at = '-infinity'
     FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
     WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
         AND runs.lease_expires_at IS NOT NULL
@@ -156,19 +158,19 @@ SELECT pg_notify('{QUEUED}', '{HANDED_BACK}') FROM handed LIMIT 1
 
 # A thousand at a time, so that no transaction is long.
 _FORGET_KEYS = """
-DELETE FROM idempotency_keys WHERE (tenant_id, key) IN (
-    SELECT tenant_id, key FROM idempotency_keys
+DELETE FROM public.idempotency_keys WHERE (tenant_id, key) IN (
+    SELECT tenant_id, key FROM public.idempotency_keys
     WHERE created_at < statement_timestamp() - interval '7 days' LIMIT 1000)
 RETURNING 1
 """
 _FORGET_CACHED = """
-DELETE FROM step_cache WHERE (tenant_id, workflow_name, step_id, key) IN (
-    SELECT tenant_id, workflow_name, step_id, key FROM step_cache
+DELETE FROM public.step_cache WHERE (tenant_id, workflow_name, step_id, key) IN (
+    SELECT tenant_id, workflow_name, step_id, key FROM public.step_cache
     WHERE expires_at < statement_timestamp() LIMIT 1000)
 RETURNING 1
 """
 
-_REGISTER = "INSERT INTO workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+_REGISTER = "INSERT INTO public.workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
 
 FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED)
 

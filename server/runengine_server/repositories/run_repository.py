@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from runengine_server.domain.caller import Actor
-from runengine_server.domain.encoded_run import encode_input
+from runengine_server.domain.encoded_run import canonical_response, encode_input
 from runengine_server.domain.run import Failure, NewRun, RunEvent, RunStatus, RunStep, StepStatus
 from runengine_server.domain.transitions import Transition
 from runengine_server.repositories import idempotency_sql
@@ -21,10 +21,10 @@ from runengine_server.repositories.held_run_repository import pruned
 from runengine_server.repositories.transition_sql import CANCELLED, QUEUED, counted, logged
 
 # A run as field 1 of a message: the whole of a GetRunResponse and its like, and one of the list's.
-_RESPONSE = r"encoded_bytes('\x0a', encoded_input || encoded_state)"
+_RESPONSE = "public.encoded_response(encoded_input, encoded_state, priority)"
 
 _MOVED = """RETURNING tenant_id, id, campaign_id, attempt, updated_at, error, trace_id, encoded_input,
-        encoded_state"""
+        encoded_state, priority"""
 
 # Only this near to its limit must a tenant's triggers wait for one another's commit, for the count
 # to be exact: 1,000 are more than are triggered for one tenant at the same instant. The lock has two
@@ -32,11 +32,11 @@ _MOVED = """RETURNING tenant_id, id, campaign_id, attempt, updated_at, error, tr
 _WITHIN_QUOTA = """
     IF {limit} IS NOT NULL THEN
         SELECT count(*) INTO queued FROM (
-            SELECT FROM runs WHERE tenant_id = $1 AND status = 'queued' LIMIT {limit}) AS waiting;
+            SELECT FROM public.runs WHERE tenant_id = $1 AND status = 'queued' LIMIT {limit}) AS waiting;
         IF queued + 1000 > {limit} THEN
             PERFORM pg_advisory_xact_lock(7405, hashtext($1));
             SELECT count(*) INTO queued FROM (
-                SELECT FROM runs WHERE tenant_id = $1 AND status = 'queued' LIMIT {limit}) AS waiting;
+                SELECT FROM public.runs WHERE tenant_id = $1 AND status = 'queued' LIMIT {limit}) AS waiting;
         END IF;
         IF queued >= {limit} THEN {refuse} END IF;
     END IF;"""
@@ -48,12 +48,12 @@ _TRIGGER = Function(
     "text, uuid, text, bytea, uuid, int, text, text, text, bytea, int",
     idempotency_sql.COLUMNS,
     idempotency_sql.once("$9", "$10", f"""
-    IF NOT EXISTS (SELECT FROM workflows WHERE name = $3) THEN
+    IF NOT EXISTS (SELECT FROM public.workflows WHERE name = $3) THEN
         {idempotency_sql.refuse("$9", "unknown workflow")}
     END IF;
     {_WITHIN_QUOTA.format(limit="$11", refuse=idempotency_sql.refuse("$9", "over quota"))}
     WITH run AS (
-        INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, campaign_id, priority, trace_id)
+        INSERT INTO public.runs (tenant_id, id, workflow_name, encoded_input, campaign_id, priority, trace_id)
         VALUES ($1, $2, $3, $4, $5, $6, $8)
         {_MOVED}
     ), {logged("run", None, RunStatus.QUEUED, actor="$7", reason="'TRIGGERED'")},
@@ -68,14 +68,14 @@ _GET = Function(
     "get_run",
     "text, uuid",
     "response bytea",
-    f"SELECT {_RESPONSE} FROM runs WHERE tenant_id = $1 AND id = $2",
+    f"SELECT {_RESPONSE} FROM public.runs WHERE tenant_id = $1 AND id = $2",
 )
 
 # Cancel and retry take this lock in a statement of its own, so that the next statement's snapshot
 # has every step that a worker recorded while it held the row. In one statement the step that was
 # just being started would stay running for ever.
 _LOCK = f"""
-    SELECT status, attempt, {_RESPONSE} INTO current_status, current_attempt, answer FROM runs
+    SELECT status, attempt, {_RESPONSE} INTO current_status, current_attempt, answer FROM public.runs
     WHERE tenant_id = $1 AND id = $2 FOR UPDATE;
     IF NOT FOUND THEN {idempotency_sql.refuse("$5", "absent")} END IF;"""
 
@@ -84,18 +84,18 @@ _LOCK = f"""
 _CANCEL_FROM = {
     source: f"""
         WITH run AS (
-            UPDATE runs SET status = 'cancelled', completed_at = greatest(now_ms(), started_at),
-                lease_expires_at = NULL, updated_at = touch(updated_at)
+            UPDATE public.runs SET status = 'cancelled', completed_at = greatest(public.now_ms(), started_at),
+                lease_expires_at = NULL, updated_at = public.touch(updated_at)
             WHERE tenant_id = $1 AND id = $2 AND attempt = current_attempt AND status = '{source}'
             {_MOVED}
         ), steps AS (
-            UPDATE run_steps SET
+            UPDATE public.run_steps SET
                 status = CASE status WHEN 'running' THEN 'failed' ELSE 'skipped' END,
                 error = CASE status WHEN 'running' THEN jsonb_build_object('code', 'RUN_CANCELLED',
                     'message', 'The run was cancelled.', 'step_id', step_id, 'attempt', attempt,
                     'retryable', true) END,
-                completed_at = CASE status WHEN 'running' THEN now_ms() END,
-                updated_at = touch(updated_at)
+                completed_at = CASE status WHEN 'running' THEN public.now_ms() END,
+                updated_at = public.touch(updated_at)
             WHERE tenant_id = $1 AND run_id = (SELECT id FROM run) AND status IN ('pending', 'running')
         ), {logged("run", source, RunStatus.CANCELLED, "$3", "'CANCELLED'", "coalesce($4, trace_id)")},
         {counted("run", source, RunStatus.CANCELLED)}, {pruned("run")}
@@ -107,17 +107,18 @@ _CANCEL_FROM = {
 _RETRY_FROM = {
     source: f"""
         WITH run AS (
-            UPDATE runs SET status = 'queued', attempt = attempt + 1, error = NULL, started_at = NULL,
-                completed_at = NULL, losses = 0, queued_at = now_ms(), trace_id = coalesce($4, trace_id),
-                updated_at = touch(updated_at)
+            UPDATE public.runs SET status = 'queued', attempt = attempt + 1, error = NULL, started_at = NULL,
+                completed_at = NULL, losses = 0, queued_at = public.now_ms(),
+                trace_id = coalesce($4, trace_id), updated_at = public.touch(updated_at)
             WHERE tenant_id = $1 AND id = $2 AND attempt = current_attempt AND status = '{source}'
             {_MOVED}
         ), latest AS (
-            SELECT DISTINCT ON (id) id, attempt, step_id, skill_id, status, handled FROM run_steps
+            SELECT DISTINCT ON (id) id, attempt, step_id, skill_id, status, handled FROM public.run_steps
             WHERE tenant_id = $1 AND run_id = $2
             ORDER BY id, attempt DESC
         ), steps AS (
-            INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
+            INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id,
+                status)
             SELECT $1, run.id, latest.id, latest.attempt + 1, run.attempt, step_id, skill_id, 'pending'
             FROM latest, run WHERE latest.status IN ('failed', 'skipped') AND NOT handled
         ), {logged("run", source, RunStatus.QUEUED, "$3", "'RETRIED'")},
@@ -172,13 +173,13 @@ def _list_of_campaign(by_status: bool, after: bool) -> Function:
     """
     before = "AND (created_at, id) < ($5, $6)" if after else ""
     statuses = "$7" if after else "$5"
-    page = f"""SELECT created_at, id, {_RESPONSE} AS response FROM runs
+    page = f"""SELECT created_at, id, {_RESPONSE} AS response FROM public.runs
         WHERE tenant_id = $1 AND campaign_id = $2 {before}
         ORDER BY created_at DESC, id DESC LIMIT $3 + 1 OFFSET $4"""
     if by_status:
         # Ordered and limited each, else PostgreSQL reads all of them to sort.
         of_each = " UNION ALL ".join(
-            f"""(SELECT created_at, id, {_RESPONSE} AS response FROM runs
+            f"""(SELECT created_at, id, {_RESPONSE} AS response FROM public.runs
             WHERE tenant_id = $1 AND campaign_id = $2 AND status = '{status}'
                 AND '{status}' = ANY({statuses}) {before}
             ORDER BY created_at DESC, id DESC LIMIT $3 + 1 + $4)"""
@@ -201,7 +202,7 @@ WITH page AS MATERIALIZED (
     SELECT coalesce(sum(queued), 0)::bigint, coalesce(sum(running), 0)::bigint,
         coalesce(sum(completed), 0)::bigint, coalesce(sum(failed), 0)::bigint,
         coalesce(sum(cancelled), 0)::bigint
-    FROM campaign_run_counts WHERE tenant_id = $1 AND campaign_id = $2
+    FROM public.campaign_run_counts WHERE tenant_id = $1 AND campaign_id = $2
 )
 SELECT (SELECT string_agg(response, '' ORDER BY created_at DESC, id DESC) FROM shown), last.*,
     (SELECT count(*) FROM page) > $3, counts.*
@@ -223,7 +224,7 @@ _LIST_EVENTS = Function(
     """at timestamptz, from_status text, to_status text, attempt int, actor text, reason text,
     trace_id text, error bytea""",
     """
-SELECT at, from_status, to_status, attempt, actor, reason, trace_id, error FROM run_events
+SELECT at, from_status, to_status, attempt, actor, reason, trace_id, error FROM public.run_events
 WHERE tenant_id = $1 AND run_id = $2 ORDER BY seq
 """,
 )
@@ -239,8 +240,8 @@ _LIST_STEPS = Function(
     """
 SELECT step.id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error, output_artifact_ids,
     step.started_at, step.completed_at, step.created_at, step.updated_at
-FROM runs LEFT JOIN LATERAL (
-    SELECT *, min(seq) OVER step AS place, max(attempt) OVER step AS current FROM run_steps
+FROM public.runs LEFT JOIN LATERAL (
+    SELECT *, min(seq) OVER step AS place, max(attempt) OVER step AS current FROM public.run_steps
     WHERE tenant_id = $1 AND run_id = $2 WINDOW step AS (PARTITION BY id)
 ) AS step ON step.attempt = coalesce($3, step.current)
 WHERE runs.tenant_id = $1 AND runs.id = $2 ORDER BY place
@@ -296,6 +297,9 @@ class Page:
 
 def _acted(row: asyncpg.Record) -> Acted:
     outcome, response, fingerprint, status, attempt = row
+    if outcome == Outcome.REPLAYED:
+        # A server of an earlier version may have stored it, with longer varints.
+        response = canonical_response(response)
     return Acted(Outcome(outcome), response, fingerprint, status and RunStatus(status), attempt)
 
 

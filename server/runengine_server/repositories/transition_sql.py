@@ -21,7 +21,7 @@ def logged(
     """A CTE that adds to run_events; `actor`, `reason` and `trace` are SQL expressions."""
     from_status = f"'{source}'" if source else "NULL"
     return f"""logged AS (
-    INSERT INTO run_events (tenant_id, run_id, at, from_status, to_status, attempt, actor, reason,
+    INSERT INTO public.run_events (tenant_id, run_id, at, from_status, to_status, attempt, actor, reason,
         trace_id, error)
     SELECT tenant_id, id, updated_at, {from_status}, '{target}', attempt, {actor}, {reason}, {trace}, error
     FROM {moved}
@@ -37,7 +37,7 @@ def counted(moved: str, source: RunStatus | None, target: RunStatus) -> str:
         columns, amounts = [source.value, *columns], ["-count(*)", *amounts]
     updates = ", ".join(f"{column} = counts.{column} + excluded.{column}" for column in columns)
     return f"""counted AS (
-    INSERT INTO campaign_run_counts AS counts (tenant_id, campaign_id, slot, {", ".join(columns)})
+    INSERT INTO public.campaign_run_counts AS counts (tenant_id, campaign_id, slot, {", ".join(columns)})
     SELECT tenant_id, campaign_id, get_byte(uuid_send(id), 15) % 16 AS slot, {", ".join(amounts)}
     FROM {moved} WHERE campaign_id IS NOT NULL
     GROUP BY tenant_id, campaign_id, slot ORDER BY tenant_id, campaign_id, slot

@@ -1,0 +1,123 @@
+"""What is stored and returned is, byte for byte, what the canonical protobuf encoder writes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runengine.v1.run_pb2 import Run, RunError, RunStatus
+from runengine.v1.run_service_pb2 import GetRunResponse
+from runengine_server.domain.encoded_run import encode_error, encode_input
+from runengine_server.domain.run import Failure, NewRun
+from runengine_server.domain.run import RunStatus as Status
+
+EXAMPLES = settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+# Whole milliseconds of the years 1970 to 9999, many of them where a varint gets longer.
+_LAST_MS = 253402300799_999
+_EDGES = [
+    second * 1000 + ms
+    for second in (0, 1, 127, 128, 2**14, 2**21, 2**28 - 1, 2**28, 2**35 - 1, 2**35, 253402300799)
+    for ms in (0, 1, 2, 3, 268, 269, 999)
+]
+times = (
+    st.sampled_from(_EDGES) | st.integers(0, _LAST_MS) | st.integers(1_700_000_000_000, 1_900_000_000_000)
+).map(lambda ms: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms))
+attempts = st.integers(0, 300) | st.integers(1, 2**31 - 1)
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=400)
+errors = st.builds(Failure, words, words, st.none() | st.just("") | words, attempts, st.booleans())
+# One member at most: the order of several is that of a hash table, and of no encoder's choice.
+structs = st.dictionaries(
+    words,
+    st.recursive(
+        st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | words,
+        lambda each: st.lists(each, max_size=3) | st.dictionaries(words, each, max_size=1),
+        max_leaves=6,
+    ),
+    max_size=1,
+).map(lambda given: ParseDict(given, Struct()))
+
+
+@EXAMPLES
+@given(
+    st.builds(
+        NewRun,
+        st.uuids(),
+        words.filter(bool) | st.sampled_from(["x" * 127, "x" * 128, "ä" * 64, "x" * 2_600]),
+        st.none() | structs | st.just(ParseDict({"large": "x" * 20_000}, Struct())),
+        st.none() | structs,
+        st.none(),
+        st.just(0) | st.integers(-100, 100),
+    ),
+    st.sampled_from(Status),
+    attempts,
+    st.none() | errors,
+    st.tuples(st.none() | times, st.none() | times, times, times),
+)
+async def test_a_stored_run_and_its_response_are_canonical(
+    database: asyncpg.Connection,
+    new: NewRun,
+    status: Status,
+    attempt: int,
+    error: Failure | None,
+    at: tuple[datetime | None, datetime | None, datetime, datetime],
+) -> None:
+    encoded_input, encoded_error = encode_input(new), error and encode_error(error)
+    row = await database.fetchrow(
+        """SELECT public.encoded_response($1, state, $2::smallint), state,
+            public.encoded_bytes('\\x0a', $1 || state)
+        FROM public.encoded_run_state($3, $4, $5, $6, $7, $8, $9) AS state""",
+        encoded_input, new.priority, status, attempt, encoded_error, *at,
+    )  # fmt: skip
+
+    assert row is not None
+    response, state, wrapped = row
+    run = GetRunResponse.FromString(response).run
+    assert run == Run.FromString(encoded_input + state) == expected(new, status, attempt, error, at)
+    assert response == GetRunResponse(run=run).SerializeToString()
+    assert state == Run.FromString(state).SerializeToString()
+    # What a server of the version before makes of the same row: its fields in two parts, all else canonical.
+    assert len(wrapped) == len(response)
+    assert GetRunResponse.FromString(wrapped).run == run
+
+
+def timestamp(at: datetime | None) -> Timestamp | None:
+    if at is None:
+        return None
+    encoded = Timestamp()
+    encoded.FromDatetime(at)
+    return encoded
+
+
+def expected(
+    new: NewRun, status: Status, attempt: int, error: Failure | None, at: tuple[datetime | None, ...]
+) -> Run:
+    """The run as protobuf's own types say it."""
+    started, completed, created, updated = map(timestamp, at)
+    run = Run(
+        id=str(new.id), workflow_name=new.workflow_name, status=RunStatus.Value(f"RUN_STATUS_{status.name}"),
+        trigger_payload=new.trigger_payload, context=new.context, attempt=attempt, priority=new.priority,
+        created_at=created, updated_at=updated, started_at=started, completed_at=completed,
+    )  # fmt: skip
+    if at[0] and at[1]:
+        run.duration_ms = (at[1] - at[0]) // timedelta(milliseconds=1)
+    if error:
+        run.error.CopyFrom(
+            RunError(code=error.code, message=error.message, step_id=error.step_id, attempt=error.attempt,
+                retryable=error.retryable)
+        )  # fmt: skip
+    return run
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 2**14, 2**21, 2**28, 2**35, 2**63 - 1, -1, -(2**63)])
+async def test_a_number_of_any_size_is_the_shortest_varint(database: asyncpg.Connection, value: int) -> None:
+    field = await database.fetchval("SELECT public.encoded_field(9, 0, $1)", value)
+    assert field == Run(duration_ms=value).SerializeToString()
