@@ -14,7 +14,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from runengine_server.domain.run import RunStatus
+from runengine_server.domain.encoded_run import encode_input
+from runengine_server.domain.run import NewRun, RunStatus
 from runengine_server.repositories import (
     artifact_repository,
     campaign_repository,
@@ -29,6 +30,7 @@ from runengine_server.repositories.schema import FUNCTIONS
 RUNS = 200_000
 TENANT, CAMPAIGN, WORKFLOW = "org_large", UUID(int=1), "workflow"
 STATUSES = ("completed", "completed", "failed", "cancelled", "queued", "running")
+INPUT = encode_input(NewRun(UUID(int=0), WORKFLOW, None, None, None))
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 # Half of the runs are of one tenant and half of these of one campaign, a second apart. Each run has one row
@@ -38,8 +40,9 @@ SET session_replication_role = replica;
 INSERT INTO workflows (name) VALUES ('{WORKFLOW}');
 INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, campaign_id, epoch, created_at,
     queued_at, started_at, completed_at, lease_expires_at, error)
-SELECT CASE WHEN n % 2 = 0 THEN '{TENANT}' ELSE 'org_' || n % 100 END, lpad(to_hex(n), 32, '0')::uuid,
-    '{WORKFLOW}', '', status, lpad(to_hex(CASE WHEN n % 4 = 0 THEN 1 ELSE n % 1000 END), 32, '0')::uuid, 1,
+SELECT CASE WHEN n % 2 = 0 THEN '{TENANT}' ELSE 'org_' || n % 100 END,
+    lpad(to_hex(n), 32, '0')::uuid, '{WORKFLOW}', '\\x{INPUT.hex()}', status,
+    lpad(to_hex(CASE WHEN n % 4 = 0 THEN 1 ELSE n % 1000 END), 32, '0')::uuid, 1,
     at, at, CASE WHEN status <> 'queued' THEN at END,
     CASE WHEN status NOT IN ('queued', 'running') THEN at END,
     CASE WHEN status = 'running' THEN now() + n % 100 * interval '1 day' - interval '1 hour' END,
@@ -135,7 +138,7 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
     (run_repository._LIST_EVENTS, (COMPLETED,), 1, {"run_events": 1}),
     (
         run_repository._TRIGGER,
-        (uuid4(), WORKFLOW, b"", CAMPAIGN, 0, *ACTOR, "new", b"", None),
+        (uuid4(), WORKFLOW, INPUT, CAMPAIGN, 0, *ACTOR, "new", b"", None),
         1,
         {"workflows": 1, "idempotency_keys": 1, "runs": 1, "campaign_run_counts": 1},
     ),

@@ -96,7 +96,8 @@ DECLARE
     started bigint;
     completed bigint;
 BEGIN
-    IF status = 'queued' AND started_at IS NULL AND completed_at IS NULL AND attempt <> 0 THEN
+    IF status = 'queued' AND error IS NULL AND started_at IS NULL AND completed_at IS NULL
+        AND attempt <> 0 THEN
         RETURN '\x1801' || public.encoded_time(10, created) || public.encoded_time(11, updated)
             || public.encoded_field(12, 0, attempt);
     END IF;
