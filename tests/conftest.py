@@ -66,7 +66,7 @@ async def database_url() -> AsyncIterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     host = os.environ[_SOCKET_DIR]
     admin = await asyncpg.connect(f"postgresql://postgres@/postgres?host={host}")
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+    await admin.execute(f"CREATE DATABASE {name} OWNER runengine_owner TEMPLATE {_TEMPLATE}")
     yield f"postgresql://runengine_app@/{name}?host={quote(host, safe='%')}"
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()

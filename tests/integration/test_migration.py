@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import quote
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from alembic import command
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
-from runengine.v1.run_pb2 import RunError
-from runengine_server.domain.run import Failure, RunStatus
+from runengine.v1.run_pb2 import Run, RunError
+from runengine.v1.run_service_pb2 import GetRunResponse
+from runengine_server.domain.encoded_run import encode_input
+from runengine_server.domain.run import Failure, NewRun, RunStatus
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.migrations.migrate import migrate
-from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
 
-from tests.integration.harness import run_of
+from tests.integration.harness import ACTOR, run_of
 
 ERROR = {
     "code": "STEP_FAILED",
@@ -93,3 +99,123 @@ async def test_runs_stored_before_they_were_kept_encoded_are_seen_as_they_were(
     page = await runs.list_of_campaign(campaign_id, [], 20, 0, None)
     assert len(page.runs) > 0
     await database.close()
+
+
+# What the server of schema 0004 asks for a run, as of a caller who gets it.
+_BEFORE = r"""
+CREATE FUNCTION get_run_before(text, uuid) RETURNS bytea LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM set_config('runengine.tenant', $1, true);
+    RETURN (SELECT encoded_bytes('\x0a', encoded_input || encoded_state) FROM runs
+        WHERE tenant_id = $1 AND id = $2);
+END $$;
+CREATE FUNCTION trigger_run_before(text, uuid, text, bytea, int) RETURNS bytea LANGUAGE plpgsql AS $$
+DECLARE answer bytea;
+BEGIN
+    PERFORM set_config('runengine.tenant', $1, true);
+    WITH run AS (
+        INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, priority) VALUES ($1, $2, $3, $4, $5)
+        RETURNING encoded_input, encoded_state
+    ) SELECT encoded_bytes('\x0a', encoded_input || encoded_state) INTO answer FROM run;
+    INSERT INTO idempotency_keys (tenant_id, key, fingerprint, response) VALUES ($1, $2::text, '', answer);
+    RETURN answer;
+END $$
+"""
+# One member in each object, because the order of several is that of a hash table.
+PAYLOAD: dict[str, Any] = {"brief": {"list": [None, 0, "", {}]}}
+_PRIORITIES = (-100, -1, 0, 1, 100)
+
+
+async def test_runs_stored_with_longer_varints_are_encoded_again_while_servers_go_on(
+    urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner_url, url = urls
+    upgrade = command.upgrade
+
+    async def migrate_to(revision: str) -> None:
+        with monkeypatch.context() as before:
+            before.setattr(command, "upgrade", lambda config, _: upgrade(config, revision))
+            before.setattr("runengine_server.repositories.migrations.migrate.FUNCTIONS", ())
+            await migrate(owner_url, url)
+
+    payload = ParseDict(PAYLOAD, Struct())
+    await migrate_to("0003")
+    admin = await asyncpg.connect(url.replace("runengine_app@", "postgres@"))
+    await admin.execute(
+        """INSERT INTO runs (tenant_id, id, workflow_name, status, attempt, priority, trigger_payload,
+            context, error, started_at, completed_at, lease_expires_at)
+        SELECT 'org_old', gen_random_uuid(), repeat('ä', 1 + n % 200), status, 1 + n % 300,
+            ($1::int[])[1 + n % 5], $2, CASE WHEN n % 2 = 0 THEN ''::bytea END,
+            CASE status WHEN 'failed' THEN $3::jsonb || jsonb_build_object('retryable', n % 2 = 0,
+                'step_id', CASE WHEN n % 4 < 2 THEN '' END, 'attempt', n % 3) END,
+            CASE WHEN status <> 'queued' THEN now_ms() END,
+            CASE WHEN status NOT IN ('queued', 'running') THEN now_ms() + n * interval '17 minutes' END,
+            CASE status WHEN 'running' THEN now() END
+        FROM generate_series(1, 1500) AS n, LATERAL (SELECT ($4::text[])[1 + n / 5 % 5] AS status) AS each""",
+        _PRIORITIES, payload.SerializeToString(), json.dumps(ERROR), list(RunStatus),
+    )  # fmt: skip
+    await admin.execute(
+        """INSERT INTO run_events (tenant_id, run_id, at, to_status, attempt, actor, reason, error)
+        SELECT tenant_id, id, now(), status, attempt, 'worker:old', 'OLD', error FROM runs"""
+    )
+    await migrate_to("0004")
+    await admin.execute(_BEFORE)
+    application = await asyncpg.connect(url)
+
+    async def trigger(priority: int) -> UUID:
+        run_id = uuid4()
+        new = NewRun(run_id, "old", payload, None, None, priority)
+        response = await application.fetchval(
+            "SELECT trigger_run_before('org_old', $1, 'old', $2, $3)", run_id, encode_input(new), priority
+        )
+        assert run_of(response).id == run_id
+        return run_id
+
+    old = [await trigger(priority) for priority in _PRIORITIES]
+    # A transaction of a server of that version is open while the functions are replaced.
+    transaction = application.transaction()
+    await transaction.start()
+    old.append(await trigger(7))
+    migrating = asyncio.create_task(migrate(owner_url, url))
+    while not await admin.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'runs'::regclass)"
+    ):
+        assert not migrating.done()
+    await transaction.commit()
+    await migrating
+    # And it goes on afterwards.
+    new = [await trigger(priority) for priority in _PRIORITIES]
+
+    rows = await admin.fetch("SELECT id, encoded_input, encoded_state, error FROM runs")
+    assert len(rows) == 1500 + len(old) + len(new)
+    for row in rows:
+        for encoded in (row["encoded_input"], row["encoded_state"]):
+            assert encoded == _again(Run, encoded)
+        assert row["error"] is None or row["error"] == _again(RunError, row["error"])
+    for (error,) in await admin.fetch("SELECT error FROM run_events WHERE error IS NOT NULL"):
+        assert error == _again(RunError, error)
+    database = Database(url, 2)
+    await database.open()
+    runs, priorities = RunRepository(database.tenant("org_old")), Counter[int]()
+    for row in rows:
+        response = await runs.get(row["id"]) or b""
+        assert response == _again(GetRunResponse, response)
+        before = await application.fetchval("SELECT get_run_before('org_old', $1)", row["id"])
+        assert run_of(before) == run_of(response)
+        assert run_of(response).trigger_payload == PAYLOAD
+        priorities[run_of(response).priority] += 1
+    assert priorities == {**dict.fromkeys(_PRIORITIES, 302), 7: 1}
+    # A key that the other server stored an answer under.
+    for run_id in old + new:
+        once = Once(str(run_id), b"")
+        replayed = await runs.cancel(run_id, ACTOR, once)
+        assert replayed.outcome is Outcome.REPLAYED
+        assert replayed.response == _again(GetRunResponse, replayed.response)
+        assert run_of(replayed.response).status is RunStatus.QUEUED
+    await database.close()
+    await application.close()
+    await admin.close()
+
+
+def _again(message: type[Message], encoded: bytes) -> bytes:
+    """What protobuf's encoder makes of what its decoder reads."""
+    return message.FromString(encoded).SerializeToString()

@@ -19,14 +19,6 @@ TENANT_TABLES = (
     "step_cache",
 )
 
-# No role is named, so that a dump can be restored where the owner has another name.
-ALL_TENANTS = """
-CREATE FUNCTION public.sees_all_tenants() RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT coalesce(current_setting('runengine.all_tenants', true), '') = 'on' AND pg_has_role(
-        current_user, (SELECT relowner FROM pg_class WHERE oid = 'public.runs'::regclass), 'MEMBER')
-$$
-"""
-
 # A google.protobuf.Struct as jsonb. JSON has no NaN and no infinity, and neither has
 # anything that was accepted.
 DECODING = r"""
@@ -107,11 +99,14 @@ FROM public.runs
 
 def upgrade() -> None:
     """A policy on every table with a tenant, the functions that decode, and the view."""
-    op.execute(ALL_TENANTS)
-    # For all commands, as the other policies are: of policies that differ by command PostgreSQL checks each
-    # row of an UPDATE against both kinds.
+    # To a role that every cluster has, so that a dump can be restored under another owner; it has
+    # the owner of the database for its one member. For all others PostgreSQL leaves the policy out when it
+    # plans; looked at, it would take 3 µs a statement.
     for table in TENANT_TABLES:
-        op.execute(f"CREATE POLICY all_tenants ON public.{table} USING ((SELECT public.sees_all_tenants()))")
+        op.execute(
+            f"CREATE POLICY owner ON public.{table} TO pg_database_owner "
+            "USING ((SELECT current_setting('runengine.all_tenants', true) = 'on'))"
+        )
     for function in DECODING.split(";\n\n"):
         op.execute(function)
     op.execute(VIEW)
