@@ -6,13 +6,14 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 try:
     import typer
     import uvloop
 
-    from runengine_server import app
+    from runengine_server import app, backup
     from runengine_server.auth import development
     from runengine_server.children import ChildFailed
     from runengine_server.settings import Settings, SettingsError, read_settings
@@ -72,6 +73,18 @@ def _worker() -> None:
 def _migrate() -> None:
     """Bring the database to the newest schema."""
     _run(app.migrate)
+
+
+@cli.command("backup")
+def _backup(file: Path) -> None:
+    """Write the database and the artifacts into FILE, while everything goes on."""
+    _run(partial(backup.backup, file=file))
+
+
+@cli.command("restore")
+def _restore(file: Path) -> None:
+    """Bring what `backup` wrote into an empty database and an empty state directory."""
+    _run(partial(backup.restore, file=file))
 
 
 @cli.command("token")

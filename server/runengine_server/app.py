@@ -30,6 +30,7 @@ from runengine_server.children import Child
 from runengine_server.domain.errors import Unavailable
 from runengine_server.embedded_postgres import running_urls
 from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.damage import damage
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.schema import FUNCTIONS
 from runengine_server.settings import Settings, SettingsError
@@ -188,6 +189,7 @@ async def _open_database(settings: Settings, connections: int) -> Database:
         await database.open()
         flaw = await database.check()
         is_current = await database.has(FUNCTIONS)
+        damaged = await damage(database) if is_current else None
     except asyncpg.UndefinedTableError:
         raise SettingsError("the database has no schema yet: run `runengine-server migrate`") from None
     except (
@@ -201,6 +203,8 @@ async def _open_database(settings: Settings, connections: int) -> Database:
             f"RUNENGINE_DATABASE_URL: {flaw}, so tenants would see each other's rows; give a role of the "
             "application's own, and the owner in RUNENGINE_OWNER_DATABASE_URL, and run `migrate`"
         )
+    if damaged is not None:
+        raise SettingsError(f"the database is damaged: {damaged}; restore it from a backup")
     return database
 
 

@@ -36,7 +36,7 @@ _log = structlog.get_logger()
 
 
 @contextlib.contextmanager
-def _state_directory(path: Path) -> Iterator[None]:
+def state_directory(path: Path) -> Iterator[None]:
     """The directory, ours alone while the block runs."""
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ async def up(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopping.set)
-    with _state_directory(settings.state_dir):
+    with state_directory(settings.state_dir):
         for variable, address in (
             ("RUNENGINE_GRPC_ADDRESS", settings.grpc_address),
             ("RUNENGINE_REST_ADDRESS", settings.rest_address),
