@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -12,10 +13,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runengine.v1.run_pb2 import Run, RunError, RunStatus
-from runengine.v1.run_service_pb2 import GetRunResponse
+from runengine.v1.run_service_pb2 import GetRunResponse, ListCampaignRunsResponse
 from runengine_server.domain.encoded_run import encode_error, encode_input
 from runengine_server.domain.run import Failure, NewRun
 from runengine_server.domain.run import RunStatus as Status
+
+from tests.integration.harness import State, chain, serving
 
 EXAMPLES = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -121,3 +124,28 @@ def expected(
 async def test_a_number_of_any_size_is_the_shortest_varint(database: asyncpg.Connection, value: int) -> None:
     field = await database.fetchval("SELECT public.encoded_field(9, 0, $1)", value)
     assert field == Run(duration_ms=value).SerializeToString()
+
+
+async def test_a_page_and_the_errors_of_events_are_canonical(database_url: str) -> None:
+    campaign_id = uuid4()
+
+    async def work(state: State) -> State:
+        if state.get("fail"):
+            raise ValueError("naïve")
+        return {}
+
+    async with serving(database_url, chain(work=work)) as engine:
+        for payload in ({"n": 0}, {"fail": True}):
+            await engine.trigger(payload, campaign_id)
+            await engine.process(await engine.claim())
+        await engine.cancel(await engine.trigger({}, campaign_id))
+        await engine.trigger({"seen": []}, campaign_id, priority=100)
+        await engine.claim()
+        await engine.trigger(None, campaign_id, priority=-100)
+        page = await engine.runs.list_of_campaign(campaign_id, [], 20, 0, None)
+        runs = ListCampaignRunsResponse.FromString(page.runs)
+        assert {run.status for run in runs.runs} == {1, 2, 3, 4, 5}
+        assert page.runs == runs.SerializeToString()
+        events = [event for run in runs.runs for event in await engine.runs.list_events(UUID(run.id)) or ()]
+        (error,) = (event.error for event in events if event.error is not None)
+        assert error == RunError.FromString(error).SerializeToString()
