@@ -36,7 +36,9 @@ times = (
 ).map(lambda ms: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms))
 attempts = st.integers(0, 300) | st.integers(1, 2**31 - 1)
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=400)
-errors = st.builds(Failure, words, words, st.none() | st.just("") | words, attempts, st.booleans())
+errors = st.builds(
+    Failure, words, words | st.just("x" * 20_000), st.none() | st.just("") | words, attempts, st.booleans()
+)
 # One member at most: the order of several is that of a hash table, and of no encoder's choice.
 structs = st.dictionaries(
     words,
@@ -124,6 +126,25 @@ def expected(
 async def test_a_number_of_any_size_is_the_shortest_varint(database: asyncpg.Connection, value: int) -> None:
     field = await database.fetchval("SELECT public.encoded_field(9, 0, $1)", value)
     assert field == Run(duration_ms=value).SerializeToString()
+
+
+async def test_a_response_of_any_length_is_canonical(database: asyncpg.Connection) -> None:
+    states = [
+        await database.fetchval("SELECT public.encoded_run_state('queued', 1, NULL, NULL, NULL, $1, $1)", at)
+        for at in (datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 1, 31, 9, 30, 0, 269_000, tzinfo=UTC))
+    ]
+    lengths = [*range(1, 260), *range(2_020, 2_130), *range(2_250, 2_260)]
+    payloads = [*range(1, 90), *range(1_950, 2_130), *range(16_200, 16_390)]
+    news = [NewRun(uuid4(), "x" * length, None, None, None) for length in lengths]
+    news += [NewRun(uuid4(), "x", ParseDict({"": "x" * length}, Struct()), None, None) for length in payloads]
+    rows = await database.fetch(
+        """SELECT public.encoded_response(input, state, 0::smallint)
+        FROM unnest($1::bytea[]) AS input, unnest($2::bytea[]) AS state""",
+        [encode_input(new) for new in news], states,
+    )  # fmt: skip
+    assert len(rows) == len(news) * 2
+    for (response,) in rows:
+        assert response == GetRunResponse.FromString(response).SerializeToString()
 
 
 async def test_a_page_and_the_errors_of_events_are_canonical(database_url: str) -> None:

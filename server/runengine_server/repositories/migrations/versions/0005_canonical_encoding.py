@@ -145,9 +145,10 @@ $$;
 -- of encoded_state. Field 1 is a UUID and takes 38 bytes, then come a tag and the length of the name.
 CREATE OR REPLACE FUNCTION public.encoded_response(encoded_input bytea, encoded_state bytea,
     priority smallint) RETURNS bytea LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN priority = 0 AND octet_length(encoded_input) BETWEEN 100 AND 2000
+    SELECT CASE WHEN priority = 0
+            AND abs(octet_length(encoded_input) + octet_length(encoded_state) - 1128) <= 1000
             AND get_byte(encoded_input, 39) < 128
-        -- The length, of two bytes: times 2^15 + 1 it is there twice, once for each group of 7 bits.
+        -- The length is 128 to 2,128 and has two bytes: times 2^15 + 1 it is there once for each group.
         THEN substring(int4send(x'0a8000'::int | ((octet_length(encoded_input) + octet_length(encoded_state))
                 * 32769 >> 7 & x'7f7f'::int)) FROM 2)
             || overlay(encoded_input PLACING substring(encoded_state FROM 1 FOR 2)
