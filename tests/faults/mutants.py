@@ -206,6 +206,12 @@ def _poll() -> None:
     Worker.__init__ = without_poll  # type: ignore[method-assign]
 
 
+def _tail_of_a_full_queue() -> None:
+    from runengine_server.repositories import notifier
+
+    notifier._ADVANCE_TAIL = "SELECT"
+
+
 def _catch_all() -> None:
     from runengine_server.domain.errors import RunEngineError
     from runengine_server.rpc import interceptor
@@ -306,6 +312,11 @@ MUTANTS = (
     ),
     _mutant(
         "poll behind NOTIFY", _poll, "faults/test_guards.py::test_what_is_not_notified_is_found_all_the_same"
+    ),
+    _mutant(
+        "tail of a full queue of notifications",
+        _tail_of_a_full_queue,
+        "integration/test_notifications.py::test_a_full_queue_of_notifications_fails_nothing_and_heals",
     ),
     _mutant(
         "catch-all of the interceptor",

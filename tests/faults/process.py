@@ -231,6 +231,7 @@ async def _noted(name: str, run: ClaimedRun) -> AsyncIterator[None]:
 
 
 def _install_server(points: _Points) -> None:
+    from runengine_server.repositories.notifier import Notifier
     from runengine_server.rpc import run_servicer
 
     def trigger_run(real: Any) -> Any:
@@ -246,6 +247,16 @@ def _install_server(points: _Points) -> None:
         return call
 
     _wrap(run_servicer, "trigger_run", trigger_run)
+
+    def send(real: Any) -> Any:
+        async def call(self: Any, batch: Any) -> Any:
+            async with points.reached("server_before_notification", "-"):
+                pass
+            return await real(self, batch)
+
+        return call
+
+    _wrap(Notifier, "_send", send)
 
 
 def main() -> None:

@@ -145,15 +145,12 @@ WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = hel
 RETURNING runs.id
 """
 
-_HAND_BACK = f"""
-WITH handed AS (
-    UPDATE public.runs SET lease_expires_at = '-infinity'
-    FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
-    WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-        AND runs.lease_expires_at IS NOT NULL
-    RETURNING 1
-)
-SELECT pg_notify('{QUEUED}', '{HANDED_BACK}') FROM handed LIMIT 1
+_HAND_BACK = """
+UPDATE public.runs SET lease_expires_at = '-infinity'
+FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
+WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
+    AND runs.lease_expires_at IS NOT NULL
+RETURNING 1
 """
 
 # A thousand at a time, so that no transaction is long.
@@ -254,7 +251,8 @@ class QueueRepository:
 
     async def hand_back(self, held: Sequence[ClaimedRun]) -> None:
         """Ends the leases now, so that another worker goes on at once, and no loss is counted."""
-        await self._dispatch.fetch(_HAND_BACK, *_columns(held))
+        if await self._dispatch.fetch(_HAND_BACK, *_columns(held)):
+            self._database.notifier.notify(QUEUED, HANDED_BACK)
 
     async def forget_old(self) -> None:
         """Deletes idempotency keys of more than seven days, and cache entries that have expired."""

@@ -42,7 +42,7 @@ _WITHIN_QUOTA = """
     END IF;"""
 
 # nothing -> queued. $2 id, $3 workflow, $4 encoded input, $5 campaign, $6 priority, $7 actor, $8 trace, $9
-# key, $10 fingerprint, $11 how many may be queued. The notification goes out with the commit.
+# key, $10 fingerprint, $11 how many may be queued.
 _TRIGGER = Function(
     "trigger_run",
     "text, uuid, text, bytea, uuid, int, text, text, text, bytea, int",
@@ -58,8 +58,7 @@ _TRIGGER = Function(
         {_MOVED}
     ), {logged("run", None, RunStatus.QUEUED, actor="$7", reason="'TRIGGERED'")},
     {counted("run", None, RunStatus.QUEUED)}
-    SELECT {_RESPONSE} INTO answer FROM run;
-    PERFORM pg_notify('{QUEUED}', '');"""),
+    SELECT {_RESPONSE} INTO answer FROM run;"""),
     steps=True,
     variables="queued bigint;",
 )  # fmt: skip
@@ -142,7 +141,6 @@ _CANCEL = Function(
     {_LOCK}
     IF current_status <> 'cancelled' THEN
     {_from_each(_CANCEL_FROM, idempotency_sql.refuse("$5", "refused"))}
-    PERFORM pg_notify('{CANCELLED}', $2 || ' ' || current_attempt);
     END IF;"""),
     steps=True,
 )  # fmt: skip
@@ -157,8 +155,7 @@ _RETRY = Function(
     IF current_status IN ({", ".join(f"'{source}'" for source in Transition.RETRY.sources)}) THEN
     {_WITHIN_QUOTA.format(limit="$7", refuse=idempotency_sql.refuse("$5", "over quota"))}
     END IF;
-    {_from_each(_RETRY_FROM, idempotency_sql.refuse("$5", "refused"))}
-    PERFORM pg_notify('{QUEUED}', '');"""),
+    {_from_each(_RETRY_FROM, idempotency_sql.refuse("$5", "refused"))}"""),
     steps=True,
     variables="queued bigint;",
 )  # fmt: skip
@@ -334,7 +331,9 @@ def _event(row: asyncpg.Record) -> RunEvent:
 
 
 class RunRepository:
-    """The runs of one tenant. Every method is one statement, and one round trip."""
+    """The runs of one tenant. Every method is one statement, and one round trip; workers are notified once
+    it is committed.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -356,7 +355,7 @@ class RunRepository:
             once.fingerprint,
             queued_limit,
         )
-        return _acted(row)
+        return self._notified(_acted(row))
 
     async def get(self, run_id: UUID) -> bytes | None:
         """A response with the run as it is now; None when the tenant has none of that id."""
@@ -386,14 +385,23 @@ class RunRepository:
         (row,) = await self._scope.call(
             _CANCEL, run_id, actor.name, actor.trace_id, once.key, once.fingerprint
         )
-        return _acted(row)
+        acted = _acted(row)
+        # No other has a worker that holds it.
+        if acted.outcome is Outcome.DONE and acted.status is RunStatus.RUNNING:
+            self._scope.notifier.notify(CANCELLED, f"{run_id} {acted.attempt}")
+        return acted
 
     async def retry(self, run_id: UUID, actor: Actor, once: Once, queued_limit: int | None) -> Acted:
         """Queues the run again and makes its unfinished steps due, where its status allows that."""
         (row,) = await self._scope.call(
             _RETRY, run_id, actor.name, actor.trace_id, once.key, once.fingerprint, queued_limit
         )
-        return _acted(row)
+        return self._notified(_acted(row))
+
+    def _notified(self, acted: Acted) -> Acted:
+        if acted.outcome is Outcome.DONE:
+            self._scope.notifier.notify(QUEUED)
+        return acted
 
     async def list_steps(self, run_id: UUID, attempt: int | None) -> list[RunStep] | None:
         """The steps in execution order, each at its current attempt, or those that have `attempt` at
