@@ -20,6 +20,7 @@ from runengine_server.repositories.queue_repository import QueueRepository
 
 from tests.bench import data
 from tests.bench.load import Load, grpc_load, http_load
+from tests.bench.notified_in_transaction import both, both_on_a_slow_disk
 from tests.bench.peers.prefect_server import prefect_server
 from tests.bench.servers import (
     BIG,
@@ -40,7 +41,7 @@ from tests.bench.servers import (
     trigger,
     until_completed,
 )
-from tests.stack import ROOT, free_address
+from tests.stack import ROOT, Stack, free_address
 
 # How long a rate is measured in one round, and a peer whose calls are slow.
 SECONDS = 2.0
@@ -212,6 +213,20 @@ async def _one_campaign_rate(bench: Bench) -> AsyncIterator[Pair]:
     yield _trigger(served, [uuid4()]), _trigger(served, [uuid4() for _ in range(1000)])
     async with bench.admin(served.database) as admin:
         await data.settle(admin)
+
+
+@asynccontextmanager
+async def _notified_later(
+    bench: Bench, served: Callable[[Bench], AbstractAsyncContextManager[tuple[Stack, str]]]
+) -> AsyncIterator[Pair]:
+    """Triggers of which workers are notified after the commit, and in its transaction."""
+    async with served(bench) as (stack, notifying):
+        body, token = data.trigger_request(UNSERVED, uuid4()), stack.token("org_bench")
+
+        def rate_at(address: str) -> Measurement:
+            return lambda: _rate(grpc_load(address, TRIGGER, [body], token, IN_FLIGHT, seconds=SECONDS))
+
+        yield rate_at(stack.grpc_address), rate_at(notifying)
 
 
 @asynccontextmanager
@@ -463,4 +478,8 @@ ROWS = [
         Goal(None), _two_servers),
     Row(18, "4 no-op nodes, two workers on both cores", "one worker on one core", "runs/s",
         Goal(None), _two_workers),
+    Row(19, "TriggerRun, 16 in flight, fsync slowed by 2 ms", "the same with pg_notify in its transaction",
+        "runs/s", _ratio_at_least(4), lambda bench: _notified_later(bench, both_on_a_slow_disk)),
+    Row(19, "TriggerRun, 16 in flight", "the same with pg_notify in its transaction", "runs/s",
+        _ratio_at_least(1.05), lambda bench: _notified_later(bench, both)),
 ]  # fmt: skip

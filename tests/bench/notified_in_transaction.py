@@ -1,0 +1,75 @@
+"""serve, and beside it one whose triggers notify in their transaction, on a disk as it is or a slow one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from tests.bench.peers.notifying_serve import NOTIFYING_TRIGGER
+from tests.bench.servers import SERVER_CORE, UNSERVED, Bench, Missing
+from tests.stack import Stack, free_address
+
+_SLOW_FSYNC = Path(__file__).with_name("slow_fsync.c")
+_NOTIFYING = "tests.bench.peers.notifying_serve"
+_COMMITS = 50
+
+
+@contextmanager
+def slowed(directory: Path) -> Iterator[None]:
+    """Whatever is started in the block has an fsync that takes 2 ms longer. Raises Missing."""
+    if (compiler := shutil.which("cc")) is None:
+        raise Missing("there is no C compiler, cc, to make fsync slow")
+    library = directory / "slow_fsync.so"
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, _SLOW_FSYNC], check=True)
+    os.environ["LD_PRELOAD"] = str(library)
+    try:
+        yield
+    finally:
+        del os.environ["LD_PRELOAD"]
+
+
+@asynccontextmanager
+async def both(bench: Bench) -> AsyncIterator[tuple[Stack, str]]:
+    """The stack, and the address of the other serve. Nobody else uses them, and no worker listens."""
+    name = await bench.create_database()
+    await bench.register(name, UNSERVED)
+    async with bench.admin(name) as admin:
+        await admin.execute(NOTIFYING_TRIGGER.definition)
+    async with bench.stack(name) as stack:
+        address = free_address()
+        await bench.start(stack, SERVER_CORE, "serve")
+        await bench.start(stack, SERVER_CORE, "serve", module=_NOTIFYING, GRPC_ADDRESS=address)
+        yield stack, address
+
+
+@asynccontextmanager
+async def both_on_a_slow_disk(bench: Bench) -> AsyncIterator[tuple[Stack, str]]:
+    """The same, on a PostgreSQL of their own."""
+    async with AsyncExitStack() as exits:
+        with slowed(bench.directory):
+            slow = await exits.enter_async_context(Bench.open())
+        async with slow.admin() as admin:
+            await admin.execute("ALTER SYSTEM SET wal_sync_method = fdatasync")
+            await admin.execute("SELECT pg_reload_conf()")
+        bench.notes.append(
+            f"fsync slowed: LD_PRELOAD of {_SLOW_FSYNC.name}, wal_sync_method fdatasync; a commit alone "
+            f"takes {await _commit(slow):.2f} ms, and {await _commit(bench):.2f} ms on the disk as it is."
+        )
+        yield await exits.enter_async_context(both(slow))
+
+
+async def _commit(bench: Bench) -> float:
+    """The median milliseconds of a commit with nothing else under way."""
+    async with bench.admin() as admin:
+        taken = []
+        for _ in range(_COMMITS):
+            begin = perf_counter()
+            await admin.execute("SELECT pg_logical_emit_message(true, 'bench', '')")
+            taken.append((perf_counter() - begin) * 1000)
+    return median(taken)
