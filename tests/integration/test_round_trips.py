@@ -20,7 +20,7 @@ from tests.faults.proxy import Proxy
 from tests.integration.harness import SECONDS, Engine, Graph, Held, Ran, alone, chain, ended, fork, serving
 from tests.stack import Stack
 
-CALL = re.compile(r"SELECT \* FROM (\w+)_[0-9a-f]{8}\(")
+CALL = re.compile(r"SELECT \* FROM public\.(\w+)_[0-9a-f]{8}\(")
 
 # What `serve` asks by itself, for its health; what goes out beside the calls, as often as a tick comes; and
 # what asyncpg asks, once on each connection, of types it meets.
