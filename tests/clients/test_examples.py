@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md run as they stand."""
+"""The examples for gRPC in docs/clients.md run as they stand."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from runengine_client import RunEngineClient
 from tests.clients.callers import HAS_NODE, NODE, PROTOS
 from tests.stack import ROOT, Stack
 
-BLOCKS = re.findall(
-    r"```(python|js|sh)\n(?:// (\S+)\n)?(.*?)```", (ROOT / "docs/clients.md").read_text(), re.DOTALL
-)
+GRPC = (ROOT / "docs/clients.md").read_text().partition("\n## REST")[0]
+BLOCKS = re.findall(r"```(python|js|sh)\n(?:// (\S+)\n)?(.*?)```", GRPC, re.DOTALL)
 NEEDS_NODE = pytest.mark.skipif(not HAS_NODE, reason="needs Node, and `make node-packages`")
 QUEUED = "RUN_STATUS_QUEUED { product: 'Kettle' }"
 
