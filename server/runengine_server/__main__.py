@@ -17,6 +17,7 @@ try:
     from runengine_server.auth import development
     from runengine_server.children import ChildFailed
     from runengine_server.settings import Settings, SettingsError, read_settings
+    from runengine_server.start_database import migrate
     from runengine_server.up import up
 except ModuleNotFoundError as missing:
     sys.exit(f"runengine-server needs {missing.name}: pip install 'runengine[server]'")
@@ -72,7 +73,7 @@ def _worker() -> None:
 @cli.command("migrate")
 def _migrate() -> None:
     """Bring the database to the newest schema."""
-    _run(app.migrate)
+    _run(migrate)
 
 
 @cli.command("backup")

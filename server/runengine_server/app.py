@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
-import asyncpg
 import orjson
 import structlog
 from runengine_client.channel import CHANNEL_OPTIONS
@@ -28,20 +26,20 @@ from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.auth.jwks import JwksKeys
 from runengine_server.children import Child
 from runengine_server.domain.errors import Unavailable
-from runengine_server.embedded_postgres import running_urls
 from runengine_server.repositories.artifact_store import ArtifactStore
-from runengine_server.repositories.damage import damage
-from runengine_server.repositories.database import Database
-from runengine_server.repositories.schema import FUNCTIONS
 from runengine_server.settings import Settings, SettingsError
+from runengine_server.start_database import (
+    cannot_connect,
+    database_urls,
+    ensure_hearing,
+    open_database,
+    watch,
+)
 
 # A proxy of the environment is not for this hop.
 _GATEWAY_CHANNEL = [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)]
 
 _NODE_THREADS = "node"
-
-# How often the server looks whether the database is there, and how long that may take to answer.
-_HEALTH_SECONDS = 1.5
 
 # How long calls under way may take once the process has been told to stop.
 _GRACE_SECONDS = 3.0
@@ -161,53 +159,6 @@ class Lifetime:
             _log.info(event, **details)
 
 
-def database_urls(settings: Settings) -> tuple[str, str]:
-    """(owner's, application's) URL. Raises SettingsError when there is no database to be found."""
-    if settings.database_url is not None:
-        return settings.owner_database_url or settings.database_url, settings.database_url
-    if (running := running_urls(settings.state_dir)) is not None:
-        return running
-    raise SettingsError(
-        "there is no database: set RUNENGINE_DATABASE_URL, or run `runengine-server up`, which brings its own"
-    )
-
-
-def cannot_connect(variable: str, url: str, error: Exception) -> SettingsError:
-    """One line that names the place, without the password."""
-    parts = urlsplit(url)
-    place = parts.hostname or parts.query or "localhost"
-    if parts.hostname and parts.port:
-        place += f":{parts.port}"
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return SettingsError(f"{variable}: cannot use the database at {place}: {reason}")
-
-
-async def _open_database(settings: Settings, connections: int) -> Database:
-    _, url = database_urls(settings)
-    database = Database(url, connections)
-    try:
-        await database.open()
-        flaw = await database.check()
-        is_current = await database.has(FUNCTIONS)
-        damaged = await damage(database) if is_current else None
-    except asyncpg.UndefinedTableError:
-        raise SettingsError("the database has no schema yet: run `runengine-server migrate`") from None
-    except (
-        OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, Unavailable
-    ) as error:  # fmt: skip
-        raise cannot_connect("RUNENGINE_DATABASE_URL", url, error) from None
-    if not is_current:
-        raise SettingsError("the database was migrated by another version: run `runengine-server migrate`")
-    if flaw is not None:
-        raise SettingsError(
-            f"RUNENGINE_DATABASE_URL: {flaw}, so tenants would see each other's rows; give a role of the "
-            "application's own, and the owner in RUNENGINE_OWNER_DATABASE_URL, and run `migrate`"
-        )
-    if damaged is not None:
-        raise SettingsError(f"the database is damaged: {damaged}; restore it from a backup")
-    return database
-
-
 def _verifier(settings: Settings) -> ClerkVerifier:
     if settings.clerk_issuer is None:
         raise SettingsError(
@@ -277,7 +228,7 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
 
     verifier, artifacts = _verifier(settings), _artifact_store(settings)
     lifetime = Lifetime()
-    database = await _open_database(settings, connections=16)
+    database = await open_database(settings, "serve", connections=16, kept_for_reads=4)
     server, health = create_server(database, artifacts, verifier, settings.tenant_queued_limit, shares_port)
     try:
         server.add_insecure_port(settings.grpc_address)
@@ -287,32 +238,12 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
         await server.start()
         health.set_serving(True)
         lifetime.ready("serving gRPC", address=settings.grpc_address)
-        watching = asyncio.create_task(_tell_health(database, health))
+        watching = asyncio.create_task(watch(database, health.set_serving))
         await lifetime.stopping.wait()
         watching.cancel()
         health.stop()
         await server.stop(_GRACE_SECONDS)
         await database.close()
-
-
-async def _tell_health(database: Database, health: Any) -> None:
-    """Keeps the health service, and with it the gateway's /readyz, at what the database is."""
-    serving = True
-    while True:
-        await asyncio.sleep(_HEALTH_SECONDS)
-        try:
-            await database.check(_HEALTH_SECONDS)
-            reachable = True
-        except Exception as error:
-            reachable = False
-            reason = type(error).__name__
-        if reachable != serving:
-            serving = reachable
-            health.set_serving(serving)
-            if serving:
-                _log.info("the database is back")
-            else:
-                _log.error("the database cannot be reached", error=reason)
 
 
 async def gateway(settings: Settings) -> None:
@@ -373,7 +304,10 @@ async def worker(settings: Settings) -> None:
     )
     lifetime = Lifetime()
     name = f"worker:{socket.gethostname()}:{os.getpid()}"
-    database = await _open_database(settings, connections=settings.worker_concurrency + 2)
+    database = await open_database(
+        settings, "worker", connections=settings.worker_concurrency + 2, kept_for_reads=1
+    )
+    await ensure_hearing(settings, database)
     queue = QueueRepository(
         database, name, list(workflows), settings.lease_seconds, settings.tenant_running_limit
     )
@@ -394,6 +328,7 @@ async def worker(settings: Settings) -> None:
             await queue.register_workflows()
         except Unavailable as error:
             raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
+        watching = asyncio.create_task(watch(database))
         working = asyncio.create_task(worker.work())
         lifetime.ready("working", workflows=sorted(workflows))
         stopping = asyncio.create_task(lifetime.stopping.wait())
@@ -401,6 +336,7 @@ async def worker(settings: Settings) -> None:
         worker.stop()
         stopping.cancel()
         await working
+        watching.cancel()
         await database.close()
     # What cannot be stopped, a sync node on its thread or one that ignores it, must not keep the process
     # alive: its run is handed back, and another worker may be executing it.
@@ -410,23 +346,6 @@ async def worker(settings: Settings) -> None:
         or any(thread.name.startswith(_NODE_THREADS) for thread in threading.enumerate())
     ):
         os._exit(0)
-
-
-async def migrate(settings: Settings) -> None:
-    """Brings the database to the newest schema."""
-    from sqlalchemy.exc import DBAPIError
-
-    from runengine_server.repositories.migrations.migrate import migrate as run_migrations
-
-    owner_url, url = database_urls(settings)
-    try:
-        await run_migrations(owner_url, url)
-    except (OSError, TimeoutError, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) and isinstance(error.orig, Exception) else error
-        if settings.owner_database_url is not None:
-            raise cannot_connect("RUNENGINE_OWNER_DATABASE_URL", owner_url, cause) from None
-        flaw = cannot_connect("RUNENGINE_DATABASE_URL", owner_url, cause)
-        raise SettingsError(f"{flaw} (the schema's owner goes into RUNENGINE_OWNER_DATABASE_URL)") from None
 
 
 def address_taken(variable: str, address: str) -> SettingsError:

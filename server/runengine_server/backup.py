@@ -27,10 +27,12 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 import asyncpg
 
-from runengine_server.app import cannot_connect, database_urls
-from runengine_server.app import migrate as migrate_schema
 from runengine_server.embedded_postgres import EmbeddedPostgres, running_urls
+from runengine_server.repositories.connecting import OF_MIGRATIONS, Connector
+from runengine_server.repositories.driver_errors import TRANSIENT_ERRORS
 from runengine_server.settings import Settings, SettingsError
+from runengine_server.start_database import cannot_connect, database_urls
+from runengine_server.start_database import migrate as migrate_schema
 from runengine_server.up import state_directory
 
 _MANIFEST, _DUMP, _ARTIFACTS = "runengine.json", "database.dump", "artifacts/"
@@ -129,11 +131,16 @@ async def _database(settings: Settings, new: bool) -> AsyncIterator[str]:
 @contextlib.asynccontextmanager
 async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection that sees the rows of all tenants."""
+    connector = Connector(url, "backup", OF_MIGRATIONS)
     try:
-        connection = await asyncpg.connect(url, timeout=10)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        connection = await connector.connect()
+    except TRANSIENT_ERRORS as error:
         raise cannot_connect("RUNENGINE_OWNER_DATABASE_URL", url, error) from None
     try:
+        if connector.pooled:
+            raise SettingsError(
+                "RUNENGINE_OWNER_DATABASE_URL is that of a pooler; give the one of PostgreSQL itself"
+            )
         await connection.execute(f"SET {_ALL_TENANTS} = 'on'")
         if not await connection.fetchval(_RIGHT):
             raise SettingsError(

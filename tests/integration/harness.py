@@ -268,9 +268,10 @@ async def serving(
     graph: Graph,
     timeouts: Timeouts = NO_TIMEOUTS,
     lease_seconds: float = LEASE_SECONDS,
+    listen_url: str | None = None,
 ) -> AsyncIterator[Engine]:
     """An engine for `graph` on connections of its own."""
-    database = Database(database_url, 10)
+    database = Database(database_url, 10, listen_url=listen_url)
     await database.open()
     with tempfile.TemporaryDirectory(prefix="artifacts-") as directory:
         engine = Engine(database, Path(directory), graph, timeouts, lease_seconds)

@@ -16,12 +16,13 @@ import asyncpg
 import pytest
 from langgraph.runtime import Runtime
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
-from runengine_server import app, backup
+from runengine_server import backup
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.damage import damage
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.settings import Settings, SettingsError
+from runengine_server.start_database import migrate
 from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import State, chain, serving
@@ -68,7 +69,7 @@ async def keep(state: State, runtime: Runtime[RunContext]) -> State:
 async def fill(settings: Settings) -> tuple[str, UUID]:
     """The tenant and the campaign of runs in every status, one of them with an artifact."""
     assert settings.database_url is not None
-    await app.migrate(settings)
+    await migrate(settings)
     campaign_id = uuid4()
     async with serving(settings.database_url, chain(keep=keep)) as engine:
         await engine.campaigns.insert(campaign_id)
@@ -248,7 +249,7 @@ async def test_damage_of_a_database_is_told_in_words(
 ) -> None:
     one, _ = servers
     settings = settings_of(one, name := new_database(one), tmp_path)
-    await app.migrate(settings)
+    await migrate(settings)
     admin = await asyncpg.connect(one.url(name))
     await admin.execute(
         """INSERT INTO runs (tenant_id, id, workflow_name, encoded_input)

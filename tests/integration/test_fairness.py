@@ -14,7 +14,7 @@ from runengine_client import QuotaExceeded, RunEngineClient
 from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.engine.trigger_run import check_trigger, trigger_run
 from runengine_server.repositories import queue_repository
-from runengine_server.repositories.database import Connection
+from runengine_server.repositories.connecting import Connection
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
 

@@ -18,6 +18,11 @@ from runengine_server.domain.run import ClaimedRun
 from runengine_server.repositories.queue_repository import Line, QueueRepository
 from runengine_server.repositories.transition_sql import CANCELLED
 
+# How often it is seen whether the connection is alive, and how long an answer may take: a network that
+# forgets it without a word costs notifications, and the beats until then.
+_LOOK_SECONDS = 2.5
+_ANSWER_SECONDS = 5.0
+
 _log = structlog.get_logger()
 
 
@@ -126,13 +131,19 @@ class Heartbeat:
         while True:
             held = self._all_held()
             sent = time.monotonic()
-            kept = await line.heartbeat([each.run for each in held], self._interval)
+            kept = await line.heartbeat([each.run for each in held], min(self._interval, _ANSWER_SECONDS))
             for each in held:
                 if each.run.id in kept:
                     each.until = sent + self._keeps
                 else:
                     self._give_up(each)
-            await asyncio.sleep(self._interval)
+            await self._rest(line, until=time.monotonic() + self._interval)
+
+    async def _rest(self, line: Line, until: float) -> None:
+        while (left := until - time.monotonic()) > _LOOK_SECONDS:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await line.look(_LOOK_SECONDS)
+        await asyncio.sleep(left)
 
     async def _watch_the_clock(self) -> None:
         while True:

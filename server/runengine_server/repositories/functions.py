@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,9 @@ _SETTINGS = {
     True: "PERFORM set_config('runengine.dispatch', 'on', true);",
     False: "PERFORM set_config('runengine.tenant', $1, true);",
 }
+
+
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|SHARE|pg_notify|pg_advisory_xact_lock)\b")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ BEGIN
     {body}
 END
 $function$"""
+
+    @cached_property
+    def reads(self) -> bool:
+        """Whether it stores nothing and locks nothing, and so its commit waits for nobody."""
+        return _WRITES.search(self.query) is None
 
     @property
     def definition(self) -> str:

@@ -10,7 +10,7 @@ import asyncpg
 
 from runengine_server.domain.encoded_run import decode_input
 from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun, RunStatus
-from runengine_server.repositories.database import Database
+from runengine_server.repositories.database import Database, DispatchLine
 from runengine_server.repositories.functions import Function
 from runengine_server.repositories.transition_sql import CANCELLED, HANDED_BACK, QUEUED, counted, logged
 
@@ -137,13 +137,19 @@ _CLAIM_EXPIRED = Function(
 
 # A run that is running has a lease, and no other has one. Were it asked for its status, PostgreSQL might look
 # for the held ones among all that are running (33,000 rows for ten).
-_HEARTBEAT = """
+_HEARTBEAT = Function(
+    "heartbeat",
+    "text[], uuid[], bigint[], float",
+    "id uuid",
+    """
 UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => $4)
 FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
 WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
     AND runs.lease_expires_at IS NOT NULL
 RETURNING runs.id
-"""
+""",
+    dispatch=True,
+)
 
 _HAND_BACK = """
 UPDATE public.runs SET lease_expires_at = '-infinity'
@@ -169,7 +175,7 @@ RETURNING 1
 
 _REGISTER = "INSERT INTO public.workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
 
-FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED)
+FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED, _HEARTBEAT)
 
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
@@ -246,8 +252,8 @@ class QueueRepository:
     @asynccontextmanager
     async def line(self, heard: Callable[[str, str], None]) -> AsyncIterator[Line]:
         """A connection for heartbeats alone; `heard` gets the (channel, payload) of each notification."""
-        async with self._database.dispatch_line(heard, QUEUED, CANCELLED) as connection:
-            yield Line(connection, self._lease)
+        async with self._database.dispatch_line(heard, QUEUED, CANCELLED) as line:
+            yield Line(line, self._lease)
 
     async def hand_back(self, held: Sequence[ClaimedRun]) -> None:
         """Ends the leases now, so that another worker goes on at once, and no loss is counted."""
@@ -264,11 +270,15 @@ class QueueRepository:
 class Line:
     """Renews leases, one statement for all of a worker's runs."""
 
-    def __init__(self, connection: asyncpg.Connection, lease: float) -> None:
-        self._connection = connection
+    def __init__(self, line: DispatchLine, lease: float) -> None:
+        self._line = line
         self._lease = lease
 
     async def heartbeat(self, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
         """Renews the leases within `seconds`, and answers the ids that are still held."""
-        rows = await self._connection.fetch(_HEARTBEAT, *_columns(held), self._lease, timeout=seconds)
+        rows = await self._line.call(_HEARTBEAT, *_columns(held), self._lease, seconds=seconds)
         return {row["id"] for row in rows}
+
+    async def look(self, seconds: float) -> None:
+        """Raises TimeoutError or OSError when the connection is no use any more."""
+        await self._line.look(seconds)

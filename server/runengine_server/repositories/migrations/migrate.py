@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
-import asyncpg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
@@ -15,6 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from runengine_server.postgres_url import parse_postgres_url
+from runengine_server.repositories.connecting import OF_MIGRATIONS, Connector, keeps_session
 from runengine_server.repositories.schema import FUNCTIONS
 
 # duplicate_object, and unique_violation when two create it in the same moment.
@@ -22,6 +20,10 @@ _EXISTS_ALREADY = ("42710", "23505")
 
 # Any number that nothing else in the database locks.
 _ADVISORY_LOCK = 7_405_113_217
+
+
+class SessionShared(Exception):
+    """The owner's URL is that of a pooler that gives the session to others after each transaction."""
 
 
 def _upgrade(connection: Connection) -> None:
@@ -40,15 +42,14 @@ async def migrate(owner_url: str, application_url: str) -> None:
     the role of `application_url` what it needs; creates that role, with the URL's password, where it
     is missing.
 
-    Concurrent calls wait for one another. Raises OSError, asyncpg.PostgresError or SQLAlchemy's
-    DBAPIError when the database cannot be reached or refuses.
+    Concurrent calls wait for one another. Raises SessionShared; ValueError for a URL that is wrong; and
+    OSError, asyncpg.PostgresError, asyncpg.InterfaceError or SQLAlchemy's DBAPIError when the database
+    cannot be reached or refuses.
     """
-
-    # asyncpg reads the URL itself, as everywhere else: SQLAlchemy knows fewer spellings of one.
-    def connect() -> Coroutine[Any, Any, Any]:
-        return asyncpg.connect(owner_url, timeout=10)
-
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    connector = Connector(owner_url, "migrate", OF_MIGRATIONS)
+    if not await keeps_session(connector):
+        raise SessionShared
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connector.connect, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
             await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
@@ -65,13 +66,13 @@ async def migrate(owner_url: str, application_url: str) -> None:
 
 
 def _grant(connection: Connection, application_url: str) -> None:
-    url = urlsplit(application_url)
-    name = unquote(url.username or "")
+    url = parse_postgres_url(application_url)
+    name = url.user
     if not name or name == connection.scalar(text("SELECT current_user")):
         return
     role = _quoted(name, '"')
     if not connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": name}):
-        password = f" PASSWORD {_quoted(unquote(url.password), chr(39))}" if url.password else ""
+        password = f" PASSWORD {_quoted(url.password, chr(39))}" if url.password else ""
         # Roles belong to the cluster, and another database of it may be migrated at the same time.
         try:
             with connection.begin_nested():
