@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,36 +26,36 @@ from runengine_server.start_database import migrate
 from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import State, chain, serving
-from tests.postgresql_servers import Server, installed, postgresql_server
+from tests.postgresql_servers import Server, empty_postgresql, installed
 
 
-@contextmanager
-def server_with_roles(major: int) -> Iterator[Server]:
-    with postgresql_server(major) as server:
+@asynccontextmanager
+async def server_with_roles(version: int) -> AsyncIterator[Server]:
+    async with empty_postgresql(version) as server:
         for role in ("runengine_owner LOGIN CREATEROLE", "runengine_app LOGIN"):
-            assert server.run("psql", "-c", f"CREATE ROLE {role}").returncode == 0
+            assert server.client("psql", "-c", f"CREATE ROLE {role}").returncode == 0
         yield server
 
 
 @pytest.fixture(scope="module", params=[18, 15])
-def servers(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Server]]:
+async def servers(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Server, Server]]:
     """Two of one version."""
     if not installed(request.param):
         pytest.skip(f"PostgreSQL {request.param} is not installed")
-    with server_with_roles(request.param) as one, server_with_roles(request.param) as other:
+    async with server_with_roles(request.param) as one, server_with_roles(request.param) as other:
         yield one, other
 
 
 def new_database(server: Server) -> str:
     name = f"d_{uuid4().hex}"
-    assert server.run("createdb", "-O", "runengine_owner", name).returncode == 0
+    assert server.client("createdb", "-O", "runengine_owner", name).returncode == 0
     return name
 
 
 def settings_of(server: Server, database: str, state_dir: Path) -> Settings:
     return Settings(
-        database_url=server.url(database, "runengine_app"),
-        owner_database_url=server.url(database, "runengine_owner"),
+        database_url=server.url("runengine_app", database),
+        owner_database_url=server.url("runengine_owner", database),
         state_dir=state_dir,
     )
 
@@ -86,7 +86,7 @@ async def fill(settings: Settings) -> tuple[str, UUID]:
 
 async def tables(server: Server, database: str) -> dict[str, list[str]]:
     """Every row of every table, as a superuser sees them."""
-    connection = await asyncpg.connect(server.url(database))
+    connection = await asyncpg.connect(server.url("postgres", database))
     names = await connection.fetch(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
     )
@@ -124,11 +124,11 @@ async def test_a_dump_is_restored_with_every_row_and_every_response(
     before = settings_of(one, name, tmp_path)
     tenant_id, campaign_id = await fill(before)
     file = str(tmp_path / "dump")
-    assert one.run("pg_dump", f"--format={kind}", f"--file={file}", name).returncode == 0
+    assert one.client("pg_dump", f"--format={kind}", f"--file={file}", name).returncode == 0
     if kind == "plain":
-        restored = other.run("psql", "-v", "ON_ERROR_STOP=1", "-q", "-f", file, copy)
+        restored = other.client("psql", "-v", "ON_ERROR_STOP=1", "-q", "-f", file, copy)
     else:
-        restored = other.run("pg_restore", "--exit-on-error", "-d", copy, file)
+        restored = other.client("pg_restore", "--exit-on-error", "-d", copy, file)
     assert (restored.returncode, restored.stderr) == (0, "")
     assert await tables(one, name) == await tables(other, copy)
     after = settings_of(other, copy, tmp_path)
@@ -250,7 +250,7 @@ async def test_damage_of_a_database_is_told_in_words(
     one, _ = servers
     settings = settings_of(one, name := new_database(one), tmp_path)
     await migrate(settings)
-    admin = await asyncpg.connect(one.url(name))
+    admin = await asyncpg.connect(one.url("postgres", name))
     await admin.execute(
         """INSERT INTO runs (tenant_id, id, workflow_name, encoded_input)
             VALUES ('org', '00000000-0000-0000-0000-000000000001', 'one', '');
@@ -273,8 +273,8 @@ def test_a_server_does_not_start_on_a_damaged_database(
     name = new_database(one)
     environment = {
         **os.environ,
-        "RUNENGINE_DATABASE_URL": one.url(name, "runengine_app"),
-        "RUNENGINE_OWNER_DATABASE_URL": one.url(name, "runengine_owner"),
+        "RUNENGINE_DATABASE_URL": one.url("runengine_app", name),
+        "RUNENGINE_OWNER_DATABASE_URL": one.url("runengine_owner", name),
         "RUNENGINE_STATE_DIR": str(tmp_path),
     }
 
@@ -286,7 +286,7 @@ def test_a_server_does_not_start_on_a_damaged_database(
 
     assert command("migrate").returncode == 0
     drop = "ALTER TABLE run_steps DROP CONSTRAINT run_steps_tenant_id_run_id_fkey"
-    assert one.run("psql", "-d", name, "-c", drop).returncode == 0
+    assert one.client("psql", "-d", name, "-c", drop).returncode == 0
     refused = command("worker")
     assert (refused.returncode, refused.stderr) == (
         1,
