@@ -69,8 +69,8 @@ PROCESSES = ("serve", "gateway", "worker")
 WORKFLOWS = "tests.faults.leak_graphs:WORKFLOWS"
 
 # What app.py gives to each: connections of serve, and of a worker with ten places; threads for its nodes.
-_SERVER_POOL = 16
-_WORKER_POOL = 12
+_SERVER_POOL = 20
+_WORKER_POOL = 13
 _NODE_THREADS = 10
 
 # For so long do the thread pools of libraries keep a thread that has nothing to do: tokio's, of the

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
+import asyncpg
 import pytest
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
+from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.start_database import watch
@@ -37,30 +40,50 @@ async def test_a_worker_hears_and_works_again_before_long(database_url: str) -> 
     await direct.close()
 
 
-@pytest.mark.parametrize("idle", [0, 2])
-async def test_calls_under_way_end_and_others_work_before_long(database_url: str, idle: int) -> None:
-    begun = [asyncio.Event() for _ in range(3)]
-    stranded = asyncio.Event()
+async def test_calls_under_way_end_and_others_work_before_long(database_url: str) -> None:
+    begun, stranded = asyncio.Event(), asyncio.Event()
 
-    async def call(database: Database, number: int) -> None:
+    async def call(database: Database) -> None:
         async with database.dispatch().transaction() as connection:
-            begun[number].set()
-            if number >= idle:
-                await stranded.wait()
+            begun.set()
+            await stranded.wait()
             await connection.fetch("SELECT 1")
 
     async with Proxy(database_url) as proxy:
         database = Database(proxy.url, 3)
+        await database.open()  # this one is idle
         watching = asyncio.create_task(watch(database))
-        calls = [asyncio.create_task(call(database, number)) for number in range(3)]
-        for event in begun:
-            await event.wait()
-        await asyncio.gather(*calls[:idle])
+        async with database.connection():
+            under_way = asyncio.create_task(call(database))
+            await begun.wait()
         proxy.strand()
         stranded.set()
         async with asyncio.timeout(HEALED_SECONDS):
-            outcomes = await asyncio.gather(*calls[idle:], return_exceptions=True)
-            assert {type(each) for each in outcomes} == {Unavailable}
-            await asyncio.gather(*(call(database, number) for number in range(3)))
+            with pytest.raises(Unavailable):
+                await under_way
+            await asyncio.gather(*(call(database) for _ in range(3)))
         watching.cancel()
         await database.close()
+
+
+async def test_calls_that_wait_for_a_lock_are_not_taken_for_dead(
+    database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runengine_server.repositories.pool._SILENT_SECONDS", 0)
+    pool = Database(database_url, 2)
+    lock = database.transaction()
+    await lock.start()
+    await database.execute("LOCK TABLE campaigns IN ACCESS EXCLUSIVE MODE")
+    campaigns = CampaignRepository(pool.tenant("org_a"))
+    calls = [asyncio.create_task(campaigns.get(uuid4())) for _ in range(2)]
+    waiting = """SELECT count(*) FROM pg_locks
+        WHERE NOT granted AND relation = 'campaigns'::regclass AND database = (
+            SELECT oid FROM pg_database WHERE datname = current_database())"""
+    while await database.fetchval(waiting) < 2:
+        pass
+    with pytest.raises(TimeoutError):
+        await pool.check(0.05)
+    await asyncio.sleep(0)
+    await lock.rollback()
+    assert await asyncio.gather(*calls) == [None, None]
+    await pool.close()

@@ -162,11 +162,15 @@ class Database:
         Raises asyncpg.UndefinedTableError when there is no schema, NotWritable where nothing can be
         written, and as connection() does.
         """
+        asked = False
         try:
             async with self.connection(seconds) as connection:
+                asked = True
                 ((flaw, is_writable),) = await self.fetch_on(connection, _ROLE)
         except TimeoutError:
-            self._pool.lose_silent()
+            # Not so when there was none to ask: they may all wait for a lock.
+            if asked:
+                self._pool.lose_silent()
             raise
         if not is_writable:
             # Another host may have taken over; and a host's name may stand for another one by now.
