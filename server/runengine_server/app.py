@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import json
-import logging
 import os
-import signal
 import socket
-import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
-import orjson
 import structlog
 
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
@@ -28,6 +20,7 @@ from runengine_server.auth.jwks import JwksKeys
 from runengine_server.children import Child
 from runengine_server.domain.errors import Unavailable
 from runengine_server.embedded_postgres import running_urls
+from runengine_server.lifecycle import Lifetime
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.schema import FUNCTIONS
@@ -52,118 +45,6 @@ _HEALTH_SECONDS = 1.5
 _GRACE_SECONDS = 3.0
 
 _log = structlog.get_logger()
-
-
-def configure_logging() -> None:
-    """One line an event on stderr: for people on a terminal, else JSON."""
-    terminal = sys.stderr.isatty()
-    renderer: tuple[Any, Any]
-    if terminal:
-        renderer = structlog.dev.ConsoleRenderer(), structlog.PrintLoggerFactory(sys.stderr)
-    else:
-        as_json = structlog.processors.JSONRenderer(serializer=orjson.dumps)
-        renderer = as_json, structlog.BytesLoggerFactory(sys.stderr.buffer)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.ExceptionRenderer(lambda info: _frames(info[1])),
-            renderer[0],
-        ],
-        logger_factory=renderer[1],
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_FramesFormatter(terminal))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-
-
-def _frames(error: BaseException) -> str:
-    """Where it was raised, and of which type, with its causes. Not what it says: the driver's errors
-    quote values, and so payloads, and a refused connection quotes its URL.
-    """
-    lines = []
-    cause: BaseException | None = error
-    seen: set[int] = set()
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        lines.append(f"{type(cause).__module__}.{type(cause).__qualname__}")
-        frames = traceback.extract_tb(cause.__traceback__)
-        lines.extend(f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return "\n".join(lines)
-
-
-def log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """asyncio's own words quote the exception, so only its type and place go to the log."""
-    error = context.get("exception")
-    _log.error("unhandled in the event loop", exc_info=error if isinstance(error, BaseException) else None)
-
-
-class _FramesFormatter(logging.Formatter):
-    """What libraries log, in the same form as our own."""
-
-    def __init__(self, terminal: bool) -> None:
-        super().__init__("%(levelname)s %(name)s %(message)s")
-        self._terminal = terminal
-
-    def format(self, record: logging.LogRecord) -> str:
-        if self._terminal:
-            return super().format(record)
-        event = {"logger": record.name, "event": record.getMessage(), "level": record.levelname.lower()}
-        if record.exc_info and record.exc_info[1]:
-            event["exception"] = _frames(record.exc_info[1])
-        at = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
-        return json.dumps({**event, "timestamp": at})
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        return _frames(ei[1])
-
-
-class Lifetime:
-    """When this process has to stop, and how it tells `up`, if that started it, that it is ready.
-
-    `RUNENGINE_PARENT_FD` is one end of a socket pair: "ready" is written to it, and its end of file
-    means that the parent is gone, however it died.
-    """
-
-    def __init__(self) -> None:
-        self.stopping = asyncio.Event()
-        given = os.environ.get("RUNENGINE_PARENT_FD")
-        self._parent = socket.socket(fileno=int(given)) if given else None
-
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """Sets `stopping` on SIGINT, SIGTERM and the parent's death, while the block runs."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stopping.set)
-        if self._parent is not None:
-            loop.add_reader(self._parent, self._orphaned)
-        try:
-            yield
-        finally:
-            if self._parent is not None:
-                loop.remove_reader(self._parent)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-    def _orphaned(self) -> None:
-        assert self._parent is not None
-        asyncio.get_running_loop().remove_reader(self._parent)
-        self.stopping.set()
-
-    def ready(self, event: str, **details: object) -> None:
-        """Says that the process does its work now: to `up`, or else in the log."""
-        # What has been made so far stays. The collector need not look at it again: 300,000 objects in a
-        # worker, 4 % of its time.
-        gc.collect()
-        gc.freeze()
-        if self._parent is not None:
-            self._parent.sendall(b"ready")
-        else:
-            _log.info(event, **details)
 
 
 def database_urls(settings: Settings) -> tuple[str, str]:

@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
-from runengine_server.app import _frames
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, RunStatus
+from runengine_server.logs import _frames
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
