@@ -30,7 +30,7 @@ def _run(process: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
             runner.get_loop().set_exception_handler(logs.log_unhandled)
             runner.run(process(read_settings()))
     except SettingsError as error:
-        sys.stderr.write(f"runengine-server: {error}\n")
+        logs.say(f"runengine-server: {error}")
         sys.exit(1)
     except ChildFailed:
         sys.exit(1)

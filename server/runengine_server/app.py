@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import structlog
 
+from runengine_server import logs
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.auth.jwks import JwksKeys
 from runengine_server.children import Child
@@ -297,6 +298,7 @@ async def worker(settings: Settings) -> None:
         or processor.left_behind
         or any(thread.name.startswith(_NODE_THREADS) for thread in threading.enumerate())
     ):
+        logs.flush()
         os._exit(0)
 
 
