@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +19,8 @@ from runengine_server.auth.jwks import JwksKeys
 from runengine_server.children import Child
 from runengine_server.domain.errors import Unavailable
 from runengine_server.embedded_postgres import running_urls
-from runengine_server.lifecycle import Lifetime
+from runengine_server.forks import release_forked_children
+from runengine_server.lifecycle import Lifetime, let_go_of_the_rest
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.schema import FUNCTIONS
@@ -36,8 +35,6 @@ _GATEWAY_CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 ]
-
-_NODE_THREADS = "node"
 
 # How often the server looks whether the database is there, and how long that may take to answer.
 _HEALTH_SECONDS = 1.5
@@ -252,6 +249,7 @@ async def gateway(settings: Settings) -> None:
 async def worker(settings: Settings) -> None:
     """One worker, until it is told to stop; what it was executing goes on elsewhere."""
     from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
+    from runengine_server.engine.node_threads import NodeThreads
     from runengine_server.engine.worker import Worker
     from runengine_server.repositories.queue_repository import QueueRepository
     from runengine_server.workflows.load import Timeouts, load_workflows
@@ -261,6 +259,7 @@ async def worker(settings: Settings) -> None:
         settings.workflows, Timeouts(settings.run_timeout_seconds, settings.step_timeout_seconds)
     )
     lifetime = Lifetime()
+    release_forked_children(database_urls(settings)[1], lifetime.close)
     name = f"worker:{socket.gethostname()}:{os.getpid()}"
     database = await _open_database(settings, connections=settings.worker_concurrency + 2)
     queue = QueueRepository(
@@ -275,9 +274,14 @@ async def worker(settings: Settings) -> None:
         lease_seconds=settings.lease_seconds,
         drain_seconds=settings.drain_seconds,
     )
+    loop = asyncio.get_running_loop()
+
+    def renew() -> None:
+        _log.error("too many sync nodes left threads behind; the worker ends, to be started anew")
+        loop.call_soon_threadsafe(lifetime.stopping.set)
+
     # As many sync nodes at once as there may be runs; the default is four more than there are cores.
-    executor = ThreadPoolExecutor(settings.worker_concurrency, thread_name_prefix=_NODE_THREADS)
-    asyncio.get_running_loop().set_default_executor(executor)
+    loop.set_default_executor(NodeThreads(settings.worker_concurrency, renew))
     with lifetime.watch():
         try:
             await queue.register_workflows()
@@ -291,13 +295,11 @@ async def worker(settings: Settings) -> None:
         stopping.cancel()
         await working
         await database.close()
-    # What cannot be stopped, a sync node on its thread or one that ignores it, must not keep the process
-    # alive: its run is handed back, and another worker may be executing it.
-    if (
-        worker.left_behind
-        or processor.left_behind
-        or any(thread.name.startswith(_NODE_THREADS) for thread in threading.enumerate())
-    ):
+    # What cannot be stopped must not keep the process alive: its run is handed back, and another worker may
+    # be executing it.
+    if left := let_go_of_the_rest():
+        _log.warning("the worker ends, whatever nodes have left behind", left_behind=left)
+    if left or worker.left_behind or processor.left_behind:
         logs.flush()
         os._exit(0)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import multiprocessing
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 
 import structlog
@@ -48,6 +50,11 @@ class Lifetime:
         asyncio.get_running_loop().remove_reader(self._parent)
         self.stopping.set()
 
+    def close(self) -> None:
+        """Lets go of the parent, in a forked child: that the worker lives on is not for it to say."""
+        if self._parent is not None:
+            self._parent.close()
+
     def ready(self, event: str, **details: object) -> None:
         """Says that the process does its work now: to `up`, or else in the log."""
         # What has been made so far stays. The collector need not look at it again: 300,000 objects in a
@@ -58,3 +65,15 @@ class Lifetime:
             self._parent.sendall(b"ready")
         else:
             _log.info(event, **details)
+
+
+def let_go_of_the_rest() -> list[str]:
+    """Sends SIGTERM to the processes that multiprocessing has started here. Returns the names of these, and
+    of the threads that Python would wait for, too, before it ends.
+    """
+    threads = [each.name for each in threading.enumerate() if not each.daemon]
+    threads.remove(threading.main_thread().name)
+    children = multiprocessing.active_children()
+    for each in children:
+        each.terminate()
+    return threads + [each.name for each in children]
