@@ -1,4 +1,4 @@
-"""Graphs whose nodes start processes and threads, and leave some."""
+"""Graphs whose nodes do to their worker what none should: they leave processes and threads, and block."""
 
 from __future__ import annotations
 
@@ -75,8 +75,23 @@ async def leave_thread(state: State) -> State:
     return {}
 
 
+async def wait(state: State) -> State:
+    """Waits as an async node does."""
+    await pass_gate(state["gates"], "waiting")
+    return {}
+
+
+async def block(state: State) -> State:
+    """Blocks the event loop for as long as it likes, if it is told to."""
+    if await pass_gate(state["gates"], "blocking") == "block":
+        time.sleep(3600)  # noqa: ASYNC251
+    return {}
+
+
 WORKFLOWS = {
     "terminate-child": chain_of(State, first=terminate_child, second=terminate_child_at_once),
     "leave-child": chain_of(State, leave=leave_child),
     "leave-thread": chain_of(State, leave=leave_thread),
+    "wait": chain_of(State, wait=wait),
+    "block": chain_of(State, block=block),
 }

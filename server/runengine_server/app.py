@@ -273,6 +273,8 @@ async def worker(settings: Settings) -> None:
         concurrency=settings.worker_concurrency,
         lease_seconds=settings.lease_seconds,
         drain_seconds=settings.drain_seconds,
+        blocked_seconds=settings.blocked_seconds,
+        end_process=_end_at_once,
     )
     loop = asyncio.get_running_loop()
 
@@ -302,6 +304,11 @@ async def worker(settings: Settings) -> None:
     if left or worker.left_behind or processor.left_behind:
         logs.flush()
         os._exit(0)
+
+
+def _end_at_once() -> None:
+    logs.flush()
+    os._exit(1)
 
 
 async def migrate(settings: Settings) -> None:

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
     worker_concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 3
+    blocked_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
     run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     step_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     # Counting the queued costs a look at each of them: 100,000 take 10 ms.

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from langchain_core.runnables.config import var_child_runnable_config
 
-from runengine_server.workflows.recorded_node import EXECUTION
+from runengine_server.engine.whereabouts import of_config
 
 # How many threads may be left behind at once: each keeps its stack and whatever its node holds.
 MAX_LEFT = 64
@@ -94,7 +94,7 @@ class _Call(Future[Any]):
         self._function: Callable[[], Any] | None = function
         self._on_leave = leave
         self.is_left = False
-        self.whose = _whose()
+        self.whose = of_config(var_child_runnable_config.get())
 
     def cancel(self) -> bool:
         """As of any Future: one that executes goes on."""
@@ -114,13 +114,3 @@ class _Call(Future[Any]):
             self.set_exception(error)
         else:
             self.set_result(result)
-
-
-def _whose() -> dict[str, str]:
-    """The run and the node in whose context this is called, in the words of a log line."""
-    config = var_child_runnable_config.get() or {}
-    execution = config.get("configurable", {}).get(EXECUTION)
-    if execution is None:
-        return {}
-    step = config.get("metadata", {}).get("langgraph_node", "")
-    return {"run_id": str(execution.held.run.id), "step": str(step)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -37,7 +38,8 @@ class Worker:
     """Up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
 
     `drain` asks all graphs to stop after the nodes that they are in, for which a stopping worker waits
-    `drain_seconds`. `left_behind`, once it has stopped: whether a node would not end.
+    `drain_seconds`. `blocked_seconds` and `end_process` are as Heartbeat has them. `left_behind`, once it
+    has stopped: whether a node would not end.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Worker:
         concurrency: int,
         lease_seconds: float,
         drain_seconds: float,
+        blocked_seconds: float = math.inf,
+        end_process: Callable[[], object] = lambda: None,
     ) -> None:
         self._queue = queue
         self._process = process
@@ -57,7 +61,13 @@ class Worker:
         self._drain_seconds = drain_seconds
         self._poll_seconds = min(_POLL_SECONDS, lease_seconds / 4)
         self._heartbeat = Heartbeat(
-            queue, lease_seconds, lose=self._lose, cancel=self._stop_cancelled, wake=self._woken
+            queue,
+            lease_seconds,
+            lose=self._lose,
+            cancel=self._stop_cancelled,
+            wake=self._woken,
+            blocked_seconds=blocked_seconds,
+            end_process=end_process,
         )
         self._held: dict[UUID, tuple[ClaimedRun, asyncio.Task[None]]] = {}
         self._left: list[ClaimedRun] = []

@@ -272,3 +272,7 @@ class Line:
         """Renews the leases within `seconds`, and answers the ids that are still held."""
         rows = await self._connection.fetch(_HEARTBEAT, *_columns(held), self._lease, timeout=seconds)
         return {row["id"] for row in rows}
+
+    async def hand_back(self, held: Sequence[ClaimedRun], seconds: float) -> None:
+        """As QueueRepository.hand_back, within `seconds`."""
+        await self._connection.fetch(_HAND_BACK, *_columns(held), timeout=seconds)
