@@ -265,7 +265,9 @@ async def worker(settings: Settings) -> None:
     queue = QueueRepository(
         database, name, list(workflows), settings.lease_seconds, settings.tenant_running_limit
     )
-    processor = LangGraphRunProcessor(database, artifacts, workflows, settings.artifact_url_base, name)
+    processor = LangGraphRunProcessor(
+        database, artifacts, workflows, settings.artifact_url_base, name, settings.max_state_bytes
+    )
     worker = Worker(
         queue,
         processor.process,

@@ -38,6 +38,7 @@ from tests.integration.harness import (
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runengine_server.engine.worker._POLL_SECONDS", 0.05)
     monkeypatch.setattr("runengine_server.engine.worker._STOP_SECONDS", 0.2)
+    monkeypatch.setattr("runengine_server.repositories.queue_repository._PAUSE_SECONDS", 0.001)
 
 
 async def test_runs_are_executed_although_the_next_claim_fails(

@@ -74,6 +74,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._look_for_expired_at = 0.0
         self._stopping = False
+        self._can_work = True
         self.left_behind = False
 
     def stop(self) -> None:
@@ -104,8 +105,13 @@ class Worker:
             try:
                 await self._hand_back_left()
                 claimed = await self._claim()
-            except Unavailable:
-                pass
+                if not self._can_work:
+                    self._can_work = True
+                    _log.info("the worker works again")
+            except Unavailable as error:
+                if self._can_work:
+                    self._can_work = False
+                    _log.error("the worker cannot work", error=type(error.__cause__ or error).__name__)
             except Exception as error:
                 _log.error("claim failed", exc_info=error)
             if (claimed == 0 or len(self._held) >= self._concurrency) and not self._stopping:
@@ -146,7 +152,9 @@ class Worker:
             self._left.append(run)
         elif (error := task.exception()) is not None:
             if isinstance(error, Unavailable):
-                _log.warning("database went away under a run", run_id=str(run.id))
+                # A TimeoutError or QueryCanceledError is a statement that took too long.
+                cause = type(error.__cause__ or error).__name__
+                _log.warning("a run is handed back: the database failed", run_id=str(run.id), error=cause)
                 self._left.append(run)
             else:
                 # Handed back, it would be claimed again at once, for ever. Its lease runs out instead,

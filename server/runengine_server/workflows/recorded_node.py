@@ -27,6 +27,7 @@ from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
 from runengine_server.domain.run import Artifact
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
 from runengine_server.workflows.run_context import RunContext
 
 # Where our own part of a node's config is; `__` keeps it out of the metadata of checkpoints.
@@ -67,6 +68,7 @@ class Execution:
 
     held: HeldRunRepository
     artifacts: ArtifactStore
+    max_state_bytes: int = DEFAULT_MAX_STATE_BYTES
     begun: dict[UUID, tuple[str, int]] = field(default_factory=dict)
     failed: set[tuple[UUID, int]] = field(default_factory=set)
     under_way: set[UUID] = field(default_factory=set)
