@@ -76,6 +76,12 @@ class Heartbeat:
         with self._lock:
             self._held[run.id] = _Held(run, since + self._keeps)
 
+    def holds(self, run: ClaimedRun) -> bool:
+        """Whether its lease, as last renewed, is known not to have ended."""
+        with self._lock:
+            held = self._held.get(run.id)
+            return held is not None and held.run.epoch == run.epoch and time.monotonic() < held.until
+
     def release(self, run: ClaimedRun) -> bool:
         """Lets the lease of a run that has ended be. Whether it was kept until now."""
         with self._lock:

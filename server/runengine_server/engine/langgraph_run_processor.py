@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -79,15 +80,16 @@ class LangGraphRunProcessor:
         for control in self._controls:
             control.request_drain()
 
-    async def process(self, run: ClaimedRun) -> None:
-        """Executes the run, from its last checkpoint where it has one, and ends it.
+    async def process(self, run: ClaimedRun, holds: Callable[[], bool] = lambda: True) -> None:
+        """Executes the run, from its last checkpoint where it has one, and ends it. `holds` says whether its
+        lease is known not to have ended: no node is entered when it does not.
 
         Returns without effect once the run is no longer this worker's, or when it was drained. Raises
         Unavailable when the database has gone away: the run stays as it is, to be handed back.
         """
         held = HeldRunRepository(self._database, run, self._worker)
         log = _log.bind(run_id=str(run.id), workflow=run.workflow_name, attempt=run.attempt)
-        execution = Execution(held, self._artifacts, self._max_state_bytes)
+        execution = Execution(held, self._artifacts, self._max_state_bytes, holds=holds)
         try:
             if run.losses >= MAX_LOSSES:
                 message = f"{run.losses} workers were lost while they executed this run."

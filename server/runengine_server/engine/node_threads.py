@@ -12,7 +12,8 @@ from typing import Any
 import structlog
 from langchain_core.runnables.config import var_child_runnable_config
 
-from runengine_server.engine.whereabouts import of_config
+from runengine_server.engine.whereabouts import execution_of, of_config
+from runengine_server.workflows.recorded_node import Lost
 
 # How many threads may be left behind at once: each keeps its stack and whatever its node holds.
 MAX_LEFT = 64
@@ -94,7 +95,9 @@ class _Call(Future[Any]):
         self._function: Callable[[], Any] | None = function
         self._on_leave = leave
         self.is_left = False
-        self.whose = of_config(var_child_runnable_config.get())
+        config = var_child_runnable_config.get()
+        self.whose = of_config(config)
+        self._execution = execution_of(config)
 
     def cancel(self) -> bool:
         """As of any Future: one that executes goes on."""
@@ -109,6 +112,9 @@ class _Call(Future[Any]):
         function, self._function = self._function, None
         assert function is not None
         try:
+            # It may have waited for its thread until its run was another worker's.
+            if self._execution is not None and not self._execution.holds():
+                raise Lost
             result = function()
         except BaseException as error:
             self.set_exception(error)

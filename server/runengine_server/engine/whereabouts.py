@@ -11,11 +11,17 @@ from runengine_server.workflows.recorded_node import EXECUTION, Execution
 _MAX_FRAMES = 12
 
 
-def of_config(config: object) -> dict[str, str]:
-    """`run_id` and `step` of a node's config, for a log line; empty when it is not one of ours."""
+def execution_of(config: object) -> Execution | None:
+    """The execution that a node's config belongs to, where it is one of ours."""
     configurable = config.get("configurable") if isinstance(config, Mapping) else None
     execution = configurable.get(EXECUTION) if isinstance(configurable, Mapping) else None
-    if not isinstance(config, Mapping) or not isinstance(execution, Execution):
+    return execution if isinstance(execution, Execution) else None
+
+
+def of_config(config: object) -> dict[str, str]:
+    """`run_id` and `step` of a node's config, for a log line; empty when it is not one of ours."""
+    execution = execution_of(config)
+    if execution is None or not isinstance(config, Mapping):
         return {}
     metadata = config.get("metadata")
     step = metadata.get("langgraph_node") if isinstance(metadata, Mapping) else None

@@ -45,7 +45,7 @@ class Worker:
     def __init__(
         self,
         queue: QueueRepository,
-        process: Callable[[ClaimedRun], Coroutine[Any, Any, None]],
+        process: Callable[[ClaimedRun, Callable[[], bool]], Coroutine[Any, Any, None]],
         drain: Callable[[], None],
         *,
         concurrency: int,
@@ -137,9 +137,10 @@ class Worker:
             # It may be our own, whose lease ended while the database was away.
             if (before := self._held.pop(run.id, None)) is not None:
                 before[1].cancel()
-            task = asyncio.create_task(self._process(run), name=f"run {run.id}")
-            self._held[run.id] = (run, task)
             self._heartbeat.hold(run, since)
+            holds = partial(self._heartbeat.holds, run)
+            task = asyncio.create_task(self._process(run, holds), name=f"run {run.id}")
+            self._held[run.id] = (run, task)
             task.add_done_callback(partial(self._let_go, run))
         return len(runs)
 
