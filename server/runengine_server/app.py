@@ -27,13 +27,16 @@ from runengine_server.repositories.schema import FUNCTIONS
 from runengine_server.settings import Settings, SettingsError
 
 # A page of 100 runs with large payloads, and a status with many violations, must fit; a server that
-# is back must be found within a second; and a proxy of the environment is not for this hop.
-_GATEWAY_CHANNEL = [
+# is back must be found within a second; a proxy of the environment is not for this hop; and a download is
+# taken as slowly as its caller reads it, and not in the jumps of 2 MiB that gRPC finds best by itself.
+GATEWAY_CHANNEL = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_metadata_size", 256 * 1024),
     ("grpc.absolute_max_metadata_size", 256 * 1024),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 * 1024),
 ]
 
 # How often the server looks whether the database is there, and how long that may take to answer.
@@ -221,7 +224,7 @@ async def gateway(settings: Settings) -> None:
             lifetime.ready("serving REST", address=settings.rest_address)
 
     listening = bind("RUNENGINE_REST_ADDRESS", settings.rest_address)
-    async with grpc.aio.insecure_channel(settings.grpc_address, _GATEWAY_CHANNEL) as channel:
+    async with grpc.aio.insecure_channel(settings.grpc_address, GATEWAY_CHANNEL) as channel:
         server = Server(
             uvicorn.Config(
                 create_gateway(channel),

@@ -51,9 +51,11 @@ async def test_threads_left_behind_are_replaced_counted_and_logged_with_their_ru
         async def stop_in_node() -> str:
             run_id = await engine.trigger({"fail": True})
             execution = asyncio.create_task(engine.processor.process(await engine.claim()))
-            await until(lambda: entered.acquire(blocking=False))
-            execution.cancel()
-            await asyncio.wait([execution], timeout=SECONDS)
+            try:
+                await until(lambda: entered.acquire(blocking=False))
+            finally:
+                execution.cancel()
+                await asyncio.wait([execution], timeout=SECONDS)
             return str(run_id)
 
         try:
