@@ -66,7 +66,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._tenant_streams = tenant_streams
-        self._calls = 0
+        # Of both kinds: False calls, True streams.
+        self._under_way: Counter[bool] = Counter()
         self._streams: Counter[str] = Counter()
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -75,15 +76,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler, guarded; the open services as they are."""
+        """The handler, guarded; the open services as they are.
+
+        A call is refused here, before its message is received: whoever has no token, and whatever is beyond
+        the limits, takes no memory but what the windows of HTTP/2 let in unread.
+        """
         method = handler_call_details.method
-        if (known := self._guarded.get(method)) is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(_OPEN_SERVICES):
-            return handler
-        guarded = self._guarded[method] = self._guard_handler(method, handler)
+        guarded = self._guarded.get(method)
+        if guarded is None:
+            handler = await continuation(handler_call_details)
+            if handler is None or method.startswith(_OPEN_SERVICES):
+                return handler
+            guarded = self._guarded[method] = self._guard_handler(method, handler)
+        try:
+            self._count(guarded.response_streaming)
+            await self._admit(handler_call_details.invocation_metadata)
+        except RunEngineError as error:
+            return _refusing(method, guarded.response_streaming, error)
         return guarded
+
+    def _count(self, is_stream: bool) -> None:
+        """Counts a call until its task ends, which is also that of its handler."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way[is_stream] += 1
+        task.add_done_callback(lambda _: self._under_way.subtract({is_stream: 1}))
+        if self._under_way[is_stream] > (self._max_streams if is_stream else self._max_calls):
+            raise Overloaded
 
     def _guard_handler(
         self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
@@ -102,16 +121,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _guard(self, method: str, handle: Any) -> Any:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            self._calls += 1
             try:
-                if self._calls > self._max_calls:
-                    raise Overloaded
-                await self._admit(request, context)
+                _require_decoded(request)
                 return await handle(request, context)
             except BaseException as error:
                 await _abort(method, context, error)
-            finally:
-                self._calls -= 1
 
         return guarded
 
@@ -120,13 +134,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             tenant_id = None
             try:
-                await self._admit(request, context)
+                _require_decoded(request)
                 tenant_id = caller().tenant_id
                 self._streams[tenant_id] += 1
                 if self._streams[tenant_id] > self._tenant_streams:
                     raise QuotaExceeded(f"At most {self._tenant_streams} downloads may be under way at once.")
-                if self._streams.total() > self._max_streams:
-                    raise Overloaded
                 async with aclosing(handle(request, context)) as responses:
                     async for response in responses:
                         async with asyncio.timeout(_READER_SECONDS):
@@ -144,8 +156,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    async def _admit(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        metadata = context.invocation_metadata() or ()
+    async def _admit(self, metadata: Any) -> None:
+        metadata = metadata or ()
         tokens = [value for key, value in metadata if key == "authorization"]
         scheme, _, token = str(tokens[0]).partition(" ") if len(tokens) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not token:
@@ -154,8 +166,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         tenants = [str(value) for key, value in metadata if key == "x-tenant-id"]
         tenant = tenants[0] if len(tenants) == 1 else None
         _caller.set(await self._verifier.verify(token, tenant))
-        if isinstance(request, Undecodable):
-            raise InvalidArgument([Violation("", "the request is not a valid message")])
+
+
+def _refusing(method: str, is_stream: bool, error: RunEngineError) -> grpc.RpcMethodHandler[Any, Any]:
+    """Ends a call with the error; as a receiver of a stream, which it never asks for a message."""
+
+    async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await _abort(method, context, error)
+
+    handler = grpc.stream_stream_rpc_method_handler if is_stream else grpc.stream_unary_rpc_method_handler
+    return handler(refuse)
+
+
+def _require_decoded(request: Any) -> None:
+    if isinstance(request, Undecodable):
+        raise InvalidArgument([Violation("", "the request is not a valid message")])
 
 
 def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
