@@ -81,7 +81,8 @@ async def test_heartbeats_go_on_after_one_has_failed_in_an_unforeseen_way(
 
 async def test_a_worker_that_takes_over_its_own_run_stops_its_old_execution(database_url: str) -> None:
     held = Held()
-    async with serving(database_url, chain(held=held.node)) as engine:
+    # So long that no heartbeat comes in between, which would renew the lease that is taken from it.
+    async with serving(database_url, chain(held=held.node), lease_seconds=3600) as engine:
         run_id = await engine.trigger()
         async with engine.working():
             first = await held.next()
