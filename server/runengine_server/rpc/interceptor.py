@@ -31,6 +31,9 @@ from runengine_server.rpc.statuses import internal_status, status_of
 # The standard services that say nothing of any tenant.
 _OPEN_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
 
+# How many calls of each of their methods are under way at once.
+_MAX_OPEN_CALLS = 32
+
 # How long the reader of a stream may read nothing. Most of what it reads it makes room for in jumps: of 2 MiB
 # with the windows that gRPC finds by itself, which at 40 kB/s take 50 s.
 _READER_SECONDS = 60.0
@@ -66,8 +69,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._tenant_streams = tenant_streams
-        # Of both kinds: False calls, True streams.
-        self._under_way: Counter[bool] = Counter()
+        # Calls, streams, and each method of the open services.
+        self._under_way: Counter[str] = Counter()
         self._streams: Counter[str] = Counter()
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -82,26 +85,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         the limits, takes no memory but what the windows of HTTP/2 let in unread.
         """
         method = handler_call_details.method
-        guarded = self._guarded.get(method)
-        if guarded is None:
+        handler = self._guarded.get(method)
+        if handler is None:
             handler = await continuation(handler_call_details)
-            if handler is None or method.startswith(_OPEN_SERVICES):
-                return handler
-            guarded = self._guarded[method] = self._guard_handler(method, handler)
+            if handler is None:
+                return None
+            if not method.startswith(_OPEN_SERVICES):
+                handler = self._guarded[method] = self._guard_handler(method, handler)
         try:
-            self._count(guarded.response_streaming)
-            await self._admit(handler_call_details.invocation_metadata)
+            if method.startswith(_OPEN_SERVICES):
+                self._count(method, _MAX_OPEN_CALLS)
+            elif handler.response_streaming:
+                self._count("streams", self._max_streams)
+                await self._admit(handler_call_details.invocation_metadata)
+            else:
+                self._count("calls", self._max_calls)
+                await self._admit(handler_call_details.invocation_metadata)
         except RunEngineError as error:
-            return _refusing(method, guarded.response_streaming, error)
-        return guarded
+            return _refusing(method, handler.response_streaming, error)
+        return handler
 
-    def _count(self, is_stream: bool) -> None:
+    def _count(self, kind: str, limit: int) -> None:
         """Counts a call until its task ends, which is also that of its handler."""
         task = asyncio.current_task()
         assert task is not None
-        self._under_way[is_stream] += 1
-        task.add_done_callback(lambda _: self._under_way.subtract({is_stream: 1}))
-        if self._under_way[is_stream] > (self._max_streams if is_stream else self._max_calls):
+        self._under_way[kind] += 1
+        task.add_done_callback(lambda _: self._under_way.subtract((kind,)))
+        if self._under_way[kind] > limit:
             raise Overloaded
 
     def _guard_handler(

@@ -47,6 +47,9 @@ def create_server(
             ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
             ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+            # What may come of a message that nobody has asked for yet; by itself gRPC lets in megabytes.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", 64 * 1024),
             # What is too much is refused by us, as OVERLOADED, and not by gRPC, from a thousand on, as
             # CANCELLED.
             ("grpc.server.max_pending_requests", _MAX_PENDING),
