@@ -43,6 +43,11 @@ class LogOutput:
         self._is_writing = self._is_refused = self._is_cut = False
         self._thread: threading.Thread | None = None
 
+    def start(self) -> None:
+        """Starts the thread, which else the first line does."""
+        with self._changed:
+            self._has_thread()
+
     def write(self, line: bytes) -> None:
         """Takes a line, without its end."""
         line = line[:_MAX_LINE_BYTES] + b"\n"

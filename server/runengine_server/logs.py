@@ -47,6 +47,7 @@ def configure_logging() -> None:
     handler = _LinesHandler()
     handler.setFormatter(_FramesFormatter(terminal))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    _output.start()
 
 
 def flush() -> None:

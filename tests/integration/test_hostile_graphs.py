@@ -88,7 +88,7 @@ async def test_a_run_that_cannot_be_ended_is_left_to_its_lease_and_counted(
 
     async with serving(database_url, chain(node=lambda state: {})) as engine:
 
-        async def process(run: ClaimedRun) -> None:
+        async def process(run: ClaimedRun, *_: Any) -> None:
             processed.append(run)
             raise RuntimeError("a fault of the engine")
 
