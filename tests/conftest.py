@@ -15,8 +15,8 @@ import asyncpg
 import httpx
 import pytest
 from runengine_client import RunEngineClient
-from runengine_server.app import configure_logging
 from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.logs import configure_logging
 from runengine_server.repositories.migrations.migrate import migrate
 
 from tests.faults import mutants

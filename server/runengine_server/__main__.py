@@ -13,7 +13,7 @@ try:
     import typer
     import uvloop
 
-    from runengine_server import app, backup
+    from runengine_server import app, backup, logs
     from runengine_server.auth import development
     from runengine_server.children import ChildFailed
     from runengine_server.settings import Settings, SettingsError, read_settings
@@ -26,13 +26,13 @@ cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 def _run(process: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
-    app.configure_logging()
+    logs.configure_logging()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.get_loop().set_exception_handler(app.log_unhandled)
+            runner.get_loop().set_exception_handler(logs.log_unhandled)
             runner.run(process(read_settings()))
     except SettingsError as error:
-        sys.stderr.write(f"runengine-server: {error}\n")
+        logs.say(f"runengine-server: {error}")
         sys.exit(1)
     except ChildFailed:
         sys.exit(1)

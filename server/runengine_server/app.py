@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import json
-import logging
 import os
-import signal
 import socket
-import sys
-import threading
-import traceback
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 import structlog
 from runengine_client.channel import CHANNEL_OPTIONS
 
+from runengine_server import logs
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.auth.jwks import JwksKeys
 from runengine_server.children import Child
 from runengine_server.domain.errors import Unavailable
+from runengine_server.forks import release_forked_children
+from runengine_server.lifecycle import Lifetime, let_go_of_the_rest
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.settings import Settings, SettingsError
 from runengine_server.start_database import (
@@ -36,127 +29,19 @@ from runengine_server.start_database import (
     watch,
 )
 
-# A proxy of the environment is not for this hop.
-_GATEWAY_CHANNEL = [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)]
-
-_NODE_THREADS = "node"
+# A proxy of the environment is not for this hop; and a download is taken as slowly as its caller reads it,
+# and not in the jumps of 2 MiB that gRPC finds best by itself.
+GATEWAY_CHANNEL = [
+    *CHANNEL_OPTIONS,
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 * 1024),
+]
 
 # How long calls under way may take once the process has been told to stop.
 _GRACE_SECONDS = 3.0
 
 _log = structlog.get_logger()
-
-
-def configure_logging() -> None:
-    """One line an event on stderr: for people on a terminal, else JSON."""
-    terminal = sys.stderr.isatty()
-    renderer: tuple[Any, Any]
-    if terminal:
-        renderer = structlog.dev.ConsoleRenderer(), structlog.PrintLoggerFactory(sys.stderr)
-    else:
-        as_json = structlog.processors.JSONRenderer(serializer=orjson.dumps)
-        renderer = as_json, structlog.BytesLoggerFactory(sys.stderr.buffer)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.ExceptionRenderer(lambda info: _frames(info[1])),
-            renderer[0],
-        ],
-        logger_factory=renderer[1],
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_FramesFormatter(terminal))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-
-
-def _frames(error: BaseException) -> str:
-    """Where it was raised, and of which type, with its causes. Not what it says: the driver's errors
-    quote values, and so payloads, and a refused connection quotes its URL.
-    """
-    lines = []
-    cause: BaseException | None = error
-    seen: set[int] = set()
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        lines.append(f"{type(cause).__module__}.{type(cause).__qualname__}")
-        frames = traceback.extract_tb(cause.__traceback__)
-        lines.extend(f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    return "\n".join(lines)
-
-
-def log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """asyncio's own words quote the exception, so only its type and place go to the log."""
-    error = context.get("exception")
-    _log.error("unhandled in the event loop", exc_info=error if isinstance(error, BaseException) else None)
-
-
-class _FramesFormatter(logging.Formatter):
-    """What libraries log, in the same form as our own."""
-
-    def __init__(self, terminal: bool) -> None:
-        super().__init__("%(levelname)s %(name)s %(message)s")
-        self._terminal = terminal
-
-    def format(self, record: logging.LogRecord) -> str:
-        if self._terminal:
-            return super().format(record)
-        event = {"logger": record.name, "event": record.getMessage(), "level": record.levelname.lower()}
-        if record.exc_info and record.exc_info[1]:
-            event["exception"] = _frames(record.exc_info[1])
-        at = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
-        return json.dumps({**event, "timestamp": at})
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        return _frames(ei[1])
-
-
-class Lifetime:
-    """When this process has to stop, and how it tells `up`, if that started it, that it is ready.
-
-    `RUNENGINE_PARENT_FD` is one end of a socket pair: "ready" is written to it, and its end of file
-    means that the parent is gone, however it died.
-    """
-
-    def __init__(self) -> None:
-        self.stopping = asyncio.Event()
-        given = os.environ.get("RUNENGINE_PARENT_FD")
-        self._parent = socket.socket(fileno=int(given)) if given else None
-
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """Sets `stopping` on SIGINT, SIGTERM and the parent's death, while the block runs."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stopping.set)
-        if self._parent is not None:
-            loop.add_reader(self._parent, self._orphaned)
-        try:
-            yield
-        finally:
-            if self._parent is not None:
-                loop.remove_reader(self._parent)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-    def _orphaned(self) -> None:
-        assert self._parent is not None
-        asyncio.get_running_loop().remove_reader(self._parent)
-        self.stopping.set()
-
-    def ready(self, event: str, **details: object) -> None:
-        """Says that the process does its work now: to `up`, or else in the log."""
-        # What has been made so far stays. The collector need not look at it again: 300,000 objects in a
-        # worker, 4 % of its time.
-        gc.collect()
-        gc.freeze()
-        if self._parent is not None:
-            self._parent.sendall(b"ready")
-        else:
-            _log.info(event, **details)
 
 
 def _verifier(settings: Settings) -> ClerkVerifier:
@@ -266,7 +151,7 @@ async def gateway(settings: Settings) -> None:
             lifetime.ready("serving REST", address=settings.rest_address)
 
     listening = bind("RUNENGINE_REST_ADDRESS", settings.rest_address)
-    async with grpc.aio.insecure_channel(settings.grpc_address, _GATEWAY_CHANNEL) as channel:
+    async with grpc.aio.insecure_channel(settings.grpc_address, GATEWAY_CHANNEL) as channel:
         server = Server(
             uvicorn.Config(
                 create_gateway(channel),
@@ -294,6 +179,7 @@ async def gateway(settings: Settings) -> None:
 async def worker(settings: Settings) -> None:
     """One worker, until it is told to stop; what it was executing goes on elsewhere."""
     from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
+    from runengine_server.engine.node_threads import NodeThreads
     from runengine_server.engine.worker import Worker
     from runengine_server.repositories.queue_repository import QueueRepository
     from runengine_server.workflows.load import Timeouts, load_workflows
@@ -303,6 +189,7 @@ async def worker(settings: Settings) -> None:
         settings.workflows, Timeouts(settings.run_timeout_seconds, settings.step_timeout_seconds)
     )
     lifetime = Lifetime()
+    release_forked_children(database_urls(settings)[1], lifetime.close)
     name = f"worker:{socket.gethostname()}:{os.getpid()}"
     database = await open_database(
         settings, "worker", connections=settings.worker_concurrency + 2, kept_for_reads=1
@@ -311,7 +198,9 @@ async def worker(settings: Settings) -> None:
     queue = QueueRepository(
         database, name, list(workflows), settings.lease_seconds, settings.tenant_running_limit
     )
-    processor = LangGraphRunProcessor(database, artifacts, workflows, settings.artifact_url_base, name)
+    processor = LangGraphRunProcessor(
+        database, artifacts, workflows, settings.artifact_url_base, name, settings.max_state_bytes
+    )
     worker = Worker(
         queue,
         processor.process,
@@ -319,10 +208,17 @@ async def worker(settings: Settings) -> None:
         concurrency=settings.worker_concurrency,
         lease_seconds=settings.lease_seconds,
         drain_seconds=settings.drain_seconds,
+        blocked_seconds=settings.blocked_seconds,
+        end_process=_end_at_once,
     )
+    loop = asyncio.get_running_loop()
+
+    def renew() -> None:
+        _log.error("too many sync nodes left threads behind; the worker ends, to be started anew")
+        loop.call_soon_threadsafe(lifetime.stopping.set)
+
     # As many sync nodes at once as there may be runs; the default is four more than there are cores.
-    executor = ThreadPoolExecutor(settings.worker_concurrency, thread_name_prefix=_NODE_THREADS)
-    asyncio.get_running_loop().set_default_executor(executor)
+    loop.set_default_executor(NodeThreads(settings.worker_concurrency, renew))
     with lifetime.watch():
         try:
             await queue.register_workflows()
@@ -338,14 +234,18 @@ async def worker(settings: Settings) -> None:
         await working
         watching.cancel()
         await database.close()
-    # What cannot be stopped, a sync node on its thread or one that ignores it, must not keep the process
-    # alive: its run is handed back, and another worker may be executing it.
-    if (
-        worker.left_behind
-        or processor.left_behind
-        or any(thread.name.startswith(_NODE_THREADS) for thread in threading.enumerate())
-    ):
+    # What cannot be stopped must not keep the process alive: its run is handed back, and another worker may
+    # be executing it.
+    if left := let_go_of_the_rest():
+        _log.warning("the worker ends, whatever nodes have left behind", left_behind=left)
+    if left or worker.left_behind or processor.left_behind:
+        logs.flush()
         os._exit(0)
+
+
+def _end_at_once() -> None:
+    logs.flush()
+    os._exit(1)
 
 
 def address_taken(variable: str, address: str) -> SettingsError:

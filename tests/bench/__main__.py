@@ -17,7 +17,7 @@ from statistics import median
 from time import perf_counter
 
 import uvloop
-from runengine_server.app import configure_logging
+from runengine_server.logs import configure_logging
 
 from tests.bench.data import CONTEXT_BYTES, PAYLOAD_BYTES
 from tests.bench.profile import COSTS

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
-from runengine_server.app import configure_logging
+from runengine_server.logs import configure_logging
 
 from tests.bench.load import grpc_load, http_load
 from tests.bench.rows import IN_FLIGHT, four_steps

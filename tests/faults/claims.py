@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ class Claiming:
         """How often each of so many runs was taken to its end by so many workers, as these know."""
         ended: Counter[str] = Counter()
 
-        async def process(run: ClaimedRun) -> None:
+        async def process(run: ClaimedRun, holds: Callable[[], bool]) -> None:
             await self._end(run)
             ended[str(run.id)] += 1
 

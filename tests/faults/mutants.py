@@ -238,6 +238,42 @@ def _category() -> None:
     clerk._judge_category = lambda header, machine: None
 
 
+def _lease_before_a_node() -> None:
+    from runengine_server.engine.heartbeat import Heartbeat
+
+    Heartbeat.holds = lambda self, run: True  # type: ignore[method-assign]
+
+
+def _watch_over_the_loop() -> None:
+    from runengine_server.engine.loop_watch import LoopWatch
+
+    LoopWatch.look = lambda self: 0.0  # type: ignore[method-assign]
+
+
+def _bound_of_hand_backs() -> None:
+    from runengine_server.engine import langgraph_run_processor
+
+    vars(langgraph_run_processor)["MAX_HAND_BACKS"] = 10**6
+
+
+def _pause_between_hand_backs() -> None:
+    from runengine_server.repositories import queue_repository
+
+    _without(queue_repository, ["_HAND_BACK"], "= 1 THEN '-infinity'", "> 0 THEN '-infinity'")
+
+
+def _reset_of_forked_children() -> None:
+    from runengine_server import app
+
+    vars(app)["release_forked_children"] = lambda *_: None
+
+
+def _threads_left_are_replaced() -> None:
+    from runengine_server.engine.node_threads import NodeThreads
+
+    NodeThreads._leave = lambda self, call: None  # type: ignore[method-assign]
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A guard taken out, and the tests of which one at least has to fail then."""
@@ -330,6 +366,42 @@ MUTANTS = (
         "category of a token",
         _category,
         "unit/test_tokens.py::test_a_bad_token_is_refused_however_often_it_comes",
+    ),
+    _mutant(
+        "lease before a node",
+        _lease_before_a_node,
+        "integration/test_heartbeat.py::"
+        "test_a_node_is_not_entered_once_the_lease_has_ended_while_its_begin_was_under_way",
+        "integration/test_heartbeat.py::"
+        "test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_is_not_entered",
+        "faults/test_zombies_enter.py::test_no_zombie_enters_a_node",
+    ),
+    _mutant(
+        "watch over the event loop",
+        _watch_over_the_loop,
+        "e2e/test_blocked_worker.py::"
+        "test_the_runs_beside_a_node_that_blocks_go_on_elsewhere_and_lose_nothing",
+    ),
+    _mutant(
+        "bound of hand-backs",
+        _bound_of_hand_backs,
+        "integration/test_hand_backs.py::test_pauses_grow_and_a_bound_ends_the_run_with_a_code_of_its_own",
+    ),
+    _mutant(
+        "pause between hand-backs",
+        _pause_between_hand_backs,
+        "integration/test_hand_backs.py::test_pauses_grow_and_a_bound_ends_the_run_with_a_code_of_its_own",
+    ),
+    _mutant(
+        "reset of forked children",
+        _reset_of_forked_children,
+        "e2e/test_children_of_nodes.py::test_a_signal_to_a_forked_child_ends_the_child_and_not_the_worker",
+    ),
+    _mutant(
+        "replacement of threads left behind",
+        _threads_left_are_replaced,
+        "integration/test_node_threads.py::"
+        "test_threads_left_behind_are_replaced_counted_and_logged_with_their_run",
     ),
 )
 

@@ -131,6 +131,9 @@ def _install_worker(points: _Points) -> None:
                     unrecorded.discard(run_id)
                     async with points.reached("after_record", run_id, payload):
                         pass
+                if name == "begin_step":
+                    async with points.reached("after_begin_step", run_id, payload):
+                        pass
                 return answer
 
             return call
@@ -169,9 +172,9 @@ def _install_worker(points: _Points) -> None:
     _wrap(HeldRunRepository, "_fenced", statement)
 
     def process(real: Any) -> Any:
-        async def call(self: Any, run: ClaimedRun) -> Any:
+        async def call(self: Any, run: ClaimedRun, *more: Any) -> Any:
             try:
-                return await real(self, run)
+                return await real(self, run, *more)
             finally:
                 ours.note("left", run=str(run.id), epoch=run.epoch)
 

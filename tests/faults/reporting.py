@@ -29,7 +29,7 @@ REPORTS = "RUNENGINE_REPORTS"
 
 def main() -> None:
     """The command of the product, once its process can be asked."""
-    from runengine_server import app
+    from runengine_server import logs
     from runengine_server.__main__ import main as command
 
     if mutant := os.environ.get("RUNENGINE_MUTANT"):
@@ -50,14 +50,14 @@ def main() -> None:
         except Exception:
             traceback.print_exc()
 
-    log = app.log_unhandled
+    log = logs.log_unhandled
 
     def log_in_full(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         # The product's log does not quote asyncio, whose words may have a payload in them.
         sys.stderr.write(f"asyncio: {context['message']} {context.get('task', context.get('future'))!r}\n")
         log(loop, context)
 
-    app.log_unhandled = log_in_full
+    logs.log_unhandled = log_in_full
     # What is frozen, the event loop with it, gc.get_objects() does not find.
     gc.freeze = lambda: None
     for number in (signal.SIGUSR1, signal.SIGUSR2):

@@ -27,10 +27,10 @@ from typing import Any
 
 import asyncpg
 from runengine_client import RunEngineClient
-from runengine_server.app import configure_logging
 from runengine_server.auth import development
 from runengine_server.children import Child, ChildFailed
 from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.logs import configure_logging
 from runengine_server.repositories.migrations.migrate import migrate
 
 from tests.faults import claims, recovery

@@ -41,7 +41,8 @@ from runengine_server.workflows.run_context import RunContext
 
 from tests.chains import chain_of
 
-SECONDS = 10
+# How long anything may take before it is taken to hang, on a machine that has much else to do.
+SECONDS = 30
 ACTOR = Actor("user_test", None)
 LEASE_SECONDS = 30.0
 NO_TIMEOUTS = Timeouts()

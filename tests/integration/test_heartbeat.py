@@ -7,17 +7,23 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
+from langgraph.runtime import Runtime
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import MAX_LOSSES, ClaimedRun, RunStatus
 from runengine_server.engine.heartbeat import Heartbeat
+from runengine_server.engine.node_threads import NodeThreads
 from runengine_server.repositories.database import Database
+from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import Line, QueueRepository
+from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import (
+    LEASE_SECONDS,
     SECONDS,
     Engine,
     Held,
@@ -306,3 +312,93 @@ async def test_all_that_is_queued_is_claimed_although_claimers_pass_one_another_
         await until(all_claimers, lambda count: count == 0)
         assert len(claimed) == len(ids)
         assert set(claimed) == ids
+
+
+async def test_a_node_is_not_entered_once_the_lease_has_ended_while_its_begin_was_under_way(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the process had been stopped for so long after it had asked."""
+    clock, begun, entered = Clock(), list[int](), list[int]()
+    begin = HeldRunRepository.begin_step
+
+    async def begin_late(held: HeldRunRepository, *arguments: Any) -> int:
+        attempt = await begin(held, *arguments)
+        begun.append(held.run.epoch)
+        clock.ahead = LEASE_SECONDS if len(begun) == 1 else 0
+        return attempt
+
+    async def node(state: State, runtime: Runtime[RunContext]) -> State:
+        entered.append(begun[-1])
+        return {}
+
+    monkeypatch.setattr(HeldRunRepository, "begin_step", begin_late)
+    monkeypatch.setattr("runengine_server.engine.heartbeat.time", clock)
+    async with serving(database_url, chain(node=node)) as engine:
+        run_id = await engine.trigger()
+        async with engine.working():
+            assert await ended(engine, run_id) is RunStatus.COMPLETED
+        assert (begun, entered) == ([1, 2], [2])
+        # It was handed back, for it was not lost.
+        assert await engine.losses(run_id) == 0
+
+
+async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_is_not_entered(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, entered, loop = Clock(), list[str](), asyncio.get_running_loop()
+    there, go, asked = threading.Event(), threading.Event(), threading.Event()
+    holds = Heartbeat.holds
+
+    def ask(heartbeat: Heartbeat, run: ClaimedRun) -> bool:
+        answer = holds(heartbeat, run)
+        if threading.current_thread().name == "node":
+            asked.set()
+        return answer
+
+    async def never(heartbeat: Heartbeat) -> None:
+        await asyncio.Event().wait()
+
+    def occupy() -> None:
+        there.set()
+        go.wait(60)
+
+    def node(state: State) -> State:
+        entered.append("node")
+        return {}
+
+    begun = asyncio.Event()
+    begin = HeldRunRepository.begin_step
+
+    async def begin_and_tell(held: HeldRunRepository, *arguments: Any) -> int:
+        attempt = await begin(held, *arguments)
+        begun.set()
+        return attempt
+
+    monkeypatch.setattr(HeldRunRepository, "begin_step", begin_and_tell)
+    monkeypatch.setattr(Heartbeat, "holds", ask)
+    # It would see it too, sooner or later.
+    monkeypatch.setattr(Heartbeat, "_watch_the_clock", never)
+    monkeypatch.setattr("runengine_server.engine.heartbeat.time", clock)
+    before = loop._default_executor  # type: ignore[attr-defined]
+    threads = NodeThreads(1, lambda: None)
+    loop.set_default_executor(threads)
+    try:
+        async with serving(database_url, chain(node=node)) as engine:
+            occupying = asyncio.ensure_future(asyncio.to_thread(occupy))
+            await until(lambda: asyncio.sleep(0, there.is_set()), bool)
+            run_id = await engine.trigger()
+            async with engine.working():
+                await happened(begun)
+                await until(lambda: asyncio.sleep(0, len(threads._calls)), lambda waiting: waiting == 1)
+                clock.ahead = LEASE_SECONDS
+                go.set()
+                begun.clear()
+                await until(lambda: asyncio.sleep(0, asked.is_set()), bool)
+                clock.ahead = 0
+                await happened(begun)
+                assert await ended(engine, run_id) is RunStatus.COMPLETED
+            assert entered == ["node"]
+            await occupying
+    finally:
+        go.set()
+        loop._default_executor = before  # type: ignore[attr-defined]

@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
-from runengine_server.app import _frames
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, RunStatus
+from runengine_server.logs import _frames
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
@@ -88,7 +88,7 @@ async def test_a_run_that_cannot_be_ended_is_left_to_its_lease_and_counted(
 
     async with serving(database_url, chain(node=lambda state: {})) as engine:
 
-        async def process(run: ClaimedRun) -> None:
+        async def process(run: ClaimedRun, *_: Any) -> None:
             processed.append(run)
             raise RuntimeError("a fault of the engine")
 

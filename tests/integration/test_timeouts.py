@@ -7,17 +7,53 @@ import threading
 from typing import Any
 
 import pytest
+from langgraph.pregel import _retry
 from langgraph.types import RetryPolicy
 from runengine_server.domain.run import RunStatus
+from runengine_server.engine import langgraph_run_processor
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.workflows.load import Timeouts, compile_workflow
 
 from tests.integration.harness import Graph, Held, Ran, State, alone, chain, serving
 
+ENTERED = asyncio.Event()
+
 
 async def forever(state: State) -> State:
+    ENTERED.set()
     await asyncio.Event().wait()
     raise AssertionError
+
+
+class _WaitsForNode:
+    """Stands for the module `asyncio` where the limit of a run is waited for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def wait(self, tasks: Any, **options: Any) -> Any:
+        entered = asyncio.ensure_future(ENTERED.wait())
+        await asyncio.wait({*tasks, entered}, return_when=asyncio.FIRST_COMPLETED)
+        entered.cancel()
+        return await asyncio.wait(tasks, **options)
+
+
+@pytest.fixture
+def limits_begin_in_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow machine they would end before it is entered."""
+    watchdog = _retry._run_timeout_watchdog
+
+    async def after_entering(seconds: float) -> None:
+        await ENTERED.wait()
+        ENTERED.clear()
+        await watchdog(seconds)
+
+    ENTERED.clear()
+    monkeypatch.setattr(_retry, "_run_timeout_watchdog", after_entering)
+    monkeypatch.setattr(langgraph_run_processor, "asyncio", _WaitsForNode())
+
+
+in_the_node = pytest.mark.usefixtures("limits_begin_in_the_node")
 
 
 def with_metadata(graph: Graph, **metadata: Any) -> Graph:
@@ -25,6 +61,7 @@ def with_metadata(graph: Graph, **metadata: Any) -> Graph:
     return graph
 
 
+@in_the_node
 @pytest.mark.parametrize(
     ("graph", "timeouts"),
     [
@@ -65,10 +102,12 @@ async def test_langgraphs_own_timeout_goes_before_ours(database_url: str) -> Non
         assert (await engine.execute()).error is not None
 
 
+@in_the_node
 async def test_a_sync_step_that_takes_too_long_fails_although_its_thread_goes_on(database_url: str) -> None:
-    go = threading.Event()
+    go, loop = threading.Event(), asyncio.get_running_loop()
 
     def deaf(state: State) -> State:
+        loop.call_soon_threadsafe(ENTERED.set)
         go.wait(60)
         return {"seen": ["deaf"]}
 
@@ -82,6 +121,7 @@ async def test_a_sync_step_that_takes_too_long_fails_although_its_thread_goes_on
         assert await engine.executions(run.id) == ["deaf 1 failed STEP_TIMED_OUT"]
 
 
+@in_the_node
 async def test_a_step_that_took_too_long_is_executed_again_as_its_retry_policy_says(
     database_url: str,
 ) -> None:
@@ -95,6 +135,7 @@ async def test_a_step_that_took_too_long_is_executed_again_as_its_retry_policy_s
         ]  # fmt: skip
 
 
+@in_the_node
 @pytest.mark.parametrize(
     ("graph", "timeouts"),
     [

@@ -38,6 +38,7 @@ from tests.integration.harness import (
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runengine_server.engine.worker._POLL_SECONDS", 0.05)
     monkeypatch.setattr("runengine_server.engine.worker._STOP_SECONDS", 0.2)
+    monkeypatch.setattr("runengine_server.repositories.queue_repository._PAUSE_SECONDS", 0.001)
 
 
 async def test_runs_are_executed_although_the_next_claim_fails(
@@ -80,7 +81,8 @@ async def test_heartbeats_go_on_after_one_has_failed_in_an_unforeseen_way(
 
 async def test_a_worker_that_takes_over_its_own_run_stops_its_old_execution(database_url: str) -> None:
     held = Held()
-    async with serving(database_url, chain(held=held.node)) as engine:
+    # So long that no heartbeat comes in between, which would renew the lease that is taken from it.
+    async with serving(database_url, chain(held=held.node), lease_seconds=3600) as engine:
         run_id = await engine.trigger()
         async with engine.working():
             first = await held.next()

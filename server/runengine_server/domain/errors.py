@@ -179,6 +179,10 @@ class Unavailable(RunEngineError):
         super().__init__("The database cannot be reached at the moment; try again.")
 
 
+class LeaseEnded(Unavailable):
+    """The lease of a run could not be renewed in time, or the process was stopped. No caller sees it."""
+
+
 class StatementRefused(Exception):
     """The database answered, and refused a statement: a fault of ours. No caller sees it."""
 

@@ -12,6 +12,10 @@ from google.protobuf.struct_pb2 import Struct
 # From how many losses on a run is executed beside no other such run, and at how many it fails.
 SUSPECT_LOSSES, MAX_LOSSES = 2, 5
 
+# How often in a row a run may be handed back without a step completed in between: over a minute and a half,
+# with the pauses between them.
+MAX_HAND_BACKS = 10
+
 
 class RunStatus(StrEnum):
     """The words as stored and as REST shows them."""
@@ -109,6 +113,7 @@ class RunStep:
 class ClaimedRun:
     """A run that a worker holds. Every write in its name carries `epoch`, and counts only while the
     stored epoch is the same. `losses` is how many workers died while they held this attempt,
+    `hand_backs` how many in a row handed it back without having completed a step of it,
     `running_seconds` how long ago the first of them took it, by the database's clock.
     """
 
@@ -118,6 +123,7 @@ class ClaimedRun:
     workflow_name: str
     attempt: int
     losses: int
+    hand_backs: int
     campaign_id: UUID | None
     trigger_payload: Struct | None
     context: Struct | None

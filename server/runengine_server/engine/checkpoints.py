@@ -30,8 +30,19 @@ from runengine_server.workflows.recorded_node import Execution, Lost, describe, 
 _LATER_SECONDS = 0.05
 
 
+class StateTooLarge(ValueError):
+    """What a node wrote, or the state of the graph, is larger than may be stored. Another try would not help,
+    which is what LangGraph's retry policies take a ValueError for.
+    """
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(f"{what} takes {size:,} bytes; RUNENGINE_MAX_STATE_BYTES allows {limit:,}.")
+
+
 def failure_code(error: BaseException) -> str:
     """The code of a step, and of its run, that `error` ended."""
+    if isinstance(error, StateTooLarge):
+        return "STATE_TOO_LARGE"
     return "STEP_TIMED_OUT" if isinstance(error, NodeTimeoutError) else "STEP_FAILED"
 
 
@@ -94,6 +105,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 # Of a task that wrote only what is never stored, that it is done has to be.
                 for index, (channel, value) in enumerate(writes or [(NO_WRITES, None)])
             ]
+            self._check_size("What the node returned", sum(len(row[3]) for row in rows))
         except Exception as error:
             if namespace == "":
                 await self._note_failure(UUID(task_id), error, handled=False)
@@ -167,6 +179,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         if (broken := self._broken.pop(configurable["checkpoint_ns"], None)) is not None:
             raise broken
         type_, encoded = self.serde.dumps_typed(checkpoint)
+        self._check_size("The state of the run", len(encoded))
         stored = StoredCheckpoint(
             checkpoint_ns=configurable["checkpoint_ns"],
             checkpoint_id=checkpoint["id"],
@@ -246,6 +259,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         held = self._execution.held
         prune = held.drop_checkpoints if strategy == "delete" else held.prune_checkpoints
         await self._execution.engine(prune())
+
+    def _check_size(self, what: str, size: int) -> None:
+        if size > (limit := self._execution.max_state_bytes):
+            raise StateTooLarge(what, size, limit)
 
     def _check_thread(self, thread_id: str) -> None:
         if thread_id != str(self._execution.held.run.id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import structlog
 
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun
+from runengine_server.engine.loop_watch import LOOK_SECONDS, LoopWatch
+from runengine_server.engine.whereabouts import of_frame, place, run_of
 from runengine_server.repositories.queue_repository import Line, QueueRepository
 from runengine_server.repositories.transition_sql import CANCELLED
 
@@ -22,6 +25,9 @@ from runengine_server.repositories.transition_sql import CANCELLED
 # forgets it without a word costs notifications, and the beats until then.
 _LOOK_SECONDS = 2.5
 _ANSWER_SECONDS = 5.0
+# After how long a blocked event loop is told of in the log, and how long the handing back may take then.
+_TELL_SECONDS = 2.0
+_LEAVE_SECONDS = 5.0
 
 _log = structlog.get_logger()
 
@@ -40,6 +46,10 @@ class Heartbeat:
     worker's, or that it could not keep until shortly before its lease ends, by the worker's own
     monotonic clock; `cancel` the id and attempt of a run that was cancelled; `wake` what was
     notified of runs to claim.
+
+    A node that blocks the loop holds up all other runs, and nothing can stop it. After `blocked_seconds`
+    the other runs are handed back and `end_process` is called, in the thread; the lease of the run that
+    blocks runs out, which counts as a loss.
     """
 
     def __init__(
@@ -50,8 +60,12 @@ class Heartbeat:
         lose: Callable[[ClaimedRun], None],
         cancel: Callable[[UUID, int], None],
         wake: Callable[[str], None],
+        blocked_seconds: float = math.inf,
+        end_process: Callable[[], object] = lambda: None,
     ) -> None:
         self._queue = queue
+        self._blocked_seconds = blocked_seconds
+        self._end_process = end_process
         self._interval = lease_seconds / 3
         self._reconnect_after = min(0.5, self._interval / 4)
         # A sixth of the lease is left for graphs to stop in, and for clocks that differ in speed.
@@ -65,6 +79,12 @@ class Heartbeat:
         """Keeps the lease of a run that was claimed at `since`, or later, on time.monotonic()."""
         with self._lock:
             self._held[run.id] = _Held(run, since + self._keeps)
+
+    def holds(self, run: ClaimedRun) -> bool:
+        """Whether its lease, as last renewed, is known not to have ended."""
+        with self._lock:
+            held = self._held.get(run.id)
+            return held is not None and held.run.epoch == run.epoch and time.monotonic() < held.until
 
     def release(self, run: ClaimedRun) -> bool:
         """Lets the lease of a run that has ended be. Whether it was kept until now."""
@@ -81,6 +101,7 @@ class Heartbeat:
 
     async def __aenter__(self) -> Heartbeat:
         self._workers_loop = asyncio.get_running_loop()
+        self._watch = LoopWatch()
         self._ended = asyncio.Event()
         self._started = threading.Event()
         # A daemon, so that nothing it waits for keeps the process alive.
@@ -106,8 +127,12 @@ class Heartbeat:
 
     async def _beat_until_stopped(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._blocked = asyncio.Event()
         self._started.set()
-        duties = [asyncio.create_task(self._stay_connected()), asyncio.create_task(self._watch_the_clock())]
+        duties = [
+            asyncio.create_task(duty())
+            for duty in (self._stay_connected, self._watch_the_clock, self._watch_the_loop)
+        ]
         await self._stopping.wait()
         for duty in duties:
             duty.cancel()
@@ -138,12 +163,44 @@ class Heartbeat:
                 else:
                     self._give_up(each)
             await self._rest(line, until=time.monotonic() + self._interval)
+            if self._blocked.is_set():
+                await line.hand_back([each.run for each in self._all_held()], self._interval)
+                self._end_process()
 
     async def _rest(self, line: Line, until: float) -> None:
-        while (left := until - time.monotonic()) > _LOOK_SECONDS:
-            await asyncio.sleep(_LOOK_SECONDS)
-            await line.look(_LOOK_SECONDS)
-        await asyncio.sleep(left)
+        """Until the next beat is due, or the loop is blocked for too long."""
+        while (left := until - time.monotonic()) > 0 and not self._blocked.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._blocked.wait(), min(left, _LOOK_SECONDS))
+            if left > _LOOK_SECONDS and not self._blocked.is_set():
+                await line.look(_LOOK_SECONDS)
+
+    async def _watch_the_loop(self) -> None:
+        told = False
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            still = self._watch.look()
+            if still < min(_TELL_SECONDS, self._blocked_seconds):
+                told = False
+                continue
+            frame = self._watch.frame()
+            found = of_frame(frame)
+            if not told:
+                told = True
+                _log.error("the event loop is blocked", **found, seconds=round(still, 1), place=place(frame))
+            if still >= self._blocked_seconds:
+                await self._leave(run_of(found))
+
+    async def _leave(self, blocking: UUID | None) -> None:
+        held = self._all_held()
+        _log.critical("the worker ends, for its event loop is blocked", handed_back=len(held))
+        for each in held:
+            if each.run.id == blocking:
+                self.release(each.run)
+        self._blocked.set()
+        # Whether the database hears of it or not.
+        await asyncio.sleep(_LEAVE_SECONDS)
+        self._end_process()
 
     async def _watch_the_clock(self) -> None:
         while True:

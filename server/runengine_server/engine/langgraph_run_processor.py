@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -15,13 +16,14 @@ from langgraph.runtime import RunControl
 from pydantic import BaseModel
 
 from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
-from runengine_server.domain.run import MAX_LOSSES, CampaignStatus, ClaimedRun, Failure
+from runengine_server.domain.run import MAX_HAND_BACKS, MAX_LOSSES, CampaignStatus, ClaimedRun, Failure
 from runengine_server.domain.struct import to_dict
 from runengine_server.engine.campaign_service import CampaignService
-from runengine_server.engine.checkpoints import FencedCheckpointer, failure_code
+from runengine_server.engine.checkpoints import FencedCheckpointer, StateTooLarge, failure_code
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
 from runengine_server.workflows.load import Workflow
 from runengine_server.workflows.recorded_node import EXECUTION, Execution, describe, is_retryable
 from runengine_server.workflows.run_context import RunContext
@@ -46,7 +48,7 @@ class RunTimedOut(Exception):
 
 
 # The codes of runs that no step made fail.
-_CODES: dict[type[BaseException], str] = {RunTimedOut: "RUN_TIMED_OUT"}
+_CODES: dict[type[BaseException], str] = {RunTimedOut: "RUN_TIMED_OUT", StateTooLarge: "STATE_TOO_LARGE"}
 
 
 class LangGraphRunProcessor:
@@ -62,12 +64,14 @@ class LangGraphRunProcessor:
         workflows: dict[str, Workflow],
         artifact_url_base: str,
         worker: str,
+        max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
     ) -> None:
         self._database = database
         self._artifacts = artifacts
         self._workflows = workflows
         self._artifact_url_base = artifact_url_base
         self._worker = worker
+        self._max_state_bytes = max_state_bytes
         self._controls: set[RunControl] = set()
         self.left_behind: set[asyncio.Task[Any]] = set()
 
@@ -76,19 +80,24 @@ class LangGraphRunProcessor:
         for control in self._controls:
             control.request_drain()
 
-    async def process(self, run: ClaimedRun) -> None:
-        """Executes the run, from its last checkpoint where it has one, and ends it.
+    async def process(self, run: ClaimedRun, holds: Callable[[], bool] = lambda: True) -> None:
+        """Executes the run, from its last checkpoint where it has one, and ends it. `holds` says whether its
+        lease is known not to have ended: no node is entered when it does not.
 
         Returns without effect once the run is no longer this worker's, or when it was drained. Raises
         Unavailable when the database has gone away: the run stays as it is, to be handed back.
         """
         held = HeldRunRepository(self._database, run, self._worker)
         log = _log.bind(run_id=str(run.id), workflow=run.workflow_name, attempt=run.attempt)
-        execution = Execution(held, self._artifacts)
+        execution = Execution(held, self._artifacts, self._max_state_bytes, holds=holds)
         try:
             if run.losses >= MAX_LOSSES:
                 message = f"{run.losses} workers were lost while they executed this run."
                 await self._fail(held, Failure("WORKER_LOST", message, None, run.attempt, True))
+                return
+            if run.hand_backs >= MAX_HAND_BACKS:
+                message = f"{run.hand_backs} times in a row it was handed back without a step completed."
+                await self._fail(held, Failure("WORKER_STOPPED", message, None, run.attempt, True))
                 return
             try:
                 bundle = await self._execute_until_lost(execution)

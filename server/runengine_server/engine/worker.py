@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -37,18 +38,21 @@ class Worker:
     """Up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
 
     `drain` asks all graphs to stop after the nodes that they are in, for which a stopping worker waits
-    `drain_seconds`. `left_behind`, once it has stopped: whether a node would not end.
+    `drain_seconds`. `blocked_seconds` and `end_process` are as Heartbeat has them. `left_behind`, once it
+    has stopped: whether a node would not end.
     """
 
     def __init__(
         self,
         queue: QueueRepository,
-        process: Callable[[ClaimedRun], Coroutine[Any, Any, None]],
+        process: Callable[[ClaimedRun, Callable[[], bool]], Coroutine[Any, Any, None]],
         drain: Callable[[], None],
         *,
         concurrency: int,
         lease_seconds: float,
         drain_seconds: float,
+        blocked_seconds: float = math.inf,
+        end_process: Callable[[], object] = lambda: None,
     ) -> None:
         self._queue = queue
         self._process = process
@@ -57,13 +61,20 @@ class Worker:
         self._drain_seconds = drain_seconds
         self._poll_seconds = min(_POLL_SECONDS, lease_seconds / 4)
         self._heartbeat = Heartbeat(
-            queue, lease_seconds, lose=self._lose, cancel=self._stop_cancelled, wake=self._woken
+            queue,
+            lease_seconds,
+            lose=self._lose,
+            cancel=self._stop_cancelled,
+            wake=self._woken,
+            blocked_seconds=blocked_seconds,
+            end_process=end_process,
         )
         self._held: dict[UUID, tuple[ClaimedRun, asyncio.Task[None]]] = {}
         self._left: list[ClaimedRun] = []
         self._wake = asyncio.Event()
         self._look_for_expired_at = 0.0
         self._stopping = False
+        self._can_work = True
         self.left_behind = False
 
     def stop(self) -> None:
@@ -94,8 +105,13 @@ class Worker:
             try:
                 await self._hand_back_left()
                 claimed = await self._claim()
-            except Unavailable:
-                pass
+                if not self._can_work:
+                    self._can_work = True
+                    _log.info("the worker works again")
+            except Unavailable as error:
+                if self._can_work:
+                    self._can_work = False
+                    _log.error("the worker cannot work", error=type(error.__cause__ or error).__name__)
             except Exception as error:
                 _log.error("claim failed", exc_info=error)
             if (claimed == 0 or len(self._held) >= self._concurrency) and not self._stopping:
@@ -121,9 +137,10 @@ class Worker:
             # It may be our own, whose lease ended while the database was away.
             if (before := self._held.pop(run.id, None)) is not None:
                 before[1].cancel()
-            task = asyncio.create_task(self._process(run), name=f"run {run.id}")
-            self._held[run.id] = (run, task)
             self._heartbeat.hold(run, since)
+            holds = partial(self._heartbeat.holds, run)
+            task = asyncio.create_task(self._process(run, holds), name=f"run {run.id}")
+            self._held[run.id] = (run, task)
             task.add_done_callback(partial(self._let_go, run))
         return len(runs)
 
@@ -136,7 +153,9 @@ class Worker:
             self._left.append(run)
         elif (error := task.exception()) is not None:
             if isinstance(error, Unavailable):
-                _log.warning("database went away under a run", run_id=str(run.id))
+                # A TimeoutError or QueryCanceledError is a statement that took too long.
+                cause = type(error.__cause__ or error).__name__
+                _log.warning("a run is handed back: the database failed", run_id=str(run.id), error=cause)
                 self._left.append(run)
             else:
                 # Handed back, it would be claimed again at once, for ever. Its lease runs out instead,

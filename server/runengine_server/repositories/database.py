@@ -19,7 +19,7 @@ from runengine_server.repositories.connecting import (
 )
 from runengine_server.repositories.driver_errors import translate_driver_errors
 from runengine_server.repositories.functions import Function
-from runengine_server.repositories.notifier import Notifier
+from runengine_server.repositories.notifier import Notifier, notification
 from runengine_server.repositories.pool import Pool
 
 # How long a transaction may take, with the wait for its connection. Less than the ten seconds after which
@@ -272,6 +272,11 @@ class DispatchLine:
         assert function.dispatch, "there is no tenant here"
         async with asyncio.timeout(seconds):
             return await _fetch(self._connector, self._connection, function.call, *arguments)
+
+    async def notify(self, channel: str, payload: str, seconds: float) -> None:
+        """Tells workers, within so many seconds, or TimeoutError: where no event loop could do it."""
+        async with asyncio.timeout(seconds):
+            await self._connection.execute(notification(channel, payload))
 
     async def look(self, seconds: float) -> None:
         """Raises TimeoutError when PostgreSQL does not answer within so many seconds, and

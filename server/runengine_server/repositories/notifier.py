@@ -98,7 +98,7 @@ class Notifier:
                 self._connection = await self._connect()
                 await self._connection.execute(_ADVANCE_TAIL)
             # One simple query, and so one transaction.
-            await self._connection.execute("; ".join(_statement(*each) for each in batch))
+            await self._connection.execute("; ".join(notification(*each) for each in batch))
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -106,6 +106,7 @@ class Notifier:
             self._connection = None
 
 
-def _statement(channel: str, payload: str) -> str:
+def notification(channel: str, payload: str) -> str:
+    """The statement that sends it, without a parameter."""
     quoted = payload.replace("'", "''")
     return f"NOTIFY {channel}, '{quoted}'"

@@ -107,7 +107,7 @@ _RETRY_FROM = {
     source: f"""
         WITH run AS (
             UPDATE public.runs SET status = 'queued', attempt = attempt + 1, error = NULL, started_at = NULL,
-                completed_at = NULL, losses = 0, queued_at = public.now_ms(),
+                completed_at = NULL, losses = 0, hand_backs = 0, queued_at = public.now_ms(),
                 trace_id = coalesce($4, trace_id), updated_at = public.touch(updated_at)
             WHERE tenant_id = $1 AND id = $2 AND attempt = current_attempt AND status = '{source}'
             {_MOVED}

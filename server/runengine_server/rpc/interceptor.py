@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any
 
@@ -34,8 +35,12 @@ _OPEN_SERVICES = (
     "/grpc.reflection.v1alpha.ServerReflection/",
 )
 
-# How long the reader of a stream may take for one message.
-_READER_SECONDS = 10.0
+# How many calls of each of their methods are under way at once.
+_MAX_OPEN_CALLS = 32
+
+# How long the reader of a stream may read nothing. Most of what it reads it makes room for in jumps: of 2 MiB
+# with the windows that gRPC finds by itself, which at 40 kB/s take 50 s.
+_READER_SECONDS = 60.0
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 
@@ -69,7 +74,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._tenant_streams = tenant_streams
-        self._calls = 0
+        # Calls, streams, and each method of the open services.
+        self._under_way: Counter[str] = Counter()
         self._streams: Counter[str] = Counter()
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -78,15 +84,40 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler, guarded; the open services as they are."""
+        """The handler, guarded; the open services as they are.
+
+        A call is refused here, before its message is received: whoever has no token, and whatever is beyond
+        the limits, takes no memory but what the windows of HTTP/2 let in unread.
+        """
         method = handler_call_details.method
-        if (known := self._guarded.get(method)) is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(_OPEN_SERVICES):
-            return handler
-        guarded = self._guarded[method] = self._guard_handler(method, handler)
-        return guarded
+        handler = self._guarded.get(method)
+        if handler is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            if not method.startswith(_OPEN_SERVICES):
+                handler = self._guarded[method] = self._guard_handler(method, handler)
+        try:
+            if method.startswith(_OPEN_SERVICES):
+                self._count(method, _MAX_OPEN_CALLS)
+            elif handler.response_streaming:
+                self._count("streams", self._max_streams)
+                await self._admit(handler_call_details.invocation_metadata)
+            else:
+                self._count("calls", self._max_calls)
+                await self._admit(handler_call_details.invocation_metadata)
+        except RunEngineError as error:
+            return _refusing(method, handler.response_streaming, error)
+        return handler
+
+    def _count(self, kind: str, limit: int) -> None:
+        """Counts a call until its task ends, which is also that of its handler."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way[kind] += 1
+        task.add_done_callback(lambda _: self._under_way.subtract((kind,)))
+        if self._under_way[kind] > limit:
+            raise Overloaded
 
     def _guard_handler(
         self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
@@ -105,37 +136,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _guard(self, method: str, handle: Any) -> Any:
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            self._calls += 1
             try:
-                if self._calls > self._max_calls:
-                    raise Overloaded
-                await self._admit(request, context)
+                _require_decoded(request)
                 return await handle(request, context)
             except BaseException as error:
                 await _abort(method, context, error)
-            finally:
-                self._calls -= 1
 
         return guarded
 
     def _guard_stream(self, method: str, handle: Any) -> Any:
-        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        # It writes, and does not yield: a timeout around a yield is never raised in grpc.aio 1.85.
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             tenant_id = None
             try:
-                await self._admit(request, context)
+                _require_decoded(request)
                 tenant_id = caller().tenant_id
                 self._streams[tenant_id] += 1
                 if self._streams[tenant_id] > self._tenant_streams:
                     raise QuotaExceeded(f"At most {self._tenant_streams} downloads may be under way at once.")
-                if self._streams.total() > self._max_streams:
-                    raise Overloaded
-                async for response in handle(request, context):
-                    async with asyncio.timeout(_READER_SECONDS):
-                        yield response
+                async with aclosing(handle(request, context)) as responses:
+                    async for response in responses:
+                        async with asyncio.timeout(_READER_SECONDS):
+                            await context.write(response)
             except TimeoutError:
-                await _abort(method, context, Interrupted())
-            except GeneratorExit:
-                raise
+                # Behind what the reader has not read, its status waits for it too; but not for ever.
+                async with asyncio.timeout(_READER_SECONDS):
+                    await _abort(method, context, Interrupted())
             except BaseException as error:
                 await _abort(method, context, error)
             finally:
@@ -145,14 +171,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    async def _admit(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def _admit(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         try:
-            _caller.set(await self._identify(tuple(context.invocation_metadata() or ())))
+            _caller.set(await self._identify(metadata))
         except (TokenRefused, TenantRefused) as refused:
             self._refusals.note(refused)
             raise
-        if isinstance(request, Undecodable):
-            raise InvalidArgument([Violation("", "the request is not a valid message")])
 
     async def _identify(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         tokens = [value for key, value in metadata if key == "authorization"]
@@ -163,6 +187,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         tenants = [str(value) for key, value in metadata if key == "x-tenant-id"]
         tenant = tenants[0] if len(tenants) == 1 else None
         return await self._verifier.verify(token, tenant)
+
+
+def _refusing(method: str, is_stream: bool, error: RunEngineError) -> grpc.RpcMethodHandler[Any, Any]:
+    """Ends a call with the error; as a receiver of a stream, which it never asks for a message."""
+
+    async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await _abort(method, context, error)
+
+    handler = grpc.stream_stream_rpc_method_handler if is_stream else grpc.stream_unary_rpc_method_handler
+    return handler(refuse)
+
+
+def _require_decoded(request: Any) -> None:
+    if isinstance(request, Undecodable):
+        raise InvalidArgument([Violation("", "the request is not a valid message")])
 
 
 def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -27,6 +27,7 @@ from runengine_server.rpc.run_servicer import RunServicer
 _MAX_REQUEST_BYTES = 2 * 1024 * 1024
 # gRPC enforces the soft limit by chance and the hard one always, unless both are alike.
 _MAX_METADATA_BYTES = 16 * 1024
+_MAX_PENDING = 1_000_000
 
 # A client may ping once a second, with calls under way or without; by default it is once in five minutes,
 # in two hours without calls, and the third ping too early ends its connection. The server's own pings find
@@ -59,6 +60,13 @@ def create_server(
             ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
             ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+            # What may come of a message that nobody has asked for yet; by itself gRPC lets in megabytes.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", 64 * 1024),
+            # What is too much is refused by us, as OVERLOADED, and not by gRPC, from a thousand on, as
+            # CANCELLED.
+            ("grpc.server.max_pending_requests", _MAX_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
             # Two servers that do not know of each other would share the calls by chance, and hide that the
             # port is taken.
             ("grpc.so_reuseport", int(shares_port)),

@@ -23,10 +23,11 @@ from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy, RetryPolicy
 
-from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
+from runengine_server.domain.errors import Fenced, LeaseEnded, StatementRefused, Unavailable
 from runengine_server.domain.run import Artifact
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
 from runengine_server.workflows.run_context import RunContext
 
 # Where our own part of a node's config is; `__` keeps it out of the metadata of checkpoints.
@@ -62,17 +63,19 @@ class Execution:
     `under_way` the tasks of the superstep whose node has been entered, and not left for good;
     `failures` the errors that no handler of the graph took, with the node each came from;
     `interrupted_by` the node that asked for input, which no run can get; `lost` why the run cannot go
-    on here, after which `stop` was called.
+    on here, after which `stop` was called; `holds` whether the lease is still known to be the worker's.
     """
 
     held: HeldRunRepository
     artifacts: ArtifactStore
+    max_state_bytes: int = DEFAULT_MAX_STATE_BYTES
     begun: dict[UUID, tuple[str, int]] = field(default_factory=dict)
     failed: set[tuple[UUID, int]] = field(default_factory=set)
     under_way: set[UUID] = field(default_factory=set)
     failures: list[tuple[BaseException, str]] = field(default_factory=list)
     interrupted_by: str | None = None
     lost: Exception | None = None
+    holds: Callable[[], bool] = lambda: True
     stop: Callable[[], object] = lambda: None
 
     async def engine(self, write: Awaitable[Answer]) -> Answer:
@@ -82,9 +85,21 @@ class Execution:
         try:
             return await write
         except (Fenced, Unavailable, StatementRefused) as error:
-            self.lost = self.lost or error
-            self.stop()
+            self.end_here(error)
             raise Lost from error
+
+    def enter(self) -> None:
+        """Raises Lost when the lease has ended, by the worker's own clock, since it was last renewed: the
+        process was stopped, say, while it heard that the step begins, and a successor may have completed it.
+        """
+        if not self.holds():
+            self.end_here(LeaseEnded())
+            raise Lost from self.lost
+
+    def end_here(self, error: Exception) -> None:
+        """Stops the whole graph: the run cannot go on here."""
+        self.lost = self.lost or error
+        self.stop()
 
     def step_of_failure(self, error: BaseException) -> str | None:
         """The node that raised `error`."""
@@ -216,7 +231,12 @@ class RecordedNode(Runnable[Any, Any]):
         try:
             if flaw is not None:
                 raise flaw
+            execution.enter()
             result = await self._bound(input, config, **kwargs)
+        except Lost:
+            # Its thread had to wait until the lease was over.
+            execution.end_here(LeaseEnded())
+            raise
         except GraphInterrupt:
             execution.interrupted_by = self.step_id
             raise

@@ -27,8 +27,8 @@ from uuid import uuid4
 import asyncpg
 from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient
-from runengine_server.app import configure_logging
 from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.logs import configure_logging
 from runengine_server.repositories.migrations.migrate import migrate
 
 from tests.gates import Gates

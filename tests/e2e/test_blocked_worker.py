@@ -1,0 +1,55 @@
+"""A node that blocks the event loop of its worker costs its own run a worker, and nobody else anything."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+from runengine.v1.run_pb2 import RunStatus
+from runengine_client import RunEngineClient
+
+from tests.gates import Gates
+from tests.stack import Stack, logging_to
+
+SECONDS = 30
+WORKER = {"WORKFLOWS": "tests.child_graphs:WORKFLOWS", "LEASE_SECONDS": "3"}
+
+
+async def test_the_runs_beside_a_node_that_blocks_go_on_elsewhere_and_lose_nothing(
+    stack: Stack, client: RunEngineClient, gates: Gates, database: asyncpg.Connection, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with logging_to(log):
+        (blocked,) = await stack.start("worker", BLOCKED_SECONDS="1", **WORKER)
+    payload = {"gates": gates.path}
+    waiting = await client.trigger_run("wait", trigger_payload=payload)
+    assert (await gates.next()).name == "waiting"
+    blocking = await client.trigger_run("block", trigger_payload=payload)
+    gate = await gates.next()
+    assert gate.name == "blocking"
+    # Another worker, so that nobody has to start the first one again.
+    (other,) = await stack.start("worker", **WORKER)
+    gate.open("block")
+    async with asyncio.timeout(SECONDS):
+        assert await blocked.until_ended() == 1
+    for _ in range(2):
+        gate = await gates.next()
+        gate.open()
+    for run in (waiting, blocking):
+        ended = await client.wait(run.id, timeout_seconds=SECONDS)
+        assert ended.status == RunStatus.RUN_STATUS_COMPLETED
+    losses = {
+        str(row["id"]): row["losses"]
+        for row in await database.fetch(
+            "SELECT id, losses FROM runs WHERE id = ANY($1::uuid[])", [waiting.id, blocking.id]
+        )
+    }
+    assert losses == {waiting.id: 0, blocking.id: 1}
+    (told,) = [
+        line for line in log.read_text().splitlines() if "event loop is blocked" in line and "place" in line
+    ]
+    assert blocking.id in told
+    assert '"step":"block"' in told
+    assert "child_graphs.py" in told
+    await other.stop()

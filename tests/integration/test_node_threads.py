@@ -1,0 +1,99 @@
+"""Sync nodes that will not stop take no place of others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from runengine_server.domain.run import RunStatus
+from runengine_server.engine.node_threads import NodeThreads
+from structlog.testing import capture_logs
+
+from tests.integration.harness import SECONDS, Ran, State, chain, serving
+
+LIMIT, MAX_LEFT = 2, 3
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[tuple[NodeThreads, asyncio.Event]]:
+    """The executor of this event loop, and whether it asked for a new process."""
+    loop, overfull = asyncio.get_running_loop(), asyncio.Event()
+    threads = NodeThreads(LIMIT, lambda: loop.call_soon_threadsafe(overfull.set), MAX_LEFT)
+    before = loop._default_executor  # type: ignore[attr-defined]
+    loop.set_default_executor(threads)
+    yield threads, overfull
+    loop._default_executor = before  # type: ignore[attr-defined]
+
+
+async def until(holds: Any) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not holds():  # noqa: ASYNC110 - a thread changes it
+            await asyncio.sleep(0)
+
+
+async def test_threads_left_behind_are_replaced_counted_and_logged_with_their_run(
+    database_url: str, threads: tuple[NodeThreads, asyncio.Event]
+) -> None:
+    executor, overfull = threads
+    entered, go = threading.Semaphore(0), threading.Event()
+
+    def node(state: State) -> State:
+        if state.get("fail"):
+            entered.release()
+            go.wait(60)
+        return {"seen": ["node"]}
+
+    async with serving(database_url, chain(node=node, last=Ran().node("last"))) as engine:
+
+        async def stop_in_node() -> str:
+            run_id = await engine.trigger({"fail": True})
+            execution = asyncio.create_task(engine.processor.process(await engine.claim()))
+            try:
+                await until(lambda: entered.acquire(blocking=False))
+            finally:
+                execution.cancel()
+                await asyncio.wait([execution], timeout=SECONDS)
+            return str(run_id)
+
+        try:
+            with capture_logs() as logs:
+                stopped = [await stop_in_node() for _ in range(MAX_LEFT)]
+            assert executor.left == MAX_LEFT
+            told = [each for each in logs if each["event"].startswith("a sync node was stopped")]
+            assert [each["run_id"] for each in told] == stopped
+            assert [each["step"] for each in told] == ["node"] * MAX_LEFT
+            assert [each["left_behind"] for each in told] == [1, 2, 3]
+            assert (await engine.execute({"fail": False})).status is RunStatus.COMPLETED
+            assert not overfull.is_set()
+            await stop_in_node()
+            await asyncio.wait_for(overfull.wait(), SECONDS)
+        finally:
+            go.set()
+        await until(lambda: executor.left == 0)
+        assert (await engine.execute({"fail": False})).status is RunStatus.COMPLETED
+
+
+async def test_no_more_calls_than_its_limit_are_executed_at_once(
+    threads: tuple[NodeThreads, asyncio.Event],
+) -> None:
+    executor, _ = threads
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    def call(number: int) -> int:
+        begun.release()
+        go.wait(60)
+        return number
+
+    calls = [asyncio.ensure_future(asyncio.to_thread(call, number)) for number in range(10)]
+    await until(lambda: begun._value == LIMIT)
+    calls[9].cancel()
+    await asyncio.wait({calls[9]})
+    go.set()
+    assert await asyncio.gather(*calls[:9]) == list(range(9))
+    assert begun._value == 9
+    assert executor.left == 0
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.to_thread(lambda: 1 / 0)

@@ -1,0 +1,144 @@
+"""A log that cannot be written changes nothing for whoever logs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import warnings
+
+import pytest
+from runengine_server.log_output import _MAX_WAITING_BYTES, LogOutput
+
+SECONDS = 30
+LINE = b"x" * 1023
+
+
+def dropped(count: int) -> bytes:
+    return b"dropped %d" % count
+
+
+@pytest.fixture
+def pipe() -> tuple[int, int]:
+    """(reader, writer) of a pipe of 4 KiB. Never closed: the output writes to it until the process ends."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    return reader, writer
+
+
+def lines_until(reader: int, last: bytes) -> list[bytes]:
+    with os.fdopen(os.dup(reader), "rb") as file:
+        found = []
+        for line in file:
+            found.append(line.rstrip(b"\n"))
+            if found[-1] == last:
+                return found
+    raise AssertionError(f"{last!r} did not come")
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up_and_the_log_says_what_it_dropped(
+    pipe: tuple[int, int],
+) -> None:
+    reader, writer = pipe
+    output = LogOutput(writer, dropped)
+    written = 2 * _MAX_WAITING_BYTES // len(LINE)
+    for _ in range(written):
+        output.write(LINE)  # would wait for ever
+    seen: list[bytes] = []
+    reading = threading.Thread(target=lambda: seen.extend(lines_until(reader, b"the last")))
+    reading.start()
+    while output._waiting_bytes:
+        output.flush()
+    output.write(b"the last")
+    reading.join(SECONDS)
+    said = [int(line.split()[1]) for line in seen if line.startswith(b"dropped ")]
+    assert sum(said) > 0
+    assert seen.count(LINE) + sum(said) == written
+    assert seen[-1] == b"the last"
+
+
+def test_lines_follow_again_once_a_full_disk_has_room(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = pipe
+    monkeypatch.setattr("runengine_server.log_output._PAUSE_SECONDS", 0.01)
+    full = os.open("/dev/full", os.O_WRONLY)
+    own = os.dup(full)
+    output = LogOutput(own, dropped)
+    output.write(b"lost")
+    output.flush()
+    os.dup2(writer, own)
+    assert lines_until(reader, b"dropped 1") == [b"dropped 1"]
+    output.write(b"there")
+    assert lines_until(reader, b"there") == [b"there"]
+    os.close(full)
+
+
+def test_a_reader_that_is_gone_does_not_make_the_writer_fail(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.close(reader)
+    output = LogOutput(writer, dropped)
+    for _ in range(3):
+        output.write(b"nobody reads this")
+        output.flush()
+    assert output._is_refused
+
+
+def test_a_forked_child_writes_lines_of_its_own(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    output = LogOutput(writer, dropped)
+    output.write(b"the parent's")
+    output.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a process with threads forks
+        child = os.fork()
+    if child == 0:
+        output.write(b"the child's")
+        output.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert lines_until(reader, b"the child's") == [b"the parent's", b"the child's"]
+
+
+_LOG_WHAT_CANNOT_BE_RENDERED = """
+import logging, structlog
+from runengine_server import logs
+
+class Hostile:
+    def __repr__(self):
+        raise RuntimeError("no words")
+    __str__ = __repr__
+
+logs.configure_logging()
+log = structlog.get_logger()
+log.info("one", value=Hostile())
+log.info("two", value="\\ud800")
+log.info("three", value=10**100)
+logging.getLogger("library").error("four %s", Hostile())
+logging.getLogger("library").error("five %d", "no number")
+log.info("six")
+"""
+
+
+def test_what_cannot_be_rendered_costs_its_own_line_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOG_WHAT_CANNOT_BE_RENDERED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 6
+    assert "Traceback" not in done.stderr
+    assert "no number" not in done.stderr
+    assert '"six"' in lines[-1]
+
+
+def test_a_process_without_stderr_logs_into_nothing() -> None:
+    script = "from runengine_server import logs\nlogs.configure_logging()\nlogs.say('x')"
+    script += "\nimport structlog\nstructlog.get_logger().info('x')\nprint('fine')"
+    done = subprocess.run(
+        f"exec {sys.executable} -c \"$SCRIPT\" 2>&-",
+        shell=True, env={**os.environ, "SCRIPT": script}, stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "fine\n")
