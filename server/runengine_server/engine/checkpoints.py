@@ -20,19 +20,22 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
-from langgraph.errors import NodeTimeoutError
 
 from runengine_server.repositories.held_run_repository import StoredCheckpoint
-from runengine_server.workflows.recorded_node import Execution, Lost, describe, is_retryable
+from runengine_server.workflows.due import lost_targets, missing
+from runengine_server.workflows.failures import (
+    WorkflowChanged,
+    WorkflowError,
+    describe,
+    is_retryable,
+    step_code,
+)
+from runengine_server.workflows.load import Workflow, namespace_path
+from runengine_server.workflows.recorded_node import Execution, Lost
 
 # How long what was done may wait for the next statement: a superstep may go on although no node of it
 # does, in a task that a node has started and not waited for.
 _LATER_SECONDS = 0.05
-
-
-def failure_code(error: BaseException) -> str:
-    """The code of a step, and of its run, that `error` ended."""
-    return "STEP_TIMED_OUT" if isinstance(error, NodeTimeoutError) else "STEP_FAILED"
 
 
 class FencedCheckpointer(BaseCheckpointSaver[str]):
@@ -45,9 +48,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     is no longer this worker's. `state` has the channels of the graph as last saved or read.
     """
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, workflow: Workflow | None = None) -> None:
         super().__init__()
         self.state: dict[str, Any] = {}
+        self._workflow = workflow
         self._stored: set[str] = set()
         self._execution = execution
         self._saving: set[asyncio.Task[Any]] = set()
@@ -89,6 +93,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             if namespace == "":
                 await self._note_failure(UUID(task_id), written[ERROR], ERROR_SOURCE_NODE in written)
         try:
+            if ERROR not in written:
+                self._check_targets(namespace, writes, task_id, task_path)
             rows = [
                 (WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
                 # Of a task that wrote only what is never stored, that it is done has to be.
@@ -109,6 +115,18 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         if later:
             self._flush_soon()
 
+    def _check_targets(
+        self, namespace: str, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
+        graph = self._workflow.graph_of(namespace) if self._workflow else None
+        if graph is None:
+            return
+        for is_send, target in lost_targets(writes, graph):
+            begun = self._execution.begun.get(UUID(task_id))
+            source = begun[0] if begun else task_path.rpartition(", ")[2]
+            way = "sends to" if is_send else "has an edge or goto to"
+            raise WorkflowError(f"{source!r} {way} {target!r}, and the graph has no such node.")
+
     async def _note_failure(self, task_id: UUID, error: Any, handled: bool) -> None:
         """Fails the step, unless its node has raised and so has failed it: its time ran out, an edge
         that leads from it raised, what it returned cannot be stored, or a handler of the graph takes
@@ -123,7 +141,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             execution.failures.append((error, step_id))
         if attempt == 0 or ((task_id, attempt) in execution.failed and not handled):
             return
-        code = failure_code(error)
+        code = step_code(error)
         await execution.engine(
             execution.held.fail_step(
                 task_id, attempt, code, describe(error), is_retryable(error, ()), again=False, handled=handled
@@ -196,10 +214,23 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         if stored is None:
             return None
         found = await self._tuple(stored)
+        if not named:
+            self._check_due(namespace, found)
         # By name LangGraph also reads ancestors of the current one, to replay delta channels.
         if stored.checkpoint_ns == "" and not named:
             self.state = found.checkpoint["channel_values"]
         return found
+
+    def _check_due(self, namespace: str, found: CheckpointTuple) -> None:
+        """Raises Lost, and stops the whole graph, when what is due is not in the graph of today."""
+        graph = self._workflow.graph_of(namespace) if self._workflow else None
+        if graph is None:
+            return
+        written = [(channel, value) for _, channel, value in found.pending_writes or ()]
+        if lacks := missing(found.checkpoint["channel_values"], written, graph):
+            within = f" within {namespace_path(namespace)!r}" if namespace else ""
+            words = f"It was due to go on with {', '.join(lacks)}, which the graph{within} has not."
+            self._execution.give_up(WorkflowChanged(words))
 
     async def alist(
         self,

@@ -18,12 +18,21 @@ from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
 from runengine_server.domain.run import MAX_LOSSES, CampaignStatus, ClaimedRun, Failure
 from runengine_server.domain.struct import to_dict
 from runengine_server.engine.campaign_service import CampaignService
-from runengine_server.engine.checkpoints import FencedCheckpointer, failure_code
+from runengine_server.engine.checkpoints import FencedCheckpointer
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.workflows.due import undone
+from runengine_server.workflows.failures import (
+    RunTimedOut,
+    WorkflowChanged,
+    WorkflowError,
+    describe,
+    is_retryable,
+    run_code,
+)
 from runengine_server.workflows.load import Workflow
-from runengine_server.workflows.recorded_node import EXECUTION, Execution, describe, is_retryable
+from runengine_server.workflows.recorded_node import EXECUTION, Execution
 from runengine_server.workflows.run_context import RunContext
 
 # How long a node that was cancelled may take to clean up.
@@ -35,18 +44,6 @@ _FLUSH_SECONDS = 1.0
 _BUNDLE = "bundle_artifact_id"
 
 _log = structlog.get_logger()
-
-
-class WorkflowError(Exception):
-    """The graph did what no run can: the message tells its author what."""
-
-
-class RunTimedOut(Exception):
-    """The run has been running for longer than its time limit."""
-
-
-# The codes of runs that no step made fail.
-_CODES: dict[type[BaseException], str] = {RunTimedOut: "RUN_TIMED_OUT"}
 
 
 class LangGraphRunProcessor:
@@ -153,7 +150,7 @@ class LangGraphRunProcessor:
         """Drives the graph to its end; answers the artifact that is the bundle."""
         run = execution.held.run
         workflow = self._workflows[run.workflow_name]
-        checkpointer = FencedCheckpointer(execution)
+        checkpointer = FencedCheckpointer(execution, workflow)
         graph = workflow.graph.copy({"checkpointer": checkpointer})
         config: RunnableConfig = {
             "configurable": {"thread_id": str(run.id), EXECUTION: execution},
@@ -175,6 +172,8 @@ class LangGraphRunProcessor:
             await checkpointer.settle()
         if execution.interrupted_by is not None:
             raise WorkflowError(f"{execution.interrupted_by} asked for input, which a run cannot get")
+        if left := undone(checkpointer.state):
+            raise WorkflowChanged(f"It ended although it was due to go on with {', '.join(left)}.")
         return await self._bundle_of(execution.held, checkpointer.state.get(_BUNDLE))
 
     async def _bundle_of(self, held: HeldRunRepository, named: Any) -> UUID | None:
@@ -195,7 +194,7 @@ class LangGraphRunProcessor:
         step = execution.step_of_failure(error)
         policies = self._workflows[execution.held.run.workflow_name].retry_policies
         return Failure(
-            code=failure_code(error) if step else _CODES.get(type(error), "WORKFLOW_FAILED"),
+            code=run_code(error, step),
             message=describe(error),
             step_id=step,
             attempt=execution.held.run.attempt,

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from langgraph._internal._constants import NS_END, NS_SEP
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel import Pregel
 from langgraph.types import RetryPolicy, TimeoutPolicy
 
 from runengine_server.settings import SettingsError
@@ -20,12 +22,19 @@ from runengine_server.workflows.recorded_node import RecordedNode
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is of a run."""
+    """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is of a run. `subgraphs`
+    has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner".
+    """
 
     name: str
     graph: CompiledStateGraph[Any, Any, Any, Any]
     retry_policies: dict[str, Sequence[RetryPolicy]]
     timeout_seconds: float | None
+    subgraphs: dict[str, Pregel[Any, Any, Any, Any]]
+
+    def graph_of(self, namespace: str) -> Pregel[Any, Any, Any, Any] | None:
+        """The graph whose checkpoints have that namespace; None of one that a node calls by itself."""
+        return self.subgraphs.get(namespace_path(namespace)) if namespace else self.graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,23 @@ def _read(entry: str) -> dict[str, StateGraph[Any, Any, Any, Any]]:
     return value
 
 
+def namespace_path(namespace: str) -> str:
+    """A namespace of checkpoints without the ids of tasks: "outer|inner"."""
+    # A part that is a number counts the graphs that one execution of a node calls.
+    parts = [part.partition(NS_END)[0] for part in namespace.split(NS_SEP) if not part.isdigit()]
+    return NS_SEP.join(parts)
+
+
+def _subgraphs(graph: Pregel[Any, Any, Any, Any], within: str = "") -> dict[str, Pregel[Any, Any, Any, Any]]:
+    found: dict[str, Pregel[Any, Any, Any, Any]] = {}
+    for name, node in graph.nodes.items():
+        if isinstance(node.bound, Pregel):
+            path = within + name
+            found[path] = node.bound
+            found |= _subgraphs(node.bound, path + NS_SEP)
+    return found
+
+
 def compile_workflow(
     name: str, graph: StateGraph[Any, Any, Any, Any], timeouts: Timeouts = _NO_TIMEOUTS
 ) -> Workflow:
@@ -89,6 +115,7 @@ def compile_workflow(
     Raises ValueError for a `timeout_seconds` that is no positive number.
     """
     compiled = graph.compile(name=name)
+    subgraphs = _subgraphs(compiled)
     retry_policies: dict[str, Sequence[RetryPolicy]] = {}
     for step_id, node in compiled.nodes.items():
         if step_id == START:
@@ -106,7 +133,7 @@ def compile_workflow(
         # running the node as it was.
         vars(node).pop("node", None)
     of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
-    return Workflow(name, compiled, retry_policies, of_run)
+    return Workflow(name, compiled, retry_policies, of_run, subgraphs)
 
 
 def _timeout(metadata: Mapping[str, Any] | None, default: float | None) -> float | None:

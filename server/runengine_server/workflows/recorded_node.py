@@ -27,12 +27,11 @@ from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
 from runengine_server.domain.run import Artifact
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.workflows.failures import describe, is_retryable, matches
 from runengine_server.workflows.run_context import RunContext
 
 # Where our own part of a node's config is; `__` keeps it out of the metadata of checkpoints.
 EXECUTION = "__runengine_execution"
-
-_MAX_MESSAGE = 2000
 
 _log = structlog.get_logger()
 
@@ -82,9 +81,13 @@ class Execution:
         try:
             return await write
         except (Fenced, Unavailable, StatementRefused) as error:
-            self.lost = self.lost or error
-            self.stop()
-            raise Lost from error
+            self.give_up(error)
+
+    def give_up(self, error: Exception) -> NoReturn:
+        """Stops the whole graph, whatever its nodes would make of it, and raises Lost."""
+        self.lost = self.lost or error
+        self.stop()
+        raise Lost from error
 
     def step_of_failure(self, error: BaseException) -> str | None:
         """The node that raised `error`."""
@@ -133,36 +136,6 @@ class Execution:
                     await self.artifacts.delete(key)
             raise
         return str(artifact_id)
-
-
-def is_retryable(error: BaseException, policies: Sequence[RetryPolicy]) -> bool:
-    """Whether another execution may help: what the node's own policy says, else LangGraph's default,
-    which takes ValueError, TypeError and their like for mistakes that will be met again.
-    """
-    return any(_matches(policy, error) for policy in policies or (RetryPolicy(),))
-
-
-def _matches(policy: RetryPolicy, error: BaseException) -> bool:
-    retry_on = policy.retry_on
-    if isinstance(retry_on, type):
-        return isinstance(error, retry_on)
-    if isinstance(retry_on, Sequence):
-        return isinstance(error, tuple(retry_on))
-    try:
-        return isinstance(error, Exception) and bool(retry_on(error))
-    except Exception:  # the author's own function, which may be wrong too
-        return False
-
-
-def describe(error: BaseException) -> str:
-    """One line for a person, as the workflow's author worded it."""
-    try:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    except Exception:  # the author's own __str__, which may be wrong too
-        text = type(error).__name__
-    # PostgreSQL takes neither NUL nor a lone surrogate.
-    text = " ".join(text.replace("\0", "").split()).encode("utf-8", "replace").decode()
-    return text[:_MAX_MESSAGE]
 
 
 class RecordedNode(Runnable[Any, Any]):
@@ -224,7 +197,7 @@ class RecordedNode(Runnable[Any, Any]):
             raise
         except Exception as error:
             executions = runtime.execution_info.node_attempt if runtime.execution_info else 1
-            policy = next((policy for policy in self.retry_policies if _matches(policy, error)), None)
+            policy = next((policy for policy in self.retry_policies if matches(policy, error)), None)
             again = policy is not None and executions < policy.max_attempts
             retryable = is_retryable(error, self.retry_policies)
             await execution.engine(
