@@ -15,7 +15,7 @@ from langgraph.channels import UntrackedValue
 from langgraph.errors import NodeTimeoutError
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import CachePolicy, Command, RetryPolicy
+from langgraph.types import CachePolicy, Command, RetryPolicy, Send
 from pydantic import BaseModel
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import CampaignStatus, Failure, RunStatus
@@ -285,6 +285,79 @@ async def test_a_handled_step_stays_failed_and_is_not_due_again_when_the_run_is_
         assert steps[0].error.message == "ValueError: The supplier is closed."
 
 
+@pytest.mark.parametrize("how", ["edge", "send"])
+async def test_a_completed_handler_does_not_run_again_when_the_run_is_retried(
+    database_url: str, how: str
+) -> None:
+    ran = Ran()
+    handled = asyncio.Event()
+    failures = [RuntimeError("Once.")]
+
+    async def risky(state: State) -> State:
+        ran.names.append("risky")
+        raise ValueError("The supplier is closed.")
+
+    async def rescue(state: State) -> Command[str]:
+        ran.names.append("rescue")
+        return Command(goto="after", update={"seen": ["rescue"]})
+
+    async def beside(state: State, runtime: Runtime[RunContext]) -> State:
+        ran.names.append("beside")
+        await handled.wait()
+        if failures:
+            raise failures.pop()
+        return {}
+
+    async def notice(held: HeldRunRepository, *arguments: Any, **named: Any) -> None:
+        await save_writes(held, *arguments, **named)
+        if "rescue" in ran.names:
+            handled.set()
+
+    save_writes = HeldRunRepository.save_writes
+    graph: Graph = StateGraph(State)
+    graph.add_node("risky", risky, error_handler=rescue)
+    graph.add_node("beside", beside)
+    graph.add_node("after", ran.node("after"))
+    graph.add_edge(START, "beside")
+    if how == "edge":
+        graph.add_edge(START, "risky")
+    else:
+        graph.add_conditional_edges(START, lambda state: [Send("risky", {})], ["risky"])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(HeldRunRepository, "save_writes", notice)
+        async with serving(database_url, graph) as engine:
+            run = await engine.execute()
+            assert code_and_step(run.error) == ("STEP_FAILED", "beside")
+            assert "__error_handler__risky 1 completed" in await engine.executions(run.id)
+            assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+            assert sorted(ran.names) == ["after", "beside", "beside", "rescue", "risky"]
+            executions = await engine.executions(run.id)
+            assert [words for words in executions if "risky" in words or "after" in words] == [
+                "risky 1 failed STEP_FAILED", "__error_handler__risky 1 completed", "after 1 completed",
+            ]  # fmt: skip
+
+
+async def test_a_handler_that_failed_runs_again_when_the_run_is_retried(database_url: str) -> None:
+    ran = Ran()
+    failures = [RuntimeError("Once.")]
+
+    async def risky(state: State) -> State:
+        ran.names.append("risky")
+        raise ValueError("The supplier is closed.")
+
+    async def rescue(state: State) -> State:
+        ran.names.append("rescue")
+        if failures:
+            raise failures.pop()
+        return {}
+
+    async with serving(database_url, alone("risky", risky, error_handler=rescue)) as engine:
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_FAILED", "__error_handler__risky")
+        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        assert ran.names == ["risky", "rescue", "rescue"]
+
+
 async def test_a_handled_time_out_is_a_step_that_timed_out(database_url: str) -> None:
     async def slow(state: State) -> State:
         await asyncio.Event().wait()
@@ -313,24 +386,6 @@ async def test_a_handler_that_fails_with_what_it_was_to_handle_fails_the_run_its
         assert await engine.executions(run.id) == [
             "risky 1 failed STEP_FAILED", "__error_handler__risky 1 failed STEP_FAILED",
         ]  # fmt: skip
-
-
-# Interrupts.
-
-
-async def test_a_sub_graph_that_stops_before_a_node_fails_the_run(database_url: str) -> None:
-    ran = Ran()
-    inner = chain(one=ran.node("one"), two=ran.node("two")).compile(interrupt_before=["two"])
-    async with serving(database_url, chain(inner=inner, last=ran.node("last"))) as engine:
-        run = await engine.execute()
-        assert run.status is RunStatus.FAILED
-        assert code_and_step(run.error) == ("WORKFLOW_FAILED", None)
-        assert run.error is not None
-        assert "inner asked for input" in run.error.message
-        assert ran.names == ["one"]
-        # LangGraph goes on from such a stop when it is called again; nothing is left out.
-        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
-        assert ran.names == ["one", "two", "last"]
 
 
 # A database that goes away, and a run that does.

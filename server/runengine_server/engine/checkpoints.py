@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
-from langgraph._internal._constants import ERROR_SOURCE_NODE, NO_WRITES
+from langgraph._internal._constants import ERROR_SOURCE_NODE, NO_WRITES, PUSH, TASKS
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     BaseCheckpointSaver,
@@ -20,6 +20,10 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
+from langgraph.errors import GraphInterrupt
+from langgraph.graph import START
+from langgraph.pregel._task_status import CONTROL_WRITES
+from langgraph.types import Send
 
 from runengine_server.repositories.held_run_repository import StoredCheckpoint
 from runengine_server.workflows.due import lost_targets, missing
@@ -36,6 +40,39 @@ from runengine_server.workflows.recorded_node import Execution, Lost
 # How long what was done may wait for the next statement: a superstep may go on although no node of it
 # does, in a task that a node has started and not waited for.
 _LATER_SECONDS = 0.05
+
+# Marks the checkpoint at which a graph stopped after a node, in its metadata; and a channel that no graph
+# has: LangGraph takes a gate for passed once it resumes, unless a channel has changed since.
+_STOPPED_AFTER, _GATE = "runengine_stopped_after", "__runengine_gate"
+
+# How the path of an error handler's task goes on from that of the task whose error it takes.
+_OF_HANDLER = ", node_error_handler, 0000000000"
+
+
+def _name(task_path: str, sends: Sequence[Send]) -> str:
+    """The node of a task, of which its path has the name, or the place among the pending Sends."""
+    kind, _, rest = task_path.removeprefix("~").removesuffix(_OF_HANDLER).partition(", ")
+    place = rest.partition(", ")[0]
+    return sends[int(place)].node if kind == PUSH and place.isdigit() else rest
+
+
+def _handled(writes: Sequence[tuple[str, str, str, str, bytes]]) -> Iterator[tuple[str, str, str, bytes]]:
+    """(task id, task path, channel, type, value) without the path, and what error handlers wrote in the name
+    of the task whose error they took, in place of that error. LangGraph 1.2.22 does not look for the writes
+    of a handler when a graph resumes, and runs it again (its issue 9002); of a task it does.
+    """
+    handlers = {
+        path.removesuffix(_OF_HANDLER)
+        for _, path, channel, *_ in writes
+        if path.endswith(_OF_HANDLER) and channel not in CONTROL_WRITES
+    }
+    tasks = {path: task_id for task_id, path, *_ in writes if path in handlers}
+    for task_id, path, channel, type_, value in writes:
+        of_handler = tasks.get(path.removesuffix(_OF_HANDLER))
+        if of_handler is None:
+            yield task_id, channel, type_, value
+        elif path.endswith(_OF_HANDLER):
+            yield of_handler, channel, type_, value
 
 
 class FencedCheckpointer(BaseCheckpointSaver[str]):
@@ -57,6 +94,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._saving: set[asyncio.Task[Any]] = set()
         self._flushing_soon = False
         self._broken: dict[str, BaseException] = {}
+        self._done: dict[str, set[str]] = {}
+        self._sends: dict[str, Sequence[Send]] = {}
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Versions that sort as strings: zero-padded numbers."""
@@ -93,8 +132,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             if namespace == "":
                 await self._note_failure(UUID(task_id), written[ERROR], ERROR_SOURCE_NODE in written)
         try:
-            if ERROR not in written:
+            if not written.keys() & {ERROR, INTERRUPT}:
                 self._check_targets(namespace, writes, task_id, task_path)
+                self._done.setdefault(namespace, set()).add(task_path)
             rows = [
                 (WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
                 # Of a task that wrote only what is never stored, that it is done has to be.
@@ -182,25 +222,30 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         configurable = config["configurable"]
         self._check_thread(configurable["thread_id"])
         await self.settle()
-        if (broken := self._broken.pop(configurable["checkpoint_ns"], None)) is not None:
+        namespace = configurable["checkpoint_ns"]
+        if (broken := self._broken.pop(namespace, None)) is not None:
             raise broken
+        done, sends = self._done.pop(namespace, set()), self._sends.pop(namespace, ())
+        self._sends[namespace] = checkpoint["channel_values"].get(TASKS, ())
+        if self._stops_after(namespace, done, sends):
+            metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: True})
         type_, encoded = self.serde.dumps_typed(checkpoint)
         stored = StoredCheckpoint(
-            checkpoint_ns=configurable["checkpoint_ns"],
+            checkpoint_ns=namespace,
             checkpoint_id=checkpoint["id"],
             parent_checkpoint_id=configurable.get("checkpoint_id"),
             type=type_,
             checkpoint=encoded,
             metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
         )
-        later = stored.checkpoint_ns == ""
+        later = namespace == ""
         await self._execution.engine(self._execution.held.save_checkpoint(stored, later=later))
         if later:
             self._flush_soon()
-        self._stored.add(stored.checkpoint_ns)
-        if configurable["checkpoint_ns"] == "":
+        self._stored.add(namespace)
+        if namespace == "":
             self.state = checkpoint["channel_values"]
-        return self._config(configurable["checkpoint_ns"], checkpoint["id"])
+        return self._config(namespace, checkpoint["id"])
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the current one of its namespace, with its writes."""
@@ -214,12 +259,24 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         if stored is None:
             return None
         found = await self._tuple(stored)
-        if not named:
+        if not named and self._workflow is not None:
             self._check_due(namespace, found)
+            self._sends[namespace] = found.checkpoint["channel_values"].get(TASKS, ())
+            if _STOPPED_AFTER in found.metadata:
+                raise GraphInterrupt
+            found.checkpoint["channel_versions"][_GATE] = self.get_next_version(None, None)
         # By name LangGraph also reads ancestors of the current one, to replay delta channels.
         if stored.checkpoint_ns == "" and not named:
             self.state = found.checkpoint["channel_values"]
         return found
+
+    def _stops_after(self, namespace: str, done: set[str], sends: Sequence[Send]) -> bool:
+        """Whether the graph stops now, after one of the tasks of those paths."""
+        graph = self._workflow.graph_of(namespace) if self._workflow else None
+        if graph is None or not graph.interrupt_after_nodes:
+            return False
+        names = {_name(path, sends) for path in done} - {START}
+        return bool(names if graph.interrupt_after_nodes == "*" else names & set(graph.interrupt_after_nodes))
 
     def _check_due(self, namespace: str, found: CheckpointTuple) -> None:
         """Raises Lost, and stops the whole graph, when what is due is not in the graph of today."""
@@ -286,6 +343,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         writes = await self._execution.engine(
             self._execution.held.list_writes(stored.checkpoint_ns, stored.checkpoint_id)
         )
+        finished = {path for _, path, channel, *_ in writes if channel not in CONTROL_WRITES}
+        self._done[stored.checkpoint_ns] = finished
         parent = stored.parent_checkpoint_id
         return CheckpointTuple(
             config=self._config(stored.checkpoint_ns, stored.checkpoint_id),
@@ -294,7 +353,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             parent_config=self._config(stored.checkpoint_ns, parent) if parent else None,
             pending_writes=[
                 (task_id, channel, self.serde.loads_typed((type_, value)))
-                for task_id, channel, type_, value in writes
+                for task_id, channel, type_, value in _handled(writes)
             ],
         )
 

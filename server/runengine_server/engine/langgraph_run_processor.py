@@ -170,8 +170,8 @@ class LangGraphRunProcessor:
         finally:
             self._controls.discard(control)
             await checkpointer.settle()
-        if execution.interrupted_by is not None:
-            raise WorkflowError(f"{execution.interrupted_by} asked for input, which a run cannot get")
+        if execution.asked is not None:
+            raise execution.asked
         if left := undone(checkpointer.state):
             raise WorkflowChanged(f"It ended although it was due to go on with {', '.join(left)}.")
         return await self._bundle_of(execution.held, checkpointer.state.get(_BUNDLE))

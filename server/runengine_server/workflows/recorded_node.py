@@ -27,7 +27,7 @@ from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
 from runengine_server.domain.run import Artifact
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.workflows.failures import describe, is_retryable, matches
+from runengine_server.workflows.failures import WorkflowError, describe, is_retryable, matches
 from runengine_server.workflows.run_context import RunContext
 
 # Where our own part of a node's config is; `__` keeps it out of the metadata of checkpoints.
@@ -70,7 +70,7 @@ class Execution:
     failed: set[tuple[UUID, int]] = field(default_factory=set)
     under_way: set[UUID] = field(default_factory=set)
     failures: list[tuple[BaseException, str]] = field(default_factory=list)
-    interrupted_by: str | None = None
+    asked: WorkflowError | None = None
     lost: Exception | None = None
     stop: Callable[[], object] = lambda: None
 
@@ -191,7 +191,12 @@ class RecordedNode(Runnable[Any, Any]):
                 raise flaw
             result = await self._bound(input, config, **kwargs)
         except GraphInterrupt:
-            execution.interrupted_by = self.step_id
+            asked = WorkflowError(f"{self.step_id} asked for input, which a run cannot get")
+            execution.asked = asked
+            execution.failures.append((asked, self.step_id))
+            await execution.engine(
+                execution.held.fail_step(task_id, attempt, "STEP_FAILED", describe(asked), False, False)
+            )
             raise
         except GraphBubbleUp:
             raise
