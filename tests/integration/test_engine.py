@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -624,6 +625,79 @@ async def test_the_words_of_an_author_become_one_line_that_can_be_stored(
         assert run.error is not None
         assert run.error.message.removeprefix("RuntimeError").removeprefix(": ") == message
         assert await engine.executions(run.id) == ["fail 1 failed STEP_FAILED"]
+
+
+async def test_a_group_of_errors_says_what_failed_within_and_where(
+    database_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse() -> None:
+        raise ValueError("The supplier is closed.")
+
+    async def fall() -> None:
+        try:
+            raise ConnectionError("No route.")
+        except ConnectionError as error:
+            raise RuntimeError("No prices.") from error
+
+    async def work(state: State) -> State:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(refuse())
+            group.create_task(fall())
+        return {}
+
+    async with serving(database_url, chain(work=work)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        words = (
+            "ExceptionGroup: unhandled errors in a TaskGroup (2 sub-exceptions) "
+            "[ValueError: The supplier is closed.; RuntimeError: No prices., caused by "
+            "ConnectionError: No route.]"
+        )
+        assert run.error.message == words
+        steps = await engine.runs.list_steps(run.id, None)
+        assert steps is not None
+        assert steps[0].error is not None
+        assert steps[0].error.message == words
+        logged = [line for line in capfd.readouterr().err.splitlines() if str(run.id) in line]
+        for place in ("refuse", "fall"):
+            assert any(re.search(rf"test_engine\.py:\d+ {place}\b", line) for line in logged)
+
+
+async def test_what_a_message_says_is_bounded(database_url: str) -> None:
+    def deep(level: int) -> Exception:
+        if level == 0:
+            return ValueError("x" * 5000)
+        return ExceptionGroup("group", [deep(level - 1) for _ in range(30 if level == 1 else 2)])
+
+    async def work(state: State) -> State:
+        error = deep(6)
+        error.__cause__ = error.exceptions[0] if isinstance(error, ExceptionGroup) else None
+        raise error
+
+    async with serving(database_url, chain(work=work)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert run.error.message.startswith("ExceptionGroup: group (2 sub-exceptions) [ExceptionGroup: group")
+        assert len(run.error.message) == 2000
+
+
+async def test_an_error_within_a_sub_graph_names_the_node_that_raised_it(database_url: str) -> None:
+    async def two(state: State) -> State:
+        error = ValueError("No price.")
+        error.add_note("Ask the supplier.")
+        raise error
+
+    graph = chain(outer=chain(one=Ran().node("one"), two=two).compile())
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        steps = await engine.runs.list_steps(run.id, None)
+        assert steps is not None
+        for error in (run.error, steps[0].error):
+            assert error is not None
+            assert error.message.startswith(
+                "ValueError: No price. (Ask the supplier.; During task with name 'two' and id '"
+            )
+            assert "'outer'" not in error.message
 
 
 async def test_an_artifact_store_that_cannot_write_fails_the_step_without_telling_a_path(

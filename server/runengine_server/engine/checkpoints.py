@@ -184,7 +184,13 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         code = step_code(error)
         await execution.engine(
             execution.held.fail_step(
-                task_id, attempt, code, describe(error), is_retryable(error, ()), again=False, handled=handled
+                task_id,
+                attempt,
+                code,
+                describe(error, execution.begun),
+                is_retryable(error, ()),
+                again=False,
+                handled=handled,
             )
         )
 

@@ -30,6 +30,7 @@ from runengine_server.workflows.failures import (
     describe,
     is_retryable,
     run_code,
+    within,
 )
 from runengine_server.workflows.load import Workflow
 from runengine_server.workflows.recorded_node import EXECUTION, Execution
@@ -101,6 +102,8 @@ class LangGraphRunProcessor:
                 failure = self._failure(execution, error)
                 await self._fail(held, failure)
                 log.info("run failed", step=failure.step_id, exc_info=error)
+                for each in within(error):
+                    log.info("failed within the run", step=failure.step_id, exc_info=each)
                 return
             await self._complete(held, bundle)
             log.info("run completed")
@@ -195,7 +198,7 @@ class LangGraphRunProcessor:
         policies = self._workflows[execution.held.run.workflow_name].retry_policies
         return Failure(
             code=run_code(error, step),
-            message=describe(error),
+            message=describe(error, execution.begun),
             step_id=step,
             attempt=execution.held.run.attempt,
             retryable=is_retryable(error, policies.get(step, ()) if step else ()),

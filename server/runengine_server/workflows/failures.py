@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Sequence
+from uuid import UUID
 
 from langgraph.errors import NodeTimeoutError
 from langgraph.types import RetryPolicy
 
-_MAX_MESSAGE = 2000
+# Characters of a message, and of each error within or behind the first; how many such errors.
+_MAX_MESSAGE, _MAX_INNER, _MAX_WITHIN, _MAX_SEEN = 2000, 300, 20, 50
+
+# langgraph 1.2.22, pregel/_retry.py
+_LANGGRAPHS_NOTE = re.compile(r"During task with name '.*' and id '([0-9a-f-]{36})'")
 
 
 class WorkflowError(Exception):
@@ -61,12 +67,67 @@ def matches(policy: RetryPolicy, error: BaseException) -> bool:
         return False
 
 
-def describe(error: BaseException) -> str:
-    """One line for a person, as the workflow's author worded it."""
+def describe(error: BaseException, steps: Container[UUID] = ()) -> str:
+    """One line for a person, as the workflow's author worded it: the error, what was noted of it, what
+    failed within it, what it was caused by. What LangGraph notes of the tasks `steps` is left out, for a
+    step knows its own name; it stays for the nodes of a sub-graph.
+    """
+    return _words(error, steps, set())[:_MAX_MESSAGE]
+
+
+def within(error: BaseException) -> list[BaseException]:
+    """The errors that groups among `error` and its causes hold, whose places a traceback of `error` has
+    not; the first twenty.
+    """
+    found: list[BaseException] = []
+    seen: set[int] = set()
+
+    def look(each: BaseException | None, of_group: bool) -> None:
+        if each is None or id(each) in seen or len(found) == _MAX_WITHIN:
+            return
+        seen.add(id(each))
+        if isinstance(each, BaseExceptionGroup):
+            for inner in each.exceptions:
+                look(inner, True)
+        elif of_group:
+            found.append(each)
+        look(each.__cause__, False)
+
+    look(error, False)
+    return found
+
+
+def _words(error: BaseException, steps: Container[UUID], seen: set[int]) -> str:
+    seen.add(id(error))
+    name, text = type(error).__name__, _text(error)
+    words = f"{name}: {text}" if text else name
+    words = words if len(seen) == 1 else words[:_MAX_INNER]
+    if notes := [note for note in map(_line, getattr(error, "__notes__", ())) if not _is_of(note, steps)]:
+        words += f" ({'; '.join(notes)})"
+    if isinstance(error, BaseExceptionGroup):
+        inner = [each for each in error.exceptions if id(each) not in seen][:_MAX_WITHIN]
+        more = len(error.exceptions) - len(inner)
+        each_words = [_words(each, steps, seen) for each in inner] if len(seen) < _MAX_SEEN else []
+        words += f" [{'; '.join([*each_words, *([f'and {more} more'] if more else [])])}]"
+    cause = error.__cause__
+    # LangGraph's time-outs have asyncio's as their cause, which says nothing more.
+    if cause is not None and id(cause) not in seen and not isinstance(error, NodeTimeoutError):
+        words += f", caused by {_words(cause, steps, seen)}" if len(seen) < _MAX_SEEN else ""
+    return words
+
+
+def _text(error: BaseException) -> str:
     try:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return _line(str(error))
     except Exception:  # the author's own __str__, which may be wrong too
-        text = type(error).__name__
-    # PostgreSQL takes neither NUL nor a lone surrogate.
-    text = " ".join(text.replace("\0", "").split()).encode("utf-8", "replace").decode()
-    return text[:_MAX_MESSAGE]
+        return ""
+
+
+def _line(text: object) -> str:
+    """As PostgreSQL takes it, which wants neither NUL nor a lone surrogate, in one line."""
+    return " ".join(str(text).replace("\0", "").split()).encode("utf-8", "replace").decode()
+
+
+def _is_of(note: str, steps: Container[UUID]) -> bool:
+    match = _LANGGRAPHS_NOTE.fullmatch(note)
+    return match is not None and UUID(match[1]) in steps

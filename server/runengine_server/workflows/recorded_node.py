@@ -205,8 +205,9 @@ class RecordedNode(Runnable[Any, Any]):
             policy = next((policy for policy in self.retry_policies if matches(policy, error)), None)
             again = policy is not None and executions < policy.max_attempts
             retryable = is_retryable(error, self.retry_policies)
+            words = describe(error, execution.begun)
             await execution.engine(
-                execution.held.fail_step(task_id, attempt, "STEP_FAILED", describe(error), retryable, again)
+                execution.held.fail_step(task_id, attempt, "STEP_FAILED", words, retryable, again)
             )
             execution.failed.add((task_id, attempt))
             raise
