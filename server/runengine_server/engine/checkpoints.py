@@ -181,16 +181,11 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             execution.failures.append((error, step_id))
         if attempt == 0 or ((task_id, attempt) in execution.failed and not handled):
             return
-        code = step_code(error)
+        policies = self._workflow.retry_policies.get(step_id, ()) if self._workflow else ()
+        words, retryable = describe(error, execution.begun), is_retryable(error, policies)
         await execution.engine(
             execution.held.fail_step(
-                task_id,
-                attempt,
-                code,
-                describe(error, execution.begun),
-                is_retryable(error, ()),
-                again=False,
-                handled=handled,
+                task_id, attempt, step_code(error), words, retryable, again=False, handled=handled
             )
         )
 

@@ -42,7 +42,8 @@ def step_code(error: BaseException) -> str:
 
 def run_code(error: BaseException, step_id: str | None) -> str:
     """The code of a run that `error` ended, where it came from that step."""
-    return _OF_RUNS.get(type(error)) or (step_code(error) if step_id else "WORKFLOW_FAILED")
+    of_a_node = step_id is not None or isinstance(error, NodeTimeoutError)
+    return _OF_RUNS.get(type(error)) or (step_code(error) if of_a_node else "WORKFLOW_FAILED")
 
 
 def is_retryable(error: BaseException, policies: Sequence[RetryPolicy]) -> bool:

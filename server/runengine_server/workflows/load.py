@@ -18,6 +18,7 @@ from langgraph.types import RetryPolicy, TimeoutPolicy
 
 from runengine_server.settings import SettingsError
 from runengine_server.workflows.recorded_node import RecordedNode
+from runengine_server.workflows.time_limit import TimeLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,7 @@ def compile_workflow(
     """The graph compiled, with a RecordedNode around each node's own runnable.
 
     The node's CachePolicy moves into the RecordedNode, because LangGraph answers from its cache
-    without telling which task was answered; RetryPolicy and timeout stay where they are. A node
-    without a timeout gets that of its metadata, `timeout_seconds`, or else the one of the settings.
+    without telling which task was answered; RetryPolicy and timeout stay where they are.
     Raises ValueError for a `timeout_seconds` that is no positive number.
     """
     compiled = graph.compile(name=name)
@@ -125,15 +125,29 @@ def compile_workflow(
         skill_id = str((node.metadata or {}).get("skill_id", step_id))
         node.bound = RecordedNode(step_id, skill_id, node.bound, retry_policies[step_id], node.cache_policy)
         node.cache_policy = None
+    _limit(compiled, timeouts.step)
+    for subgraph in subgraphs.values():
+        # A sub-graph as a whole has the limit of the node that it is.
+        _limit(subgraph, None)
+    of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
+    return Workflow(name, compiled, retry_policies, of_run, subgraphs)
+
+
+def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
+    """Gives nodes without a timeout that of their metadata, `timeout_seconds`, or else the default: with
+    their edges, error handlers and the edges that lead into the graph too.
+    """
+    for name, node in graph.nodes.items():
         if node.timeout is None:
             # LangGraph refuses a timeout for a sync node when it compiles. Here it may have one: its run
             # goes on at once, and its thread is left behind.
-            node.timeout = TimeoutPolicy.coerce(_timeout(node.metadata, timeouts.step))
+            node.timeout = TimeoutPolicy.coerce(_timeout(node.metadata, default))
         # compile() has read the cached property `node` of a PregelNode with a timeout; it would keep
         # running the node as it was.
         vars(node).pop("node", None)
-    of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
-    return Workflow(name, compiled, retry_policies, of_run, subgraphs)
+        seconds = node.timeout.run_timeout if node.timeout else None
+        if node.is_error_handler and isinstance(seconds, float) and node.node is not None:
+            vars(node)["node"] = TimeLimit(name, node.node, seconds)
 
 
 def _timeout(metadata: Mapping[str, Any] | None, default: float | None) -> float | None:

@@ -27,7 +27,7 @@ from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
 from runengine_server.domain.run import Artifact
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.workflows.failures import WorkflowError, describe, is_retryable, matches
+from runengine_server.workflows.failures import WorkflowError, describe, is_retryable, matches, step_code
 from runengine_server.workflows.run_context import RunContext
 
 # Where our own part of a node's config is; `__` keeps it out of the metadata of checkpoints.
@@ -207,7 +207,7 @@ class RecordedNode(Runnable[Any, Any]):
             retryable = is_retryable(error, self.retry_policies)
             words = describe(error, execution.begun)
             await execution.engine(
-                execution.held.fail_step(task_id, attempt, "STEP_FAILED", words, retryable, again)
+                execution.held.fail_step(task_id, attempt, step_code(error), words, retryable, again)
             )
             execution.failed.add((task_id, attempt))
             raise
