@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
-from langgraph._internal._constants import ERROR_SOURCE_NODE, NO_WRITES, PUSH, TASKS
+from langgraph._internal._constants import ERROR_SOURCE_NODE, NO_WRITES, TASKS
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     BaseCheckpointSaver,
@@ -25,6 +26,7 @@ from langgraph.graph import START
 from langgraph.pregel._task_status import CONTROL_WRITES
 from langgraph.types import Send
 
+from runengine_server.engine.task_paths import node_of, with_handlers
 from runengine_server.repositories.held_run_repository import StoredCheckpoint
 from runengine_server.workflows.due import lost_targets, missing
 from runengine_server.workflows.failures import (
@@ -45,34 +47,7 @@ _LATER_SECONDS = 0.05
 # has: LangGraph takes a gate for passed once it resumes, unless a channel has changed since.
 _STOPPED_AFTER, _GATE = "runengine_stopped_after", "__runengine_gate"
 
-# How the path of an error handler's task goes on from that of the task whose error it takes.
-_OF_HANDLER = ", node_error_handler, 0000000000"
-
-
-def _name(task_path: str, sends: Sequence[Send]) -> str:
-    """The node of a task, of which its path has the name, or the place among the pending Sends."""
-    kind, _, rest = task_path.removeprefix("~").removesuffix(_OF_HANDLER).partition(", ")
-    place = rest.partition(", ")[0]
-    return sends[int(place)].node if kind == PUSH and place.isdigit() else rest
-
-
-def _handled(writes: Sequence[tuple[str, str, str, str, bytes]]) -> Iterator[tuple[str, str, str, bytes]]:
-    """(task id, task path, channel, type, value) without the path, and what error handlers wrote in the name
-    of the task whose error they took, in place of that error. LangGraph 1.2.22 does not look for the writes
-    of a handler when a graph resumes, and runs it again (its issue 9002); of a task it does.
-    """
-    handlers = {
-        path.removesuffix(_OF_HANDLER)
-        for _, path, channel, *_ in writes
-        if path.endswith(_OF_HANDLER) and channel not in CONTROL_WRITES
-    }
-    tasks = {path: task_id for task_id, path, *_ in writes if path in handlers}
-    for task_id, path, channel, type_, value in writes:
-        of_handler = tasks.get(path.removesuffix(_OF_HANDLER))
-        if of_handler is None:
-            yield task_id, channel, type_, value
-        elif path.endswith(_OF_HANDLER):
-            yield of_handler, channel, type_, value
+Answer = TypeVar("Answer")
 
 
 class FencedCheckpointer(BaseCheckpointSaver[str]):
@@ -89,6 +64,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         super().__init__()
         self.state: dict[str, Any] = {}
         self._workflow = workflow
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._unsaved: set[str] = set()
         self._stored: set[str] = set()
         self._execution = execution
         self._saving: set[asyncio.Task[Any]] = set()
@@ -276,7 +253,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         graph = self._workflow.graph_of(namespace) if self._workflow else None
         if graph is None or not graph.interrupt_after_nodes:
             return False
-        names = {_name(path, sends) for path in done} - {START}
+        names = {node_of(path, sends) for path in done} - {START}
         return bool(names if graph.interrupt_after_nodes == "*" else names & set(graph.interrupt_after_nodes))
 
     def _check_due(self, namespace: str, found: CheckpointTuple) -> None:
@@ -336,6 +313,43 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         prune = held.drop_checkpoints if strategy == "delete" else held.prune_checkpoints
         await self._execution.engine(prune())
 
+    # For `.invoke()` of a graph in a sync node or a tool, on whatever thread.
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """As aget_tuple. In the event loop's own thread, which cannot wait for itself, a graph that is
+        called keeps no checkpoints, nor do those that it calls.
+        """
+        namespace = config["configurable"].get("checkpoint_ns", "")
+        if threading.get_ident() == self._thread:
+            self._unsaved.add(namespace)
+        return None if self._is_unsaved(namespace) else self._wait_for(self.aget_tuple(config))
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """As aput."""
+        namespace = config["configurable"]["checkpoint_ns"]
+        if self._is_unsaved(namespace):
+            return self._config(namespace, checkpoint["id"])
+        return self._wait_for(self.aput(config, checkpoint, metadata, new_versions))
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """As aput_writes."""
+        if not self._is_unsaved(config["configurable"]["checkpoint_ns"]):
+            self._wait_for(self.aput_writes(config, writes, task_id, task_path))
+
+    def _is_unsaved(self, namespace: str) -> bool:
+        return any(f"{namespace}|".startswith(f"{each}|") for each in self._unsaved)
+
+    def _wait_for(self, call: Coroutine[Any, Any, Answer]) -> Answer:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
     def _check_thread(self, thread_id: str) -> None:
         if thread_id != str(self._execution.held.run.id):
             raise ValueError("the checkpoints of a run are kept under its own thread, and no other")
@@ -354,7 +368,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             parent_config=self._config(stored.checkpoint_ns, parent) if parent else None,
             pending_writes=[
                 (task_id, channel, self.serde.loads_typed((type_, value)))
-                for task_id, channel, type_, value in _handled(writes)
+                for task_id, channel, type_, value in with_handlers(writes)
             ],
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from uuid import UUID
 import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained
+from langgraph.pregel._loop import PregelLoop
 from langgraph.runtime import RunControl
 from pydantic import BaseModel
 
@@ -41,6 +43,20 @@ _GRACE_SECONDS = 2.0
 
 # How long a run that is let go may take to store what it has done.
 _FLUSH_SECONDS = 1.0
+
+
+class _NoCheckpoint:
+    """A checkpoint that has been put as soon as it is waited for."""
+
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+    def result(self) -> None: ...
+
+
+# A graph that keeps no checkpoints, within one that waits for each (durability "sync"), waits for one that
+# it has never put: AttributeError in langgraph 1.2.22.
+PregelLoop._put_checkpoint_fut = _NoCheckpoint()  # type: ignore[assignment]
 
 _BUNDLE = "bundle_artifact_id"
 

@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 import structlog
 import uuid_utils.compat
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_TASK_ID
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_SCRATCHPAD, CONFIG_KEY_TASK_ID
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
+from langgraph.pregel._algo import LazyAtomicCounter
 from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy, RetryPolicy
 
@@ -106,7 +108,7 @@ class Execution:
             campaign_id=run.campaign_id,
             _context=run.context,
             attempt=run.attempt,
-            idempotency_key=f"{run.id}:{task_id}",
+            _task_id=task_id,
             _save_artifact=save_artifact,
         )
 
@@ -185,7 +187,13 @@ class RecordedNode(Runnable[Any, Any]):
 
         if isinstance(runtime.context, RunContext):
             runtime = runtime.override(context=execution.context_of_step(task_id, attempt))
-            config = {**config, "configurable": {**config["configurable"], CONFIG_KEY_RUNTIME: runtime}}
+        # LangGraph counts the graphs that a task calls over all its executions, so that the first of the
+        # second execution would not find the checkpoints of the first.
+        scratchpad = replace(
+            config["configurable"][CONFIG_KEY_SCRATCHPAD], subgraph_counter=LazyAtomicCounter()
+        )
+        given = {CONFIG_KEY_RUNTIME: runtime, CONFIG_KEY_SCRATCHPAD: scratchpad}
+        config = {**config, "configurable": {**config["configurable"], **given}}
         try:
             if flaw is not None:
                 raise flaw
@@ -216,6 +224,8 @@ class RecordedNode(Runnable[Any, Any]):
         return result
 
     async def _bound(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+        # From which a graph that the node calls takes its context. LangGraph has set the one before ours.
+        before = var_child_runnable_config.set(config)
         try:
             return await self.bound.ainvoke(input, config, **kwargs)
         except (Exception, asyncio.CancelledError, GeneratorExit):
@@ -223,6 +233,9 @@ class RecordedNode(Runnable[Any, Any]):
         except BaseException as error:
             # sys.exit() in a node would end the worker, and all the runs on it.
             raise NodeExited(describe(error)) from None
+        finally:
+            with contextlib.suppress(ValueError):  # one that was left behind is closed in another context
+                var_child_runnable_config.reset(before)
 
     def _cache_key(self, input: Any) -> tuple[bytes | None, Exception | None]:  # noqa: A002
         """The key, or what its function raised, which is an error of the node."""
