@@ -436,6 +436,20 @@ async def migrate(settings: Settings) -> None:
         raise SettingsError(f"{flaw} (the schema's owner goes into RUNENGINE_OWNER_DATABASE_URL)") from None
 
 
+async def clear_cache(settings: Settings, workflow: str | None, tenant: str | None) -> None:
+    """Deletes what steps have cached, and prints how many entries that were."""
+    from runengine_server.repositories import queue_repository
+
+    database = await _open_database(settings, connections=1)
+    try:
+        cleared = await queue_repository.clear_cache(database, workflow, tenant)
+    except Unavailable as error:
+        raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
+    finally:
+        await database.close()
+    sys.stdout.write(f"{cleared} cleared\n")
+
+
 def address_taken(variable: str, address: str) -> SettingsError:
     """One line for a port that another process has."""
     return SettingsError(f"{variable}: {address} cannot be used, most likely it is taken; choose another")

@@ -772,6 +772,22 @@ async def test_a_cached_step_gives_a_second_run_its_bundle(database_url: str) ->
         assert urls[0] == urls[1]
 
 
+async def test_a_cached_step_whose_code_has_changed_is_executed(database_url: str) -> None:
+    def graph(price: int) -> Graph:
+        def work(state: State) -> State:
+            executed.append(price)
+            return {}
+
+        return alone("work", work, cache_policy=CachePolicy(key_func=lambda state: "one"))
+
+    executed: list[int] = []
+    async with serving(database_url, graph(1)) as engine:
+        for price in (1, 1, 2, 2, 1):
+            engine.deploy(graph(price))
+            assert (await engine.execute()).status is RunStatus.COMPLETED
+        assert executed == [1, 2]
+
+
 async def test_a_cache_key_that_cannot_be_had_fails_its_step(database_url: str) -> None:
     ran = Ran()
 

@@ -30,6 +30,7 @@ from runengine_server.domain.run import Artifact
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.workflows.failures import WorkflowError, describe, is_retryable, matches, step_code
+from runengine_server.workflows.fingerprint import fingerprint
 from runengine_server.workflows.run_context import RunContext
 
 # Where our own part of a node's config is; `__` keeps it out of the metadata of checkpoints.
@@ -159,6 +160,7 @@ class RecordedNode(Runnable[Any, Any]):
         self.bound = bound
         self.retry_policies = retry_policies
         self.cache_policy = cache_policy
+        self._code = fingerprint(bound) if cache_policy else b""
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> NoReturn:  # noqa: A002
         """The engine executes graphs asynchronously; LangGraph puts sync nodes on threads."""
@@ -243,7 +245,7 @@ class RecordedNode(Runnable[Any, Any]):
             return None, None
         try:
             key = self.cache_policy.key_func(input)
-            return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest(), None
+            return hashlib.sha256(self._code + (key.encode() if isinstance(key, str) else key)).digest(), None
         except Exception as error:
             return None, error
 
