@@ -218,6 +218,28 @@ async def test_a_node_of_a_sub_graph_is_missed(database_url: str, depth: int) ->
         assert ran.names == ["load", "send", "last"]
 
 
+async def test_a_node_of_a_graph_that_a_function_calls_is_missed(database_url: str) -> None:
+    ran = Ran()
+    send = Once(ran, "send")
+
+    def graph(name: str) -> Graph:
+        inner = chain(**{"load": ran.node("load"), name: send}).compile()
+
+        async def outer(state: State) -> Any:
+            return await inner.ainvoke(state)
+
+        return chain(outer=outer, last=ran.node("last"))
+
+    async with serving(database_url, graph("send")) as engine:
+        run = await engine.execute()
+        engine.deploy(graph("transmit"))
+        assert_changed(await engine.execute_again(run.id), "'send'", "outer")
+        assert ran.names == ["load"]
+        engine.deploy(graph("send"))
+        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        assert ran.names == ["load", "send", "last"]
+
+
 @pytest.mark.parametrize("deferred", [True, False])
 async def test_a_node_that_was_due_and_is_deferred_differently_now_is_missed(
     database_url: str, deferred: bool
@@ -326,4 +348,26 @@ async def test_a_node_of_a_sub_graph_that_leads_to_no_node_fails_the_step_that_i
         assert "'load'" in error.message
         assert "'reprot'" in error.message
         assert await engine.executions(run.id) == ["outer 1 failed STEP_FAILED"]
+        assert ran.names == []
+
+
+@pytest.mark.parametrize("edge", [goto, conditional_edge])
+@pytest.mark.parametrize("how", ["ainvoke", "invoke"])
+async def test_a_node_of_a_graph_that_a_function_makes_and_that_leads_to_no_node_fails_the_step(
+    database_url: str, edge: Edge, how: str
+) -> None:
+    ran = Ran()
+
+    async def awaits(state: State) -> Any:
+        return await edge("reprot").compile().ainvoke(state)
+
+    def calls(state: State) -> Any:
+        return edge("reprot").compile().invoke(state)
+
+    outer = awaits if how == "ainvoke" else calls
+    async with serving(database_url, chain(outer=outer, last=ran.node("last"))) as engine:
+        run = await engine.execute()
+        error = error_of(run)
+        assert (error.code, error.step_id) == ("WORKFLOW_FAILED", "outer")
+        assert "'reprot'" in error.message
         assert ran.names == []

@@ -28,7 +28,7 @@ from langgraph.types import Send
 
 from runengine_server.engine.task_paths import node_of, with_handlers
 from runengine_server.repositories.held_run_repository import StoredCheckpoint
-from runengine_server.workflows.due import lost_targets, missing
+from runengine_server.workflows.due import is_edge, lost_targets, missing, target_of
 from runengine_server.workflows.failures import (
     WorkflowChanged,
     WorkflowError,
@@ -72,6 +72,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._flushing_soon = False
         self._broken: dict[str, BaseException] = {}
         self._done: dict[str, set[str]] = {}
+        self._led_to: dict[str, set[str]] = {}
         self._sends: dict[str, Sequence[Send]] = {}
 
     def get_next_version(self, current: str | None, channel: None) -> str:
@@ -135,8 +136,13 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     def _check_targets(
         self, namespace: str, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> None:
-        graph = self._workflow.graph_of(namespace) if self._workflow else None
+        if self._workflow is None:
+            return
+        graph = self._workflow.graph_of(namespace)
         if graph is None:
+            self._led_to.setdefault(namespace, set()).update(
+                channel for channel, _ in writes if is_edge(channel)
+            )
             return
         for is_send, target in lost_targets(writes, graph):
             begun = self._execution.begun.get(UUID(task_id))
@@ -203,6 +209,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         namespace = configurable["checkpoint_ns"]
         if (broken := self._broken.pop(namespace, None)) is not None:
             raise broken
+        if lost := self._led_to.pop(namespace, set()) - checkpoint["channel_versions"].keys():
+            raise WorkflowError(
+                f"An edge or goto leads to {target_of(min(lost))!r}, and the graph has no such node."
+            )
         done, sends = self._done.pop(namespace, set()), self._sends.pop(namespace, ())
         self._sends[namespace] = checkpoint["channel_values"].get(TASKS, ())
         if self._stops_after(namespace, done, sends):
@@ -258,11 +268,11 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
 
     def _check_due(self, namespace: str, found: CheckpointTuple) -> None:
         """Raises Lost, and stops the whole graph, when what is due is not in the graph of today."""
-        graph = self._workflow.graph_of(namespace) if self._workflow else None
-        if graph is None:
+        graphs = self._workflow.graphs_of(namespace) if self._workflow else []
+        if not graphs:
             return
         written = [(channel, value) for _, channel, value in found.pending_writes or ()]
-        if lacks := missing(found.checkpoint["channel_values"], written, graph):
+        if lacks := missing(found.checkpoint["channel_values"], written, graphs):
             within = f" within {namespace_path(namespace)!r}" if namespace else ""
             words = f"It was due to go on with {', '.join(lacks)}, which the graph{within} has not."
             self._execution.give_up(WorkflowChanged(words))

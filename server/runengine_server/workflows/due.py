@@ -7,7 +7,7 @@ pregel/_algo.py: `apply_writes` and `prepare_push_task_send` log a warning and g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -21,27 +21,31 @@ _NODE, _JOIN = "branch:to:", "join:"
 
 
 def missing(
-    values: Mapping[str, Any], written: Iterable[tuple[str, Any]], graph: Pregel[Any, Any, Any, Any]
+    values: Mapping[str, Any],
+    written: Iterable[tuple[str, Any]],
+    graphs: Sequence[Pregel[Any, Any, Any, Any]],
 ) -> list[str]:
     """What the channels of a checkpoint and the (channel, value) that were written on top of it lead
-    to, and `graph` does not have; each in words, such as "the node 'send'".
+    to, and none of `graphs` has; each in words, such as "the node 'send'".
     """
     words: dict[str, None] = {}
+    channels = {name: channel for graph in graphs for name, channel in graph.channels.items()}
+    nodes = {name for graph in graphs for name in graph.nodes}
     for channel, value in values.items():
-        if channel.startswith(_NODE):
-            if not _fits(value, graph.channels.get(channel), LastValueAfterFinish):
+        if is_edge(channel):
+            if not _fits(value, channels.get(channel), LastValueAfterFinish):
                 words[_node(channel)] = None
         elif channel.startswith(_JOIN):
             arrived = value[0] if isinstance(value, tuple | list) else value
-            if arrived and not _fits(value, graph.channels.get(channel), NamedBarrierValueAfterFinish):
+            if arrived and not _fits(value, channels.get(channel), NamedBarrierValueAfterFinish):
                 words[_join(channel)] = None
     sends = ((TASKS, send) for send in values.get(TASKS, ()))
     for channel, value in chain(sends, written):
         if channel == TASKS:
-            if isinstance(value, Send) and value.node not in graph.nodes:
+            if isinstance(value, Send) and value.node not in nodes:
                 words[f"the node {value.node!r}"] = None
-        elif channel not in graph.channels:
-            if channel.startswith(_NODE):
+        elif channel not in channels:
+            if is_edge(channel):
                 words[_node(channel)] = None
             elif channel.startswith(_JOIN):
                 words[_join(channel)] = None
@@ -50,7 +54,7 @@ def missing(
 
 def undone(values: Mapping[str, Any]) -> list[str]:
     """What the channels of the last checkpoint of a graph that has ended say is still due."""
-    nodes = [_node(channel) for channel in values if channel.startswith(_NODE)]
+    nodes = [_node(channel) for channel in values if is_edge(channel)]
     return [*nodes, *(f"the node {send.node!r}" for send in values.get(TASKS, ()) if isinstance(send, Send))]
 
 
@@ -63,8 +67,18 @@ def lost_targets(
     for channel, value in written:
         if channel == TASKS and isinstance(value, Send) and value.node not in graph.nodes:
             yield True, value.node
-        elif channel.startswith(_NODE) and channel not in graph.channels:
-            yield False, channel.removeprefix(_NODE)
+        elif is_edge(channel) and channel not in graph.channels:
+            yield False, target_of(channel)
+
+
+def is_edge(channel: str) -> bool:
+    """Whether to write to it makes a node due."""
+    return channel.startswith(_NODE)
+
+
+def target_of(channel: str) -> str:
+    """The node that is due by such a channel."""
+    return channel.removeprefix(_NODE)
 
 
 def _fits(value: Any, channel: Any, deferred: type[Any]) -> bool:
@@ -73,7 +87,7 @@ def _fits(value: Any, channel: Any, deferred: type[Any]) -> bool:
 
 
 def _node(channel: str) -> str:
-    return f"the node {channel.removeprefix(_NODE)!r}"
+    return f"the node {target_of(channel)!r}"
 
 
 def _join(channel: str) -> str:

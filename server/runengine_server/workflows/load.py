@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from langchain_core.runnables import Runnable
 from langgraph._internal._constants import NS_END, NS_SEP
+from langgraph._internal._runnable import RunnableCallable
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
+from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.types import RetryPolicy, TimeoutPolicy
 
 from runengine_server.settings import SettingsError
@@ -24,7 +27,8 @@ from runengine_server.workflows.time_limit import TimeLimit
 @dataclass(frozen=True, slots=True)
 class Workflow:
     """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is of a run. `subgraphs`
-    has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner".
+    has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner"; `called`
+    those that the function of a node knows, and may call.
     """
 
     name: str
@@ -32,6 +36,14 @@ class Workflow:
     retry_policies: dict[str, Sequence[RetryPolicy]]
     timeout_seconds: float | None
     subgraphs: dict[str, Pregel[Any, Any, Any, Any]]
+    called: dict[str, list[Pregel[Any, Any, Any, Any]]]
+
+    def graphs_of(self, namespace: str) -> list[Pregel[Any, Any, Any, Any]]:
+        """The graph whose checkpoints have that namespace, or those among which it is; none where nobody
+        knows, because a function makes it.
+        """
+        graph = self.graph_of(namespace)
+        return self.called.get(namespace_path(namespace), []) if graph is None else [graph]
 
     def graph_of(self, namespace: str) -> Pregel[Any, Any, Any, Any] | None:
         """The graph whose checkpoints have that namespace; None of one that a node calls by itself."""
@@ -105,6 +117,12 @@ def _subgraphs(graph: Pregel[Any, Any, Any, Any], within: str = "") -> dict[str,
     return found
 
 
+def _called(node: Runnable[Any, Any]) -> list[Pregel[Any, Any, Any, Any]]:
+    functions = (node.func, node.afunc) if isinstance(node, RunnableCallable) else ()
+    known = (value for each in functions if each is not None for value in get_function_nonlocals(each))
+    return [graph for value in known if isinstance(graph := getattr(value, "__self__", value), Pregel)]
+
+
 def compile_workflow(
     name: str, graph: StateGraph[Any, Any, Any, Any], timeouts: Timeouts = _NO_TIMEOUTS
 ) -> Workflow:
@@ -116,6 +134,7 @@ def compile_workflow(
     """
     compiled = graph.compile(name=name)
     subgraphs = _subgraphs(compiled)
+    called = {step_id: graphs for step_id, node in compiled.nodes.items() if (graphs := _called(node.bound))}
     retry_policies: dict[str, Sequence[RetryPolicy]] = {}
     for step_id, node in compiled.nodes.items():
         if step_id == START:
@@ -130,7 +149,7 @@ def compile_workflow(
         # A sub-graph as a whole has the limit of the node that it is.
         _limit(subgraph, None)
     of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
-    return Workflow(name, compiled, retry_policies, of_run, subgraphs)
+    return Workflow(name, compiled, retry_policies, of_run, subgraphs, called)
 
 
 def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
