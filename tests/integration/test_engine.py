@@ -627,6 +627,17 @@ async def test_the_words_of_an_author_become_one_line_that_can_be_stored(
         assert await engine.executions(run.id) == ["fail 1 failed STEP_FAILED"]
 
 
+@pytest.mark.parametrize("result", ["no state", Command(graph=Command.PARENT, goto="work")])
+async def test_what_a_graph_can_never_do_is_not_worth_a_retry(database_url: str, result: Any) -> None:
+    async def work(state: State) -> Any:
+        return result
+
+    async with serving(database_url, chain(work=work)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert run.error.retryable is False
+
+
 async def test_a_group_of_errors_says_what_failed_within_and_where(
     database_url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

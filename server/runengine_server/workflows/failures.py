@@ -6,11 +6,14 @@ import re
 from collections.abc import Container, Sequence
 from uuid import UUID
 
-from langgraph.errors import NodeTimeoutError
+from langgraph.errors import InvalidUpdateError, NodeTimeoutError, ParentCommand
 from langgraph.types import RetryPolicy
 
 # Characters of a message, and of each error within or behind the first; how many such errors.
 _MAX_MESSAGE, _MAX_INNER, _MAX_WITHIN, _MAX_SEEN = 2000, 300, 20, 50
+
+# What LangGraph raises of a graph that is wrong in itself, and its default policy would try again.
+_MISTAKES = (InvalidUpdateError, ParentCommand)
 
 # langgraph 1.2.22, pregel/_retry.py
 _LANGGRAPHS_NOTE = re.compile(r"During task with name '.*' and id '([0-9a-f-]{36})'")
@@ -48,9 +51,10 @@ def run_code(error: BaseException, step_id: str | None) -> str:
 
 def is_retryable(error: BaseException, policies: Sequence[RetryPolicy]) -> bool:
     """Whether another execution may help: what the node's own policy says, else LangGraph's default,
-    which takes ValueError, TypeError and their like for mistakes that will be met again.
+    which takes ValueError, TypeError and their like for mistakes that will be met again, and what a graph
+    cannot do whatever is tried.
     """
-    if isinstance(error, WorkflowError):
+    if isinstance(error, WorkflowError) or (isinstance(error, _MISTAKES) and not policies):
         return False
     return any(matches(policy, error) for policy in policies or (RetryPolicy(),))
 
