@@ -88,6 +88,18 @@ def _restore(file: Path) -> None:
     _run(partial(backup.restore, file=file))
 
 
+@cli.command("cache")
+def _cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Forget what steps have cached.")] = False,
+    workflow: Annotated[str | None, typer.Option(help="Of this workflow alone.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Of this organisation alone.")] = None,
+) -> None:
+    """Empty the cache of steps, or a part of it."""
+    if not clear:
+        raise typer.BadParameter("there is nothing to do without it", param_hint="--clear")
+    _run(partial(app.clear_cache, workflow=workflow, tenant=tenant))
+
+
 @cli.command("token")
 def _token(
     org: Annotated[str, typer.Option(help="The organisation, which is the tenant.")],

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -246,6 +247,20 @@ async def worker(settings: Settings) -> None:
 def _end_at_once() -> None:
     logs.flush()
     os._exit(1)
+
+
+async def clear_cache(settings: Settings, workflow: str | None, tenant: str | None) -> None:
+    """Deletes what steps have cached, and prints how many entries that were."""
+    from runengine_server.repositories import queue_repository
+
+    database = await open_database(settings, "cache", connections=1)
+    try:
+        cleared = await queue_repository.clear_cache(database, workflow, tenant)
+    except Unavailable as error:
+        raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
+    finally:
+        await database.close()
+    sys.stdout.write(f"{cleared} cleared\n")
 
 
 def address_taken(variable: str, address: str) -> SettingsError:

@@ -274,6 +274,63 @@ def _threads_left_are_replaced() -> None:
     NodeThreads._leave = lambda self, call: None  # type: ignore[method-assign]
 
 
+def _put(module: Any, name: str, instead: Any) -> None:
+    assert hasattr(module, name)
+    setattr(module, name, instead)
+
+
+def _look_for_due_nodes() -> None:
+    from runengine_server.engine import checkpoints, langgraph_run_processor
+
+    _put(checkpoints, "missing", lambda *due: [])
+    _put(langgraph_run_processor, "undone", lambda values: [])
+
+
+def _look_where_an_edge_leads() -> None:
+    from runengine_server.engine import checkpoints
+
+    _put(checkpoints, "lost_targets", lambda *written: iter(()))
+
+
+def _gate_before_a_node() -> None:
+    from runengine_server.engine import checkpoints
+
+    _put(checkpoints, "_GATE", "__start__")
+
+
+def _gate_after_a_node() -> None:
+    from runengine_server.engine.checkpoints import FencedCheckpointer
+
+    _put(FencedCheckpointer, "_stops_after", lambda *done: False)
+
+
+def _completed_handler() -> None:
+    from runengine_server.engine import checkpoints
+
+    def as_stored(writes: Any) -> Any:
+        return ((task_id, channel, type_, value) for task_id, _, channel, type_, value in writes)
+
+    _put(checkpoints, "with_handlers", as_stored)
+
+
+def _code_in_the_key_of_the_cache() -> None:
+    from runengine_server.workflows import recorded_node
+
+    _put(recorded_node, "fingerprint", lambda node: b"")
+
+
+def _limit_of_an_error_handler() -> None:
+    from runengine_server.workflows import load
+
+    _put(load, "TimeLimit", lambda name, bound, seconds: bound)
+
+
+def _place_in_an_idempotency_key() -> None:
+    from runengine_server.workflows import run_context
+
+    _put(run_context, "_within", lambda task_id: "")
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A guard taken out, and the tests of which one at least has to fail then."""
@@ -283,6 +340,7 @@ class Mutant:
     tests: tuple[str, ...]
 
 
+_GATES = "integration/test_gates.py::test_a_gate_of_a_sub_graph_holds_however_often_its_run_is_retried"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
 
 
@@ -358,6 +416,38 @@ MUTANTS = (
         "catch-all of the interceptor",
         _catch_all,
         "integration/test_faults_of_ours.py::test_no_value_reaches_a_caller_or_a_log",
+    ),
+    _mutant(
+        "look for due nodes on resume",
+        _look_for_due_nodes,
+        "integration/test_changed_graphs.py::test_a_run_whose_due_node_was_renamed_fails_until_it_is_back",
+    ),
+    _mutant(
+        "look where an edge leads",
+        _look_where_an_edge_leads,
+        "integration/test_changed_graphs.py::test_an_entry_that_leads_to_no_node_fails_the_run",
+    ),
+    _mutant("gate before a node", _gate_before_a_node, f"{_GATES}[before]"),
+    _mutant("gate after a node", _gate_after_a_node, f"{_GATES}[after]"),
+    _mutant(
+        "completed error handler",
+        _completed_handler,
+        "integration/test_engine.py::test_a_completed_handler_does_not_run_again_when_the_run_is_retried",
+    ),
+    _mutant(
+        "code in the key of the cache",
+        _code_in_the_key_of_the_cache,
+        "integration/test_engine.py::test_a_cached_step_whose_code_has_changed_is_executed",
+    ),
+    _mutant(
+        "time limit of an error handler",
+        _limit_of_an_error_handler,
+        "integration/test_timeouts.py::test_a_time_limit_holds_for",
+    ),
+    _mutant(
+        "place in an idempotency key",
+        _place_in_an_idempotency_key,
+        "integration/test_sub_graphs.py::test_branches_and_rounds_of_a_sub_graph_have_a_key_each",
     ),
     _mutant(
         "azp of a token", _azp, "unit/test_tokens.py::test_a_bad_token_is_refused_however_often_it_comes"

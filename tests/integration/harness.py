@@ -158,9 +158,15 @@ class Engine:
         self.runs = RunRepository(self.tenant)
         self.campaigns = CampaignRepository(self.tenant)
         self.queue = QueueRepository(database, "worker:test", [self.workflow], lease_seconds)
+        self.deploy(graph, timeouts)
+
+    def deploy(self, graph: Graph, timeouts: Timeouts = NO_TIMEOUTS) -> None:
+        """Has the worker run `graph` from now on, also what another has begun."""
         workflows = {self.workflow: compile_workflow(self.workflow, graph, timeouts)}
-        store = ArtifactStore(directory)
-        self.processor = LangGraphRunProcessor(database, store, workflows, "http://runengine", "worker:test")
+        store = ArtifactStore(self.directory)
+        self.processor = LangGraphRunProcessor(
+            self.database, store, workflows, "http://runengine", "worker:test"
+        )
 
     async def trigger(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from langgraph.channels import UntrackedValue
 from langgraph.errors import NodeTimeoutError
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import CachePolicy, Command, RetryPolicy
+from langgraph.types import CachePolicy, Command, RetryPolicy, Send
 from pydantic import BaseModel
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import CampaignStatus, Failure, RunStatus
@@ -285,6 +286,79 @@ async def test_a_handled_step_stays_failed_and_is_not_due_again_when_the_run_is_
         assert steps[0].error.message == "ValueError: The supplier is closed."
 
 
+@pytest.mark.parametrize("how", ["edge", "send"])
+async def test_a_completed_handler_does_not_run_again_when_the_run_is_retried(
+    database_url: str, how: str
+) -> None:
+    ran = Ran()
+    handled = asyncio.Event()
+    failures = [RuntimeError("Once.")]
+
+    async def risky(state: State) -> State:
+        ran.names.append("risky")
+        raise ValueError("The supplier is closed.")
+
+    async def rescue(state: State) -> Command[str]:
+        ran.names.append("rescue")
+        return Command(goto="after", update={"seen": ["rescue"]})
+
+    async def beside(state: State, runtime: Runtime[RunContext]) -> State:
+        ran.names.append("beside")
+        await handled.wait()
+        if failures:
+            raise failures.pop()
+        return {}
+
+    async def notice(held: HeldRunRepository, *arguments: Any, **named: Any) -> None:
+        await save_writes(held, *arguments, **named)
+        if "rescue" in ran.names:
+            handled.set()
+
+    save_writes = HeldRunRepository.save_writes
+    graph: Graph = StateGraph(State)
+    graph.add_node("risky", risky, error_handler=rescue)
+    graph.add_node("beside", beside)
+    graph.add_node("after", ran.node("after"))
+    graph.add_edge(START, "beside")
+    if how == "edge":
+        graph.add_edge(START, "risky")
+    else:
+        graph.add_conditional_edges(START, lambda state: [Send("risky", {})], ["risky"])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(HeldRunRepository, "save_writes", notice)
+        async with serving(database_url, graph) as engine:
+            run = await engine.execute()
+            assert code_and_step(run.error) == ("STEP_FAILED", "beside")
+            assert "__error_handler__risky 1 completed" in await engine.executions(run.id)
+            assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+            assert sorted(ran.names) == ["after", "beside", "beside", "rescue", "risky"]
+            executions = await engine.executions(run.id)
+            assert [words for words in executions if "risky" in words or "after" in words] == [
+                "risky 1 failed STEP_FAILED", "__error_handler__risky 1 completed", "after 1 completed",
+            ]  # fmt: skip
+
+
+async def test_a_handler_that_failed_runs_again_when_the_run_is_retried(database_url: str) -> None:
+    ran = Ran()
+    failures = [RuntimeError("Once.")]
+
+    async def risky(state: State) -> State:
+        ran.names.append("risky")
+        raise ValueError("The supplier is closed.")
+
+    async def rescue(state: State) -> State:
+        ran.names.append("rescue")
+        if failures:
+            raise failures.pop()
+        return {}
+
+    async with serving(database_url, alone("risky", risky, error_handler=rescue)) as engine:
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_FAILED", "__error_handler__risky")
+        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        assert ran.names == ["risky", "rescue", "rescue"]
+
+
 async def test_a_handled_time_out_is_a_step_that_timed_out(database_url: str) -> None:
     async def slow(state: State) -> State:
         await asyncio.Event().wait()
@@ -313,24 +387,6 @@ async def test_a_handler_that_fails_with_what_it_was_to_handle_fails_the_run_its
         assert await engine.executions(run.id) == [
             "risky 1 failed STEP_FAILED", "__error_handler__risky 1 failed STEP_FAILED",
         ]  # fmt: skip
-
-
-# Interrupts.
-
-
-async def test_a_sub_graph_that_stops_before_a_node_fails_the_run(database_url: str) -> None:
-    ran = Ran()
-    inner = chain(one=ran.node("one"), two=ran.node("two")).compile(interrupt_before=["two"])
-    async with serving(database_url, chain(inner=inner, last=ran.node("last"))) as engine:
-        run = await engine.execute()
-        assert run.status is RunStatus.FAILED
-        assert code_and_step(run.error) == ("WORKFLOW_FAILED", None)
-        assert run.error is not None
-        assert "inner asked for input" in run.error.message
-        assert ran.names == ["one"]
-        # LangGraph goes on from such a stop when it is called again; nothing is left out.
-        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
-        assert ran.names == ["one", "two", "last"]
 
 
 # A database that goes away, and a run that does.
@@ -572,6 +628,90 @@ async def test_the_words_of_an_author_become_one_line_that_can_be_stored(
         assert await engine.executions(run.id) == ["fail 1 failed STEP_FAILED"]
 
 
+@pytest.mark.parametrize("result", ["no state", Command(graph=Command.PARENT, goto="work")])
+async def test_what_a_graph_can_never_do_is_not_worth_a_retry(database_url: str, result: Any) -> None:
+    async def work(state: State) -> Any:
+        return result
+
+    async with serving(database_url, chain(work=work)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert run.error.retryable is False
+
+
+async def test_a_group_of_errors_says_what_failed_within_and_where(
+    database_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse() -> None:
+        raise ValueError("The supplier is closed.")
+
+    async def fall() -> None:
+        try:
+            raise ConnectionError("No route.")
+        except ConnectionError as error:
+            raise RuntimeError("No prices.") from error
+
+    async def work(state: State) -> State:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(refuse())
+            group.create_task(fall())
+        return {}
+
+    async with serving(database_url, chain(work=work)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        words = (
+            "ExceptionGroup: unhandled errors in a TaskGroup (2 sub-exceptions) "
+            "[ValueError: The supplier is closed.; RuntimeError: No prices., caused by "
+            "ConnectionError: No route.]"
+        )
+        assert run.error.message == words
+        steps = await engine.runs.list_steps(run.id, None)
+        assert steps is not None
+        assert steps[0].error is not None
+        assert steps[0].error.message == words
+        logged = [line for line in capfd.readouterr().err.splitlines() if str(run.id) in line]
+        for place in ("refuse", "fall"):
+            assert any(re.search(rf"test_engine\.py:\d+ {place}\b", line) for line in logged)
+
+
+async def test_what_a_message_says_is_bounded(database_url: str) -> None:
+    def deep(level: int) -> Exception:
+        if level == 0:
+            return ValueError("x" * 5000)
+        return ExceptionGroup("group", [deep(level - 1) for _ in range(30 if level == 1 else 2)])
+
+    async def work(state: State) -> State:
+        error = deep(6)
+        error.__cause__ = error.exceptions[0] if isinstance(error, ExceptionGroup) else None
+        raise error
+
+    async with serving(database_url, chain(work=work)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert run.error.message.startswith("ExceptionGroup: group (2 sub-exceptions) [ExceptionGroup: group")
+        assert len(run.error.message) == 2000
+
+
+async def test_an_error_within_a_sub_graph_names_the_node_that_raised_it(database_url: str) -> None:
+    async def two(state: State) -> State:
+        error = ValueError("No price.")
+        error.add_note("Ask the supplier.")
+        raise error
+
+    graph = chain(outer=chain(one=Ran().node("one"), two=two).compile())
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        steps = await engine.runs.list_steps(run.id, None)
+        assert steps is not None
+        for error in (run.error, steps[0].error):
+            assert error is not None
+            assert error.message.startswith(
+                "ValueError: No price. (Ask the supplier.; During task with name 'two' and id '"
+            )
+            assert "'outer'" not in error.message
+
+
 async def test_an_artifact_store_that_cannot_write_fails_the_step_without_telling_a_path(
     database_url: str,
 ) -> None:
@@ -642,6 +782,22 @@ async def test_a_cached_step_gives_a_second_run_its_bundle(database_url: str) ->
             urls.append((await engine.campaign(campaign.id)).bundle_url)
         assert urls[0] is not None
         assert urls[0] == urls[1]
+
+
+async def test_a_cached_step_whose_code_has_changed_is_executed(database_url: str) -> None:
+    def graph(price: int) -> Graph:
+        def work(state: State) -> State:
+            executed.append(price)
+            return {}
+
+        return alone("work", work, cache_policy=CachePolicy(key_func=lambda state: "one"))
+
+    executed: list[int] = []
+    async with serving(database_url, graph(1)) as engine:
+        for price in (1, 1, 2, 2, 1):
+            engine.deploy(graph(price))
+            assert (await engine.execute()).status is RunStatus.COMPLETED
+        assert executed == [1, 2]
 
 
 async def test_a_cache_key_that_cannot_be_had_fails_its_step(database_url: str) -> None:

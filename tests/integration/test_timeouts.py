@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from langgraph.graph import START, StateGraph
 from langgraph.pregel import _retry
 from langgraph.types import RetryPolicy
 from runengine_server.domain.run import RunStatus
@@ -133,6 +135,108 @@ async def test_a_step_that_took_too_long_is_executed_again_as_its_retry_policy_s
         assert await engine.executions(run.id) == [
             "slow 1 failed STEP_TIMED_OUT", "slow 2 failed STEP_TIMED_OUT",
         ]  # fmt: skip
+
+
+# Where LangGraph 1.2.22 has no time limit.
+
+
+async def reject(state: State) -> State:
+    raise ValueError("Closed.")
+
+
+LET_GO = threading.Event()
+
+
+def deaf(state: State) -> State:
+    LET_GO.wait(60)
+    return {}
+
+
+@pytest.fixture
+def no_thread_is_kept() -> Iterator[None]:
+    LET_GO.clear()
+    yield
+    LET_GO.set()
+
+
+def handler(**options: Any) -> Graph:
+    return alone("risky", reject, error_handler=forever, **options)
+
+
+def edge_of_a_handler() -> Graph:
+    graph = alone("risky", reject, error_handler=Ran().node("rescue"))
+    graph.add_conditional_edges("__error_handler__risky", forever)
+    return graph
+
+
+def edge() -> Graph:
+    graph = alone("slow", Ran().node("slow"))
+    graph.add_conditional_edges("slow", forever)
+    return graph
+
+
+def nested(graph: Graph) -> Graph:
+    return chain(slow=graph.compile())
+
+
+@pytest.mark.parametrize(
+    ("graph", "step", "seconds"),
+    [
+        (handler(), "__error_handler__risky", 0.5),
+        (alone("risky", reject, error_handler=deaf), "__error_handler__risky", 0.5),
+        (edge_of_a_handler(), "__error_handler__risky", 0.5),
+        (edge(), "slow", 0.5),
+        (nested(alone("inner", forever, metadata={"timeout_seconds": 0.5})), "slow", None),
+        (nested(alone("inner", deaf, metadata={"timeout_seconds": 0.5})), "slow", None),
+        (nested(alone("inner", forever)), "slow", 0.5),
+    ],
+    ids=[
+        "an error handler", "a sync error handler", "the edge of an error handler", "an edge",
+        "a node of a sub-graph", "a sync node of a sub-graph", "a sub-graph",
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("no_thread_is_kept")
+async def test_a_time_limit_holds_for(
+    database_url: str, graph: Graph, step: str, seconds: float | None
+) -> None:
+    async with serving(database_url, graph, Timeouts(step=seconds)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert (run.error.code, run.error.step_id) == ("STEP_TIMED_OUT", step)
+        assert (await engine.executions(run.id))[-1] == f"{step} 1 failed STEP_TIMED_OUT"
+        steps = await engine.runs.list_steps(run.id, None)
+        assert steps is not None
+        assert steps[-1].error is not None
+        assert (steps[-1].error.message, steps[-1].error.retryable) == (run.error.message, True)
+
+
+async def test_a_time_limit_holds_for_the_edge_that_leads_into_a_graph(database_url: str) -> None:
+    graph: Graph = StateGraph(State)
+    graph.add_node("one", Ran().node("one"))
+    graph.add_conditional_edges(START, forever)
+    async with serving(database_url, graph, Timeouts(step=0.5)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert (run.error.code, run.error.step_id) == ("STEP_TIMED_OUT", None)
+        assert await engine.executions(run.id) == []
+
+
+async def test_an_error_handler_that_is_stopped_with_its_run_leaves_nothing_behind(database_url: str) -> None:
+    stopped = asyncio.Event()
+
+    async def rescue(state: State) -> State:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        return {}
+
+    graph = alone("risky", reject, error_handler=rescue)
+    async with serving(database_url, graph, Timeouts(run=0.2, step=3600)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert run.error.code == "RUN_TIMED_OUT"
+        await asyncio.wait_for(stopped.wait(), 10)
 
 
 @in_the_node

@@ -70,7 +70,7 @@ Save = Callable[[str, bytes, str], Awaitable[str]]
 
 
 def a_context(save: Save) -> RunContext:
-    return RunContext(uuid.uuid4(), "tenant", None, None, 1, "key", save)
+    return RunContext(uuid.uuid4(), "tenant", None, None, 1, uuid.uuid4(), save)
 
 
 async def run(

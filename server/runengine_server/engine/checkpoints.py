@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
-from langgraph._internal._constants import ERROR_SOURCE_NODE, NO_WRITES
+from langgraph._internal._constants import ERROR_SOURCE_NODE, NO_WRITES, TASKS
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
     BaseCheckpointSaver,
@@ -20,30 +21,34 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
-from langgraph.errors import NodeTimeoutError
+from langgraph.errors import GraphInterrupt
+from langgraph.graph import START
+from langgraph.pregel._task_status import CONTROL_WRITES
+from langgraph.types import Send
 
+from runengine_server.engine.task_paths import node_of, with_handlers
 from runengine_server.repositories.held_run_repository import StoredCheckpoint
-from runengine_server.workflows.recorded_node import Execution, Lost, describe, is_retryable
+from runengine_server.workflows.due import is_edge, lost_targets, missing, target_of
+from runengine_server.workflows.failures import (
+    StateTooLarge,
+    WorkflowChanged,
+    WorkflowError,
+    describe,
+    is_retryable,
+    step_code,
+)
+from runengine_server.workflows.load import Workflow, namespace_path
+from runengine_server.workflows.recorded_node import Execution, Lost
 
 # How long what was done may wait for the next statement: a superstep may go on although no node of it
 # does, in a task that a node has started and not waited for.
 _LATER_SECONDS = 0.05
 
+# Marks the checkpoint at which a graph stopped after a node, in its metadata; and a channel that no graph
+# has: LangGraph takes a gate for passed once it resumes, unless a channel has changed since.
+_STOPPED_AFTER, _GATE = "runengine_stopped_after", "__runengine_gate"
 
-class StateTooLarge(ValueError):
-    """What a node wrote, or the state of the graph, is larger than may be stored. Another try would not help,
-    which is what LangGraph's retry policies take a ValueError for.
-    """
-
-    def __init__(self, what: str, size: int, limit: int) -> None:
-        super().__init__(f"{what} takes {size:,} bytes; RUNENGINE_MAX_STATE_BYTES allows {limit:,}.")
-
-
-def failure_code(error: BaseException) -> str:
-    """The code of a step, and of its run, that `error` ended."""
-    if isinstance(error, StateTooLarge):
-        return "STATE_TOO_LARGE"
-    return "STEP_TIMED_OUT" if isinstance(error, NodeTimeoutError) else "STEP_FAILED"
+Answer = TypeVar("Answer")
 
 
 class FencedCheckpointer(BaseCheckpointSaver[str]):
@@ -56,14 +61,20 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     is no longer this worker's. `state` has the channels of the graph as last saved or read.
     """
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, workflow: Workflow | None = None) -> None:
         super().__init__()
         self.state: dict[str, Any] = {}
+        self._workflow = workflow
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._unsaved: set[str] = set()
         self._stored: set[str] = set()
         self._execution = execution
         self._saving: set[asyncio.Task[Any]] = set()
         self._flushing_soon = False
         self._broken: dict[str, BaseException] = {}
+        self._done: dict[str, set[str]] = {}
+        self._led_to: dict[str, set[str]] = {}
+        self._sends: dict[str, Sequence[Send]] = {}
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Versions that sort as strings: zero-padded numbers."""
@@ -100,6 +111,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             if namespace == "":
                 await self._note_failure(UUID(task_id), written[ERROR], ERROR_SOURCE_NODE in written)
         try:
+            if not written.keys() & {ERROR, INTERRUPT}:
+                self._check_targets(namespace, writes, task_id, task_path)
+                self._done.setdefault(namespace, set()).add(task_path)
             rows = [
                 (WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
                 # Of a task that wrote only what is never stored, that it is done has to be.
@@ -121,6 +135,23 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         if later:
             self._flush_soon()
 
+    def _check_targets(
+        self, namespace: str, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
+        if self._workflow is None:
+            return
+        graph = self._workflow.graph_of(namespace)
+        if graph is None:
+            self._led_to.setdefault(namespace, set()).update(
+                channel for channel, _ in writes if is_edge(channel)
+            )
+            return
+        for is_send, target in lost_targets(writes, graph):
+            begun = self._execution.begun.get(UUID(task_id))
+            source = begun[0] if begun else task_path.rpartition(", ")[2]
+            way = "sends to" if is_send else "has an edge or goto to"
+            raise WorkflowError(f"{source!r} {way} {target!r}, and the graph has no such node.")
+
     async def _note_failure(self, task_id: UUID, error: Any, handled: bool) -> None:
         """Fails the step, unless its node has raised and so has failed it: its time ran out, an edge
         that leads from it raised, what it returned cannot be stored, or a handler of the graph takes
@@ -135,10 +166,11 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             execution.failures.append((error, step_id))
         if attempt == 0 or ((task_id, attempt) in execution.failed and not handled):
             return
-        code = failure_code(error)
+        policies = self._workflow.retry_policies.get(step_id, ()) if self._workflow else ()
+        words, retryable = describe(error, execution.begun), is_retryable(error, policies)
         await execution.engine(
             execution.held.fail_step(
-                task_id, attempt, code, describe(error), is_retryable(error, ()), again=False, handled=handled
+                task_id, attempt, step_code(error), words, retryable, again=False, handled=handled
             )
         )
 
@@ -176,26 +208,35 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         configurable = config["configurable"]
         self._check_thread(configurable["thread_id"])
         await self.settle()
-        if (broken := self._broken.pop(configurable["checkpoint_ns"], None)) is not None:
+        namespace = configurable["checkpoint_ns"]
+        if (broken := self._broken.pop(namespace, None)) is not None:
             raise broken
+        if lost := self._led_to.pop(namespace, set()) - checkpoint["channel_versions"].keys():
+            raise WorkflowError(
+                f"An edge or goto leads to {target_of(min(lost))!r}, and the graph has no such node."
+            )
+        done, sends = self._done.pop(namespace, set()), self._sends.pop(namespace, ())
+        self._sends[namespace] = checkpoint["channel_values"].get(TASKS, ())
+        if self._stops_after(namespace, done, sends):
+            metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: True})
         type_, encoded = self.serde.dumps_typed(checkpoint)
         self._check_size("The state of the run", len(encoded))
         stored = StoredCheckpoint(
-            checkpoint_ns=configurable["checkpoint_ns"],
+            checkpoint_ns=namespace,
             checkpoint_id=checkpoint["id"],
             parent_checkpoint_id=configurable.get("checkpoint_id"),
             type=type_,
             checkpoint=encoded,
             metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
         )
-        later = stored.checkpoint_ns == ""
+        later = namespace == ""
         await self._execution.engine(self._execution.held.save_checkpoint(stored, later=later))
         if later:
             self._flush_soon()
-        self._stored.add(stored.checkpoint_ns)
-        if configurable["checkpoint_ns"] == "":
+        self._stored.add(namespace)
+        if namespace == "":
             self.state = checkpoint["channel_values"]
-        return self._config(configurable["checkpoint_ns"], checkpoint["id"])
+        return self._config(namespace, checkpoint["id"])
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the current one of its namespace, with its writes."""
@@ -209,10 +250,37 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         if stored is None:
             return None
         found = await self._tuple(stored)
+        if not named and self._workflow is not None:
+            self._check_due(namespace, found)
+            self._sends[namespace] = found.checkpoint["channel_values"].get(TASKS, ())
+            if _STOPPED_AFTER in found.metadata:
+                raise GraphInterrupt
+            found.checkpoint["channel_versions"][_GATE] = self.get_next_version(None, None)
         # By name LangGraph also reads ancestors of the current one, to replay delta channels.
         if stored.checkpoint_ns == "" and not named:
             self.state = found.checkpoint["channel_values"]
         return found
+
+    def _stops_after(self, namespace: str, done: set[str], sends: Sequence[Send]) -> bool:
+        """Whether the graph stops now, after one of the tasks of those paths."""
+        graph = self._workflow.graph_of(namespace) if self._workflow else None
+        if graph is None or not graph.interrupt_after_nodes:
+            return False
+        names = {node_of(path, sends) for path in done} - {START}
+        return bool(names if graph.interrupt_after_nodes == "*" else names & set(graph.interrupt_after_nodes))
+
+    def _check_due(self, namespace: str, found: CheckpointTuple) -> None:
+        """Raises Lost, and stops the whole graph, when what is due is not in the graph of today."""
+        graphs = self._workflow.graphs_of(namespace) if self._workflow else []
+        if not graphs:
+            return
+        written = [(channel, value) for _, channel, value in found.pending_writes or ()]
+        if lacks := missing(found.checkpoint["channel_values"], written, graphs):
+            within = f" within {namespace_path(namespace)!r}" if namespace else ""
+            words = f"It was due to go on with {', '.join(lacks)}, which the graph{within} has not."
+            changed = WorkflowChanged(words)
+            self._execution.end_here(changed)
+            raise Lost from changed
 
     async def alist(
         self,
@@ -264,6 +332,43 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         if size > (limit := self._execution.max_state_bytes):
             raise StateTooLarge(what, size, limit)
 
+    # For `.invoke()` of a graph in a sync node or a tool, on whatever thread.
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """As aget_tuple. In the event loop's own thread, which cannot wait for itself, a graph that is
+        called keeps no checkpoints, nor do those that it calls.
+        """
+        namespace = config["configurable"].get("checkpoint_ns", "")
+        if threading.get_ident() == self._thread:
+            self._unsaved.add(namespace)
+        return None if self._is_unsaved(namespace) else self._wait_for(self.aget_tuple(config))
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """As aput."""
+        namespace = config["configurable"]["checkpoint_ns"]
+        if self._is_unsaved(namespace):
+            return self._config(namespace, checkpoint["id"])
+        return self._wait_for(self.aput(config, checkpoint, metadata, new_versions))
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """As aput_writes."""
+        if not self._is_unsaved(config["configurable"]["checkpoint_ns"]):
+            self._wait_for(self.aput_writes(config, writes, task_id, task_path))
+
+    def _is_unsaved(self, namespace: str) -> bool:
+        return any(f"{namespace}|".startswith(f"{each}|") for each in self._unsaved)
+
+    def _wait_for(self, call: Coroutine[Any, Any, Answer]) -> Answer:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
     def _check_thread(self, thread_id: str) -> None:
         if thread_id != str(self._execution.held.run.id):
             raise ValueError("the checkpoints of a run are kept under its own thread, and no other")
@@ -272,6 +377,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         writes = await self._execution.engine(
             self._execution.held.list_writes(stored.checkpoint_ns, stored.checkpoint_id)
         )
+        finished = {path for _, path, channel, *_ in writes if channel not in CONTROL_WRITES}
+        self._done[stored.checkpoint_ns] = finished
         parent = stored.parent_checkpoint_id
         return CheckpointTuple(
             config=self._config(stored.checkpoint_ns, stored.checkpoint_id),
@@ -280,7 +387,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             parent_config=self._config(stored.checkpoint_ns, parent) if parent else None,
             pending_writes=[
                 (task_id, channel, self.serde.loads_typed((type_, value)))
-                for task_id, channel, type_, value in writes
+                for task_id, channel, type_, value in with_handlers(writes)
             ],
         )
 

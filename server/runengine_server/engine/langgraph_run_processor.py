@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from uuid import UUID
 import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained
+from langgraph.pregel._loop import PregelLoop
 from langgraph.runtime import RunControl
 from pydantic import BaseModel
 
@@ -19,13 +20,23 @@ from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
 from runengine_server.domain.run import MAX_HAND_BACKS, MAX_LOSSES, CampaignStatus, ClaimedRun, Failure
 from runengine_server.domain.struct import to_dict
 from runengine_server.engine.campaign_service import CampaignService
-from runengine_server.engine.checkpoints import FencedCheckpointer, StateTooLarge, failure_code
+from runengine_server.engine.checkpoints import FencedCheckpointer
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
+from runengine_server.workflows.due import undone
+from runengine_server.workflows.failures import (
+    RunTimedOut,
+    WorkflowChanged,
+    WorkflowError,
+    describe,
+    is_retryable,
+    run_code,
+    within,
+)
 from runengine_server.workflows.load import Workflow
-from runengine_server.workflows.recorded_node import EXECUTION, Execution, describe, is_retryable
+from runengine_server.workflows.recorded_node import EXECUTION, Execution
 from runengine_server.workflows.run_context import RunContext
 
 # How long a node that was cancelled may take to clean up.
@@ -34,21 +45,23 @@ _GRACE_SECONDS = 2.0
 # How long a run that is let go may take to store what it has done.
 _FLUSH_SECONDS = 1.0
 
+
+class _NoCheckpoint:
+    """A checkpoint that has been put as soon as it is waited for."""
+
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+    def result(self) -> None: ...
+
+
+# A graph that keeps no checkpoints, within one that waits for each (durability "sync"), waits for one that
+# it has never put: AttributeError in langgraph 1.2.22.
+PregelLoop._put_checkpoint_fut = _NoCheckpoint()  # type: ignore[assignment]
+
 _BUNDLE = "bundle_artifact_id"
 
 _log = structlog.get_logger()
-
-
-class WorkflowError(Exception):
-    """The graph did what no run can: the message tells its author what."""
-
-
-class RunTimedOut(Exception):
-    """The run has been running for longer than its time limit."""
-
-
-# The codes of runs that no step made fail.
-_CODES: dict[type[BaseException], str] = {RunTimedOut: "RUN_TIMED_OUT", StateTooLarge: "STATE_TOO_LARGE"}
 
 
 class LangGraphRunProcessor:
@@ -113,6 +126,8 @@ class LangGraphRunProcessor:
                 failure = self._failure(execution, error)
                 await self._fail(held, failure)
                 log.info("run failed", step=failure.step_id, exc_info=error)
+                for each in within(error):
+                    log.info("failed within the run", step=failure.step_id, exc_info=each)
                 return
             await self._complete(held, bundle)
             log.info("run completed")
@@ -162,7 +177,7 @@ class LangGraphRunProcessor:
         """Drives the graph to its end; answers the artifact that is the bundle."""
         run = execution.held.run
         workflow = self._workflows[run.workflow_name]
-        checkpointer = FencedCheckpointer(execution)
+        checkpointer = FencedCheckpointer(execution, workflow)
         graph = workflow.graph.copy({"checkpointer": checkpointer})
         config: RunnableConfig = {
             "configurable": {"thread_id": str(run.id), EXECUTION: execution},
@@ -182,8 +197,10 @@ class LangGraphRunProcessor:
         finally:
             self._controls.discard(control)
             await checkpointer.settle()
-        if execution.interrupted_by is not None:
-            raise WorkflowError(f"{execution.interrupted_by} asked for input, which a run cannot get")
+        if execution.asked is not None:
+            raise execution.asked
+        if left := undone(checkpointer.state):
+            raise WorkflowChanged(f"It ended although it was due to go on with {', '.join(left)}.")
         return await self._bundle_of(execution.held, checkpointer.state.get(_BUNDLE))
 
     async def _bundle_of(self, held: HeldRunRepository, named: Any) -> UUID | None:
@@ -204,8 +221,8 @@ class LangGraphRunProcessor:
         step = execution.step_of_failure(error)
         policies = self._workflows[execution.held.run.workflow_name].retry_policies
         return Failure(
-            code=failure_code(error) if step else _CODES.get(type(error), "WORKFLOW_FAILED"),
-            message=describe(error),
+            code=run_code(error, step),
+            message=describe(error, execution.begun),
             step_id=step,
             attempt=execution.held.run.attempt,
             retryable=is_retryable(error, policies.get(step, ()) if step else ()),

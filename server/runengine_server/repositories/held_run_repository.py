@@ -159,9 +159,9 @@ ORDER BY seq DESC
 _LIST_WRITES = Function(
     "list_writes",
     "text, uuid, text, text",
-    "task_id text, channel text, type text, value bytea",
+    "task_id text, task_path text, channel text, type text, value bytea",
     """
-SELECT task_id, channel, type, value FROM public.checkpoint_writes
+SELECT task_id, task_path, channel, type, value FROM public.checkpoint_writes
 WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND checkpoint_id = $4
 ORDER BY task_path, task_id, idx
 """,
@@ -496,11 +496,13 @@ class HeldRunRepository:
         rows = await self._scope.call(_LIST_CHECKPOINTS, self.run.id, checkpoint_ns, before)
         return [StoredCheckpoint(**row) for row in rows]
 
-    async def list_writes(self, checkpoint_ns: str, checkpoint_id: str) -> list[tuple[str, str, str, bytes]]:
-        """What tasks wrote on top of a checkpoint: (task id, channel, type, value)."""
+    async def list_writes(
+        self, checkpoint_ns: str, checkpoint_id: str
+    ) -> list[tuple[str, str, str, str, bytes]]:
+        """What tasks wrote on top of a checkpoint: (task id, task path, channel, type, value)."""
         await self.flush()
         rows = await self._scope.call(_LIST_WRITES, self.run.id, checkpoint_ns, checkpoint_id)
-        return [(row["task_id"], row["channel"], row["type"], row["value"]) for row in rows]
+        return [tuple(row) for row in rows]
 
     async def prune_checkpoints(self) -> None:
         """Keeps of each namespace the current checkpoint with its writes, and what these build on."""

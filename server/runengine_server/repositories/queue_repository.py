@@ -192,6 +192,13 @@ DELETE FROM public.step_cache WHERE (tenant_id, workflow_name, step_id, key) IN 
 RETURNING 1
 """
 
+_CLEAR_CACHED = """
+DELETE FROM public.step_cache WHERE (tenant_id, workflow_name, step_id, key) IN (
+    SELECT tenant_id, workflow_name, step_id, key FROM public.step_cache
+    WHERE ($1::text IS NULL OR workflow_name = $1) AND ($2::text IS NULL OR tenant_id = $2) LIMIT 1000)
+RETURNING 1
+"""
+
 _REGISTER = "INSERT INTO public.workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
 
 FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED, _HEARTBEAT, _HAND_BACK)
@@ -216,6 +223,14 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
 
 def _columns(held: Sequence[ClaimedRun]) -> tuple[list[str], list[UUID], list[int]]:
     return [run.tenant_id for run in held], [run.id for run in held], [run.epoch for run in held]
+
+
+async def clear_cache(database: Database, workflow_name: str | None, tenant_id: str | None) -> int:
+    """Deletes what steps have cached, of one workflow and tenant or of all; how many entries."""
+    dispatch, cleared = database.dispatch(), 0
+    while found := await dispatch.fetch(_CLEAR_CACHED, workflow_name, tenant_id):
+        cleared += len(found)
+    return cleared
 
 
 class QueueRepository:

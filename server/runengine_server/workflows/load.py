@@ -10,22 +10,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from langchain_core.runnables import Runnable
+from langgraph._internal._constants import NS_END, NS_SEP
+from langgraph._internal._runnable import RunnableCallable
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel import Pregel
+from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.types import RetryPolicy, TimeoutPolicy
 
 from runengine_server.settings import SettingsError
 from runengine_server.workflows.recorded_node import RecordedNode
+from runengine_server.workflows.time_limit import TimeLimit
 
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is of a run."""
+    """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is of a run. `subgraphs`
+    has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner"; `called`
+    those that the function of a node knows, and may call.
+    """
 
     name: str
     graph: CompiledStateGraph[Any, Any, Any, Any]
     retry_policies: dict[str, Sequence[RetryPolicy]]
     timeout_seconds: float | None
+    subgraphs: dict[str, Pregel[Any, Any, Any, Any]]
+    called: dict[str, list[Pregel[Any, Any, Any, Any]]]
+
+    def graphs_of(self, namespace: str) -> list[Pregel[Any, Any, Any, Any]]:
+        """The graph whose checkpoints have that namespace, or those among which it is; none where nobody
+        knows, because a function makes it.
+        """
+        graph = self.graph_of(namespace)
+        return self.called.get(namespace_path(namespace), []) if graph is None else [graph]
+
+    def graph_of(self, namespace: str) -> Pregel[Any, Any, Any, Any] | None:
+        """The graph whose checkpoints have that namespace; None of one that a node calls by itself."""
+        return self.subgraphs.get(namespace_path(namespace)) if namespace else self.graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +100,41 @@ def _read(entry: str) -> dict[str, StateGraph[Any, Any, Any, Any]]:
     return value
 
 
+def namespace_path(namespace: str) -> str:
+    """A namespace of checkpoints without the ids of tasks: "outer|inner"."""
+    # A part that is a number counts the graphs that one execution of a node calls.
+    parts = [part.partition(NS_END)[0] for part in namespace.split(NS_SEP) if not part.isdigit()]
+    return NS_SEP.join(parts)
+
+
+def _subgraphs(graph: Pregel[Any, Any, Any, Any], within: str = "") -> dict[str, Pregel[Any, Any, Any, Any]]:
+    found: dict[str, Pregel[Any, Any, Any, Any]] = {}
+    for name, node in graph.nodes.items():
+        if isinstance(node.bound, Pregel):
+            path = within + name
+            found[path] = node.bound
+            found |= _subgraphs(node.bound, path + NS_SEP)
+    return found
+
+
+def _called(node: Runnable[Any, Any]) -> list[Pregel[Any, Any, Any, Any]]:
+    functions = (node.func, node.afunc) if isinstance(node, RunnableCallable) else ()
+    known = (value for each in functions if each is not None for value in get_function_nonlocals(each))
+    return [graph for value in known if isinstance(graph := getattr(value, "__self__", value), Pregel)]
+
+
 def compile_workflow(
     name: str, graph: StateGraph[Any, Any, Any, Any], timeouts: Timeouts = _NO_TIMEOUTS
 ) -> Workflow:
     """The graph compiled, with a RecordedNode around each node's own runnable.
 
     The node's CachePolicy moves into the RecordedNode, because LangGraph answers from its cache
-    without telling which task was answered; RetryPolicy and timeout stay where they are. A node
-    without a timeout gets that of its metadata, `timeout_seconds`, or else the one of the settings.
+    without telling which task was answered; RetryPolicy and timeout stay where they are.
     Raises ValueError for a `timeout_seconds` that is no positive number.
     """
     compiled = graph.compile(name=name)
+    subgraphs = _subgraphs(compiled)
+    called = {step_id: graphs for step_id, node in compiled.nodes.items() if (graphs := _called(node.bound))}
     retry_policies: dict[str, Sequence[RetryPolicy]] = {}
     for step_id, node in compiled.nodes.items():
         if step_id == START:
@@ -98,15 +144,29 @@ def compile_workflow(
         skill_id = str((node.metadata or {}).get("skill_id", step_id))
         node.bound = RecordedNode(step_id, skill_id, node.bound, retry_policies[step_id], node.cache_policy)
         node.cache_policy = None
+    _limit(compiled, timeouts.step)
+    for subgraph in subgraphs.values():
+        # A sub-graph as a whole has the limit of the node that it is.
+        _limit(subgraph, None)
+    of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
+    return Workflow(name, compiled, retry_policies, of_run, subgraphs, called)
+
+
+def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
+    """Gives nodes without a timeout that of their metadata, `timeout_seconds`, or else the default: with
+    their edges, error handlers and the edges that lead into the graph too.
+    """
+    for name, node in graph.nodes.items():
         if node.timeout is None:
             # LangGraph refuses a timeout for a sync node when it compiles. Here it may have one: its run
             # goes on at once, and its thread is left behind.
-            node.timeout = TimeoutPolicy.coerce(_timeout(node.metadata, timeouts.step))
+            node.timeout = TimeoutPolicy.coerce(_timeout(node.metadata, default))
         # compile() has read the cached property `node` of a PregelNode with a timeout; it would keep
         # running the node as it was.
         vars(node).pop("node", None)
-    of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
-    return Workflow(name, compiled, retry_policies, of_run)
+        seconds = node.timeout.run_timeout if node.timeout else None
+        if node.is_error_handler and isinstance(seconds, float) and node.node is not None:
+            vars(node)["node"] = TimeLimit(name, node.node, seconds)
 
 
 def _timeout(metadata: Mapping[str, Any] | None, default: float | None) -> float | None:

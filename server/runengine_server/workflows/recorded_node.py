@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 import structlog
 import uuid_utils.compat
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_TASK_ID
+from langchain_core.runnables.config import var_child_runnable_config
+from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_SCRATCHPAD, CONFIG_KEY_TASK_ID
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
+from langgraph.pregel._algo import LazyAtomicCounter
 from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy, RetryPolicy
 
@@ -28,12 +30,12 @@ from runengine_server.domain.run import Artifact
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
+from runengine_server.workflows.failures import WorkflowError, describe, is_retryable, matches, step_code
+from runengine_server.workflows.fingerprint import fingerprint
 from runengine_server.workflows.run_context import RunContext
 
 # Where our own part of a node's config is; `__` keeps it out of the metadata of checkpoints.
 EXECUTION = "__runengine_execution"
-
-_MAX_MESSAGE = 2000
 
 _log = structlog.get_logger()
 
@@ -73,7 +75,7 @@ class Execution:
     failed: set[tuple[UUID, int]] = field(default_factory=set)
     under_way: set[UUID] = field(default_factory=set)
     failures: list[tuple[BaseException, str]] = field(default_factory=list)
-    interrupted_by: str | None = None
+    asked: WorkflowError | None = None
     lost: Exception | None = None
     holds: Callable[[], bool] = lambda: True
     stop: Callable[[], object] = lambda: None
@@ -118,7 +120,7 @@ class Execution:
             campaign_id=run.campaign_id,
             _context=run.context,
             attempt=run.attempt,
-            idempotency_key=f"{run.id}:{task_id}",
+            _task_id=task_id,
             _save_artifact=save_artifact,
         )
 
@@ -150,36 +152,6 @@ class Execution:
         return str(artifact_id)
 
 
-def is_retryable(error: BaseException, policies: Sequence[RetryPolicy]) -> bool:
-    """Whether another execution may help: what the node's own policy says, else LangGraph's default,
-    which takes ValueError, TypeError and their like for mistakes that will be met again.
-    """
-    return any(_matches(policy, error) for policy in policies or (RetryPolicy(),))
-
-
-def _matches(policy: RetryPolicy, error: BaseException) -> bool:
-    retry_on = policy.retry_on
-    if isinstance(retry_on, type):
-        return isinstance(error, retry_on)
-    if isinstance(retry_on, Sequence):
-        return isinstance(error, tuple(retry_on))
-    try:
-        return isinstance(error, Exception) and bool(retry_on(error))
-    except Exception:  # the author's own function, which may be wrong too
-        return False
-
-
-def describe(error: BaseException) -> str:
-    """One line for a person, as the workflow's author worded it."""
-    try:
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    except Exception:  # the author's own __str__, which may be wrong too
-        text = type(error).__name__
-    # PostgreSQL takes neither NUL nor a lone surrogate.
-    text = " ".join(text.replace("\0", "").split()).encode("utf-8", "replace").decode()
-    return text[:_MAX_MESSAGE]
-
-
 class RecordedNode(Runnable[Any, Any]):
     """Executes `bound` as it is, and records when it starts, fails, or is answered from the cache.
 
@@ -199,6 +171,7 @@ class RecordedNode(Runnable[Any, Any]):
         self.bound = bound
         self.retry_policies = retry_policies
         self.cache_policy = cache_policy
+        self._code = fingerprint(bound) if cache_policy else b""
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> NoReturn:  # noqa: A002
         """The engine executes graphs asynchronously; LangGraph puts sync nodes on threads."""
@@ -227,7 +200,13 @@ class RecordedNode(Runnable[Any, Any]):
 
         if isinstance(runtime.context, RunContext):
             runtime = runtime.override(context=execution.context_of_step(task_id, attempt))
-            config = {**config, "configurable": {**config["configurable"], CONFIG_KEY_RUNTIME: runtime}}
+        # LangGraph counts the graphs that a task calls over all its executions, so that the first of the
+        # second execution would not find the checkpoints of the first.
+        scratchpad = replace(
+            config["configurable"][CONFIG_KEY_SCRATCHPAD], subgraph_counter=LazyAtomicCounter()
+        )
+        given = {CONFIG_KEY_RUNTIME: runtime, CONFIG_KEY_SCRATCHPAD: scratchpad}
+        config = {**config, "configurable": {**config["configurable"], **given}}
         try:
             if flaw is not None:
                 raise flaw
@@ -238,17 +217,23 @@ class RecordedNode(Runnable[Any, Any]):
             execution.end_here(LeaseEnded())
             raise
         except GraphInterrupt:
-            execution.interrupted_by = self.step_id
+            asked = WorkflowError(f"{self.step_id} asked for input, which a run cannot get")
+            execution.asked = asked
+            execution.failures.append((asked, self.step_id))
+            await execution.engine(
+                execution.held.fail_step(task_id, attempt, "STEP_FAILED", describe(asked), False, False)
+            )
             raise
         except GraphBubbleUp:
             raise
         except Exception as error:
             executions = runtime.execution_info.node_attempt if runtime.execution_info else 1
-            policy = next((policy for policy in self.retry_policies if _matches(policy, error)), None)
+            policy = next((policy for policy in self.retry_policies if matches(policy, error)), None)
             again = policy is not None and executions < policy.max_attempts
             retryable = is_retryable(error, self.retry_policies)
+            words = describe(error, execution.begun)
             await execution.engine(
-                execution.held.fail_step(task_id, attempt, "STEP_FAILED", describe(error), retryable, again)
+                execution.held.fail_step(task_id, attempt, step_code(error), words, retryable, again)
             )
             execution.failed.add((task_id, attempt))
             raise
@@ -257,6 +242,8 @@ class RecordedNode(Runnable[Any, Any]):
         return result
 
     async def _bound(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+        # From which a graph that the node calls takes its context. LangGraph has set the one before ours.
+        before = var_child_runnable_config.set(config)
         try:
             return await self.bound.ainvoke(input, config, **kwargs)
         except (Exception, asyncio.CancelledError, GeneratorExit):
@@ -264,6 +251,9 @@ class RecordedNode(Runnable[Any, Any]):
         except BaseException as error:
             # sys.exit() in a node would end the worker, and all the runs on it.
             raise NodeExited(describe(error)) from None
+        finally:
+            with contextlib.suppress(ValueError):  # one that was left behind is closed in another context
+                var_child_runnable_config.reset(before)
 
     def _cache_key(self, input: Any) -> tuple[bytes | None, Exception | None]:  # noqa: A002
         """The key, or what its function raised, which is an error of the node."""
@@ -271,7 +261,7 @@ class RecordedNode(Runnable[Any, Any]):
             return None, None
         try:
             key = self.cache_policy.key_func(input)
-            return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest(), None
+            return hashlib.sha256(self._code + (key.encode() if isinstance(key, str) else key)).digest(), None
         except Exception as error:
             return None, error
 

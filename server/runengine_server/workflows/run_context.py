@@ -8,6 +8,8 @@ from typing import Any
 from uuid import UUID
 
 from google.protobuf.struct_pb2 import Struct
+from langgraph._internal._constants import PUSH
+from langgraph.config import get_config
 
 from runengine_server.domain.struct import to_dict
 
@@ -18,8 +20,7 @@ SaveArtifact = Callable[[str, bytes, str], Awaitable[str]]
 class RunContext:
     """The run as one execution of one node sees it.
 
-    `attempt` is the run's, from 1. `idempotency_key` is the same for every execution of this
-    step, whatever starts it again: send it along with each effect on the outside world.
+    `attempt` is the run's, from 1.
     """
 
     run_id: UUID
@@ -27,8 +28,15 @@ class RunContext:
     campaign_id: UUID | None
     _context: Struct | None
     attempt: int
-    idempotency_key: str
+    _task_id: UUID
     _save_artifact: SaveArtifact
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every execution of this step, whatever starts it again: send it along with each
+        effect on the outside world. The nodes of a sub-graph, which share this context, have one each.
+        """
+        return f"{self.run_id}:{self._task_id}{_within(str(self._task_id))}"
 
     @property
     def context(self) -> dict[str, Any] | None:
@@ -43,3 +51,21 @@ class RunContext:
         Raises ValueError when the name is empty, longer than 255 characters or has a slash.
         """
         return await self._save_artifact(name, data, media_type)
+
+
+def _within(task_id: str) -> str:
+    """Which node of a sub-graph in the execution of that task asks; empty for the node of the task itself.
+    By its place in the sub-graph, and not by the id of its task, which is another when the sub-graph
+    starts anew.
+    """
+    try:
+        config = get_config()
+    except RuntimeError:  # asked on a thread of the node's own
+        return ""
+    _, found, inner = config["configurable"].get("checkpoint_ns", "").partition(f":{task_id}|")
+    if not found:
+        return ""
+    metadata = config["metadata"]
+    kind, place, *_ = metadata["langgraph_path"]
+    sent = f".{place}" if kind == PUSH else ""
+    return f":{inner.rpartition(':')[0]}.{metadata['langgraph_step']}{sent}"

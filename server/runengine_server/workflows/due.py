@@ -1,0 +1,95 @@
+"""What a run is due to do next, and whether a graph can do it.
+
+LangGraph passes over what it does not know: a checkpoint that says `branch:to:send` to a graph without a
+node `send` has nothing due, and the run would complete as if it had been sent (langgraph 1.2.22,
+pregel/_algo.py: `apply_writes` and `prepare_push_task_send` log a warning and go on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from langgraph._internal._constants import TASKS
+from langgraph.channels.last_value import LastValueAfterFinish
+from langgraph.channels.named_barrier_value import NamedBarrierValueAfterFinish
+from langgraph.pregel import Pregel
+from langgraph.types import Send
+
+_NODE, _JOIN = "branch:to:", "join:"
+
+
+def missing(
+    values: Mapping[str, Any],
+    written: Iterable[tuple[str, Any]],
+    graphs: Sequence[Pregel[Any, Any, Any, Any]],
+) -> list[str]:
+    """What the channels of a checkpoint and the (channel, value) that were written on top of it lead
+    to, and none of `graphs` has; each in words, such as "the node 'send'".
+    """
+    words: dict[str, None] = {}
+    channels = {name: channel for graph in graphs for name, channel in graph.channels.items()}
+    nodes = {name for graph in graphs for name in graph.nodes}
+    for channel, value in values.items():
+        if is_edge(channel):
+            if not _fits(value, channels.get(channel), LastValueAfterFinish):
+                words[_node(channel)] = None
+        elif channel.startswith(_JOIN):
+            arrived = value[0] if isinstance(value, tuple | list) else value
+            if arrived and not _fits(value, channels.get(channel), NamedBarrierValueAfterFinish):
+                words[_join(channel)] = None
+    sends = ((TASKS, send) for send in values.get(TASKS, ()))
+    for channel, value in chain(sends, written):
+        if channel == TASKS:
+            if isinstance(value, Send) and value.node not in nodes:
+                words[f"the node {value.node!r}"] = None
+        elif channel not in channels:
+            if is_edge(channel):
+                words[_node(channel)] = None
+            elif channel.startswith(_JOIN):
+                words[_join(channel)] = None
+    return list(words)
+
+
+def undone(values: Mapping[str, Any]) -> list[str]:
+    """What the channels of the last checkpoint of a graph that has ended say is still due."""
+    nodes = [_node(channel) for channel in values if is_edge(channel)]
+    return [*nodes, *(f"the node {send.node!r}" for send in values.get(TASKS, ()) if isinstance(send, Send))]
+
+
+def lost_targets(
+    written: Iterable[tuple[str, Any]], graph: Pregel[Any, Any, Any, Any]
+) -> Iterator[tuple[bool, str]]:
+    """Of the (channel, value) that a task wrote what leads to no node: whether it is a Send, and whose
+    name it has.
+    """
+    for channel, value in written:
+        if channel == TASKS and isinstance(value, Send) and value.node not in graph.nodes:
+            yield True, value.node
+        elif is_edge(channel) and channel not in graph.channels:
+            yield False, target_of(channel)
+
+
+def is_edge(channel: str) -> bool:
+    """Whether to write to it makes a node due."""
+    return channel.startswith(_NODE)
+
+
+def target_of(channel: str) -> str:
+    """The node that is due by such a channel."""
+    return channel.removeprefix(_NODE)
+
+
+def _fits(value: Any, channel: Any, deferred: type[Any]) -> bool:
+    """Whether the channel is there, and keeps values of that shape: a deferred one keeps a pair."""
+    return channel is not None and isinstance(channel, deferred) == isinstance(value, tuple | list)
+
+
+def _node(channel: str) -> str:
+    return f"the node {target_of(channel)!r}"
+
+
+def _join(channel: str) -> str:
+    starts, _, end = channel.removeprefix(_JOIN).rpartition(":")
+    return f"the edge from {starts} to {end!r}"

@@ -1,0 +1,150 @@
+"""What an error of a graph is called in the run and the step that it ends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Sequence
+from uuid import UUID
+
+from langgraph.errors import InvalidUpdateError, NodeTimeoutError, ParentCommand
+from langgraph.types import RetryPolicy
+
+# Characters of a message, and of each error within or behind the first; how many such errors.
+_MAX_MESSAGE, _MAX_INNER, _MAX_WITHIN, _MAX_SEEN = 2000, 300, 20, 50
+
+# What LangGraph raises of a graph that is wrong in itself, and its default policy would try again.
+_MISTAKES = (InvalidUpdateError, ParentCommand)
+
+# langgraph 1.2.22, pregel/_retry.py
+_LANGGRAPHS_NOTE = re.compile(r"During task with name '.*' and id '([0-9a-f-]{36})'")
+
+
+class WorkflowError(Exception):
+    """The graph did what no run can: the message tells its author what."""
+
+
+class WorkflowChanged(Exception):
+    """What the run was due to do is not in the graph that is to go on with it; the message names it."""
+
+
+class StateTooLarge(ValueError):
+    """What a node wrote, or the state of the graph, is larger than may be stored. Another try would not help,
+    which is what LangGraph's retry policies take a ValueError for.
+    """
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(f"{what} takes {size:,} bytes; RUNENGINE_MAX_STATE_BYTES allows {limit:,}.")
+
+
+class RunTimedOut(Exception):
+    """The run has been running for longer than its time limit."""
+
+
+_OF_RUNS: dict[type[BaseException], str] = {
+    RunTimedOut: "RUN_TIMED_OUT",
+    WorkflowChanged: "WORKFLOW_CHANGED",
+    WorkflowError: "WORKFLOW_FAILED",
+    StateTooLarge: "STATE_TOO_LARGE",
+}
+
+
+def step_code(error: BaseException) -> str:
+    """The code of a step that `error` ended."""
+    if isinstance(error, StateTooLarge):
+        return "STATE_TOO_LARGE"
+    return "STEP_TIMED_OUT" if isinstance(error, NodeTimeoutError) else "STEP_FAILED"
+
+
+def run_code(error: BaseException, step_id: str | None) -> str:
+    """The code of a run that `error` ended, where it came from that step."""
+    of_a_node = step_id is not None or isinstance(error, NodeTimeoutError)
+    return _OF_RUNS.get(type(error)) or (step_code(error) if of_a_node else "WORKFLOW_FAILED")
+
+
+def is_retryable(error: BaseException, policies: Sequence[RetryPolicy]) -> bool:
+    """Whether another execution may help: what the node's own policy says, else LangGraph's default,
+    which takes ValueError, TypeError and their like for mistakes that will be met again, and what a graph
+    cannot do whatever is tried.
+    """
+    if isinstance(error, WorkflowError) or (isinstance(error, _MISTAKES) and not policies):
+        return False
+    return any(matches(policy, error) for policy in policies or (RetryPolicy(),))
+
+
+def matches(policy: RetryPolicy, error: BaseException) -> bool:
+    """Whether the policy would have the node executed again after `error`."""
+    retry_on = policy.retry_on
+    if isinstance(retry_on, type):
+        return isinstance(error, retry_on)
+    if isinstance(retry_on, Sequence):
+        return isinstance(error, tuple(retry_on))
+    try:
+        return isinstance(error, Exception) and bool(retry_on(error))
+    except Exception:  # the author's own function, which may be wrong too
+        return False
+
+
+def describe(error: BaseException, steps: Container[UUID] = ()) -> str:
+    """One line for a person, as the workflow's author worded it: the error, what was noted of it, what
+    failed within it, what it was caused by. What LangGraph notes of the tasks `steps` is left out, for a
+    step knows its own name; it stays for the nodes of a sub-graph.
+    """
+    return _words(error, steps, set())[:_MAX_MESSAGE]
+
+
+def within(error: BaseException) -> list[BaseException]:
+    """The errors that groups among `error` and its causes hold, whose places a traceback of `error` has
+    not; the first twenty.
+    """
+    found: list[BaseException] = []
+    seen: set[int] = set()
+
+    def look(each: BaseException | None, of_group: bool) -> None:
+        if each is None or id(each) in seen or len(found) == _MAX_WITHIN:
+            return
+        seen.add(id(each))
+        if isinstance(each, BaseExceptionGroup):
+            for inner in each.exceptions:
+                look(inner, True)
+        elif of_group:
+            found.append(each)
+        look(each.__cause__, False)
+
+    look(error, False)
+    return found
+
+
+def _words(error: BaseException, steps: Container[UUID], seen: set[int]) -> str:
+    seen.add(id(error))
+    name, text = type(error).__name__, _text(error)
+    words = f"{name}: {text}" if text else name
+    words = words if len(seen) == 1 else words[:_MAX_INNER]
+    if notes := [note for note in map(_line, getattr(error, "__notes__", ())) if not _is_of(note, steps)]:
+        words += f" ({'; '.join(notes)})"
+    if isinstance(error, BaseExceptionGroup):
+        inner = [each for each in error.exceptions if id(each) not in seen][:_MAX_WITHIN]
+        more = len(error.exceptions) - len(inner)
+        each_words = [_words(each, steps, seen) for each in inner] if len(seen) < _MAX_SEEN else []
+        words += f" [{'; '.join([*each_words, *([f'and {more} more'] if more else [])])}]"
+    cause = error.__cause__
+    # LangGraph's time-outs have asyncio's as their cause, which says nothing more.
+    if cause is not None and id(cause) not in seen and not isinstance(error, NodeTimeoutError):
+        words += f", caused by {_words(cause, steps, seen)}" if len(seen) < _MAX_SEEN else ""
+    return words
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return _line(str(error))
+    except Exception:  # the author's own __str__, which may be wrong too
+        return ""
+
+
+def _line(text: object) -> str:
+    """As PostgreSQL takes it, which wants neither NUL nor a lone surrogate, in one line."""
+    return " ".join(str(text).replace("\0", "").split()).encode("utf-8", "replace").decode()
+
+
+def _is_of(note: str, steps: Container[UUID]) -> bool:
+    match = _LANGGRAPHS_NOTE.fullmatch(note)
+    return match is not None and UUID(match[1]) in steps

@@ -1,0 +1,152 @@
+"""Graphs that are nodes of others, or are called by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import RetryPolicy, Send
+from runengine_server.domain.run import RunStatus
+from runengine_server.workflows.run_context import RunContext
+
+from tests.integration.harness import Graph, Ran, State, alone, chain, serving
+
+AT_ONCE = RetryPolicy(initial_interval=0, jitter=False, retry_on=RuntimeError, max_attempts=2)
+
+
+class Noted:
+    """Sync nodes that note who they were, and under which key."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.names: list[str] = []
+        self.keys: list[str] = []
+        self.failures = failures
+
+    def node(self, name: str) -> Any:
+        def node(state: State, runtime: Runtime[RunContext]) -> State:
+            self.names.append(name)
+            self.keys.append(runtime.context.idempotency_key)
+            if name == "fails" and self.failures:
+                self.failures -= 1
+                raise RuntimeError("Once.")
+            return {"seen": [name]}
+
+        return node
+
+    def graph(self, **options: Any) -> Any:
+        nodes = {name: self.node(name) for name in ("one", "fails", "three")}
+        return chain(**nodes).compile(**options)
+
+
+def as_node(inner: Any) -> Any:
+    return inner
+
+
+def called(inner: Any) -> Any:
+    def node(state: State) -> Any:
+        return inner.invoke(state)
+
+    return node
+
+
+def called_by_one_that_is_called(inner: Any) -> Any:
+    return called(chain(between=called(inner)).compile())
+
+
+def called_in_the_loop(inner: Any) -> Any:
+    async def node(state: State) -> Any:
+        return inner.invoke(state)
+
+    return node
+
+
+def awaited(inner: Any) -> Any:
+    async def node(state: State) -> Any:
+        return await inner.ainvoke(state)
+
+    return node
+
+
+def streamed(inner: Any) -> Any:
+    def node(state: State) -> Any:
+        return list(inner.stream(state, stream_mode="values"))[-1]
+
+    return node
+
+
+WAYS = [as_node, called, called_by_one_that_is_called, called_in_the_loop, awaited, streamed]
+SAVING = [as_node, called, called_by_one_that_is_called, awaited, streamed]
+
+
+@pytest.mark.parametrize("checkpointer", [None, False])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_graph_runs_within_another(
+    database_url: str, way: Callable[[Any], Any], checkpointer: bool | None
+) -> None:
+    noted, ran = Noted(), Ran()
+    graph = chain(outer=way(noted.graph(checkpointer=checkpointer)), last=ran.node("last"))
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert (run.status, run.error) == (RunStatus.COMPLETED, None)
+        assert noted.names == ["one", "fails", "three"]
+        assert ran.names == ["last"]
+
+
+@pytest.mark.parametrize("way", SAVING)
+async def test_a_graph_within_another_goes_on_where_it_failed_when_its_run_is_retried(
+    database_url: str, way: Callable[[Any], Any]
+) -> None:
+    noted = Noted(failures=1)
+    async with serving(database_url, chain(outer=way(noted.graph()))) as engine:
+        run = await engine.execute()
+        assert run.status is RunStatus.FAILED
+        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        assert noted.names == ["one", "fails", "fails", "three"]
+
+
+@pytest.mark.parametrize("way", SAVING)
+async def test_a_graph_within_another_goes_on_where_it_failed_when_its_node_is_retried(
+    database_url: str, way: Callable[[Any], Any]
+) -> None:
+    noted = Noted(failures=1)
+    async with serving(database_url, alone("outer", way(noted.graph()), retry_policy=AT_ONCE)) as engine:
+        assert (await engine.execute()).status is RunStatus.COMPLETED
+        assert noted.names == ["one", "fails", "fails", "three"]
+        assert noted.keys[1] == noted.keys[2]
+
+
+@pytest.mark.parametrize("checkpointer", [None, False])
+@pytest.mark.parametrize("way", WAYS)
+async def test_each_node_of_a_sub_graph_has_an_idempotency_key_that_stays_the_same(
+    database_url: str, way: Callable[[Any], Any], checkpointer: bool | None
+) -> None:
+    noted = Noted(failures=1)
+    graph = chain(outer=way(noted.graph(checkpointer=checkpointer)))
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert run.status is RunStatus.FAILED
+        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        keys: dict[str, set[str]] = {}
+        for name, key in zip(noted.names, noted.keys, strict=True):
+            assert key.startswith(f"{run.id}:")
+            keys.setdefault(name, set()).add(key)
+        if way is not called_by_one_that_is_called or checkpointer is None:
+            assert {name: len(each) for name, each in keys.items()} == dict.fromkeys(keys, 1)
+        assert len(set.union(*keys.values())) >= 3
+
+
+async def test_branches_and_rounds_of_a_sub_graph_have_a_key_each(database_url: str) -> None:
+    noted = Noted()
+    inner: Graph = StateGraph(State)
+    inner.add_node("item", noted.node("item"))
+    inner.add_node("round", noted.node("round"))
+    inner.add_conditional_edges(START, lambda state: [Send("item", {}), Send("item", {})], ["item"])
+    inner.add_edge("item", "round")
+    inner.add_conditional_edges("round", lambda state: "round" if len(noted.names) < 5 else "__end__")
+    async with serving(database_url, chain(outer=inner.compile())) as engine:
+        assert (await engine.execute()).status is RunStatus.COMPLETED
+        assert noted.names == ["item", "item", "round", "round", "round"]
+        assert len(set(noted.keys)) == 5
