@@ -15,8 +15,8 @@ import asyncpg
 import httpx
 import pytest
 from runengine_client import RunEngineClient
+from runengine_server import logs
 from runengine_server.embedded_postgres import EmbeddedPostgres
-from runengine_server.logs import configure_logging
 from runengine_server.repositories.migrations.migrate import migrate
 
 from tests.faults import mutants
@@ -29,7 +29,7 @@ _SOCKET_DIR = "RUNENGINE_TEST_POSTGRES"
 
 def pytest_configure(config: pytest.Config) -> None:
     # As the processes have it; structlog's own way renders every local variable, for a second each time.
-    configure_logging()
+    logs.configure_logging()
     if MUTANT in os.environ:
         mutants.apply(os.environ[MUTANT])
     if hasattr(config, "workerinput"):
@@ -58,6 +58,11 @@ def pytest_configure(config: pytest.Config) -> None:
         shutil.rmtree(directory)
 
     config.add_cleanup(clean_up)
+
+
+def pytest_runtest_teardown() -> None:
+    # What a test has logged is written on a thread: while pytest still captures it for that test.
+    logs.flush()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,11 @@ def engine(caller: Caller, stack: Stack, token: str) -> Engine:
 
 
 @pytest.fixture
-async def silent_address() -> AsyncIterator[str]:
-    """Of a server that accepts connections and says nothing."""
-    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    yield f"{host}:{port}"
-    server.close()
+def silent_address() -> Iterator[str]:
+    """Where the kernel takes connections, and nobody ever says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        host, port = listening.getsockname()
+        yield f"{host}:{port}"
 
 
 def moment(text: str) -> datetime:
