@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,7 +17,7 @@ from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, NewRun, RunStatus
 from runengine_server.engine.campaign_service import CampaignService
 from runengine_server.repositories.held_run_repository import HeldRunRepository, StoredCheckpoint
-from runengine_server.repositories.queue_repository import QueueRepository
+from runengine_server.repositories.queue_repository import Line, QueueRepository
 
 from tests.integration.harness import (
     LEASE_SECONDS,
@@ -232,22 +233,48 @@ async def test_leases_are_told_by_the_clock_of_the_database_alone(
 
 
 async def test_what_is_not_notified_is_found_all_the_same(
-    database_url: str, database: asyncpg.Connection
+    database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serving(database_url, chain(one=Ran().node("one"))) as engine, engine.working():
-        # Until the worker has found nothing to do, and waits.
-        warm = await engine.trigger()
-        assert await ended(engine, warm) is RunStatus.COMPLETED
-        # The same row as a trigger makes, and no notification.
-        run_id = uuid4()
-        await database.execute(
-            "INSERT INTO runs (tenant_id, id, workflow_name, encoded_input) VALUES ($1, $2, $3, $4)",
-            engine.tenant_id,
-            run_id,
-            engine.workflow,
-            encode_input(NewRun(run_id, engine.workflow, None, None, None)),
+    claim, heartbeat = QueueRepository.claim_queued, Line.heartbeat
+    listens, waits = threading.Event(), asyncio.Event()
+
+    async def noted_claim(queue: QueueRepository, limit: int) -> list[ClaimedRun]:
+        idle = listens.is_set() and not any(
+            task.get_name().startswith("run ") for task in asyncio.all_tasks()
         )
-        assert await ended(engine, run_id) is RunStatus.COMPLETED
+        found = await claim(queue, limit)
+        if idle and not found:
+            waits.set()
+        return found
+
+    async def noted_heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
+        listens.set()
+        return await heartbeat(line, held, seconds)
+
+    monkeypatch.setattr(QueueRepository, "claim_queued", noted_claim)
+    monkeypatch.setattr(Line, "heartbeat", noted_heartbeat)
+
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+
+        async def insert() -> UUID:
+            """The same row as a trigger makes, and no notification."""
+            run_id = uuid4()
+            await database.execute(
+                "INSERT INTO runs (tenant_id, id, workflow_name, encoded_input) VALUES ($1, $2, $3, $4)",
+                engine.tenant_id,
+                run_id,
+                engine.workflow,
+                encode_input(NewRun(run_id, engine.workflow, None, None, None)),
+            )
+            return run_id
+
+        first = await insert()
+        async with engine.working():
+            # What wakes the worker, that it listens and that a run has ended, is over before the next one.
+            await asyncio.to_thread(listens.wait, SECONDS)
+            assert await ended(engine, first) is RunStatus.COMPLETED
+            await asyncio.wait_for(waits.wait(), SECONDS)
+            assert await ended(engine, await insert()) is RunStatus.COMPLETED
 
 
 async def test_a_cancel_that_is_not_notified_reaches_the_graph_with_the_heartbeat(database_url: str) -> None:
