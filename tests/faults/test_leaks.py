@@ -22,12 +22,18 @@ from tests.integration.harness import Held, State, alone, happened, serving
 
 
 # The thread pools of libraries are waited for, twice, until they have let their idle threads go.
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(420)
 async def test_of_a_mixed_load_nothing_is_left(database_url: str, state_dir: Path) -> None:
-    measured = await leaks.measure(
-        database_url, state_dir, warm_up=3, seconds=6, idle_seconds=leaks.TOKIO_SECONDS
-    )
-    assert leaks.differences(measured.baseline, measured.end) == []
+    for _ in range(2):
+        measured = await leaks.measure(
+            database_url, state_dir, warm_up=3, seconds=6, idle_seconds=leaks.TOKIO_SECONDS
+        )
+        found = leaks.differences(measured.baseline, measured.end)
+        # gRPC adds a thread to its own pool when work waits there, on a busy machine, and ends one that had
+        # nothing to do for 20 s, which pings leave none of them (grpcio 1.85.1). A leak shows each time.
+        if not found or not all("event_engine" in each for each in found):
+            break
+    assert found == []
     assert measured.complaints == []
     assert leaks.missing(measured.hits) == []
     # It was there to be left: every process had more to do than nothing.
