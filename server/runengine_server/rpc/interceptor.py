@@ -158,6 +158,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     async for response in responses:
                         async with asyncio.timeout(_READER_SECONDS):
                             await context.write(response)
+            except grpc.aio.InternalError:
+                return  # the reader has gone away, and there is nobody to tell
             except TimeoutError:
                 # Behind what the reader has not read, its status waits for it too; but not for ever.
                 async with asyncio.timeout(_READER_SECONDS):
