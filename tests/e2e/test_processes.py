@@ -14,11 +14,11 @@ import pytest
 from runengine.v1 import run_service_pb2, run_service_pb2_grpc
 from runengine_server.children import Child, ChildFailed
 
+from tests.patience import SECONDS
 from tests.stack import Stack
 
 PROCESSES = 2
 CONNECTIONS = 40
-SECONDS = 20
 
 
 @pytest.fixture

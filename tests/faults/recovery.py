@@ -11,6 +11,7 @@ from runengine_client import RunEngineClient
 from runengine_server.children import Child
 
 from tests.faults.arrivals import Arrivals
+from tests.patience import SECONDS
 from tests.stack import UNDER_TEST, Stack
 
 LEASE_SECONDS = 2.0
@@ -47,7 +48,7 @@ class Recovery:
         (taken,) = await self.arrivals.until(lambda each: each.run_id == run.id and each.pid in self.workers)
         seconds = time.monotonic() - began
         taken.let_go()
-        await self.client.wait(run.id, timeout_seconds=10)
+        await self.client.wait(run.id, timeout_seconds=SECONDS)
         return seconds
 
 

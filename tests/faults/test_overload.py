@@ -18,6 +18,7 @@ import pytest
 from runengine.v1.run_pb2 import Run
 from runengine_client import Overloaded, RunEngineClient
 
+from tests.patience import SECONDS
 from tests.stack import Stack
 
 # What rpc/interceptor.py lets be under way.
@@ -38,7 +39,7 @@ async def wide_rest(stack: Stack, token: str) -> AsyncIterator[httpx.AsyncClient
         base_url=f"http://{stack.rest_address}",
         headers={"authorization": f"Bearer {token}"},
         limits=httpx.Limits(max_connections=None),
-        timeout=30,
+        timeout=SECONDS,
     ) as rest:
         yield rest
 

@@ -184,7 +184,7 @@ async def scene(stack: Stack, database_url: str) -> AsyncIterator[Scene]:
     with tempfile.TemporaryDirectory(prefix="zombies-") as directory:
         history = History(Path(directory) / "history")
         async with (
-            RunEngineClient(stack.grpc_address, stack.token(tenant)) as client,
+            stack.client(stack.token(tenant)) as client,
             Arrivals() as arrivals,
         ):
             settings = {

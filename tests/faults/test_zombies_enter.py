@@ -10,7 +10,6 @@ from pathlib import Path
 
 import asyncpg
 from runengine.v1.run_pb2 import RunStatus
-from runengine_client import RunEngineClient
 
 from tests.faults.arrivals import SECONDS, Arrivals
 from tests.faults.history import History
@@ -24,7 +23,7 @@ async def test_no_zombie_enters_a_node(stack: Stack, tmp_path: Path, database: a
     history = History(tmp_path / "history")
     tenant = f"org_{uuid.uuid4().hex}"
     async with (
-        RunEngineClient(stack.grpc_address, stack.token(tenant)) as client,
+        stack.client(stack.token(tenant)) as client,
         Arrivals() as arrivals,
     ):
         settings = {
