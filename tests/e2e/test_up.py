@@ -42,7 +42,11 @@ class Up:
 
     async def greeting(self) -> str:
         assert self.process.stdout is not None
-        greeting = await asyncio.wait_for(self.process.stdout.readuntil(b"Ctrl-C"), SECONDS)
+        try:
+            greeting = await asyncio.wait_for(self.process.stdout.readuntil(b"Ctrl-C"), SECONDS)
+        except asyncio.IncompleteReadError:
+            _, said = await self.process.communicate()
+            raise AssertionError(said.decode()) from None
         return greeting.decode()
 
     async def end(self, number: int) -> int:

@@ -82,7 +82,7 @@ IDLE_SECONDS = 15.0
 # could be left of gRPC is a channel, a call or a socket, and those are counted.
 _POOL_OF_GRPC = "event_engine"
 _AGAIN_SECONDS = 0.25
-_STORY_SECONDS = 60
+_STORY_SECONDS = SECONDS
 
 # What no log may have: asyncio's words for what nobody waited for, with which it calls its exception
 # handler, the words of ours, and Python's own.
@@ -460,7 +460,10 @@ class Load:
 
     async def _runs_time_out(self) -> None:
         for name in ("slow-step", "slow-thread", "slow-run"):
-            run = await self._ended((await self._client.trigger_run(f"leaks-{name}")).id)
+            payload = {"gates": self._arrivals.path}
+            run = await self._client.trigger_run(f"leaks-{name}", trigger_payload=payload)
+            run = await self._ended(run.id)
+            self._free.add(run.id)
             assert run.status == RunStatus.RUN_STATUS_FAILED, run
             self.hit(f"{run.error.code} in {name}")
 

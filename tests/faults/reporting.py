@@ -24,6 +24,8 @@ from typing import Any
 
 import asyncpg
 
+from tests.faults.process import be_patient
+
 REPORTS = "RUNENGINE_REPORTS"
 
 # A client's channel and call, and a server's call, as grpcio 1.85 names them.
@@ -39,6 +41,7 @@ def main() -> None:
         from tests.faults import mutants
 
         mutants.apply(mutant)
+    be_patient()
     warnings.simplefilter("always", ResourceWarning)
     path = os.environ[REPORTS]
 

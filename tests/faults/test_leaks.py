@@ -43,7 +43,8 @@ async def test_channels_and_calls_of_grpc_are_counted() -> None:
     gc.collect()
     before = Counter(reporting.own()["gRPC"])
     channel = grpc.aio.insecure_channel(free_address())
-    call: Any = channel.unary_unary("/no.Such/Method")(b"", wait_for_ready=True)
+    method: Any = channel.unary_unary("/no.Such/Method")
+    call = method(b"", wait_for_ready=True)
     await asyncio.sleep(0)  # it begins
     assert Counter(reporting.own()["gRPC"]) - before == {"AioChannel": 1, "_AioCall": 1}
     call.cancel()

@@ -27,7 +27,7 @@ async def test_readiness_follows_the_database_and_liveness_does_not(
         try:
             await stack.start("serve", "gateway")
             async with stack.rest() as rest:
-                assert (await rest.get("/readyz")).status_code == 200
+                await until(rest, 200)
                 postgres.stop()
                 away = await until(rest, 503)
                 assert away.json()["reason"] == "UNAVAILABLE"
