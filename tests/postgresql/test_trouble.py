@@ -27,6 +27,7 @@ from tests.stack import Stack, logging_to
 
 # Less than the nine after which a call is given up: what ends by then did not wait for that.
 AT_ONCE_SECONDS = 8
+WRITES = 8
 
 END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'"
 
@@ -87,7 +88,7 @@ async def test_reads_go_on_while_commits_wait_for_a_standby_that_is_gone(
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = 'app'"
     triggering = f"{waiting} AND query NOT LIKE 'NOTIFY%'"
     async with server.superuser() as admin:
-        database = Database(server.url("app"), 8, kept_for_reads=2)
+        database = Database(server.url("app"), WRITES, kept_for_reads=2)
         runs = runs_of(database)
         run_id = await trigger(runs)
         await admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'gone'")
@@ -96,12 +97,12 @@ async def test_reads_go_on_while_commits_wait_for_a_standby_that_is_gone(
             triggers: list[asyncio.Task[UUID]] = []
             async with asyncio.timeout(SECONDS):
                 # Some are done before the server has the new configuration; then they take all they can get.
-                while await admin.fetchval(triggering) < 6:
+                while await admin.fetchval(triggering) < WRITES:
                     triggers = [each for each in triggers if not each.done()]
                     triggers += [asyncio.create_task(trigger(runs)) for _ in range(24 - len(triggers))]
                 reads = [await runs.get(run_id) for _ in range(20)]
             assert None not in reads
-            assert await admin.fetchval(triggering) == 6
+            assert await admin.fetchval(triggering) == WRITES
             for each in triggers:
                 each.cancel()
             await asyncio.wait(triggers)
