@@ -274,6 +274,35 @@ def _threads_left_are_replaced() -> None:
     NodeThreads._leave = lambda self, call: None  # type: ignore[method-assign]
 
 
+def _skip_locked_in_heartbeat() -> None:
+    from runengine_server.repositories import queue_repository
+
+    _without(queue_repository, ["_HEARTBEAT", "_HAND_BACK"], " SKIP LOCKED", "")
+
+
+def _lock_of_the_fence(instead: str) -> Callable[[], None]:
+    def apply() -> None:
+        from runengine_server.repositories import held_run_repository
+
+        _without(held_run_repository, ["_RECORD"], "FOR KEY SHARE", instead)
+
+    return apply
+
+
+def _lease_that_is_too_long() -> None:
+    from runengine_server.repositories import queue_repository
+
+    _without(queue_repository, ["_CLAIM_EXPIRED"], "secs => lease_seconds + 1", "secs => 1e9")
+
+
+def _end_after_the_start() -> None:
+    from runengine_server.repositories import held_run_repository, run_repository, transition_sql
+
+    guard, names = transition_sql.ENDED, ["_RECORD", "_FAIL_STEP", "_END"]
+    _without(held_run_repository, names, guard, "public.now_ms()")
+    _without(run_repository, ["_CANCEL"], guard, "public.now_ms()")
+
+
 def _put(module: Any, name: str, instead: Any) -> None:
     assert hasattr(module, name)
     setattr(module, name, instead)
@@ -341,6 +370,7 @@ class Mutant:
 
 
 _GATES = "integration/test_gates.py::test_a_gate_of_a_sub_graph_holds_however_often_its_run_is_retried"
+_HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_clock.py"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
 
 
@@ -383,6 +413,32 @@ MUTANTS = (
         "SKIP LOCKED",
         _skip_locked,
         "faults/test_guards.py::test_a_claimer_does_not_wait_for_a_run_that_another_has_locked",
+    ),
+    _mutant(
+        "SKIP LOCKED in the heartbeat",
+        _skip_locked_in_heartbeat,
+        f"{_HEARTBEATS}::test_a_run_that_is_locked_keeps_no_other_from_being_renewed",
+        f"{_HEARTBEATS}::test_a_run_that_is_locked_keeps_no_other_from_being_handed_back",
+    ),
+    _mutant(
+        "lock of the fence",
+        _lock_of_the_fence(""),
+        f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
+    ),
+    _mutant(
+        "heartbeat beside the fence",
+        _lock_of_the_fence("FOR SHARE"),
+        f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
+    ),
+    _mutant(
+        "end of a lease before a clock that went back",
+        _lease_that_is_too_long,
+        f"{_CLOCKS}::test_a_run_whose_worker_is_lost_goes_on_a_lease_after_the_clock_went_back",
+    ),
+    _mutant(
+        "end of a step after its start",
+        _end_after_the_start,
+        f"{_CLOCKS}::test_nothing_takes_less_than_no_time_when_the_clock_goes_back",
     ),
     _mutant(
         "FORCE ROW LEVEL SECURITY",

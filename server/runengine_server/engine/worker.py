@@ -168,8 +168,8 @@ class Worker:
     async def _hand_back_left(self) -> None:
         """Gives up what could not be ended, so that no lease has to run out and no loss is counted."""
         if left := list(self._left):
-            await self._queue.hand_back(left)
-            del self._left[: len(left)]
+            locked = await self._queue.hand_back(left)
+            self._left[: len(left)] = [run for run in left if run.id in locked]
 
     def _lose(self, lost: ClaimedRun) -> None:
         run, task = self._held.get(lost.id, (None, None))
