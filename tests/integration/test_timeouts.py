@@ -14,6 +14,7 @@ from langgraph.types import RetryPolicy
 from runengine_server.domain.run import RunStatus
 from runengine_server.engine import langgraph_run_processor
 from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.workflows import time_limit
 from runengine_server.workflows.load import Timeouts, compile_workflow
 
 from tests.integration.harness import Graph, Held, Ran, State, alone, chain, serving
@@ -28,7 +29,10 @@ async def forever(state: State) -> State:
 
 
 class _WaitsForNode:
-    """Stands for the module `asyncio` where the limit of a run is waited for."""
+    """Stands for the module `asyncio` where the limit of a run, or of a node, is waited for."""
+
+    def __init__(self, of_node: bool) -> None:
+        self._of_node = of_node
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -37,6 +41,8 @@ class _WaitsForNode:
         entered = asyncio.ensure_future(ENTERED.wait())
         await asyncio.wait({*tasks, entered}, return_when=asyncio.FIRST_COMPLETED)
         entered.cancel()
+        if self._of_node:
+            ENTERED.clear()
         return await asyncio.wait(tasks, **options)
 
 
@@ -52,7 +58,8 @@ def limits_begin_in_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
 
     ENTERED.clear()
     monkeypatch.setattr(_retry, "_run_timeout_watchdog", after_entering)
-    monkeypatch.setattr(langgraph_run_processor, "asyncio", _WaitsForNode())
+    monkeypatch.setattr(time_limit, "asyncio", _WaitsForNode(of_node=True))
+    monkeypatch.setattr(langgraph_run_processor, "asyncio", _WaitsForNode(of_node=False))
 
 
 in_the_node = pytest.mark.usefixtures("limits_begin_in_the_node")
