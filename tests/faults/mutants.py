@@ -303,6 +303,37 @@ def _end_after_the_start() -> None:
     _without(run_repository, ["_CANCEL"], guard, "public.now_ms()")
 
 
+def _patience_with_a_slow_link() -> None:
+    from runengine_server.repositories.patience import Patience
+
+    _put(Patience, "_look", lambda self: None)
+
+
+def _denial_is_no_refusal() -> None:
+    from runengine_server.repositories import driver_errors
+
+    _put(driver_errors, "DENIALS", ())
+
+
+def _look_at_grants() -> None:
+    from runengine_server.repositories import database
+
+    _without(database, ["_ROLE"], "NOT has_table_privilege", "false AND has_table_privilege")
+
+
+def _clock_of_a_node() -> None:
+    from runengine_server.workflows.time_limit import NodeClock
+
+    _put(NodeClock, "stop", lambda self: None)
+    _put(NodeClock, "go_on", lambda self: None)
+
+
+def _signal_to_a_blocked_worker() -> None:
+    from runengine_server.lifecycle import Lifetime
+
+    _put(Lifetime, "_and_tell", lambda self, of_loop: of_loop)
+
+
 def _put(module: Any, name: str, instead: Any) -> None:
     assert hasattr(module, name)
     setattr(module, name, instead)
@@ -371,6 +402,7 @@ class Mutant:
 
 _GATES = "integration/test_gates.py::test_a_gate_of_a_sub_graph_holds_however_often_its_run_is_retried"
 _HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_clock.py"
+_REVOKED = "postgresql/test_revoked.py::test_a_run_goes_on_once_what_was_revoked_is_granted_again"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
 
 
@@ -434,6 +466,25 @@ MUTANTS = (
         "end of a lease before a clock that went back",
         _lease_that_is_too_long,
         f"{_CLOCKS}::test_a_run_whose_worker_is_lost_goes_on_a_lease_after_the_clock_went_back",
+    ),
+    _mutant(
+        "patience with a slow link",
+        _patience_with_a_slow_link,
+        "postgresql/test_slow_link.py::test_a_large_state_is_stored_and_read_again_however_slow_the_link_is",
+    ),
+    _mutant("a denial is no refusal", _denial_is_no_refusal, f"{_REVOKED}[18-tables]"),
+    _mutant("look at what is granted", _look_at_grants, f"{_REVOKED}[18-one table]"),
+    _mutant(
+        "clock of a node that waits for a thread",
+        _clock_of_a_node,
+        "integration/test_node_threads.py::"
+        "test_a_node_that_waits_for_its_thread_has_its_whole_time_from_then_on",
+    ),
+    _mutant(
+        "signal to a blocked worker",
+        _signal_to_a_blocked_worker,
+        "e2e/test_blocked_worker.py::"
+        "test_a_worker_whose_event_loop_is_blocked_stops_when_it_is_told_to_and_hands_back_all",
     ),
     _mutant(
         "end of a step after its start",

@@ -247,7 +247,7 @@ async def test_what_is_not_notified_is_found_all_the_same(
             waits.set()
         return found
 
-    async def noted_heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
+    async def noted_heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> Any:
         listens.set()
         return await heartbeat(line, held, seconds)
 

@@ -161,8 +161,8 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
     (artifact_repository._GET, (COMPLETED,), 1, {"artifacts": 1}),
     (queue_repository._CLAIM_QUEUED, (*LEASE, "", None), 10, {"runs": 40, "campaign_run_counts": 10}),
     (queue_repository._CLAIM_EXPIRED, (*LONG_LEASE, 1), 10, {"runs": 30, "run_steps": 10}),
-    (queue_repository._HEARTBEAT, (*KEPT, 30.0), 10, {"runs": 10}),
-    (queue_repository._HAND_BACK, (*KEPT, 0.25), 10, {"runs": 10, "run_steps": 10}),
+    (queue_repository._HEARTBEAT, (*KEPT, 30.0), 10, {"runs": 20}),
+    (queue_repository._HAND_BACK, (*KEPT, 0.25), 10, {"runs": 20, "run_steps": 10}),
     (
         held_run_repository._BEGIN_STEP,
         (*HELD, [RUNNING], *WRITTEN, *STORED, uuid4(), "two", "two", False),

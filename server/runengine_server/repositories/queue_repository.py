@@ -11,6 +11,7 @@ import asyncpg
 from runengine_server.domain.encoded_run import decode_input
 from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun, RunStatus
 from runengine_server.repositories.database import Database, DispatchLine
+from runengine_server.repositories.driver_errors import translate_driver_errors
 from runengine_server.repositories.functions import Function
 from runengine_server.repositories.transition_sql import (
     CANCELLED,
@@ -117,7 +118,7 @@ _CLAIM_EXPIRED = Function(
         SELECT tenant_id, id FROM public.runs
         WHERE status = 'running' AND lease_expires_at > statement_timestamp() + make_interval(secs => $3 + 1)
             AND lease_expires_at > statement_timestamp() + make_interval(secs => lease_seconds + 1)
-        FOR NO KEY UPDATE SKIP LOCKED
+        ORDER BY lease_expires_at LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
     ) AS ahead
     WHERE runs.tenant_id = ahead.tenant_id AND runs.id = ahead.id;
 
@@ -343,6 +344,11 @@ class QueueRepository:
         if handed:
             self._database.notifier.notify(QUEUED, HANDED_BACK)
         return locked
+
+    async def check(self) -> None:
+        """Raises Denied when the role lacks what every worker needs, and Unavailable as all do."""
+        with translate_driver_errors():
+            await self._database.check()
 
     async def forget_old(self) -> None:
         """Deletes idempotency keys of more than seven days, and cache entries that have expired."""
