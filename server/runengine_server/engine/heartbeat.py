@@ -51,7 +51,7 @@ class Heartbeat:
     A node that blocks the loop holds up all other runs, and nothing can stop it. After `blocked_seconds`
     the other runs are handed back and `end_process` is called, in the thread; the lease of the run that
     blocks runs out, which counts as a loss. When it `is_told_to_stop`, by a signal that the loop does not
-    see, two seconds are enough, and all runs are handed back.
+    see, `drain_seconds` are enough, or two, and all runs are handed back.
     """
 
     def __init__(
@@ -65,11 +65,13 @@ class Heartbeat:
         blocked_seconds: float = math.inf,
         end_process: Callable[[], object] = lambda: None,
         is_told_to_stop: Callable[[], bool] = lambda: False,
+        drain_seconds: float = 0,
     ) -> None:
         self._queue = queue
         self._blocked_seconds = blocked_seconds
         self._end_process = end_process
         self._is_told_to_stop = is_told_to_stop
+        self._drain_seconds = min(max(_TELL_SECONDS, drain_seconds), blocked_seconds)
         self._interval = lease_seconds / 3
         self._soon = min(0.5, self._interval / 4)
         # A sixth of the lease is left for graphs to stop in, and for clocks that differ in speed.
@@ -202,7 +204,7 @@ class Heartbeat:
             if not told:
                 told = True
                 _log.error("the event loop is blocked", **found, seconds=round(still, 1), place=place(frame))
-            if self._is_told_to_stop():
+            if self._is_told_to_stop() and still >= self._drain_seconds:
                 await self._leave(None)
             elif still >= self._blocked_seconds:
                 await self._leave(run_of(found))

@@ -71,6 +71,7 @@ class Worker:
             blocked_seconds=blocked_seconds,
             end_process=end_process,
             is_told_to_stop=is_told_to_stop,
+            drain_seconds=drain_seconds,
         )
         self._held: dict[UUID, tuple[ClaimedRun, asyncio.Task[None]]] = {}
         self._left: list[ClaimedRun] = []
