@@ -41,6 +41,7 @@ faults: $(INSTALLED) ## Break everything that can break under 300 runs, and chec
 	@$(BIN)/python -m tests.faults.storm
 	@$(BIN)/python -m tests.faults.storm --recovery
 	@$(BIN)/python -m tests.faults.storm --claims
+	@$(BIN)/python -m tests.faults.zombies_enter
 
 mutants: $(INSTALLED) ## Take each guard out in turn, and see a test fail
 	@$(BIN)/python -m tests.faults.mutants

@@ -211,6 +211,7 @@ async def worker(settings: Settings) -> None:
         drain_seconds=settings.drain_seconds,
         blocked_seconds=settings.blocked_seconds,
         end_process=_end_at_once,
+        is_told_to_stop=lifetime.told.is_set,
     )
     loop = asyncio.get_running_loop()
 

@@ -11,10 +11,10 @@ import structlog
 from runengine_server.domain.errors import Unavailable
 from runengine_server.embedded_postgres import running_urls
 from runengine_server.postgres_url import parse_postgres_url
-from runengine_server.repositories.connecting import NotWritable, sqlstate, words
+from runengine_server.repositories.connecting import NotWritable, words
 from runengine_server.repositories.damage import damage
 from runengine_server.repositories.database import Database
-from runengine_server.repositories.driver_errors import TRANSIENT_ERRORS
+from runengine_server.repositories.driver_errors import DENIALS, TRANSIENT_ERRORS, trouble
 from runengine_server.repositories.schema import FUNCTIONS
 from runengine_server.settings import Settings, SettingsError
 
@@ -112,23 +112,22 @@ async def watch(database: Database, tell: Callable[[bool], None] | None = None) 
         await asyncio.sleep(_WATCH_SECONDS)
         try:
             await database.check(_WATCH_SECONDS)
-            trouble = None
+            failure = None
         except Exception as error:
-            trouble = error
-        if working == (trouble is None):
+            failure = error
+        if working == (failure is None):
             continue
-        working = trouble is None
+        working = failure is None
         if tell is not None:
             tell(working)
-        if trouble is None:
+        if failure is None:
             _log.info("the database is back")
+        elif isinstance(failure, DENIALS):
+            _log.error("the database does not let us in", **trouble(failure))
+        elif isinstance(failure, NotWritable):
+            _log.error("the database takes no writes", **trouble(failure))
         else:
-            is_there = isinstance(trouble, NotWritable)
-            _log.error(
-                "the database takes no writes" if is_there else "the database cannot be reached",
-                error=type(trouble).__name__,
-                sqlstate=sqlstate(trouble),
-            )
+            _log.error("the database cannot be reached", **trouble(failure))
 
 
 async def migrate(settings: Settings) -> None:

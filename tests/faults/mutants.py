@@ -275,6 +275,66 @@ def _threads_left_are_replaced() -> None:
     NodeThreads._leave = lambda self, call: None  # type: ignore[method-assign]
 
 
+def _skip_locked_in_heartbeat() -> None:
+    from runengine_server.repositories import queue_repository
+
+    _without(queue_repository, ["_HEARTBEAT", "_HAND_BACK"], " SKIP LOCKED", "")
+
+
+def _lock_of_the_fence(instead: str) -> Callable[[], None]:
+    def apply() -> None:
+        from runengine_server.repositories import held_run_repository
+
+        _without(held_run_repository, ["_RECORD"], "FOR KEY SHARE", instead)
+
+    return apply
+
+
+def _lease_that_is_too_long() -> None:
+    from runengine_server.repositories import queue_repository
+
+    _without(queue_repository, ["_CLAIM_EXPIRED"], "secs => lease_seconds + 1", "secs => 1e9")
+
+
+def _end_after_the_start() -> None:
+    from runengine_server.repositories import held_run_repository, run_repository, transition_sql
+
+    guard, names = transition_sql.ENDED, ["_RECORD", "_FAIL_STEP", "_END"]
+    _without(held_run_repository, names, guard, "public.now_ms()")
+    _without(run_repository, ["_CANCEL"], guard, "public.now_ms()")
+
+
+def _patience_with_a_slow_link() -> None:
+    from runengine_server.repositories.patience import Patience
+
+    _put(Patience, "_look", lambda self: None)
+
+
+def _denial_is_no_refusal() -> None:
+    from runengine_server.repositories import driver_errors
+
+    _put(driver_errors, "DENIALS", ())
+
+
+def _look_at_grants() -> None:
+    from runengine_server.repositories import database
+
+    _without(database, ["_ROLE"], "NOT has_table_privilege", "false AND has_table_privilege")
+
+
+def _clock_of_a_node() -> None:
+    from runengine_server.workflows.time_limit import NodeClock
+
+    _put(NodeClock, "stop", lambda self: None)
+    _put(NodeClock, "go_on", lambda self: None)
+
+
+def _signal_to_a_blocked_worker() -> None:
+    from runengine_server.lifecycle import Lifetime
+
+    _put(Lifetime, "_and_tell", lambda self, of_loop: of_loop)
+
+
 def _put(module: Any, name: str, instead: Any) -> None:
     assert hasattr(module, name)
     setattr(module, name, instead)
@@ -342,6 +402,8 @@ class Mutant:
 
 
 _GATES = "integration/test_gates.py::test_a_gate_of_a_sub_graph_holds_however_often_its_run_is_retried"
+_HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_clock.py"
+_REVOKED = "postgresql/test_revoked.py::test_a_run_goes_on_once_what_was_revoked_is_granted_again"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
 
 
@@ -384,6 +446,51 @@ MUTANTS = (
         "SKIP LOCKED",
         _skip_locked,
         "faults/test_guards.py::test_a_claimer_does_not_wait_for_a_run_that_another_has_locked",
+    ),
+    _mutant(
+        "SKIP LOCKED in the heartbeat",
+        _skip_locked_in_heartbeat,
+        f"{_HEARTBEATS}::test_a_run_that_is_locked_keeps_no_other_from_being_renewed",
+        f"{_HEARTBEATS}::test_a_run_that_is_locked_keeps_no_other_from_being_handed_back",
+    ),
+    _mutant(
+        "lock of the fence",
+        _lock_of_the_fence(""),
+        f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
+    ),
+    _mutant(
+        "heartbeat beside the fence",
+        _lock_of_the_fence("FOR SHARE"),
+        f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
+    ),
+    _mutant(
+        "end of a lease before a clock that went back",
+        _lease_that_is_too_long,
+        f"{_CLOCKS}::test_a_run_whose_worker_is_lost_goes_on_a_lease_after_the_clock_went_back",
+    ),
+    _mutant(
+        "patience with a slow link",
+        _patience_with_a_slow_link,
+        "postgresql/test_slow_link.py::test_a_large_state_is_stored_and_read_again_however_slow_the_link_is",
+    ),
+    _mutant("a denial is no refusal", _denial_is_no_refusal, f"{_REVOKED}[18-tables]"),
+    _mutant("look at what is granted", _look_at_grants, f"{_REVOKED}[18-one table]"),
+    _mutant(
+        "clock of a node that waits for a thread",
+        _clock_of_a_node,
+        "integration/test_node_threads.py::"
+        "test_a_node_that_waits_for_its_thread_has_its_whole_time_from_then_on",
+    ),
+    _mutant(
+        "signal to a blocked worker",
+        _signal_to_a_blocked_worker,
+        "e2e/test_blocked_worker.py::"
+        "test_a_worker_whose_event_loop_is_blocked_stops_when_it_is_told_to_and_hands_back_all",
+    ),
+    _mutant(
+        "end of a step after its start",
+        _end_after_the_start,
+        f"{_CLOCKS}::test_nothing_takes_less_than_no_time_when_the_clock_goes_back",
     ),
     _mutant(
         "FORCE ROW LEVEL SECURITY",

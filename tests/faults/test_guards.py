@@ -130,7 +130,7 @@ async def test_a_worker_that_has_lost_its_run_changes_nothing(
                 await write(zombie)
             assert await rows(database, engine.tenant_id) == before
         async with engine.queue.line(lambda channel, payload: None) as line:
-            assert await line.heartbeat([claimed], SECONDS) == set()
+            assert await line.heartbeat([claimed], SECONDS) == (set(), set())
         await engine.queue.hand_back([claimed])
         assert await rows(database, engine.tenant_id) == before
 
@@ -247,7 +247,7 @@ async def test_what_is_not_notified_is_found_all_the_same(
             waits.set()
         return found
 
-    async def noted_heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
+    async def noted_heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> Any:
         listens.set()
         return await heartbeat(line, held, seconds)
 

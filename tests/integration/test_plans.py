@@ -115,6 +115,8 @@ def run_of(status: str, number: int = 50_000) -> UUID:
 RUNNING, COMPLETED, FAILED = run_of("running"), run_of("completed"), run_of("failed")
 HELD = (RUNNING, 1)
 LEASE = ([WORKFLOW], 10, 30.0, "worker:test")
+# Those of the runs here end in up to a hundred days.
+LONG_LEASE = ([WORKFLOW], 10, 1e7, "worker:test")
 MANY = [run_of("running", number) for number in range(20_000, 30_000, 1_000)]
 KEPT = ([TENANT] * len(MANY), MANY, [1] * len(MANY))
 ACTOR, NO_KEY = ("user_test", None), (None, b"")
@@ -158,9 +160,9 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
     (campaign_repository._GET, (CAMPAIGN,), 1, {"campaigns": 1}),
     (artifact_repository._GET, (COMPLETED,), 1, {"artifacts": 1}),
     (queue_repository._CLAIM_QUEUED, (*LEASE, "", None), 10, {"runs": 40, "campaign_run_counts": 10}),
-    (queue_repository._CLAIM_EXPIRED, (*LEASE, 1), 10, {"runs": 30, "run_steps": 10}),
-    (queue_repository._HEARTBEAT, (*KEPT, 30.0), 10, {"runs": 10}),
-    (queue_repository._HAND_BACK, (*KEPT, 0.25), 10, {"runs": 10, "run_steps": 10}),
+    (queue_repository._CLAIM_EXPIRED, (*LONG_LEASE, 1), 10, {"runs": 30, "run_steps": 10}),
+    (queue_repository._HEARTBEAT, (*KEPT, 30.0), 10, {"runs": 20}),
+    (queue_repository._HAND_BACK, (*KEPT, 0.25), 10, {"runs": 20, "run_steps": 10}),
     (
         held_run_repository._BEGIN_STEP,
         (*HELD, [RUNNING], *WRITTEN, *STORED, uuid4(), "two", "two", False),

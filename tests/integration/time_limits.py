@@ -42,7 +42,10 @@ DEAF = Deaf()
 
 
 class _WaitsForNode:
-    """Stands for the module `asyncio` where a limit is waited for."""
+    """Stands for the module `asyncio` where the limit of a run, or of a node, is waited for."""
+
+    def __init__(self, of_node: bool) -> None:
+        self._of_node = of_node
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -53,6 +56,8 @@ class _WaitsForNode:
             await asyncio.wait({*tasks, entered}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             entered.cancel()
+        if self._of_node:
+            ENTERED.clear()
         return await asyncio.wait(tasks, **options)
 
 
@@ -67,8 +72,8 @@ def begin_in_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
 
     ENTERED.clear()
     monkeypatch.setattr(_retry, "_run_timeout_watchdog", after_entering)
-    for module in (langgraph_run_processor, time_limit):
-        monkeypatch.setattr(module, "asyncio", _WaitsForNode())
+    monkeypatch.setattr(time_limit, "asyncio", _WaitsForNode(of_node=True))
+    monkeypatch.setattr(langgraph_run_processor, "asyncio", _WaitsForNode(of_node=False))
 
 
 in_the_node = pytest.mark.usefixtures("limits_begin_in_the_node")

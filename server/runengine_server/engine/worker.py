@@ -13,9 +13,10 @@ from uuid import UUID
 
 import structlog
 
-from runengine_server.domain.errors import Unavailable
+from runengine_server.domain.errors import Denied, Unavailable
 from runengine_server.domain.run import ClaimedRun
 from runengine_server.engine.heartbeat import Heartbeat
+from runengine_server.repositories.driver_errors import trouble
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.transition_sql import HANDED_BACK
 
@@ -38,7 +39,7 @@ class Worker:
     """Up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
 
     `drain` asks all graphs to stop after the nodes that they are in, for which a stopping worker waits
-    `drain_seconds`. `blocked_seconds` and `end_process` are as Heartbeat has them. `left_behind`, once it
+    `drain_seconds`. `blocked_seconds` and what follows are as Heartbeat has them. `left_behind`, once it
     has stopped: whether a node would not end.
     """
 
@@ -53,6 +54,7 @@ class Worker:
         drain_seconds: float,
         blocked_seconds: float = math.inf,
         end_process: Callable[[], object] = lambda: None,
+        is_told_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._queue = queue
         self._process = process
@@ -68,13 +70,16 @@ class Worker:
             wake=self._woken,
             blocked_seconds=blocked_seconds,
             end_process=end_process,
+            is_told_to_stop=is_told_to_stop,
+            drain_seconds=drain_seconds,
         )
         self._held: dict[UUID, tuple[ClaimedRun, asyncio.Task[None]]] = {}
         self._left: list[ClaimedRun] = []
         self._wake = asyncio.Event()
         self._look_for_expired_at = 0.0
         self._stopping = False
-        self._can_work = True
+        self._cannot_work: dict[str, str | None] | None = None
+        self._was_denied = False
         self.left_behind = False
 
     def stop(self) -> None:
@@ -104,14 +109,19 @@ class Worker:
             claimed = 0
             try:
                 await self._hand_back_left()
+                if self._was_denied:
+                    await self._queue.check()
+                    self._was_denied = False
                 claimed = await self._claim()
-                if not self._can_work:
-                    self._can_work = True
+                if self._cannot_work:
+                    self._cannot_work = None
                     _log.info("the worker works again")
             except Unavailable as error:
-                if self._can_work:
-                    self._can_work = False
-                    _log.error("the worker cannot work", error=type(error.__cause__ or error).__name__)
+                why = trouble(error.__cause__ or error)
+                # Again when the reason is another: a database that was away may not let us in now.
+                if self._cannot_work is None or self._cannot_work["sqlstate"] != why["sqlstate"]:
+                    self._cannot_work = why
+                    _log.error("the worker cannot work", **why)
             except Exception as error:
                 _log.error("claim failed", exc_info=error)
             if (claimed == 0 or len(self._held) >= self._concurrency) and not self._stopping:
@@ -154,9 +164,11 @@ class Worker:
         elif (error := task.exception()) is not None:
             if isinstance(error, Unavailable):
                 # A TimeoutError or QueryCanceledError is a statement that took too long.
-                cause = type(error.__cause__ or error).__name__
-                _log.warning("a run is handed back: the database failed", run_id=str(run.id), error=cause)
+                why = trouble(error.__cause__ or error)
+                _log.warning("a run is handed back: the database failed", run_id=str(run.id), **why)
                 self._left.append(run)
+                # What no worker may store would be executed again and again.
+                self._was_denied |= isinstance(error, Denied)
             else:
                 # Handed back, it would be claimed again at once, for ever. Its lease runs out instead,
                 # which counts as a loss, and after five of them the run fails.
@@ -168,8 +180,8 @@ class Worker:
     async def _hand_back_left(self) -> None:
         """Gives up what could not be ended, so that no lease has to run out and no loss is counted."""
         if left := list(self._left):
-            await self._queue.hand_back(left)
-            del self._left[: len(left)]
+            locked = await self._queue.hand_back(left)
+            self._left[: len(left)] = [run for run in left if run.id in locked]
 
     def _lose(self, lost: ClaimedRun) -> None:
         run, task = self._held.get(lost.id, (None, None))

@@ -58,6 +58,15 @@ class NotWritable(OSError):
         super().__init__("it is read-only")
 
 
+class NotGranted(OSError):
+    """The role has lost what `migrate` grants it; the message names it."""
+
+    sqlstate = "42501"
+
+    def __init__(self, lacking: str) -> None:
+        super().__init__(f"the role lacks {lacking}, which `migrate` grants")
+
+
 class NoHost(OSError):
     """None of several hosts will do; the message has the reason of each."""
 

@@ -17,18 +17,20 @@ from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Fa
 from runengine_server.repositories.campaign_repository import update_from_run
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.functions import Function
-from runengine_server.repositories.transition_sql import counted, logged
+from runengine_server.repositories.transition_sql import ENDED, counted, logged
 
-# The fence. FOR SHARE, because without the lock a takeover could commit between this look and the
-# write. A claim raises the epoch and skips locked rows, so it comes wholly before or wholly after.
+# The fence. With a lock, because without it a takeover could commit between this look and the write. FOR KEY
+# SHARE, which goes with a heartbeat, however long a large state takes to store, and not with FOR UPDATE
+# (README.tuplock of PostgreSQL 15): whatever raises the epoch or moves the status takes that lock before,
+# and so it comes wholly before the write or wholly after.
 _HELD = """held AS (
     SELECT attempt FROM public.runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
-    FOR SHARE
+    FOR KEY SHARE
 )"""
 
 # The fence of a function of several statements, each of which sees what others have stored before it.
 _HOLD = """SELECT attempt INTO attempt_of_run FROM public.runs
-    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR SHARE;
+    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR KEY SHARE;
     IF NOT FOUND THEN RETURN; END IF;"""
 
 # What has been done since the last statement: $4 the steps that completed, $5 to $12 what tasks wrote, $13
@@ -54,7 +56,7 @@ _DONE = f"""
             SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
     END IF;
     IF $4 <> '{{}}' THEN
-        UPDATE public.run_steps SET status = 'completed', completed_at = public.now_ms(),
+        UPDATE public.run_steps SET status = 'completed', completed_at = {ENDED},
             updated_at = public.touch(updated_at)
         WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($4) AND status = 'running';
     END IF;"""
@@ -84,7 +86,7 @@ _BEGIN_STEP = Function(
             WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'pending';
             EXIT;
         END IF;
-        UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
+        UPDATE public.run_steps SET status = 'failed', completed_at = {ENDED},
             updated_at = public.touch(updated_at),
             error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
                 'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
@@ -109,8 +111,8 @@ _FAIL_STEP = Function(
     "held int",
     f"""
 WITH {_HELD}, failed AS (
-    UPDATE public.run_steps SET status = 'failed', handled = $8, completed_at = public.now_ms(),
-        updated_at = public.touch(updated_at),
+    UPDATE public.run_steps SET status = 'failed', handled = $8,
+        completed_at = {ENDED}, updated_at = public.touch(updated_at),
         error = $5 || jsonb_build_object('step_id', step_id, 'attempt', run_steps.attempt)
     FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND run_steps.attempt = $7
         AND status = 'running'
@@ -270,7 +272,7 @@ _END = {
     IF NOT FOUND THEN RETURN; END IF;
     WITH run AS (
         UPDATE public.runs SET status = '{target}', error = $4,
-            completed_at = greatest(public.now_ms(), started_at), lease_expires_at = NULL,
+            completed_at = {ENDED}, lease_expires_at = NULL,
             updated_at = public.touch(updated_at)
         WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
         RETURNING tenant_id, id, campaign_id, attempt, updated_at, error, trace_id
@@ -282,7 +284,8 @@ _END = {
                 jsonb_build_object('code', 'STEP_INTERRUPTED',
                     'message', 'It was stopped because the run ended without it.', 'step_id', step_id,
                     'attempt', run_steps.attempt, 'retryable', true) END,
-            completed_at = CASE WHEN run_steps.status = 'running' THEN public.now_ms() END,
+            completed_at = CASE WHEN run_steps.status = 'running' THEN
+                greatest(public.now_ms(), run_steps.started_at) END,
             updated_at = public.touch(run_steps.updated_at)
         FROM run
         WHERE run_steps.tenant_id = $1 AND run_id = $2 AND run_steps.status IN ('pending', 'running')

@@ -11,8 +11,16 @@ import asyncpg
 from runengine_server.domain.encoded_run import decode_input
 from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun, RunStatus
 from runengine_server.repositories.database import Database, DispatchLine
+from runengine_server.repositories.driver_errors import translate_driver_errors
 from runengine_server.repositories.functions import Function
-from runengine_server.repositories.transition_sql import CANCELLED, HANDED_BACK, QUEUED, counted, logged
+from runengine_server.repositories.transition_sql import (
+    CANCELLED,
+    ENDED,
+    HANDED_BACK,
+    QUEUED,
+    counted,
+    logged,
+)
 
 _NAMES = """tenant_id, id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id, encoded_input,
     running_seconds"""
@@ -21,7 +29,10 @@ _COLUMNS = """tenant_id text, id uuid, epoch bigint, workflow_name text, attempt
 
 _CLAIMED = """runs.tenant_id, runs.id, runs.epoch, runs.workflow_name, runs.attempt, runs.losses,
     runs.hand_backs, runs.campaign_id, runs.encoded_input,
-    extract(epoch FROM clock_timestamp() - runs.started_at)::float AS running_seconds"""
+    greatest(0, extract(epoch FROM clock_timestamp() - runs.started_at))::float AS running_seconds"""
+
+# A lease, of so many seconds from now; how long it is stays beside its end.
+_LEASED = "lease_seconds = {0}, lease_expires_at = clock_timestamp() + make_interval(secs => {0})"
 
 # Tenants are served in turn: those after the one served last ($5), in the order of their ids, then from
 # the start; a tenant that has as many running as it may ($6) is passed over. `places` counts those that
@@ -72,7 +83,7 @@ _CLAIM_QUEUED = Function(
     -- By way of arrays, which PostgreSQL takes for short: else it reads all that is queued to update ten.
     RETURN QUERY WITH claimed AS (
         UPDATE public.runs SET status = 'running', epoch = epoch + 1, started_at = public.now_ms(),
-            handed_back = false, lease_expires_at = clock_timestamp() + make_interval(secs => $3),
+            handed_back = false, {_LEASED.format("$3")},
             updated_at = public.touch(updated_at)
         FROM unnest(tenant_ids, ids) AS due(tenant_id, id)
         WHERE runs.tenant_id = due.tenant_id AND runs.id = due.id
@@ -99,6 +110,18 @@ _CLAIM_EXPIRED = Function(
     "text[], int, float, text, int",
     _COLUMNS,
     f"""
+    -- A lease cannot end later than it is long, unless the clock has gone back: it is given anew, and a
+    -- worker that lives renews it in time. What is no longer than $3 the index finds; by itself the other
+    -- condition would be asked of all that is running.
+    UPDATE public.runs SET {_LEASED.format("lease_seconds")}
+    FROM (
+        SELECT tenant_id, id FROM public.runs
+        WHERE status = 'running' AND lease_expires_at > statement_timestamp() + make_interval(secs => $3 + 1)
+            AND lease_expires_at > statement_timestamp() + make_interval(secs => lease_seconds + 1)
+        ORDER BY lease_expires_at LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
+    ) AS ahead
+    WHERE runs.tenant_id = ahead.tenant_id AND runs.id = ahead.id;
+
     SELECT array_agg(tenant_id), array_agg(id), array_agg(loss) INTO tenant_ids, ids, losses_now FROM (
         SELECT * FROM (
             SELECT tenant_id, id, {_LOSS} AS loss FROM public.runs
@@ -117,16 +140,17 @@ _CLAIM_EXPIRED = Function(
 
     RETURN QUERY WITH claimed AS (
         UPDATE public.runs SET epoch = epoch + 1, losses = losses + lost.loss, handed_back = false,
-            lease_expires_at = clock_timestamp() + make_interval(secs => $3)
+            {_LEASED.format("$3")}
         FROM unnest(tenant_ids, ids, losses_now) AS lost(tenant_id, id, loss)
         WHERE runs.tenant_id = lost.tenant_id AND runs.id = lost.id
-        RETURNING {_CLAIMED}, public.now_ms() AS updated_at, runs.error, runs.trace_id
+        RETURNING {_CLAIMED}, greatest(public.now_ms(), runs.updated_at) AS updated_at, runs.error,
+            runs.trace_id
     ), {logged("claimed", RunStatus.RUNNING, RunStatus.RUNNING, actor="$4", reason="'TAKEN_OVER'")}
     SELECT {_NAMES}, NULL::text FROM claimed;
 
     -- In a statement of its own, for its snapshot must be younger than the locks: the lost worker may
     -- have started a step while the first statement was looking.
-    UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
+    UPDATE public.run_steps SET status = 'failed', completed_at = {ENDED},
         updated_at = public.touch(updated_at),
         error = jsonb_build_object('code', 'WORKER_LOST', 'message', 'Its worker went away.',
             'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
@@ -137,42 +161,56 @@ _CLAIM_EXPIRED = Function(
     variables="tenant_ids text[]; ids uuid[]; losses_now int[];",
 )
 
-# A run that is running has a lease, and no other has one. Were it asked for its status, PostgreSQL might look
-# for the held ones among all that are running (33,000 rows for ten).
+# Of the runs that a worker names ($1 to $3) those that are its own, and that nobody has locked: the others
+# must not wait for one. A run that is running has a lease, and no other has one; were it asked for its
+# status, PostgreSQL might look for the held ones among all that are running (33,000 rows for ten).
+_NAMED = """unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
+    JOIN public.runs ON runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
+        AND runs.lease_expires_at IS NOT NULL"""
+_FREE = f"free AS (SELECT runs.tenant_id, runs.id FROM {_NAMED} FOR NO KEY UPDATE OF runs SKIP LOCKED)"
+
+# What follows the update of those: all that are the worker's own, unless they have been updated all.
+_AND_LOCKED = f"""
+GET DIAGNOSTICS updated = ROW_COUNT;
+IF updated < cardinality($2) THEN
+    RETURN QUERY SELECT runs.id, true FROM {_NAMED};
+END IF;"""
+
 _HEARTBEAT = Function(
     "heartbeat",
     "text[], uuid[], bigint[], float",
-    "id uuid",
-    """
-UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => $4)
-FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
-WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-    AND runs.lease_expires_at IS NOT NULL
-RETURNING runs.id
-""",
+    "id uuid, is_locked boolean",
+    f"""
+RETURN QUERY WITH {_FREE}
+UPDATE public.runs SET {_LEASED.format("$4")}
+FROM free WHERE runs.tenant_id = free.tenant_id AND runs.id = free.id
+RETURNING runs.id, false;{_AND_LOCKED}""",
+    steps=True,
     dispatch=True,
+    variables="updated int;",
 )
 
 # How often in a row a run was handed back without a step completed in between; the second time it is left
 # alone for $4 seconds, and each time for twice as long, up to 30. Two or more say that it is the run, or
 # the database with it, and not the worker, that something is wrong with.
 _IN_A_ROW = "CASE WHEN done.steps > steps_at_hand_back THEN 1 ELSE hand_backs + 1 END"
+_PAUSE = f"least(30, $4::float * 2 ^ least(20, {_IN_A_ROW} - 2))"
 _HAND_BACK = Function(
     "hand_back",
     "text[], uuid[], bigint[], float",
-    "id uuid",
+    "id uuid, is_locked boolean",
     f"""
+RETURN QUERY WITH {_FREE}
 UPDATE public.runs SET handed_back = true, hand_backs = {_IN_A_ROW}, steps_at_hand_back = done.steps,
-    lease_expires_at = CASE WHEN {_IN_A_ROW} = 1 THEN '-infinity' ELSE clock_timestamp()
-        + make_interval(secs => least(30, $4::float * 2 ^ least(20, {_IN_A_ROW} - 2))) END
-FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
-CROSS JOIN LATERAL (SELECT count(*)::int AS steps FROM public.run_steps
-    WHERE run_steps.tenant_id = held.tenant_id AND run_id = held.id AND status = 'completed') AS done
-WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-    AND runs.lease_expires_at IS NOT NULL
-RETURNING runs.id
-""",
+    lease_seconds = {_PAUSE}, lease_expires_at = CASE WHEN {_IN_A_ROW} = 1 THEN '-infinity'
+        ELSE clock_timestamp() + make_interval(secs => {_PAUSE}) END
+FROM free CROSS JOIN LATERAL (SELECT count(*)::int AS steps FROM public.run_steps
+    WHERE run_steps.tenant_id = free.tenant_id AND run_id = free.id AND status = 'completed') AS done
+WHERE runs.tenant_id = free.tenant_id AND runs.id = free.id
+RETURNING runs.id, false;{_AND_LOCKED}""",
+    steps=True,
     dispatch=True,
+    variables="updated int;",
 )
 
 # The first of the pauses.
@@ -219,6 +257,12 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
         *decode_input(encoded_input),
         seconds,
     )
+
+
+def _divided(rows: Sequence[asyncpg.Record]) -> tuple[set[UUID], set[UUID]]:
+    """The ids of runs that were updated, and of those that were locked."""
+    updated = {row["id"] for row in rows if not row["is_locked"]}
+    return updated, {row["id"] for row in rows} - updated
 
 
 def _columns(held: Sequence[ClaimedRun]) -> tuple[list[str], list[UUID], list[int]]:
@@ -291,12 +335,20 @@ class QueueRepository:
         async with self._database.dispatch_line(heard, QUEUED, CANCELLED) as line:
             yield Line(line, self._lease)
 
-    async def hand_back(self, held: Sequence[ClaimedRun]) -> None:
+    async def hand_back(self, held: Sequence[ClaimedRun]) -> set[UUID]:
         """Ends the leases, so that another worker goes on and no loss is counted: at once, unless a run is
-        handed back again without a step completed in between.
+        handed back again without a step completed in between. Returns those that are still the worker's
+        own, for others have locked them at the moment.
         """
-        if await self._dispatch.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS):
+        handed, locked = _divided(await self._dispatch.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS))
+        if handed:
             self._database.notifier.notify(QUEUED, HANDED_BACK)
+        return locked
+
+    async def check(self) -> None:
+        """Raises Denied when the role lacks what every worker needs, and Unavailable as all do."""
+        with translate_driver_errors():
+            await self._database.check()
 
     async def forget_old(self) -> None:
         """Deletes idempotency keys of more than seven days, and cache entries that have expired."""
@@ -312,10 +364,11 @@ class Line:
         self._line = line
         self._lease = lease
 
-    async def heartbeat(self, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
-        """Renews the leases within `seconds`, and answers the ids that are still held."""
-        rows = await self._line.call(_HEARTBEAT, *_columns(held), self._lease, seconds=seconds)
-        return {row["id"] for row in rows}
+    async def heartbeat(self, held: Sequence[ClaimedRun], seconds: float) -> tuple[set[UUID], set[UUID]]:
+        """Renews the leases within `seconds`. The ids of those that it has renewed; and of those that it has
+        not, although they are the worker's own, for others have locked them at the moment.
+        """
+        return _divided(await self._line.call(_HEARTBEAT, *_columns(held), self._lease, seconds=seconds))
 
     async def look(self, seconds: float) -> None:
         """Raises TimeoutError or OSError when the connection is no use any more."""
@@ -323,5 +376,6 @@ class Line:
 
     async def hand_back(self, held: Sequence[ClaimedRun], seconds: float) -> None:
         """As QueueRepository.hand_back, within `seconds`, and without the worker's event loop."""
-        if await self._line.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS, seconds=seconds):
+        rows = await self._line.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS, seconds=seconds)
+        if _divided(rows)[0]:
             await self._line.notify(QUEUED, HANDED_BACK, seconds)

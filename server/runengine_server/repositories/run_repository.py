@@ -18,7 +18,7 @@ from runengine_server.repositories import idempotency_sql
 from runengine_server.repositories.database import Scope
 from runengine_server.repositories.functions import Function
 from runengine_server.repositories.held_run_repository import pruned
-from runengine_server.repositories.transition_sql import CANCELLED, QUEUED, counted, logged
+from runengine_server.repositories.transition_sql import CANCELLED, ENDED, QUEUED, counted, logged
 
 # A run as field 1 of a message: the whole of a GetRunResponse and its like, and one of the list's.
 _RESPONSE = "public.encoded_response(encoded_input, encoded_state, priority)"
@@ -83,7 +83,7 @@ _LOCK = f"""
 _CANCEL_FROM = {
     source: f"""
         WITH run AS (
-            UPDATE public.runs SET status = 'cancelled', completed_at = greatest(public.now_ms(), started_at),
+            UPDATE public.runs SET status = 'cancelled', completed_at = {ENDED},
                 lease_expires_at = NULL, updated_at = public.touch(updated_at)
             WHERE tenant_id = $1 AND id = $2 AND attempt = current_attempt AND status = '{source}'
             {_MOVED}
@@ -93,7 +93,7 @@ _CANCEL_FROM = {
                 error = CASE status WHEN 'running' THEN jsonb_build_object('code', 'RUN_CANCELLED',
                     'message', 'The run was cancelled.', 'step_id', step_id, 'attempt', attempt,
                     'retryable', true) END,
-                completed_at = CASE status WHEN 'running' THEN public.now_ms() END,
+                completed_at = CASE status WHEN 'running' THEN {ENDED} END,
                 updated_at = public.touch(updated_at)
             WHERE tenant_id = $1 AND run_id = (SELECT id FROM run) AND status IN ('pending', 'running')
         ), {logged("run", source, RunStatus.CANCELLED, "$3", "'CANCELLED'", "coalesce($4, trace_id)")},

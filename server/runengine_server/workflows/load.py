@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel._utils import get_function_nonlocals
-from langgraph.types import RetryPolicy, TimeoutPolicy
+from langgraph.types import RetryPolicy
 
 from runengine_server.settings import SettingsError
 from runengine_server.workflows.recorded_node import RecordedNode
@@ -157,15 +158,15 @@ def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
     their edges, error handlers and the edges that lead into the graph too.
     """
     for name, node in graph.nodes.items():
-        if node.timeout is None:
-            # LangGraph refuses a timeout for a sync node when it compiles. Here it may have one: its run
-            # goes on at once, and its thread is left behind.
-            node.timeout = TimeoutPolicy.coerce(_timeout(node.metadata, default))
         # compile() has read the cached property `node` of a PregelNode with a timeout; it would keep
         # running the node as it was.
         vars(node).pop("node", None)
-        seconds = node.timeout.run_timeout if node.timeout else None
-        if node.is_error_handler and isinstance(seconds, float) and node.node is not None:
+        seconds: float | timedelta | None
+        if node.timeout is None:
+            seconds = _timeout(node.metadata, default)
+        else:
+            seconds = node.timeout.run_timeout if node.is_error_handler else None
+        if isinstance(seconds, float) and node.node is not None:
             vars(node)["node"] = TimeLimit(name, node.node, seconds)
 
 
