@@ -95,6 +95,36 @@ def _status_in_fence() -> None:
     _without(held_run_repository, names, guard, "epoch = $3")
 
 
+def _state_kept_from_call_to_call() -> None:
+    from runengine_server.engine import superseded
+
+    put = superseded.Superseded.put
+
+    def put_and_forget_all_within(self: Any, namespace: str, *arguments: Any) -> bool:
+        if namespace == "":
+            self._within[""] = set(self._needed) - {""}
+        return put(self, namespace, *arguments)
+
+    superseded.Superseded.put = put_and_forget_all_within  # type: ignore[assignment, method-assign]
+
+
+def _ancestors_of_a_delta_channel() -> None:
+    from runengine_server.engine import superseded
+
+    put = superseded.Superseded.put
+
+    def put_without_counters(self: Any, namespace: str, checkpoint: Any, metadata: Any, size: int) -> bool:
+        return put(self, namespace, checkpoint, {"source": metadata.get("source")}, size)
+
+    superseded.Superseded.put = put_without_counters  # type: ignore[method-assign]
+
+
+def _superseded_goes() -> None:
+    from runengine_server.engine import superseded
+
+    superseded.Superseded.due = lambda self, size: ({}, [])  # type: ignore[method-assign]
+
+
 def _campaign_order() -> None:
     from runengine_server.repositories import held_run_repository
 
@@ -416,6 +446,26 @@ MUTANTS = (
     _mutant("epoch in the begin of a step", _epoch_of("_BEGIN_STEP"), _LOST),
     _mutant("epoch in the failure of a step", _epoch_of("_FAIL_STEP"), _LOST),
     _mutant("epoch in what a step wrote and in a checkpoint", _epoch_of("_RECORD"), _LOST),
+    _mutant(
+        "epoch in what goes with a checkpoint",
+        _epoch_of("_RECORD"),
+        "integration/test_pruning.py::test_a_worker_that_lost_its_run_prunes_nothing",
+    ),
+    _mutant(
+        "state that a sub-graph keeps from call to call",
+        _state_kept_from_call_to_call,
+        "integration/test_pruning.py::test_a_sub_graph_that_keeps_its_state_from_call_to_call_still_does",
+    ),
+    _mutant(
+        "ancestors that a delta channel is replayed from",
+        _ancestors_of_a_delta_channel,
+        "integration/test_pruning.py::test_a_delta_channel_keeps_its_values_and_little_more",
+    ),
+    _mutant(
+        "what is superseded goes while the run goes on",
+        _superseded_goes,
+        "integration/test_pruning.py::test_a_loop_keeps_what_it_resumes_from_and_no_more",
+    ),
     _mutant("epoch in an artifact", _epoch_of("_SAVE_ARTIFACT"), _LOST),
     _mutant("epoch in a cache entry", _epoch_of("_SAVE_CACHED"), _LOST),
     _mutant("epoch in the heartbeat", _epoch_in_heartbeat, _LOST),

@@ -16,8 +16,9 @@ from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, NewRun, RunStatus
 from runengine_server.engine.campaign_service import CampaignService
-from runengine_server.repositories.held_run_repository import HeldRunRepository, StoredCheckpoint
+from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import Line, QueueRepository
+from runengine_server.repositories.write_behind import StoredCheckpoint
 
 from tests.integration.harness import (
     LEASE_SECONDS,

@@ -20,7 +20,8 @@ from langgraph.types import CachePolicy, Command, RetryPolicy, Send
 from pydantic import BaseModel
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import CampaignStatus, Failure, RunStatus
-from runengine_server.repositories.held_run_repository import HeldRunRepository, StoredCheckpoint
+from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import (

@@ -122,8 +122,8 @@ KEPT = ([TENANT] * len(MANY), MANY, [1] * len(MANY))
 ACTOR, NO_KEY = ("user_test", None), (None, b"")
 AFTER = (BEGIN + timedelta(seconds=100_000), UUID(int=100_000))
 WRITTEN = (["", ""], ["2", "2"], ["t", "t"], ["", ""], [0, 1], ["a", "b"], ["null"] * 2, [b""] * 2)
-STORED = ([""], ["2"], ["1"], ["null"], [b""], [b""])
-NOTHING: tuple[list[Any], ...] = ([],) * 15
+STORED = ([""], ["2"], ["1"], ["null"], [b""], [b""], [""], ["2"], ["gone"])
+NOTHING: tuple[list[Any], ...] = ([],) * 18
 LIST = run_repository._LIST_OF_CAMPAIGN
 COUNTS = {"campaign_run_counts": 16}
 
@@ -165,11 +165,16 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
     (queue_repository._HAND_BACK, (*KEPT, 0.25), 10, {"runs": 20, "run_steps": 10}),
     (
         held_run_repository._BEGIN_STEP,
-        (*HELD, [RUNNING], *WRITTEN, *STORED, uuid4(), "two", "two", False),
+        (*HELD, [RUNNING], *WRITTEN, *STORED, [uuid4()], ["two"], ["two"], [False]),
         1,
-        {"runs": 5, "run_steps": 1},
+        {"runs": 5, "run_steps": 1, "checkpoints": 6, "checkpoint_writes": 3},
     ),
-    (held_run_repository._RECORD, (*HELD, [RUNNING], *WRITTEN, *STORED), 1, {"runs": 4, "run_steps": 1}),
+    (
+        held_run_repository._RECORD,
+        (*HELD, [RUNNING], *WRITTEN, *STORED),
+        1,
+        {"runs": 4, "run_steps": 1, "checkpoints": 6, "checkpoint_writes": 3},
+    ),
     (held_run_repository._FAIL_STEP, (*HELD, RUNNING, {}, True, 1, False), 1, {"runs": 2, "run_steps": 1}),
     (
         held_run_repository._END[RunStatus.COMPLETED],

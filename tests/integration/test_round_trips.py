@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -129,7 +128,7 @@ async def test_a_step_is_one_statement_and_so_is_the_end_of_a_run(proxy: Proxy) 
             assert asked(proxy) == ["begin_step"] * 4 + ["end_completed"]
 
 
-async def test_steps_side_by_side_are_two_statements_each_at_most(proxy: Proxy) -> None:
+async def test_steps_side_by_side_begin_in_one_statement_and_end_in_another(proxy: Proxy) -> None:
     ran = Ran()
     graph = fork(**{name: ran.node(name) for name in ("one", "two", "three")})
     async with serving_at(proxy, graph) as engine:
@@ -138,7 +137,7 @@ async def test_steps_side_by_side_are_two_statements_each_at_most(proxy: Proxy) 
         asked(proxy)
         await engine.processor.process(claimed)
         # The last of them is recorded with the end.
-        assert Counter(asked(proxy)) == {"begin_step": 3, "record": 2, "end_completed": 1}
+        assert asked(proxy) == ["begin_step", "record", "end_completed"]
 
 
 async def test_a_step_that_fails_and_one_with_a_cache_are_two_statements_besides_its_begin(

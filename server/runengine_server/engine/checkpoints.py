@@ -26,8 +26,9 @@ from langgraph.graph import START
 from langgraph.pregel._task_status import CONTROL_WRITES
 from langgraph.types import Send
 
+from runengine_server.engine.superseded import Superseded
 from runengine_server.engine.task_paths import node_of, with_handlers
-from runengine_server.repositories.held_run_repository import StoredCheckpoint
+from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.workflows.due import is_edge, lost_targets, missing, target_of
 from runengine_server.workflows.failures import (
     StateTooLarge,
@@ -59,6 +60,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     completed exactly when LangGraph will not run it again. The end of a superstep is stored with the
     next statement, see HeldRunRepository, or else after 0.05 s. Every statement raises Lost when the run
     is no longer this worker's. `state` has the channels of the graph as last saved or read.
+
+    With a `workflow`, what nothing resumes from goes while the run goes on: what is stored of a run is in
+    proportion to its state, and not to its steps.
     """
 
     def __init__(self, execution: Execution, workflow: Workflow | None = None) -> None:
@@ -68,6 +72,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._unsaved: set[str] = set()
         self._stored: set[str] = set()
+        self._superseded, self._prunes = Superseded(), workflow is not None
         self._execution = execution
         self._saving: set[asyncio.Task[Any]] = set()
         self._flushing_soon = False
@@ -119,7 +124,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 # Of a task that wrote only what is never stored, that it is done has to be.
                 for index, (channel, value) in enumerate(writes or [(NO_WRITES, None)])
             ]
-            self._check_size("What the node returned", sum(len(row[3]) for row in rows))
+            self._check_size("What the node returned", size := sum(len(row[3]) for row in rows))
+            self._superseded.wrote(size)
         except Exception as error:
             if namespace == "":
                 await self._note_failure(UUID(task_id), error, handled=False)
@@ -221,13 +227,19 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: True})
         type_, encoded = self.serde.dumps_typed(checkpoint)
         self._check_size("The state of the run", len(encoded))
+        parent = configurable.get("checkpoint_id")
+        sums_up = self._superseded.put(namespace, checkpoint, metadata, len(encoded))
+        oldest, gone = self._superseded.due(len(encoded)) if self._prunes else ({}, [])
         stored = StoredCheckpoint(
             checkpoint_ns=namespace,
             checkpoint_id=checkpoint["id"],
-            parent_checkpoint_id=configurable.get("checkpoint_id"),
+            parent_checkpoint_id=parent,
             type=type_,
             checkpoint=encoded,
             metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
+            sums_up=parent if sums_up and self._prunes else None,
+            oldest_needed=oldest,
+            gone=gone,
         )
         later = namespace == ""
         await self._execution.engine(self._execution.held.save_checkpoint(stored, later=later))

@@ -227,7 +227,8 @@ WHERE tenant_id = $1 AND run_id = $2 ORDER BY seq
 )
 
 # The current attempt of each step, or the given one of those that have it. A step keeps its place
-# from its first attempt. LEFT JOIN: a run without a step is one row, and an absent run is none.
+# from its first attempt. LEFT JOIN: a run without a step is one row, and an absent run is none. See
+# save_artifact for where its artifacts are.
 _LIST_STEPS = Function(
     "list_run_steps",
     "text, uuid, int",
@@ -235,7 +236,11 @@ _LIST_STEPS = Function(
     output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
     updated_at timestamptz""",
     """
-SELECT step.id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error, output_artifact_ids,
+SELECT step.id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error,
+    output_artifact_ids || ARRAY(
+        SELECT artifacts.id FROM public.artifacts WHERE artifacts.tenant_id = $1 AND artifacts.run_id = $2
+            AND task_id = step.id AND step_attempt = step.attempt
+        ORDER BY artifacts.id),
     step.started_at, step.completed_at, step.created_at, step.updated_at
 FROM public.runs LEFT JOIN LATERAL (
     SELECT *, min(seq) OVER step AS place, max(attempt) OVER step AS current FROM public.run_steps

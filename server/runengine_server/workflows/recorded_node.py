@@ -39,6 +39,11 @@ EXECUTION = "__runengine_execution"
 
 _log = structlog.get_logger()
 
+# LangGraph looks at every task of a superstep once for each time that some have ended, which takes it about
+# a microsecond each (langgraph 1.2.22, pregel/_runner.py: asyncio.wait over all futures). Where there are
+# many, those that end at about the same time end at once, so that this takes a fifth of the time at most.
+_MANY, _SECONDS_A_TASK = 200, 5e-6
+
 Answer = TypeVar("Answer")
 
 
@@ -79,6 +84,23 @@ class Execution:
     lost: Exception | None = None
     holds: Callable[[], bool] = lambda: True
     stop: Callable[[], object] = lambda: None
+    _ending: asyncio.Event | None = None
+
+    async def end_together(self) -> None:
+        """Returns with the other tasks of a large superstep whose node ends about now: for 12,000 of them
+        that is 60 ms later at most.
+        """
+        if len(self.under_way) < _MANY:
+            return
+        if self._ending is None:
+            self._ending = asyncio.Event()
+            asyncio.get_running_loop().call_later(len(self.under_way) * _SECONDS_A_TASK, self._end)
+        await self._ending.wait()
+
+    def _end(self) -> None:
+        if self._ending is not None:
+            self._ending.set()
+            self._ending = None
 
     async def engine(self, write: Awaitable[Answer]) -> Answer:
         """The answer of a statement of the engine's own. When it shows that the run cannot go on here,
@@ -239,6 +261,7 @@ class RecordedNode(Runnable[Any, Any]):
             raise
         if key:
             await self._fill_cache(execution, key, result)
+        await execution.end_together()
         return result
 
     async def _bound(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
