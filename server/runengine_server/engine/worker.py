@@ -26,6 +26,10 @@ _POLL_SECONDS = 2.0
 # How often a worker looks for what has expired.
 _FORGET_SECONDS = 3600.0
 
+# How often it says that it is there, of the two leases that this holds; and when it could not.
+_REGISTER_LEASES = 0.5
+_REGISTER_AGAIN_SECONDS = 1.0
+
 # How long a stopping worker waits for its nodes to notice that they are cancelled, and then for the
 # database to take the runs back; both with the default of `drain_seconds` less than `up` waits.
 _STOP_SECONDS = 1.5
@@ -60,6 +64,7 @@ class Worker:
         self._concurrency = concurrency
         self._drain_seconds = drain_seconds
         self._poll_seconds = min(_POLL_SECONDS, lease_seconds / 4)
+        self._register_seconds = lease_seconds * _REGISTER_LEASES
         self._heartbeat = Heartbeat(
             queue,
             lease_seconds,
@@ -74,6 +79,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._look_for_expired_at = 0.0
         self._stopping = False
+        self._stopped_claiming = asyncio.Event()
         self._can_work = True
         self.left_behind = False
 
@@ -85,18 +91,22 @@ class Worker:
     async def work(self) -> None:
         """Works until `stop`; then stops its runs and hands them back at once."""
         forgetting = asyncio.create_task(self._forget_old())
+        registering = asyncio.create_task(self._stay_registered())
         try:
             async with self._heartbeat:
                 await self._claim_until_stopped()
+                self._stopped_claiming.set()
                 await self._stop_all()
             with suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(_HAND_BACK_SECONDS):
                     await self._hand_back_left()
+                    await registering
         finally:
             # On any other way out, a node that calls sys.exit() above all, which may be a run's doing,
             # no run is handed back, so that it counts as a loss.
             forgetting.cancel()
-            await asyncio.gather(forgetting, return_exceptions=True)
+            registering.cancel()
+            await asyncio.gather(forgetting, registering, return_exceptions=True)
 
     async def _claim_until_stopped(self) -> None:
         while not self._stopping:
@@ -185,6 +195,22 @@ class Worker:
         if payload == HANDED_BACK:
             self._look_for_expired_at = 0.0
         self._wake.set()
+
+    async def _stay_registered(self) -> None:
+        """Says again and again that its workflows are served, and that they are not once it is to stop:
+        before its runs have stopped, which may take long.
+        """
+        while not self._stopped_claiming.is_set():
+            pause = self._register_seconds
+            try:
+                await self._queue.register_workflows()
+            except Exception:
+                # After the database was away all workers may be taken to be gone.
+                pause = min(pause, _REGISTER_AGAIN_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped_claiming.wait(), pause)
+        with suppress(Exception):  # it expires
+            await self._queue.withdraw_workflows()
 
     async def _forget_old(self) -> None:
         while True:

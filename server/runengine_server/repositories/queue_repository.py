@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -13,6 +13,7 @@ from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun, RunStatus
 from runengine_server.repositories.database import Database, DispatchLine
 from runengine_server.repositories.functions import Function
 from runengine_server.repositories.transition_sql import CANCELLED, HANDED_BACK, QUEUED, counted, logged
+from runengine_server.repositories.workflow_repository import FORGET_WORKERS, WorkflowRepository
 
 _NAMES = """tenant_id, id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id, encoded_input,
     running_seconds"""
@@ -178,6 +179,9 @@ RETURNING runs.id
 # The first of the pauses.
 _PAUSE_SECONDS = 0.25
 
+# For how long a worker is taken to be there that has said so.
+LEASES_REGISTERED = 2
+
 # A thousand at a time, so that no transaction is long.
 _FORGET_KEYS = """
 DELETE FROM public.idempotency_keys WHERE (tenant_id, key) IN (
@@ -198,8 +202,6 @@ DELETE FROM public.step_cache WHERE (tenant_id, workflow_name, step_id, key) IN 
     WHERE ($1::text IS NULL OR workflow_name = $1) AND ($2::text IS NULL OR tenant_id = $2) LIMIT 1000)
 RETURNING 1
 """
-
-_REGISTER = "INSERT INTO public.workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
 
 FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED, _HEARTBEAT, _HAND_BACK)
 
@@ -249,6 +251,9 @@ class QueueRepository:
     ) -> None:
         self._database = database
         self._dispatch = database.dispatch()
+        self._workflows = WorkflowRepository(database)
+        # Of this process alone: names are made of what containers share, a host's name and process ids.
+        self._worker_id = uuid4()
         self._worker = worker
         self._workflow_names = list(workflow_names)
         self._lease = lease
@@ -256,8 +261,14 @@ class QueueRepository:
         self._served_last = ""
 
     async def register_workflows(self) -> None:
-        """Lets callers trigger the workflows of this worker."""
-        await self._dispatch.fetch(_REGISTER, self._workflow_names)
+        """Lets callers trigger the workflows of this worker, which is taken to be there for two leases."""
+        await self._workflows.register(
+            self._worker_id, self._worker, self._workflow_names, LEASES_REGISTERED * self._lease
+        )
+
+    async def withdraw_workflows(self) -> None:
+        """No worker is taken to be there for them, unless another has registered them."""
+        await self._workflows.withdraw(self._worker_id)
 
     async def claim_queued(self, limit: int) -> list[ClaimedRun]:
         """Takes up to `limit` queued runs for one lease, of all tenants in turn, from each those of
@@ -299,8 +310,10 @@ class QueueRepository:
             self._database.notifier.notify(QUEUED, HANDED_BACK)
 
     async def forget_old(self) -> None:
-        """Deletes idempotency keys of more than seven days, and cache entries that have expired."""
-        for sql in (_FORGET_KEYS, _FORGET_CACHED):
+        """Deletes idempotency keys of more than seven days, and what has expired: cache entries, and workers
+        that went away without a word.
+        """
+        for sql in (_FORGET_KEYS, _FORGET_CACHED, FORGET_WORKERS):
             while await self._dispatch.fetch(sql):
                 pass
 

@@ -8,6 +8,7 @@ from runengine_server.repositories import (
     held_run_repository,
     queue_repository,
     run_repository,
+    workflow_repository,
 )
 
 FUNCTIONS = (
@@ -16,4 +17,5 @@ FUNCTIONS = (
     *artifact_repository.FUNCTIONS,
     *held_run_repository.FUNCTIONS,
     *queue_repository.FUNCTIONS,
+    *workflow_repository.FUNCTIONS,
 )
