@@ -187,6 +187,7 @@ async def gateway(settings: Settings) -> None:
 
 async def worker(settings: Settings) -> None:
     """One worker, until it is told to stop; what it was executing goes on elsewhere."""
+    from runengine_server.engine.artifact_sweep import ArtifactSweep
     from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
     from runengine_server.engine.node_threads import NodeThreads
     from runengine_server.engine.worker import Worker
@@ -219,6 +220,7 @@ async def worker(settings: Settings) -> None:
         drain_seconds=settings.drain_seconds,
         blocked_seconds=settings.blocked_seconds,
         end_process=_end_at_once,
+        sweep=ArtifactSweep(database, artifacts, queue).sweep_when_due,
     )
     loop = asyncio.get_running_loop()
 

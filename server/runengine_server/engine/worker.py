@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -42,8 +42,8 @@ class Worker:
     """Up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
 
     `drain` asks all graphs to stop after the nodes that they are in, for which a stopping worker waits
-    `drain_seconds`. `blocked_seconds` and `end_process` are as Heartbeat has them. `left_behind`, once it
-    has stopped: whether a node would not end.
+    `drain_seconds`. `sweep` is called once an hour. `blocked_seconds` and `end_process` are as Heartbeat has
+    them. `left_behind`, once it has stopped: whether a node would not end.
     """
 
     def __init__(
@@ -57,8 +57,10 @@ class Worker:
         drain_seconds: float,
         blocked_seconds: float = math.inf,
         end_process: Callable[[], object] = lambda: None,
+        sweep: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._queue = queue
+        self._hourly = [queue.forget_old, *([sweep] if sweep else [])]
         self._process = process
         self._drain = drain
         self._concurrency = concurrency
@@ -214,10 +216,11 @@ class Worker:
 
     async def _forget_old(self) -> None:
         while True:
-            try:
-                await self._queue.forget_old()
-            except Exception as error:
-                _log.warning("nothing forgotten this time", error=type(error).__name__)
+            for clean in self._hourly:
+                try:
+                    await clean()
+                except Exception as error:
+                    _log.warning("nothing forgotten this time", error=type(error).__name__)
             await asyncio.sleep(_FORGET_SECONDS)
 
     async def _stop_all(self) -> None:

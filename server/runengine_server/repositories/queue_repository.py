@@ -203,7 +203,21 @@ DELETE FROM public.step_cache WHERE (tenant_id, workflow_name, step_id, key) IN 
 RETURNING 1
 """
 
-FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED, _HEARTBEAT, _HAND_BACK)
+# $1 which, $2 how many seconds after the last time.
+_BEGIN_CHORE = Function(
+    "begin_chore",
+    "text, float",
+    "begun int",
+    """
+INSERT INTO public.chores (name, begun_at) VALUES ($1, clock_timestamp())
+ON CONFLICT (name) DO UPDATE SET begun_at = excluded.begun_at
+WHERE chores.begun_at < excluded.begun_at - make_interval(secs => $2)
+RETURNING 1
+""",
+    dispatch=True,
+)
+
+FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED, _HEARTBEAT, _HAND_BACK, _BEGIN_CHORE)
 
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
@@ -316,6 +330,10 @@ class QueueRepository:
         for sql in (_FORGET_KEYS, _FORGET_CACHED, FORGET_WORKERS):
             while await self._dispatch.fetch(sql):
                 pass
+
+    async def begin_chore(self, name: str, seconds: float) -> bool:
+        """Whether this worker is to do what one of all workers does, at most once in so many seconds."""
+        return bool(await self._dispatch.call(_BEGIN_CHORE, name, seconds))
 
 
 class Line:
