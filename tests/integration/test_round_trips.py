@@ -26,7 +26,7 @@ CALL = re.compile(r"SELECT \* FROM public\.(\w+)_[0-9a-f]{8}\(")
 # are served, a worker to say that it is there; what goes out beside the calls, as often as a tick comes; and
 # what is asked once on each connection: whether there is a pooler, by us, and of types it meets, by asyncpg.
 NOBODYS = re.compile(
-    r"rolsuper|served_workflows|register_workflows|withdraw_worker"
+    r"rolsuper|write_temporary_file|served_workflows|register_workflows|withdraw_worker"
     r"|NOTIFY|pg_notification_queue_usage|pg_backend_pid|'jit'|typeinfo"
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from runengine_server.repositories import (
     artifact_repository,
     campaign_repository,
+    disk_space,
     held_run_repository,
     queue_repository,
     run_repository,
@@ -18,4 +19,5 @@ FUNCTIONS = (
     *held_run_repository.FUNCTIONS,
     *queue_repository.FUNCTIONS,
     *workflow_repository.FUNCTIONS,
+    *disk_space.FUNCTIONS,
 )
