@@ -548,12 +548,13 @@ MUTANTS = (
     _mutant(
         "what policies read in a session",
         _what_policies_read,
-        "postgresql/test_defaults.py::test_a_tenant_sees_its_own_alone_and_nobody_sees_nothing",
+        "postgresql/test_defaults.py::test_a_tenant_sees_its_own_alone_and_nobody_sees_nothing"
+        "[18-what policies read-direct]",
     ),
     _mutant(
         "search_path of functions",
         _path_of_functions,
-        "postgresql/test_defaults.py::test_a_function_means_the_same_on_any_path_of_who_calls_it",
+        "postgresql/test_defaults.py::test_a_function_means_the_same_on_any_path_of_who_calls_it[18]",
     ),
     _mutant("run of a swept artifact", _run_of_a_swept_artifact, _SWEPT),
     _mutant("age of a swept artifact", _age_of_a_swept_artifact, _SWEPT),
