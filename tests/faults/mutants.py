@@ -347,7 +347,7 @@ def _path_of_functions() -> None:
 def _run_of_a_swept_artifact() -> None:
     from runengine_server.repositories import artifact_repository
 
-    guard = "EXISTS (SELECT FROM public.runs WHERE runs.tenant_id = $1 AND runs.id = stored.run_id)"
+    guard = "(SELECT true FROM public.runs WHERE runs.tenant_id = $1 AND runs.id = stored.run_id)"
     _without(artifact_repository, ["_WITHOUT_ROW"], guard, "true")
 
 

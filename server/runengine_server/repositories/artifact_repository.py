@@ -16,15 +16,17 @@ _GET = Function(
     "SELECT id, name, media_type, size, key FROM public.artifacts WHERE tenant_id = $1 AND id = $2",
 )
 
-# Not for a run that is not here: its artifacts belong to another database, and have no row in this one.
+# Not for a run that is not here: its artifacts belong to another database, and have no row in this one. As
+# EXISTS, which PostgreSQL may make a join of, it read all of a tenant's runs.
 _WITHOUT_ROW = Function(
     "artifacts_without_row",
     "text, uuid[], uuid[]",
     "run_id uuid, id uuid",
     """
 SELECT stored.run_id, stored.id FROM unnest($2, $3) AS stored(run_id, id)
-WHERE EXISTS (SELECT FROM public.runs WHERE runs.tenant_id = $1 AND runs.id = stored.run_id)
-    AND NOT EXISTS (SELECT FROM public.artifacts WHERE artifacts.tenant_id = $1 AND artifacts.id = stored.id)
+WHERE (SELECT true FROM public.runs WHERE runs.tenant_id = $1 AND runs.id = stored.run_id)
+    AND (SELECT true FROM public.artifacts
+        WHERE artifacts.tenant_id = $1 AND artifacts.id = stored.id) IS NULL
 """,
 )
 
