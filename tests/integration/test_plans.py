@@ -161,7 +161,7 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
     (campaign_repository._GET, (CAMPAIGN,), 1, {"campaigns": 1}),
     (artifact_repository._GET, (COMPLETED,), 1, {"artifacts": 1}),
     (artifact_repository._WITHOUT_ROW, ([COMPLETED], [uuid4()]), 1, {"runs": 1}),
-    (artifact_repository._WITHOUT_ROW, ([COMPLETED], [COMPLETED]), 0, {"runs": 1, "artifacts": 1}),
+    (artifact_repository._WITHOUT_ROW, ([COMPLETED], [COMPLETED]), 0, {"artifacts": 1}),
     (queue_repository._CLAIM_QUEUED, (*LEASE, "", None), 10, {"runs": 40, "campaign_run_counts": 10}),
     (queue_repository._CLAIM_EXPIRED, (*LEASE, 1), 10, {"runs": 30, "run_steps": 10}),
     (queue_repository._HEARTBEAT, (*KEPT, 30.0), 10, {"runs": 10}),
