@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import asyncpg
@@ -20,6 +21,9 @@ from runengine_server.settings import Settings, SettingsError
 
 # How often a process looks whether the database is there, and how long that may take to answer.
 _WATCH_SECONDS = 1.5
+
+# How often a process that tells others looks whether there is room on the disk, while there is.
+_DISK_SECONDS = 10.0
 
 _log = structlog.get_logger()
 
@@ -104,14 +108,18 @@ async def ensure_hearing(settings: Settings, database: Database) -> None:
 
 
 async def watch(database: Database, tell: Callable[[bool], None] | None = None) -> None:
-    """Looks whether the database answers and takes writes, and tells when that changes. Also what makes
-    it drop connections that the network has forgotten without a word.
+    """Looks whether the database answers and takes writes, and tells when that changes: with `tell`, also
+    whether it has room for them. Also what makes it drop connections that the network has forgotten without
+    a word.
     """
-    working = True
+    working, disk_is_due = True, time.monotonic()
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
         try:
             await database.check(_WATCH_SECONDS)
+            if tell is not None and (not working or time.monotonic() >= disk_is_due):
+                disk_is_due = time.monotonic() + _DISK_SECONDS
+                await database.check_disk()
             failure = None
         except Exception as error:
             failure = error
@@ -124,7 +132,7 @@ async def watch(database: Database, tell: Callable[[bool], None] | None = None) 
             _log.info("the database is back")
         elif isinstance(failure, DENIALS):
             _log.error("the database does not let us in", **trouble(failure))
-        elif isinstance(failure, NotWritable):
+        elif isinstance(failure, NotWritable | asyncpg.DiskFullError):
             _log.error("the database takes no writes", **trouble(failure))
         else:
             _log.error("the database cannot be reached", **trouble(failure))

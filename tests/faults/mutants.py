@@ -422,6 +422,56 @@ def _place_in_an_idempotency_key() -> None:
     _put(run_context, "_within", lambda task_id: "")
 
 
+def _what_policies_read() -> None:
+    from runengine_server.repositories import connecting
+
+    for name in ("runengine.dispatch", "runengine.tenant", "runengine.all_tenants"):
+        del connecting.OF_CALLS[name]
+
+
+def _path_of_functions() -> None:
+    from runengine_server.repositories import functions
+
+    _put(functions, "_PATH", "")
+
+
+def _run_of_a_swept_artifact() -> None:
+    from runengine_server.repositories import artifact_repository
+
+    guard = "(SELECT true FROM public.runs WHERE runs.tenant_id = $1 AND runs.id = stored.run_id)"
+    _without(artifact_repository, ["_WITHOUT_ROW"], guard, "true")
+
+
+def _age_of_a_swept_artifact() -> None:
+    from runengine_server.engine import artifact_sweep
+
+    _put(artifact_sweep, "_OLD_SECONDS", 0.0)
+
+
+def _room_on_the_disk() -> None:
+    from runengine_server.repositories.database import Database
+
+    async def look_at_nothing(database: Database) -> None:
+        pass
+
+    _put(Database, "check_disk", look_at_nothing)
+
+
+def _withdrawal_of_a_worker() -> None:
+    from runengine_server.repositories.queue_repository import QueueRepository
+
+    async def withdraw_nothing(queue: QueueRepository) -> None:
+        pass
+
+    _put(QueueRepository, "withdraw_workflows", withdraw_nothing)
+
+
+def _expiry_of_a_worker() -> None:
+    from runengine_server.repositories import workflow_repository
+
+    _without(workflow_repository, ["_WORKERS"], "AND expires_at > statement_timestamp()", "")
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A guard taken out, and the tests of which one at least has to fail then."""
@@ -434,6 +484,8 @@ class Mutant:
 _GATES = "integration/test_gates.py::test_a_gate_of_a_sub_graph_holds_however_often_its_run_is_retried"
 _HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_clock.py"
 _REVOKED = "postgresql/test_revoked.py::test_a_run_goes_on_once_what_was_revoked_is_granted_again"
+_SWEPT = "integration/test_artifact_sweep.py::"
+_SWEPT += "test_what_has_no_row_is_deleted_once_it_is_a_day_old_and_nothing_else"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
 
 
@@ -650,6 +702,36 @@ MUTANTS = (
         _threads_left_are_replaced,
         "integration/test_node_threads.py::"
         "test_threads_left_behind_are_replaced_counted_and_logged_with_their_run",
+    ),
+    _mutant(
+        "what policies read in a session",
+        _what_policies_read,
+        "postgresql/test_defaults.py::test_a_tenant_sees_its_own_alone_and_nobody_sees_nothing"
+        "[18-what policies read-direct]",
+    ),
+    _mutant(
+        "search_path of functions",
+        _path_of_functions,
+        "postgresql/test_defaults.py::test_a_function_means_the_same_on_any_path_of_who_calls_it[18]",
+    ),
+    _mutant("run of a swept artifact", _run_of_a_swept_artifact, _SWEPT),
+    _mutant("age of a swept artifact", _age_of_a_swept_artifact, _SWEPT),
+    _mutant(
+        "room on the disk",
+        _room_on_the_disk,
+        "integration/test_full_disk.py::test_readiness_follows_the_room_on_the_disk_of_the_database",
+    ),
+    _mutant(
+        "withdrawal of a worker",
+        _withdrawal_of_a_worker,
+        "integration/test_served_workflows.py::"
+        "test_a_stopping_worker_serves_nothing_any_more_before_its_runs_have_stopped",
+    ),
+    _mutant(
+        "expiry of a worker",
+        _expiry_of_a_worker,
+        "integration/test_served_workflows.py::"
+        "test_the_log_tells_of_queued_runs_without_a_worker_once_a_change",
     ),
 )
 

@@ -21,9 +21,13 @@ from tests.stack import Stack
 
 CALL = re.compile(r"SELECT \* FROM public\.(\w+)_[0-9a-f]{8}\(")
 
-# What `serve` asks by itself, for its health; what goes out beside the calls, as often as a tick comes; and
+# What a process asks by itself, as often as a clock says: `serve` for its health and for the workflows that
+# are served, a worker to say that it is there; what goes out beside the calls, as often as a tick comes; and
 # what is asked once on each connection: whether there is a pooler, by us, and of types it meets, by asyncpg.
-NOBODYS = re.compile(r"rolsuper|NOTIFY|pg_notification_queue_usage|pg_backend_pid|'jit'|typeinfo")
+NOBODYS = re.compile(
+    r"rolsuper|write_temporary_file|served_workflows|register_workflows|withdraw_worker"
+    r"|NOTIFY|pg_notification_queue_usage|pg_backend_pid|'jit'|typeinfo"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -27,6 +27,10 @@ _POLL_SECONDS = 2.0
 # How often a worker looks for what has expired.
 _FORGET_SECONDS = 3600.0
 
+# How often it says that it is there, of the two leases that this holds; and when it could not.
+_REGISTER_LEASES = 0.5
+_REGISTER_AGAIN_SECONDS = 1.0
+
 # How long a stopping worker waits for its nodes to notice that they are cancelled, and then for the
 # database to take the runs back; both with the default of `drain_seconds` less than `up` waits.
 _STOP_SECONDS = 1.5
@@ -39,8 +43,8 @@ class Worker:
     """Up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
 
     `drain` asks all graphs to stop after the nodes that they are in, for which a stopping worker waits
-    `drain_seconds`. `blocked_seconds` and what follows are as Heartbeat has them. `left_behind`, once it
-    has stopped: whether a node would not end.
+    `drain_seconds`. `sweep` is called once an hour. `blocked_seconds`, `end_process` and `is_told_to_stop`
+    are as Heartbeat has them. `left_behind`, once it has stopped: whether a node would not end.
     """
 
     def __init__(
@@ -55,13 +59,16 @@ class Worker:
         blocked_seconds: float = math.inf,
         end_process: Callable[[], object] = lambda: None,
         is_told_to_stop: Callable[[], bool] = lambda: False,
+        sweep: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._queue = queue
+        self._hourly = [queue.forget_old, *([sweep] if sweep else [])]
         self._process = process
         self._drain = drain
         self._concurrency = concurrency
         self._drain_seconds = drain_seconds
         self._poll_seconds = min(_POLL_SECONDS, lease_seconds / 4)
+        self._register_seconds = lease_seconds * _REGISTER_LEASES
         self._heartbeat = Heartbeat(
             queue,
             lease_seconds,
@@ -78,6 +85,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._look_for_expired_at = 0.0
         self._stopping = False
+        self._stopped_claiming = asyncio.Event()
         self._cannot_work: dict[str, str | None] | None = None
         self._was_denied = False
         self.left_behind = False
@@ -90,18 +98,22 @@ class Worker:
     async def work(self) -> None:
         """Works until `stop`; then stops its runs and hands them back at once."""
         forgetting = asyncio.create_task(self._forget_old())
+        registering = asyncio.create_task(self._stay_registered())
         try:
             async with self._heartbeat:
                 await self._claim_until_stopped()
+                self._stopped_claiming.set()
                 await self._stop_all()
             with suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(_HAND_BACK_SECONDS):
                     await self._hand_back_left()
+                    await registering
         finally:
             # On any other way out, a node that calls sys.exit() above all, which may be a run's doing,
             # no run is handed back, so that it counts as a loss.
             forgetting.cancel()
-            await asyncio.gather(forgetting, return_exceptions=True)
+            registering.cancel()
+            await asyncio.gather(forgetting, registering, return_exceptions=True)
 
     async def _claim_until_stopped(self) -> None:
         while not self._stopping:
@@ -198,12 +210,29 @@ class Worker:
             self._look_for_expired_at = 0.0
         self._wake.set()
 
+    async def _stay_registered(self) -> None:
+        """Says again and again that its workflows are served, and that they are not once it is to stop:
+        before its runs have stopped, which may take long.
+        """
+        while not self._stopped_claiming.is_set():
+            pause = self._register_seconds
+            try:
+                await self._queue.register_workflows()
+            except Exception:
+                # After the database was away all workers may be taken to be gone.
+                pause = min(pause, _REGISTER_AGAIN_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped_claiming.wait(), pause)
+        with suppress(Exception):  # it expires
+            await self._queue.withdraw_workflows()
+
     async def _forget_old(self) -> None:
         while True:
-            try:
-                await self._queue.forget_old()
-            except Exception as error:
-                _log.warning("nothing forgotten this time", error=type(error).__name__)
+            for clean in self._hourly:
+                try:
+                    await clean()
+                except Exception as error:
+                    _log.warning("nothing forgotten this time", error=type(error).__name__)
             await asyncio.sleep(_FORGET_SECONDS)
 
     async def _stop_all(self) -> None:

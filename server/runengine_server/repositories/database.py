@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import asyncpg
@@ -18,6 +18,7 @@ from runengine_server.repositories.connecting import (
     keeps_session,
     server_of,
 )
+from runengine_server.repositories.disk_space import WRITE_FILE
 from runengine_server.repositories.driver_errors import translate_driver_errors
 from runengine_server.repositories.functions import Function
 from runengine_server.repositories.notifier import Notifier, notification
@@ -186,6 +187,12 @@ class Database:
         if lacking:
             raise NotGranted(lacking)
         return str(flaw) if flaw else None
+
+    async def check_disk(self) -> None:
+        """Raises asyncpg.DiskFullError when tables have no room to grow, and as connection() does."""
+        with suppress(TimeoutError, asyncpg.ConfigurationLimitExceededError):  # a slow disk, temp_file_limit
+            async with self.connection() as connection:
+                await self.fetch_on(connection, WRITE_FILE.call)
 
     async def has(self, functions: Sequence[Function]) -> bool:
         """Whether `migrate` of this version has been there. Raises as connection() does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -21,6 +21,7 @@ from runengine_server.repositories.transition_sql import (
     counted,
     logged,
 )
+from runengine_server.repositories.workflow_repository import FORGET_WORKERS, WorkflowRepository
 
 _NAMES = """tenant_id, id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id, encoded_input,
     running_seconds"""
@@ -216,6 +217,9 @@ RETURNING runs.id, false;{_AND_LOCKED}""",
 # The first of the pauses.
 _PAUSE_SECONDS = 0.25
 
+# For how long a worker is taken to be there that has said so.
+LEASES_REGISTERED = 2
+
 # A thousand at a time, so that no transaction is long.
 _FORGET_KEYS = """
 DELETE FROM public.idempotency_keys WHERE (tenant_id, key) IN (
@@ -237,9 +241,21 @@ DELETE FROM public.step_cache WHERE (tenant_id, workflow_name, step_id, key) IN 
 RETURNING 1
 """
 
-_REGISTER = "INSERT INTO public.workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+# $1 which, $2 how many seconds after the last time.
+_BEGIN_CHORE = Function(
+    "begin_chore",
+    "text, float",
+    "begun int",
+    """
+INSERT INTO public.chores (name, begun_at) VALUES ($1, clock_timestamp())
+ON CONFLICT (name) DO UPDATE SET begun_at = excluded.begun_at
+WHERE chores.begun_at < excluded.begun_at - make_interval(secs => $2)
+RETURNING 1
+""",
+    dispatch=True,
+)
 
-FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED, _HEARTBEAT, _HAND_BACK)
+FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED, _HEARTBEAT, _HAND_BACK, _BEGIN_CHORE)
 
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
@@ -293,6 +309,9 @@ class QueueRepository:
     ) -> None:
         self._database = database
         self._dispatch = database.dispatch()
+        self._workflows = WorkflowRepository(database)
+        # Of this process alone: names are made of what containers share, a host's name and process ids.
+        self._worker_id = uuid4()
         self._worker = worker
         self._workflow_names = list(workflow_names)
         self._lease = lease
@@ -300,8 +319,14 @@ class QueueRepository:
         self._served_last = ""
 
     async def register_workflows(self) -> None:
-        """Lets callers trigger the workflows of this worker."""
-        await self._dispatch.fetch(_REGISTER, self._workflow_names)
+        """Lets callers trigger the workflows of this worker, which is taken to be there for two leases."""
+        await self._workflows.register(
+            self._worker_id, self._worker, self._workflow_names, LEASES_REGISTERED * self._lease
+        )
+
+    async def withdraw_workflows(self) -> None:
+        """No worker is taken to be there for them, unless another has registered them."""
+        await self._workflows.withdraw(self._worker_id)
 
     async def claim_queued(self, limit: int) -> list[ClaimedRun]:
         """Takes up to `limit` queued runs for one lease, of all tenants in turn, from each those of
@@ -351,10 +376,16 @@ class QueueRepository:
             await self._database.check()
 
     async def forget_old(self) -> None:
-        """Deletes idempotency keys of more than seven days, and cache entries that have expired."""
-        for sql in (_FORGET_KEYS, _FORGET_CACHED):
+        """Deletes idempotency keys of more than seven days, and what has expired: cache entries, and workers
+        that went away without a word.
+        """
+        for sql in (_FORGET_KEYS, _FORGET_CACHED, FORGET_WORKERS):
             while await self._dispatch.fetch(sql):
                 pass
+
+    async def begin_chore(self, name: str, seconds: float) -> bool:
+        """Whether this worker is to do what one of all workers does, at most once in so many seconds."""
+        return bool(await self._dispatch.call(_BEGIN_CHORE, name, seconds))
 
 
 class Line:
