@@ -390,16 +390,16 @@ def _gate_before_a_node() -> None:
 
 
 def _gate_after_a_node() -> None:
-    from runengine_server.engine.checkpoints import FencedCheckpointer
+    from runengine_server.workflows.load import Workflow
 
-    _put(FencedCheckpointer, "_stops_after", lambda *done: False)
+    _put(Workflow, "stops_after", lambda *done: False)
 
 
 def _completed_handler() -> None:
     from runengine_server.engine import checkpoints
 
     def as_stored(writes: Any) -> Any:
-        return ((task_id, channel, type_, value) for task_id, _, channel, type_, value in writes)
+        return ((task_id, channel, value) for task_id, _, channel, value in writes)
 
     _put(checkpoints, "with_handlers", as_stored)
 
@@ -472,6 +472,50 @@ def _expiry_of_a_worker() -> None:
     _without(workflow_repository, ["_WORKERS"], "AND expires_at > statement_timestamp()", "")
 
 
+def _written_as_stored() -> None:
+    from runengine_server.workflows.storing_node import StoringNode
+
+    _put(StoringNode, "_as_stored", lambda self, channel, value: value)
+
+
+def _reduced_as_stored() -> None:
+    from runengine_server.workflows import channels
+
+    _put(channels, "with_objects_as_stored", lambda value, known, key: value)
+
+
+def _type_of_what_was_stored() -> None:
+    from runengine_server.workflows import stored_values
+
+    _put(stored_values, "_lost", lambda before, after: None)
+
+
+def _cached_as_stored() -> None:
+    from runengine_server.workflows import recorded_node
+
+    _put(recorded_node, "as_stored", lambda value: value)
+
+
+def _rejected_write_is_forgotten() -> None:
+    from runengine_server.engine import checkpoints
+
+    async def keep(*arguments: Any) -> None: ...
+
+    _put(checkpoints, "take_back", keep)
+
+
+def _step_of_a_rejected_write() -> None:
+    from runengine_server.repositories import held_run_repository
+
+    _without(held_run_repository, ["_TAKE_BACK"], "status IN ('running', 'completed')", "status = 'running'")
+
+
+def _command_above_the_top() -> None:
+    from runengine_server.workflows import load, storing_node
+
+    _put(load, "store_writes", lambda graph, is_top=False: storing_node.store_writes(graph))
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A guard taken out, and the tests of which one at least has to fail then."""
@@ -481,6 +525,13 @@ class Mutant:
     tests: tuple[str, ...]
 
 
+_REFUSED = (
+    "integration/test_values.py::test_a_value_that_would_come_back_as_another_is_refused_when_it_is_written"
+)
+_REJECTED = (
+    "integration/test_rejected_writes.py::"
+    "test_a_write_that_its_reducer_rejects_fails_its_step_and_a_retry_runs_it_again"
+)
 _GATES = "integration/test_gates.py::test_a_gate_of_a_sub_graph_holds_however_often_its_run_is_retried"
 _HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_clock.py"
 _REVOKED = "postgresql/test_revoked.py::test_a_run_goes_on_once_what_was_revoked_is_granted_again"
@@ -638,7 +689,37 @@ MUTANTS = (
         "integration/test_changed_graphs.py::test_an_entry_that_leads_to_no_node_fails_the_run",
     ),
     _mutant("gate before a node", _gate_before_a_node, f"{_GATES}[before]"),
-    _mutant("gate after a node", _gate_after_a_node, f"{_GATES}[after]"),
+    _mutant("gate after a node", _gate_after_a_node, f"{_GATES}[after]", f"{_GATES}[called_after]"),
+    _mutant(
+        "what is written is as stored",
+        _written_as_stored,
+        "integration/test_values.py::"
+        "test_a_value_that_came_straight_on_is_the_one_that_comes_after_a_retry[in_an_update]",
+    ),
+    _mutant(
+        "what a reducer makes is as stored",
+        _reduced_as_stored,
+        "integration/test_values.py::test_what_a_reducer_makes_is_the_same_after_a_retry[False]",
+    ),
+    _mutant(
+        "type of what was stored",
+        _type_of_what_was_stored,
+        f"{_REFUSED}[of a function]",
+        f"{_REFUSED}[an error]",
+    ),
+    _mutant(
+        "what is put into the cache is as stored",
+        _cached_as_stored,
+        "integration/test_values.py::test_a_value_from_the_cache_is_the_one_that_was_put_there[True]",
+    ),
+    _mutant("rejected write is forgotten", _rejected_write_is_forgotten, f"{_REJECTED}[in_a_chain]"),
+    _mutant("step of a rejected write", _step_of_a_rejected_write, f"{_REJECTED}[beside_others]"),
+    _mutant(
+        "command above the top",
+        _command_above_the_top,
+        "integration/test_sub_graphs.py::"
+        "test_a_command_to_a_graph_above_that_there_is_not_fails_its_step_and_says_so",
+    ),
     _mutant(
         "completed error handler",
         _completed_handler,

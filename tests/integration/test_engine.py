@@ -551,8 +551,8 @@ async def test_a_result_that_cannot_be_stored_fails_its_step_and_nothing_follows
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert ran.names == ["opaque"]
-        assert code_and_step(run.error) == ("STEP_FAILED", "opaque")
-        assert await engine.executions(run.id) == ["opaque 1 failed STEP_FAILED"]
+        assert code_and_step(run.error) == ("VALUE_NOT_STORABLE", "opaque")
+        assert await engine.executions(run.id) == ["opaque 1 failed VALUE_NOT_STORABLE"]
         assert run.error is not None
         assert "Opaque" in run.error.message
         assert not any(word in run.error.message for word in ("Task", "0x", "runengine_server", "/"))
@@ -579,8 +579,8 @@ async def test_a_result_that_cannot_be_stored_within_a_sub_graph_fails_the_step_
     graph.add_edge("inner", "last")
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
-        assert code_and_step(run.error) == ("STEP_FAILED", "inner")
-        assert await engine.executions(run.id) == ["inner 1 failed STEP_FAILED"]
+        assert code_and_step(run.error) == ("VALUE_NOT_STORABLE", "inner")
+        assert await engine.executions(run.id) == ["inner 1 failed VALUE_NOT_STORABLE"]
         assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
         assert ran.names == ["last"]
 

@@ -22,10 +22,9 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.errors import GraphInterrupt
-from langgraph.graph import START
-from langgraph.pregel._task_status import CONTROL_WRITES
 from langgraph.types import Send
 
+from runengine_server.engine.open_writes import Written, take_back, written_on
 from runengine_server.engine.superseded import Superseded
 from runengine_server.engine.task_paths import node_of, with_handlers
 from runengine_server.repositories.write_behind import StoredCheckpoint
@@ -40,6 +39,7 @@ from runengine_server.workflows.failures import (
 )
 from runengine_server.workflows.load import Workflow, namespace_path
 from runengine_server.workflows.recorded_node import Execution, Lost
+from runengine_server.workflows.stored_values import SERIALISER, dump_write
 
 # How long what was done may wait for the next statement: a superstep may go on although no node of it
 # does, in a task that a node has started and not waited for.
@@ -66,7 +66,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     """
 
     def __init__(self, execution: Execution, workflow: Workflow | None = None) -> None:
-        super().__init__()
+        super().__init__(serde=SERIALISER)
+        execution.take_back = self.take_back
         self.state: dict[str, Any] = {}
         self._workflow = workflow
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
@@ -77,7 +78,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._saving: set[asyncio.Task[Any]] = set()
         self._flushing_soon = False
         self._broken: dict[str, BaseException] = {}
-        self._done: dict[str, set[str]] = {}
+        self._done: dict[str, dict[str, Written]] = {}
         self._led_to: dict[str, set[str]] = {}
         self._sends: dict[str, Sequence[Send]] = {}
 
@@ -118,9 +119,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         try:
             if not written.keys() & {ERROR, INTERRUPT}:
                 self._check_targets(namespace, writes, task_id, task_path)
-                self._done.setdefault(namespace, set()).add(task_path)
+                done = Written(configurable["checkpoint_id"], task_id, writes)
+                self._done.setdefault(namespace, {})[task_path] = done
             rows = [
-                (WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
+                (WRITES_IDX_MAP.get(channel, index), channel, *dump_write(channel, value))
                 # Of a task that wrote only what is never stored, that it is done has to be.
                 for index, (channel, value) in enumerate(writes or [(NO_WRITES, None)])
             ]
@@ -221,9 +223,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             raise WorkflowError(
                 f"An edge or goto leads to {target_of(min(lost))!r}, and the graph has no such node."
             )
-        done, sends = self._done.pop(namespace, set()), self._sends.pop(namespace, ())
+        done, sends = self._done.pop(namespace, {}), self._sends.pop(namespace, ())
         self._sends[namespace] = checkpoint["channel_values"].get(TASKS, ())
-        if self._stops_after(namespace, done, sends):
+        names = (node_of(path, sends) for path in done)
+        if self._workflow is not None and self._workflow.stops_after(namespace, names):
             metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: True})
         type_, encoded = self.serde.dumps_typed(checkpoint)
         self._check_size("The state of the run", len(encoded))
@@ -273,13 +276,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self.state = found.checkpoint["channel_values"]
         return found
 
-    def _stops_after(self, namespace: str, done: set[str], sends: Sequence[Send]) -> bool:
-        """Whether the graph stops now, after one of the tasks of those paths."""
-        graph = self._workflow.graph_of(namespace) if self._workflow else None
-        if graph is None or not graph.interrupt_after_nodes:
-            return False
-        names = {node_of(path, sends) for path in done} - {START}
-        return bool(names if graph.interrupt_after_nodes == "*" else names & set(graph.interrupt_after_nodes))
+    async def take_back(self, error: BaseException) -> None:
+        """See open_writes.take_back."""
+        await self.settle()
+        await take_back(error, self._done, self._sends, self._workflow, self._execution)
 
     def _check_due(self, namespace: str, found: CheckpointTuple) -> None:
         """Raises Lost, and stops the whole graph, when what is due is not in the graph of today."""
@@ -389,18 +389,18 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         writes = await self._execution.engine(
             self._execution.held.list_writes(stored.checkpoint_ns, stored.checkpoint_id)
         )
-        finished = {path for _, path, channel, *_ in writes if channel not in CONTROL_WRITES}
-        self._done[stored.checkpoint_ns] = finished
+        loaded = [
+            (task_id, path, channel, self.serde.loads_typed((type_, value)))
+            for task_id, path, channel, type_, value in writes
+        ]
+        self._done[stored.checkpoint_ns] = written_on(stored.checkpoint_id, loaded)
         parent = stored.parent_checkpoint_id
         return CheckpointTuple(
             config=self._config(stored.checkpoint_ns, stored.checkpoint_id),
             checkpoint=self.serde.loads_typed((stored.type, stored.checkpoint)),
             metadata=self.serde.loads_typed(("msgpack", stored.metadata)),
             parent_config=self._config(stored.checkpoint_ns, parent) if parent else None,
-            pending_writes=[
-                (task_id, channel, self.serde.loads_typed((type_, value)))
-                for task_id, channel, type_, value in with_handlers(writes)
-            ],
+            pending_writes=list(with_handlers(loaded)),
         )
 
     def _config(self, namespace: str, checkpoint_id: str) -> RunnableConfig:

@@ -197,6 +197,9 @@ class LangGraphRunProcessor:
                 durability="sync",
                 control=control,
             )
+        except Exception as error:
+            await checkpointer.take_back(error)
+            raise
         finally:
             self._controls.discard(control)
             await checkpointer.settle()

@@ -168,6 +168,28 @@ SELECT 1 FROM held
 """,
 )
 
+# running or completed -> failed, when what the execution wrote turns out to be what its graph cannot take: it
+# is not stored any more, so that the node runs again when the graph resumes. The tasks of a sub-graph are no
+# steps.
+_TAKE_BACK = Function(
+    "take_back",
+    "text, uuid, bigint, text, text, text[], jsonb",
+    "held int",
+    f"""
+WITH {_HELD}, written AS (
+    DELETE FROM public.checkpoint_writes USING held
+    WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $4 AND checkpoint_id = $5 AND task_id = ANY($6)
+), failed AS (
+    UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
+        updated_at = public.touch(updated_at),
+        error = $7 || jsonb_build_object('step_id', step_id, 'attempt', run_steps.attempt)
+    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($6::uuid[])
+        AND status IN ('running', 'completed')
+)
+SELECT 1 FROM held
+""",
+)
+
 _CHECKPOINT = """checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata"""
 _CHECKPOINT_COLUMNS = """checkpoint_ns text, checkpoint_id text, parent_checkpoint_id text, type text,
     checkpoint bytea, metadata bytea"""
@@ -353,6 +375,7 @@ FUNCTIONS = (
     _RECORD,
     _BEGIN_STEP,
     _FAIL_STEP,
+    _TAKE_BACK,
     _GET_CHECKPOINT,
     _LIST_CHECKPOINTS,
     _LIST_WRITES,
@@ -476,6 +499,14 @@ class HeldRunRepository:
         """
         error = {"code": code, "message": message, "retryable": retryable}
         await self._fenced(_FAIL_STEP, task_id, error, again, attempt, handled)
+
+    async def take_back(
+        self, checkpoint_ns: str, checkpoint_id: str, task_ids: Sequence[str], message: str, retryable: bool
+    ) -> None:
+        """Forgets what those tasks wrote on top of a checkpoint, and fails those that are steps."""
+        await self.flush()
+        error = {"code": "STEP_FAILED", "message": message, "retryable": retryable}
+        await self._fenced(_TAKE_BACK, checkpoint_ns, checkpoint_id, task_ids, error)
 
     async def save_writes(
         self,
