@@ -61,6 +61,11 @@ class _Points:
         self._path = os.environ.get("RUNENGINE_FAULT_SOCKET", "")
         self._count: Counter[tuple[str, str]] = Counter()
 
+    @property
+    def are_armed(self) -> bool:
+        """Whether there is one at which somebody may stop."""
+        return bool(self._armed)
+
     @asynccontextmanager
     async def reached(self, name: str, run_id: str, payload: Struct | None = None) -> AsyncIterator[None]:
         """Waits here if it is armed; the test is told when the block has ended."""
@@ -97,9 +102,10 @@ def _install_worker(points: _Points) -> None:
     from runengine_server.repositories.held_run_repository import HeldRunRepository
     from runengine_server.repositories.queue_repository import Line, QueueRepository
 
-    # What is done later goes out with the next statement, and not by the clock: so it is known which one that
-    # is at which an execution is stopped.
-    checkpoints._LATER_SECONDS = 3600
+    if points.are_armed:
+        # What is done later goes out with the next statement, and not by the clock: so it is known which one
+        # that is at which an execution is stopped.
+        checkpoints._LATER_SECONDS = 3600
     held: set[tuple[str, int]] = set()
     begun: set[tuple[str, Any]] = set()
     unrecorded: set[str] = set()
