@@ -7,6 +7,7 @@ It is the real command, with no test hook in it: what is added here wraps its me
 `NAME:3` means the third execution that gets there, once; `NAME` each execution of a run whose
 payload asks for it (`"stop_at": "NAME"`, or `"NAME:2"` for the second time that this run gets there).
 With `RUNENGINE_HISTORY` every claim and every fenced write goes to the history, with what came of it.
+With `RUNENGINE_REPORTS` it says what it has, as tests/faults/reporting.py.
 With `RUNENGINE_MUTANT` one guard of the product is taken out.
 """
 
@@ -30,6 +31,7 @@ from runengine_server.repositories.functions import Function
 
 from tests.faults.arrivals import arrive
 from tests.faults.history import ours
+from tests.faults.reporting import REPORTS, answer_signals
 
 WORKER_POINTS = (
     "before_first_step",
@@ -277,6 +279,8 @@ def main() -> None:
     # First, so that what is noted and stopped is the guarded or unguarded method as the product has it.
     if mutant := os.environ.get("RUNENGINE_MUTANT"):
         importlib.import_module("tests.faults.mutants").apply(mutant)
+    if REPORTS in os.environ:
+        answer_signals()
     points = _Points()
     if "worker" in sys.argv:
         _install_worker(points)

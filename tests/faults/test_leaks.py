@@ -18,6 +18,7 @@ from runengine_server.workflows.run_context import RunContext
 
 from tests.faults import leaks
 from tests.faults.graphs import deaf
+from tests.faults.resources import differences
 from tests.integration.harness import Held, State, alone, happened, serving
 
 
@@ -28,7 +29,7 @@ async def test_of_a_mixed_load_nothing_is_left(database_url: str, state_dir: Pat
         measured = await leaks.measure(
             database_url, state_dir, warm_up=3, seconds=6, idle_seconds=leaks.TOKIO_SECONDS
         )
-        found = leaks.differences(measured.baseline, measured.end)
+        found = differences(measured.baseline, measured.end)
         # gRPC adds a thread to its own pool when work waits there, on a busy machine, and ends one that had
         # nothing to do for 20 s, which pings leave none of them (grpcio 1.85.1). A leak shows each time.
         if not found or not all("event_engine" in each for each in found):
@@ -48,8 +49,8 @@ async def test_of_a_mixed_load_nothing_is_left(database_url: str, state_dir: Pat
 def test_what_is_left_is_told_by_its_kind() -> None:
     before = {"serve": {"descriptors": Counter({"pipe": 2, "unix socket": 3})}}
     after = {"serve": {"descriptors": Counter({"pipe": 3, "unix socket": 2})}}
-    assert leaks.differences(before, before) == []
-    assert leaks.differences(before, after) == [
+    assert differences(before, before) == []
+    assert differences(before, after) == [
         "serve, descriptors: pipe 2 → 3",
         "serve, descriptors: unix socket 3 → 2",
     ]
