@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 
 from tests.faults.process import SERVER_POINTS, WORKER_POINTS
-from tests.faults.standing import Standing, cancel
+from tests.faults.standing import AWAY, Standing, cancel
 
 LEASE_SECONDS = 1.0
 ZOMBIES_A_ROUND = 16
@@ -46,6 +46,9 @@ _LOSABLE = (b"trigger_run", b"begin_step", b"end_completed", b"claim_queued", No
 class Breaking(Standing):
     """Its processes, its clients, and what breaks."""
 
+    # The workflow of runs that do harm to their worker, and the lease of the workers.
+    deadly = "storm"
+    lease_seconds = LEASE_SECONDS
     zombies_made = 0
 
     async def kill_at_points(self) -> None:
@@ -64,7 +67,7 @@ class Breaking(Standing):
         """A run that kills every worker which meets it."""
         tenant = self.tenants[0]
         payload = self.payload(first={"manner": "kill"})
-        run = await tenant.trigger_until_told("storm", payload, tenant.campaigns[0], payload["key"])
+        run = await tenant.trigger_until_told(self.deadly, payload, tenant.campaigns[0], payload["key"])
         tenant.runs.remove(run.id)  # nobody else cancels it
 
     async def zombies(self) -> None:
@@ -170,10 +173,10 @@ class Breaking(Standing):
     async def block(self) -> None:
         """A node that holds the event loop of its worker for longer than the lease."""
         tenant = self.random.choice(self.tenants)
-        how = {"manner": "block", "seconds": 1.5 * LEASE_SECONDS}
+        how = {"manner": "block", "seconds": 1.5 * self.lease_seconds}
         payload = self.payload(second=how)
-        run = await tenant.trigger_until_told("storm", payload, None, payload["key"])
-        await self.until_ended([run.id])
+        run = await tenant.trigger_until_told(self.deadly, payload, None, payload["key"])
+        await self.until_ended([run.id], seconds=60)
         if any(note["what"] == "effect" and note["run"] == run.id for note in self.history.read()):
             self.hit("blocked event loop", run=run.id)
 
@@ -182,7 +185,7 @@ class Breaking(Standing):
         tenant = self.random.choice(self.tenants)
         payload = self.payload(second={"pause": 2.5})
         begun = len(self.history.read())
-        run = await tenant.trigger_until_told("storm", payload, None, payload["key"])
+        run = await tenant.trigger_until_told(self.deadly, payload, None, payload["key"])
         async with asyncio.timeout(30):
             while not (
                 entered := [
@@ -254,7 +257,7 @@ class Breaking(Standing):
         began, before = time.monotonic(), self.hits[kind]
         try:
             await self.faults()[kind]()
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (TimeoutError, *AWAY) as error:
             # What it needed was not there; a fault that has hit nothing is not counted.
             self.history.note("missed", kind=kind, error=f"{type(error).__name__}: {error}")
         outcome = "hit" if self.hits[kind] > before else "missed"

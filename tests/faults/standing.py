@@ -32,6 +32,9 @@ from tests.stack import UNDER_TEST, environment, logging_to
 
 _TENANTS, _CAMPAIGNS = 3, 2
 
+# What asyncpg raises when its server has gone away.
+AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 _DISK = """
 CREATE SEQUENCE disk_full_hits;
 CREATE TABLE disk (is_full boolean NOT NULL);
@@ -61,7 +64,7 @@ class Kept:
         self.armed: str | None = None
         self.ready, self.ended = asyncio.Event(), asyncio.Event()
         self.command, self.settings = command, settings
-        self.unread = False
+        self.unread = self.is_unread = False
         self._points, self._log = points, log
 
     async def keep(self) -> None:
@@ -84,8 +87,8 @@ class Kept:
 
     @contextlib.contextmanager
     def _standard_error(self) -> Iterator[None]:
-        if self.unread:
-            self.unread = False
+        self.is_unread, self.unread = self.unread, False
+        if self.is_unread:
             reader, writer = os.pipe()
             os.close(reader)
             with logging_to(Path(f"/proc/self/fd/{writer}")):
@@ -201,9 +204,12 @@ class Standing:
         """One statement past the proxy; the first column of its first row."""
         connection = await self.superuser()
         try:
-            return await connection.fetchval(statement, *arguments)
-        finally:
-            await connection.close()
+            found = await connection.fetchval(statement, *arguments)
+        except BaseException:
+            connection.terminate()  # one that was cut off in a statement cannot say good-bye
+            raise
+        await connection.close()
+        return found
 
     async def prepare_database(self) -> None:
         """So that its disk can be full."""
@@ -302,16 +308,14 @@ class Standing:
             await connection.close()
 
     async def until_ended(self, runs: Sequence[str], seconds: float = 30) -> None:
-        """Returns when none of these runs is under way."""
-        connection = await self.superuser()
-        try:
-            async with asyncio.timeout(seconds):
-                while await connection.fetchval(
-                    "SELECT 1 FROM runs WHERE id = ANY($1) AND status IN ('queued', 'running')", list(runs)
-                ):
-                    await asyncio.sleep(0.05)
-        finally:
-            await connection.close()
+        """Returns when none of these runs is under way, whatever becomes of PostgreSQL meanwhile."""
+        under_way = "SELECT 1 FROM runs WHERE id = ANY($1) AND status IN ('queued', 'running')"
+        async with asyncio.timeout(seconds):
+            while True:
+                with contextlib.suppress(*AWAY):
+                    if not await self.sql(under_way, list(runs)):
+                        return
+                await asyncio.sleep(0.05)
 
     def failures(self) -> int:
         """Calls that failed so far, and writes of which no worker knows what came of them."""
