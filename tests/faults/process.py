@@ -8,6 +8,7 @@ It is the real command, with no test hook in it: what is added here wraps its me
 payload asks for it (`"stop_at": "NAME"`, or `"NAME:2"` for the second time that this run gets there).
 With `RUNENGINE_CLOCK` a worker's own clock is ahead by as many seconds as that file says.
 With `RUNENGINE_HISTORY` every claim and every fenced write goes to the history, with what came of it.
+With `RUNENGINE_REPORTS` it says what it has, as tests/faults/reporting.py.
 With `RUNENGINE_MUTANT` one guard of the product is taken out. With `RUNENGINE_PATIENT` calls that wait for
 the database are not given up after ten seconds.
 """
@@ -33,6 +34,7 @@ from runengine_server.repositories.functions import Function
 
 from tests.faults.arrivals import arrive
 from tests.faults.history import ours
+from tests.faults.reporting import REPORTS, answer_signals
 
 WORKER_POINTS = (
     "before_first_step",
@@ -63,6 +65,11 @@ class _Points:
         self._armed = {name: int(number or 0) for name, _, number in armed if name}
         self._path = os.environ.get("RUNENGINE_FAULT_SOCKET", "")
         self._count: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def are_armed(self) -> bool:
+        """Whether there is one at which somebody may stop."""
+        return bool(self._armed)
 
     @asynccontextmanager
     async def reached(self, name: str, run_id: str, payload: Struct | None = None) -> AsyncIterator[None]:
@@ -100,9 +107,10 @@ def _install_worker(points: _Points) -> None:
     from runengine_server.repositories.held_run_repository import HeldRunRepository
     from runengine_server.repositories.queue_repository import Line, QueueRepository
 
-    # What is done later goes out with the next statement, and not by the clock: so it is known which one that
-    # is at which an execution is stopped.
-    checkpoints._LATER_SECONDS = 3600
+    if points.are_armed:
+        # What is done later goes out with the next statement, and not by the clock: so it is known which one
+        # that is at which an execution is stopped.
+        checkpoints._LATER_SECONDS = 3600
     held: set[tuple[str, int]] = set()
     begun: set[tuple[str, Any]] = set()
     unrecorded: set[str] = set()
@@ -310,6 +318,8 @@ def main() -> None:
         importlib.import_module("tests.faults.mutants").apply(mutant)
     if "RUNENGINE_PATIENT" in os.environ:
         be_patient()
+    if REPORTS in os.environ:
+        answer_signals()
     points = _Points()
     if "worker" in sys.argv:
         _install_worker(points)

@@ -3,12 +3,14 @@
 It is the real command. On SIGUSR1 it sends one datagram to the socket of
 `RUNENGINE_REPORTS`, with what cannot be seen from outside: its asyncio tasks, its Python threads, its
 connections that LISTEN, and its channels and calls of gRPC. On SIGUSR2 it collects its garbage first, so
-that what only a cycle keeps is gone, and has complained if it was not closed.
+that what only a cycle keeps is gone, and has complained if it was not closed, and gives free memory back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -34,7 +36,6 @@ _OF_GRPC = ("AioChannel", "_AioCall", "RPCState")
 
 def main() -> None:
     """The command of the product, once its process can be asked."""
-    from runengine_server import logs
     from runengine_server.__main__ import main as command
 
     if mutant := os.environ.get("RUNENGINE_MUTANT"):
@@ -42,6 +43,14 @@ def main() -> None:
 
         mutants.apply(mutant)
     be_patient()
+    answer_signals()
+    command()
+
+
+def answer_signals() -> None:
+    """From now on this process says what it has when it is asked."""
+    from runengine_server import logs
+
     warnings.simplefilter("always", ResourceWarning)
     path = os.environ[REPORTS]
 
@@ -50,6 +59,7 @@ def main() -> None:
         try:
             if number == signal.SIGUSR2:
                 gc.collect()
+                _give_back()
             words = json.dumps({"pid": os.getpid(), **own()}).encode()
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
                 to.sendto(words, path)
@@ -68,7 +78,12 @@ def main() -> None:
     gc.freeze = lambda: None
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, report)
-    command()
+
+
+def _give_back() -> None:
+    # What is free, and is kept by the C library to be used again, is no memory that is held.
+    with contextlib.suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def own() -> dict[str, dict[str, int]]:

@@ -19,6 +19,7 @@ from runengine_server.workflows.run_context import RunContext
 
 from tests.faults import leaks, reporting
 from tests.faults.graphs import deaf
+from tests.faults.resources import differences
 from tests.integration.harness import Held, State, alone, happened, serving
 from tests.stack import free_address
 
@@ -27,7 +28,7 @@ async def test_of_a_mixed_load_nothing_is_left(database_url: str, state_dir: Pat
     measured = await leaks.measure(
         database_url, state_dir, warm_up=3, seconds=6, idle_seconds=leaks.IDLE_SECONDS
     )
-    assert leaks.differences(measured.baseline, measured.end) == []
+    assert differences(measured.baseline, measured.end) == []
     assert measured.complaints == []
     assert leaks.missing(measured.hits) == []
     # It was there to be left: every process had more to do than nothing.
@@ -54,8 +55,8 @@ async def test_channels_and_calls_of_grpc_are_counted() -> None:
 def test_what_is_left_is_told_by_its_kind() -> None:
     before = {"serve": {"descriptors": Counter({"pipe": 2, "unix socket": 3})}}
     after = {"serve": {"descriptors": Counter({"pipe": 3, "unix socket": 2})}}
-    assert leaks.differences(before, before) == []
-    assert leaks.differences(before, after) == [
+    assert differences(before, before) == []
+    assert differences(before, after) == [
         "serve, descriptors: pipe 2 → 3",
         "serve, descriptors: unix socket 3 → 2",
     ]
