@@ -152,3 +152,9 @@ def test_each_command_has_its_row_with_its_options(program: str, command: Any) -
         names = [word for word in words if re.fullmatch("[a-z]+", word)]
         told[" ".join(names)] = set(re.findall(r"--[a-z-]+", text))
     assert told == found
+
+
+def test_the_glossary_is_short_and_in_order() -> None:
+    words = [word for word, _ in rows(ROOT / "docs/glossary.md", "# Glossary")]
+    assert words == sorted(words)
+    assert len(words) <= 25
