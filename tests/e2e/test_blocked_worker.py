@@ -10,9 +10,9 @@ from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient
 
 from tests.gates import Gates
+from tests.patience import SECONDS
 from tests.stack import Stack, logging_to
 
-SECONDS = 30
 WORKER = {"WORKFLOWS": "tests.child_graphs:WORKFLOWS", "LEASE_SECONDS": "3"}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from runengine_server.repositories.functions import Function
 
+from tests import patience
 from tests.rewriting import rewrite
 
 VARIABLE = "RUNENGINE_MUTANT"
@@ -505,6 +506,7 @@ def _pytest(tests: Iterable[str], mutant: str | None) -> subprocess.CompletedPro
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_")}
     if mutant is not None:
         environment[VARIABLE] = mutant
+        environment[patience.VARIABLE] = "30"  # what a test waits for may never come
     command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
     return subprocess.run(
         command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False

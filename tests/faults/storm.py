@@ -40,12 +40,12 @@ from tests.faults.history import History
 from tests.faults.invariants import Facts, read_rows, violations
 from tests.faults.process import DOORS, SERVER_POINTS, WORKER_POINTS
 from tests.faults.proxy import Proxy
+from tests.patience import SECONDS
 from tests.stack import UNDER_TEST, Stack, environment, free_address
 
 LEASE_SECONDS = 1.0
 AT_LEAST = 3
 MAX_RECOVERY_LEASES = 1.7
-_END_SECONDS = 60.0
 _TENANTS, _CAMPAIGNS, _WORKERS = 3, 2, 3
 _ZOMBIES_A_ROUND, _MAX_ROUNDS = 16, 8
 _OVERLOAD = 4 * 256
@@ -201,7 +201,7 @@ class Storm:
             yield
 
     async def superuser(self) -> asyncpg.Connection:
-        return await asyncpg.connect(self.superuser_url, timeout=5)
+        return await asyncpg.connect(self.superuser_url, timeout=SECONDS)
 
     async def sql(self, statement: str, *arguments: Any) -> Any:
         """One statement past the proxy; the first column of its first row."""
@@ -259,7 +259,7 @@ class Storm:
         stack.push_async_callback(_stop_all, every)
         keeping = [asyncio.create_task(kept.keep()) for kept in every]
         stack.push_async_callback(_cancel, keeping)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(SECONDS):
             await asyncio.gather(*(kept.ready.wait() for kept in every))
 
     def hit(self, kind: str, **details: Any) -> None:
@@ -396,7 +396,7 @@ class Storm:
         await self.until_ended(runs)
         await _cancel([letting_go])
 
-    async def until_ended(self, runs: Sequence[str], seconds: float = 30) -> None:
+    async def until_ended(self, runs: Sequence[str], seconds: float = SECONDS) -> None:
         """Returns when none of these runs is under way."""
         connection = await self.superuser()
         try:
@@ -414,7 +414,7 @@ class Storm:
         unknown = sum(note["what"] == "write" and note["outcome"] == "unknown" for note in notes)
         return int(unknown) + sum(tenant.failures for tenant in self.tenants)
 
-    async def felt(self, kind: str, seconds: float = 10) -> None:
+    async def felt(self, kind: str, seconds: float = 30) -> None:
         """Returns when something has failed since; that it has is the evidence."""
         before, until = self.failures(), time.monotonic() + seconds
         while time.monotonic() < until:
@@ -429,14 +429,14 @@ class Storm:
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         sessions = "SELECT pid FROM pg_stat_activity WHERE usename = 'runengine_app' ORDER BY pid LIMIT 1"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             while (session := await connection.fetchval(sessions)) is None:
                 await asyncio.sleep(0.02)
         os.kill(session, signal.SIGKILL)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             await lost.wait()
         self.hit("postgres crash")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(SECONDS):
             while True:
                 with contextlib.suppress(OSError, asyncpg.PostgresError):
                     await self.sql("SELECT 1")
@@ -453,7 +453,7 @@ class Storm:
             self.proxy.heal()
 
     async def lose_commit(self, applied: bool) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             await self.proxy.lose_commit(applied, self.random.choice(_LOSABLE))
         self.hit("commit lost, applied" if applied else "commit lost, not applied")
 
@@ -491,7 +491,7 @@ class Storm:
         tenant = self.random.choice(self.tenants)
         payload = self.payload(second={"pause": 2.5})
         run = await tenant.trigger_until_told("storm", payload, None, payload["key"])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(SECONDS):
             while not (
                 entered := [
                     note["pid"]
@@ -512,7 +512,7 @@ class Storm:
         before = await self.sql("SELECT last_value FROM disk_full_hits")
         await self.sql("UPDATE disk SET is_full = true")
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(SECONDS):
                 while await self.sql("SELECT last_value FROM disk_full_hits") == before:
                     await asyncio.sleep(0.05)
             await asyncio.sleep(self.random.uniform(0.2, 0.8))
@@ -601,7 +601,7 @@ class Storm:
                 rounds += 1
                 await self.break_one("zombies")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(SECONDS):
                 # The processes die at their points as load reaches them.
                 while self.worker_points or self.server_points or self._armed():
                     await asyncio.sleep(0.1)
@@ -617,7 +617,7 @@ class Storm:
         names = [tenant.name for tenant in self.tenants]
         connection = await self.superuser()
         try:
-            async with asyncio.timeout(_END_SECONDS):
+            async with asyncio.timeout(SECONDS):
                 while await connection.fetchval(
                     "SELECT 1 FROM runs WHERE tenant_id = ANY($1) AND status IN ('queued', 'running')", names
                 ):
@@ -732,7 +732,7 @@ async def measure_recovery(kills: int) -> list[str]:
             try:
                 await stack.start("serve")
                 token = stack.token("org_recovery")
-                async with Arrivals() as arrivals, RunEngineClient(stack.grpc_address, token) as client:
+                async with Arrivals() as arrivals, stack.client(token) as client:
                     team = await recovery.start(stack, client, arrivals)
                     median, worst = await recovery.measure(team, kills)
             finally:

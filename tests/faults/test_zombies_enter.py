@@ -10,7 +10,6 @@ from pathlib import Path
 
 import asyncpg
 from runengine.v1.run_pb2 import RunStatus
-from runengine_client import RunEngineClient
 
 from tests.faults.arrivals import SECONDS, Arrivals
 from tests.faults.history import History
@@ -24,17 +23,21 @@ async def test_no_zombie_enters_a_node(stack: Stack, tmp_path: Path, database: a
     history = History(tmp_path / "history")
     tenant = f"org_{uuid.uuid4().hex}"
     async with (
-        RunEngineClient(stack.grpc_address, stack.token(tenant)) as client,
+        stack.client(stack.token(tenant)) as client,
         Arrivals() as arrivals,
     ):
         settings = {
             "WORKFLOWS": "tests.faults.graphs:ZOMBIES",
-            "LEASE_SECONDS": "2",
+            "LEASE_SECONDS": "30",
             "WORKER_CONCURRENCY": str(2 * RUNS),
             "FAULT_SOCKET": arrivals.path,
             "HISTORY": str(tmp_path / "history"),
         }
-        (first,) = await stack.start("worker", module=UNDER_TEST, FAULT_POINTS=DOOR, **settings)
+        clock = tmp_path / "clock"
+        clock.touch()
+        (first,) = await stack.start(
+            "worker", module=UNDER_TEST, FAULT_POINTS=DOOR, CLOCK=str(clock), **settings
+        )
         workflows = ("zombie", "zombie-on-thread")
         payload = {"gates": arrivals.path, "stop_at": DOOR, "third": {"save": True}}
         runs = [
@@ -44,6 +47,12 @@ async def test_no_zombie_enters_a_node(stack: Stack, tmp_path: Path, database: a
         # The step has begun, and the first worker is about to hear of it.
         held = [await arrivals.at(DOOR, run_id, first.pid) for run_id in runs]
         os.kill(first.pid, signal.SIGSTOP)
+        # Time has passed for the database and, when it goes on, for the first worker.
+        clock.write_text("3600")
+        await database.execute(
+            "UPDATE runs SET lease_expires_at = '2000-01-01' WHERE tenant_id = $1 AND status = 'running'",
+            tenant,
+        )
         (second,) = await stack.start("worker", module=UNDER_TEST, **settings)
 
         async def let_go() -> None:

@@ -34,6 +34,8 @@ from tests.integration.harness import (
     happened,
     serving,
 )
+from tests.integration.time_limits import ENTERED, in_the_node
+from tests.patience import SECONDS
 
 NO_ARTIFACT = "00000000-0000-0000-0000-000000000000"
 AT_ONCE = RetryPolicy(initial_interval=0, jitter=False, retry_on=Exception)
@@ -123,12 +125,14 @@ async def test_a_node_whose_edge_was_stopped_runs_again_with_what_follows(
 # Time limits.
 
 
+@in_the_node
 async def test_a_node_that_runs_into_its_time_limit_is_a_step_that_timed_out(database_url: str) -> None:
     async def slow(state: State) -> State:
+        ENTERED.set()
         await asyncio.Event().wait()
         return {}
 
-    graph = alone("slow", slow, timeout=0.5)
+    graph = alone("slow", slow, timeout=0.1)
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert code_and_step(run.error) == ("STEP_TIMED_OUT", "slow")
@@ -145,7 +149,7 @@ async def test_a_node_with_a_time_limit_has_the_context_of_its_own_step(database
 
     graph: Graph = StateGraph(State)
     for name in ("one", "two"):
-        graph.add_node(name, save, timeout=30)
+        graph.add_node(name, save, timeout=SECONDS)
     graph.add_edge(START, "one")
     graph.add_edge("one", "two")
     async with serving(database_url, graph) as engine:
@@ -156,6 +160,7 @@ async def test_a_node_with_a_time_limit_has_the_context_of_its_own_step(database
         assert keys == [f"{run.id}:{step.id}" for step in steps]
 
 
+@in_the_node
 async def test_what_a_timed_out_execution_still_writes_does_not_touch_the_next_one(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +175,7 @@ async def test_what_a_timed_out_execution_still_writes_does_not_touch_the_next_o
 
     async def slow(state: State) -> State:
         if next(executions) == 1:
+            ENTERED.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -181,7 +187,7 @@ async def test_what_a_timed_out_execution_still_writes_does_not_touch_the_next_o
 
     monkeypatch.setattr(HeldRunRepository, "fail_step", notice)
     again = RetryPolicy(initial_interval=0, jitter=False, retry_on=NodeTimeoutError)
-    graph = alone("slow", slow, timeout=1, retry_policy=again)
+    graph = alone("slow", slow, timeout=0.1, retry_policy=again)
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert (run.status, run.error) == (RunStatus.COMPLETED, None)
@@ -359,12 +365,14 @@ async def test_a_handler_that_failed_runs_again_when_the_run_is_retried(database
         assert ran.names == ["risky", "rescue", "rescue"]
 
 
+@in_the_node
 async def test_a_handled_time_out_is_a_step_that_timed_out(database_url: str) -> None:
     async def slow(state: State) -> State:
+        ENTERED.set()
         await asyncio.Event().wait()
         return {}
 
-    graph = alone("slow", slow, timeout=0.5, error_handler=Ran().node("rescue"))
+    graph = alone("slow", slow, timeout=0.1, error_handler=Ran().node("rescue"))
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert run.status is RunStatus.COMPLETED

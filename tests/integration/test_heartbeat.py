@@ -360,7 +360,7 @@ async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_
 
     def occupy() -> None:
         there.set()
-        go.wait(60)
+        go.wait(SECONDS)
 
     def node(state: State) -> State:
         entered.append("node")

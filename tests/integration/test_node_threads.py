@@ -43,7 +43,7 @@ async def test_threads_left_behind_are_replaced_counted_and_logged_with_their_ru
     def node(state: State) -> State:
         if state.get("fail"):
             entered.release()
-            go.wait(60)
+            go.wait(SECONDS)
         return {"seen": ["node"]}
 
     async with serving(database_url, chain(node=node, last=Ran().node("last"))) as engine:
@@ -84,7 +84,7 @@ async def test_no_more_calls_than_its_limit_are_executed_at_once(
 
     def call(number: int) -> int:
         begun.release()
-        go.wait(60)
+        go.wait(SECONDS)
         return number
 
     calls = [asyncio.ensure_future(asyncio.to_thread(call, number)) for number in range(10)]

@@ -43,7 +43,7 @@ async def counted(proxy: Proxy, state_dir: Path, token: str) -> AsyncIterator[Ru
     """Of a `serve` behind the proxy."""
     stack = Stack(proxy.url, state_dir)
     await stack.start("serve")
-    async with RunEngineClient(stack.grpc_address, token) as client:
+    async with stack.client(token) as client:
         yield client
     await stack.stop()
 
