@@ -10,10 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests import patience
 from tests.stack import ROOT, free_address
-
-# How long anything may take on a machine that has much else to do.
-SECONDS = 60
 
 
 class Reader:
@@ -46,7 +44,7 @@ class Reader:
             *command, stdout=PIPE, stderr=STDOUT, cwd=self.clone, env=self.environment
         )
         try:
-            out, _ = await asyncio.wait_for(process.communicate(), SECONDS)
+            out, _ = await asyncio.wait_for(process.communicate(), patience.SECONDS)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -67,7 +65,7 @@ class Reader:
         said = b""
         reading = None
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(patience.SECONDS):
                 while until.encode() not in said:
                     line = await process.stdout.readline()
                     assert line, said.decode()
@@ -77,7 +75,7 @@ class Reader:
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, 15)
-            await asyncio.wait_for(process.wait(), SECONDS)
+            await asyncio.wait_for(process.wait(), patience.SECONDS)
             if reading is not None:
                 await reading
 

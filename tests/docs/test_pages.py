@@ -13,14 +13,12 @@ import pytest
 from runengine_server.embedded_postgres import EmbeddedPostgres
 
 from tests.docs.pages import blocks
-from tests.docs.reader import SECONDS, Reader, with_ports_of_ones_own
+from tests.docs.reader import Reader, with_ports_of_ones_own
 from tests.stack import ROOT, Stack
 
 README, WORKFLOWS = ROOT / "README.md", ROOT / "docs/workflows.md"
 DEPLOY, GRPC = ROOT / "docs/deploy.md", ROOT / "docs/reference/grpc.md"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
-
-pytestmark = pytest.mark.timeout(5 * SECONDS)
 
 
 @pytest.fixture
