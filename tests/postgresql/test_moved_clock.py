@@ -18,6 +18,7 @@ from runengine_server.repositories.queue_repository import QueueRepository
 
 from tests.integration.harness import SECONDS, Engine, Held, Ran, State, chain, ended, happened, serving
 from tests.postgresql_servers import Server, postgresql
+from tests.stack import readable_by_all
 
 HOUR, LEASE_SECONDS = 3600, 30.0
 
@@ -41,10 +42,8 @@ async def moved(
 ) -> AsyncIterator[tuple[Server, Clock]]:
     if (compiler := shutil.which("cc")) is None:
         pytest.skip("needs cc")
-    # Where PostgreSQL, which is another user, may read it.
     directory = tmp_path_factory.mktemp("clock")
-    for each in (directory, *directory.parents[:2]):
-        each.chmod(0o755)
+    readable_by_all(directory)
     library, clock = directory / "moved_clock.so", Clock(directory / "ahead")
     source = Path(__file__).with_name("moved_clock.c")
     subprocess.run(  # noqa: ASYNC221 - nothing else goes on
