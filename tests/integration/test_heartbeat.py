@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -34,8 +34,10 @@ from tests.integration.harness import (
     chain,
     ended,
     happened,
+    locked,
     serving,
     until,
+    without_waiting,
 )
 
 
@@ -66,35 +68,30 @@ async def test_a_heartbeat_keeps_what_is_held_and_says_what_is_not(database_url:
         assert await beat(engine, [successor]) == {lost.id}
 
 
-@asynccontextmanager
-async def locked(database_url: str, run_id: UUID) -> AsyncIterator[None]:
-    """The run is in the transaction of another."""
-    other = await asyncpg.connect(database_url.replace("runengine_app@", "postgres@"))
-    async with other.transaction():
-        await other.execute("SELECT FROM runs WHERE id = $1 FOR UPDATE", run_id)
-        yield
-    await other.close()
-
-
-async def test_a_run_that_is_locked_keeps_no_other_from_being_renewed(database_url: str) -> None:
+async def test_a_run_that_is_locked_keeps_no_other_from_being_renewed(
+    database_url: str, database: asyncpg.Connection
+) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         ids = [await engine.trigger() for _ in range(3)]
         held = [await engine.claim() for _ in ids]
         before = await leases(engine)
         async with engine.queue.line(lambda channel, payload: None) as line:
             async with locked(database_url, ids[0]):
-                assert await line.heartbeat(held, SECONDS) == (set(ids[1:]), {ids[0]})
+                renewed = await without_waiting(database, line.heartbeat(held, SECONDS))
+                assert renewed == (set(ids[1:]), {ids[0]})
                 after = await leases(engine)
                 assert [before[each] < after[each] for each in ids] == [False, True, True]
             assert await line.heartbeat(held, SECONDS) == (set(ids), set())
 
 
-async def test_a_run_that_is_locked_keeps_no_other_from_being_handed_back(database_url: str) -> None:
+async def test_a_run_that_is_locked_keeps_no_other_from_being_handed_back(
+    database_url: str, database: asyncpg.Connection
+) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         ids = [await engine.trigger() for _ in range(2)]
         held = [await engine.claim() for _ in ids]
         async with locked(database_url, ids[0]):
-            assert await engine.queue.hand_back(held) == {ids[0]}
+            assert await without_waiting(database, engine.queue.hand_back(held)) == {ids[0]}
             assert [run.id for run in await engine.queue.claim_expired(2)] == [ids[1]]
         assert await engine.queue.hand_back(held) == set()
         assert [run.id for run in await engine.queue.claim_expired(2)] == [ids[0]]
