@@ -648,8 +648,7 @@ MUTANTS = (
     _mutant(
         "signal to a blocked worker",
         _signal_to_a_blocked_worker,
-        "e2e/test_blocked_worker.py::"
-        "test_a_worker_whose_event_loop_is_blocked_stops_when_it_is_told_to_and_hands_back_all",
+        "unit/test_lifecycle.py::test_a_signal_is_heard_while_the_event_loop_does_not_move",
     ),
     _mutant(
         "end of a step after its start",
