@@ -58,6 +58,16 @@ def logging_to(path: Path) -> Iterator[None]:
         os.close(before)
 
 
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A temporary one that PostgreSQL gets to, which may run as a user of its own. Not one of pytest's: each
+    pytest that starts, of whatever project, closes the directory of all of these to other users.
+    """
+    with tempfile.TemporaryDirectory(prefix="runengine-tests-", ignore_cleanup_errors=True) as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
 def readable_by_all(directory: Path) -> None:
     """For PostgreSQL, which may run as a user of its own. What is not of the tests alone stays as it is."""
     temporary = Path(tempfile.gettempdir())
