@@ -23,7 +23,7 @@ from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import SECONDS, chain, serving, until
 from tests.postgresql_servers import Server
-from tests.stack import Stack, logging_to, readable_by_all
+from tests.stack import Stack, logging_to, open_directory
 
 
 @contextmanager
@@ -64,7 +64,6 @@ async def postgresql_on(disk: Path, beside: Path) -> AsyncIterator[Server]:
     for directory in (disk, beside):
         if os.geteuid() == 0:
             shutil.chown(directory, "nobody", "nogroup")
-    readable_by_all(beside.parent)
     wal = ("-X", str(beside / "wal"), "--no-sync")
     server.run("initdb", "-D", str(server.directory), "-U", "postgres", "-A", "trust", *wal)
     (server.directory / "postgresql.auto.conf").write_text("shared_buffers = 16MB\nfsync = off\n")
@@ -77,11 +76,10 @@ async def postgresql_on(disk: Path, beside: Path) -> AsyncIterator[Server]:
 
 
 async def test_readiness_follows_the_room_on_the_disk_of_the_database(
-    tmp_path_factory: pytest.TempPathFactory, state_dir: Path, tmp_path: Path
+    state_dir: Path, tmp_path: Path
 ) -> None:
-    beside = tmp_path_factory.mktemp("beside")
     log = tmp_path / "log"
-    with small_disk(tmp_path_factory.mktemp("disk"), "128m") as disk:
+    with open_directory() as beside, open_directory() as where, small_disk(where, "128m") as disk:
         async with postgresql_on(disk, beside) as server:
             stack = Stack(server.url("app"), state_dir)
             try:
@@ -106,12 +104,11 @@ async def test_readiness_follows_the_room_on_the_disk_of_the_database(
 
 
 async def test_a_process_that_watches_sees_that_there_is_no_room_and_that_there_is(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(start_database, "_WATCH_SECONDS", 0.01)
     monkeypatch.setattr(start_database, "_DISK_SECONDS", 0)
-    beside = tmp_path_factory.mktemp("beside")
-    with small_disk(tmp_path_factory.mktemp("disk"), "128m") as disk:
+    with open_directory() as beside, open_directory() as where, small_disk(where, "128m") as disk:
         async with postgresql_on(disk, beside) as server:
             looks, told = asyncio.Semaphore(0), list[bool]()
 
