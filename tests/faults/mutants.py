@@ -681,7 +681,7 @@ MUTANTS = (
     _mutant(
         "tail of a full queue of notifications",
         _tail_of_a_full_queue,
-        "integration/test_notifications.py::test_a_full_queue_of_notifications_fails_nothing_and_heals",
+        "integration/test_notifications.py::test_a_queue_that_was_full_takes_the_first_notification_after",
     ),
     _mutant(
         "catch-all of the interceptor",
