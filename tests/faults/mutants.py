@@ -770,8 +770,8 @@ MUTANTS = (
     _mutant(
         "watch over the event loop",
         _watch_over_the_loop,
-        "e2e/test_blocked_worker.py::"
-        "test_the_runs_beside_a_node_that_blocks_go_on_elsewhere_and_lose_nothing",
+        f"{_HEARTBEATS}::"
+        "test_the_process_ends_when_its_event_loop_does_not_move_and_its_runs_are_handed_back",
     ),
     _mutant(
         "bound of hand-backs",

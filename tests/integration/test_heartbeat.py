@@ -150,6 +150,34 @@ async def test_a_worker_renews_a_run_that_was_locked_as_soon_as_it_no_longer_is(
     assert lost == []
 
 
+async def test_the_process_ends_when_its_event_loop_does_not_move_and_its_runs_are_handed_back(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether the database hears of it is not decided by time here.
+    monkeypatch.setattr("runengine_server.engine.heartbeat._LEAVE_SECONDS", SECONDS)
+    connected, ends, go = asyncio.Event(), threading.Event(), threading.Event()
+
+    def end_process() -> None:
+        ends.set()
+        go.wait(SECONDS)
+
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        await engine.trigger()
+        run = await engine.claim()
+        heartbeat = Heartbeat(
+            engine.queue, 3600, lose=lambda run: None, cancel=lambda run_id, attempt: None,
+            wake=lambda word: connected.set(), blocked_seconds=0.5, end_process=end_process,
+        )  # fmt: skip
+        heartbeat.hold(run, time.monotonic())
+        async with heartbeat:
+            await happened(connected)
+            # In the thread of the event loop.
+            assert ends.wait(SECONDS)
+            (taken,) = await engine.queue.claim_expired(1)
+            assert (taken.id, taken.losses) == (run.id, 0)
+            go.set()
+
+
 async def test_a_run_that_ends_while_a_heartbeat_is_under_way_is_not_lost(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
