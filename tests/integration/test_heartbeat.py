@@ -109,7 +109,7 @@ async def test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored(
         before = await leases(engine)
         async with engine.tenant.transaction() as storing:
             # It has taken its lock, and has not committed.
-            held = (run_id, run.epoch, *[[]] * 15)
+            held = (run_id, run.epoch, *[[]] * 18)
             assert await storing.fetch(RECORD.call, engine.tenant_id, *held)
             assert await beat(engine, [run]) == {run_id}
             await engine.lose(run_id)
