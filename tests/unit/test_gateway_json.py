@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1 import artifact_service_pb2, campaign_pb2, run_pb2, run_service_pb2
-from runengine_server.gateway.json_mapping import (
+from runengine_gateway.json_mapping import (
     MalformedError,
     encode_struct,
     encode_timestamp,

@@ -18,10 +18,10 @@ from runengine.v1 import (
     run_pb2,
     run_service_pb2,
 )
-from runengine_server.gateway.app import create_gateway
-from runengine_server.gateway.openapi import openapi_document
-from runengine_server.gateway.proto_words import proto_comments
-from runengine_server.gateway.routes import bindings
+from runengine_gateway.app import create_gateway
+from runengine_gateway.openapi import openapi_document
+from runengine_gateway.proto_words import proto_comments
+from runengine_gateway.routes import bindings
 
 FILES: list[FileDescriptor] = [
     each.DESCRIPTOR

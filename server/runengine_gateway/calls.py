@@ -11,11 +11,11 @@ from runengine.v1.run_service_pb2 import GetRunRequest, GetRunResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runengine_server.gateway.http_request import Metadata, RequestReader, caller_metadata, may_be_large
-from runengine_server.gateway.json_mapping import reply_encoder
-from runengine_server.gateway.problems import Problem, RefusedError, problem_of
-from runengine_server.gateway.remembered import remembered
-from runengine_server.gateway.routes import Binding
+from runengine_gateway.http_request import Metadata, RequestReader, caller_metadata, may_be_large
+from runengine_gateway.json_mapping import reply_encoder
+from runengine_gateway.problems import Problem, RefusedError, problem_of
+from runengine_gateway.remembered import remembered
+from runengine_gateway.routes import Binding
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from starlette.responses import Response
 
-from runengine_server.gateway.json_mapping import json_path
+from runengine_gateway.json_mapping import json_path
 
 
 class Violation(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from runengine.v1.error_reason_pb2 import ErrorReason
 
-from runengine_server.gateway.proto_words import Words
-from runengine_server.gateway.routes import Binding
+from runengine_gateway.proto_words import Words
+from runengine_gateway.routes import Binding
 
 Json: TypeAlias = dict[str, Any]
 

@@ -17,7 +17,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1.run_pb2 import Run
 
-from runengine_server.gateway.remembered import ENCODED_RUNS, run_encoder, with_encoded_runs
+from runengine_gateway.remembered import ENCODED_RUNS, run_encoder, with_encoded_runs
 
 # Beyond it a double no longer holds every integer, so that readers of JSON would round (contract: Bounds).
 MAX_INTEGER = 2**53

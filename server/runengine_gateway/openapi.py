@@ -18,10 +18,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runengine_server.gateway.openapi_errors import Errors, Json
-from runengine_server.gateway.proto_words import Words, json_path
-from runengine_server.gateway.routes import Binding, Endpoint
-from runengine_server.gateway.strict_json import MAX_BYTES, MAX_DEPTH, MAX_KEYS
+from runengine_gateway.openapi_errors import Errors, Json
+from runengine_gateway.proto_words import Words, json_path
+from runengine_gateway.routes import Binding, Endpoint
+from runengine_gateway.strict_json import MAX_BYTES, MAX_DEPTH, MAX_KEYS
 
 _INTRODUCTION = (
     "Runs workflows for many tenants, and shows how they go. Every call needs a token, and sees what belongs "

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runengine_server.gateway.problems import Problem
+from runengine_gateway.problems import Problem
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 

@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 
-from runengine_server.gateway.json_mapping import MalformedError, json_setter, text_setter
-from runengine_server.gateway.problems import (
+from runengine_gateway.json_mapping import MalformedError, json_setter, text_setter
+from runengine_gateway.problems import (
     Problem,
     RefusedError,
     Violation,
@@ -20,8 +20,8 @@ from runengine_server.gateway.problems import (
     payload_too_large,
     request_timeout,
 )
-from runengine_server.gateway.routes import Binding
-from runengine_server.gateway.strict_json import FLAWED, MAX_BYTES, parse_object, shown_path
+from runengine_gateway.routes import Binding
+from runengine_gateway.strict_json import FLAWED, MAX_BYTES, parse_object, shown_path
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
