@@ -15,6 +15,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
+from runengine.rest_json import words_of
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -360,8 +361,8 @@ def _tag(rule: Binding) -> str:
 
 def _enum_words(enum: EnumDescriptor) -> dict[str, str]:
     """REST's word → the proto's name, without the zero value, which is never answered and never accepted."""
-    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
-    return {value.name.removeprefix(prefix).lower(): value.name for value in enum.values if value.number != 0}
+    words = words_of(enum)
+    return {words[value.number]: value.name for value in enum.values if value.number != 0}
 
 
 def _examples(name: str) -> Json:

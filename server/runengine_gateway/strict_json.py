@@ -9,7 +9,8 @@ import math
 import re
 from typing import Any, Final, NamedTuple
 
-from runengine_gateway.json_mapping import MAX_INTEGER
+from runengine.rest_json import MAX_INTEGER
+
 from runengine_gateway.problems import Violation
 
 MAX_BYTES: Final = 256 * 1024
