@@ -20,7 +20,6 @@ from runengine_gateway.routes import Binding
 _log = logging.getLogger(__name__)
 
 _REPLAYED = ("idempotency-replayed", "true")
-_CREATING = ("runengine.v1.RunService.TriggerRun", "runengine.v1.CampaignService.CreateCampaign")
 _GET_RUN = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].methods_by_name["GetRun"]
 
 
@@ -69,7 +68,7 @@ class UnaryCall:
         self._token_check = token_check
         self._deadline_seconds = deadline_seconds
         self._reader = RequestReader(binding, deadline_seconds)
-        self._status = 201 if binding.rpc.full_name in _CREATING else 200
+        self._status = 201 if binding.creates else 200
         as_json = reply_encoder(binding.rpc.output_type, binding.response_body)
         self._json = remembered(as_json) if binding.http_method == "GET" else as_json
         self._call: grpc.aio.UnaryUnaryMultiCallable[Message, bytes] = channel.unary_unary(

@@ -13,11 +13,11 @@ from starlette.requests import Request
 
 from runengine_gateway.json_mapping import MalformedError, json_setter, text_setter
 from runengine_gateway.problems import (
-    Problem,
     RefusedError,
     Violation,
     invalid,
     payload_too_large,
+    problem,
     request_timeout,
 )
 from runengine_gateway.routes import Binding
@@ -135,7 +135,7 @@ class RequestReader:
         if not raw:
             return  # as good as {}: what is required, the server misses
         if refusal := _unsupported(request):
-            raise RefusedError(Problem(415, "UNSUPPORTED_MEDIA_TYPE", refusal))
+            raise RefusedError(problem("UNSUPPORTED_MEDIA_TYPE", refusal))
         members, flaws = parse_object(raw)
         violations += flaws
         for name, value in members.items():

@@ -10,6 +10,8 @@ import openapi_spec_validator
 import pytest
 from google.api import annotations_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
+from runengine.error_reasons import REASONS
+from runengine.rules import rules_of
 from runengine.v1 import (
     artifact_service_pb2,
     campaign_pb2,
@@ -57,11 +59,6 @@ def messages() -> Iterator[Descriptor]:
     for file in FILES:
         for message in file.message_types_by_name.values():
             yield from nested(message)
-
-
-def request_fields() -> Iterator[FieldDescriptor]:
-    for method in methods():
-        yield from method.input_type.fields
 
 
 def is_optional(field: FieldDescriptor) -> bool:
@@ -168,6 +165,7 @@ def test_the_bounds_of_a_page(document: dict[str, Any]) -> None:
     assert parameters["status"]["schema"] == {
         "type": "array",
         "items": {"$ref": "#/components/schemas/RunStatus"},
+        "maxItems": 100,
     }
     assert [each["name"] for each in listing["parameters"] if each["required"]] == ["campaignId"]
 
@@ -271,14 +269,11 @@ def test_every_declaration_in_the_protos_has_a_comment() -> None:
     assert [name for name in names if not comments.get(name)] == []
 
 
-def test_every_field_of_a_request_says_whether_it_is_required() -> None:
+def test_a_field_whose_comment_begins_with_uuid_has_the_rule() -> None:
     comments = proto_comments()
-    silent = [
-        field.full_name
-        for field in request_fields()
-        if not comments[field.full_name].startswith(("Required.", "Optional."))
-    ]
-    assert silent == []
+    for field in (field for message in messages() for field in message.fields):
+        has_rule = not {"string.uuid", "repeated.items.string.uuid"}.isdisjoint(rules_of(field))
+        assert comments[field.full_name].startswith("UUID") == has_rule, field.full_name
 
 
 def test_every_field_that_a_reply_may_leave_out_says_when() -> None:
@@ -288,16 +283,27 @@ def test_every_field_that_a_reply_may_leave_out_says_when() -> None:
         for message in messages()
         if message not in requests
         for field in message.fields
-        if field.message_type is None and is_optional(field)
+        if is_optional(field)
         if "absent" not in comments[field.full_name].lower()
     ]
     assert silent == []
 
 
 def test_every_reason_of_an_error_has_its_http_status() -> None:
-    comments, enum = proto_comments(), error_reason_pb2.ErrorReason.DESCRIPTOR
-    for value in enum.values[1:]:
-        assert any(f" {status}" in comments[f"{enum.full_name}.{value.name}"] for status in range(400, 600))
+    _unspecified, *reasons = error_reason_pb2.ErrorReason.DESCRIPTOR.values
+    assert list(REASONS) == [reason.name.removeprefix("ERROR_REASON_") for reason in reasons]
+
+
+def test_reasons_with_one_status_code_have_one_http_status() -> None:
+    """So that an error without a reason gets it too. A payload too large is the exception."""
+    kinds = {(each.code, each.http_status) for word, each in REASONS.items() if word != "PAYLOAD_TOO_LARGE"}
+    codes = [code for code, _ in kinds if code is not None]
+    assert len(codes) == len(set(codes))
+
+
+def test_what_returns_a_reason_is_a_method() -> None:
+    named = {name for reason in REASONS.values() for name in reason.returned_by}
+    assert named - {"*"} <= {method.name for method in methods()}
 
 
 async def test_it_is_served_to_everyone_and_not_cached(document: dict[str, Any]) -> None:
