@@ -10,7 +10,6 @@ import openapi_spec_validator
 import pytest
 from google.api import annotations_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
-from runengine.error_reasons import REASONS
 from runengine.rules import rules_of
 from runengine.v1 import (
     artifact_service_pb2,
@@ -287,23 +286,6 @@ def test_every_field_that_a_reply_may_leave_out_says_when() -> None:
         if "absent" not in comments[field.full_name].lower()
     ]
     assert silent == []
-
-
-def test_every_reason_of_an_error_has_its_http_status() -> None:
-    _unspecified, *reasons = error_reason_pb2.ErrorReason.DESCRIPTOR.values
-    assert list(REASONS) == [reason.name.removeprefix("ERROR_REASON_") for reason in reasons]
-
-
-def test_reasons_with_one_status_code_have_one_http_status() -> None:
-    """So that an error without a reason gets it too. A payload too large is the exception."""
-    kinds = {(each.code, each.http_status) for word, each in REASONS.items() if word != "PAYLOAD_TOO_LARGE"}
-    codes = [code for code, _ in kinds if code is not None]
-    assert len(codes) == len(set(codes))
-
-
-def test_what_returns_a_reason_is_a_method() -> None:
-    named = {name for reason in REASONS.values() for name in reason.returned_by}
-    assert named - {"*"} <= {method.name for method in methods()}
 
 
 async def test_it_is_served_to_everyone_and_not_cached(document: dict[str, Any]) -> None:
