@@ -45,6 +45,8 @@ _IDEMPOTENCY_KEY: Json = {
 
 _UUID: Json = {"type": "string", "format": "uuid"}
 _UUID_RULES = {"string.uuid", "repeated.items.string.uuid"}
+# What the type of the field says already: an enum's words are its values but the zero.
+_RULES_OF_TYPES = _UUID_RULES | {"repeated.items.enum.defined_only", "repeated.items.enum.not_in"}
 # The rules of buf.validate that are bounds, in the words of JSON Schema.
 _BOUNDS: Mapping[str, str] = {
     "string.min_len": "minLength",
@@ -95,7 +97,8 @@ _INTEGERS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 def openapi_document(rules: Iterable[Binding]) -> Json:
     """The document for these bindings and for the health paths.
 
-    Raises TypeError for a field that JSON has no mapping for (source: json_mapping).
+    Raises TypeError for a field that JSON has no mapping for (source: rest_json), or a rule that it does not
+    know.
     """
     return _Document(list(rules)).build()
 
@@ -231,7 +234,10 @@ class _Document:
         if field.type in _INTEGERS:
             limit = 2 ** (_INTEGERS[field.type] - 1)
             schema |= {"minimum": -limit, "maximum": limit - 1}
-        bounds = {_BOUNDS[rule]: value for rule, value in rules_of(field).items() if rule in _BOUNDS}
+        rules = rules_of(field)
+        if unknown := rules.keys() - _BOUNDS.keys() - _RULES_OF_TYPES:
+            raise TypeError(f"the gateway has no JSON Schema for {', '.join(unknown)} of {field.full_name}")
+        bounds = {_BOUNDS[rule]: value for rule, value in rules.items() if rule in _BOUNDS}
         if field.is_repeated:
             return {"type": "array", "items": schema, **bounds}
         return schema | bounds
