@@ -7,6 +7,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from runengine.v1 import run_service_pb2
 
 from tests.stack import ROOT
 
@@ -35,6 +36,13 @@ def test_what_runs_and_their_errors_are_made_of_is_published() -> None:
 def test_a_proto_of_google_is_as_google_has_it(name: str) -> None:
     installed = Path(str(distribution("googleapis-common-protos").locate_file(f"{name}.proto")))
     assert (VENDOR / f"{name}.proto").read_bytes() == installed.read_bytes()
+
+
+def test_our_modules_do_without_the_code_of_the_rules() -> None:
+    """The user's own would meet it in one process, and of two versions the second fails to import."""
+    imported = [file.name for file in run_service_pb2.DESCRIPTOR.dependencies]
+    assert "google/api/field_behavior.proto" in imported
+    assert "buf/validate/validate.proto" not in imported
 
 
 def test_the_rules_are_those_of_protovalidate() -> None:
