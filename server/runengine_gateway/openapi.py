@@ -14,13 +14,13 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
-from runengine.error_reasons import REASONS
 from runengine.rest_json import words_of
 from runengine.rules import is_required, rules_of
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runengine_gateway.openapi_errors import Errors, Json
+from runengine_gateway.openapi_headers import headers_of, takes_idempotency_key
 from runengine_gateway.proto_words import Words, json_path
 from runengine_gateway.routes import Binding, Endpoint
 from runengine_gateway.strict_json import MAX_BYTES, MAX_DEPTH, MAX_KEYS
@@ -201,8 +201,7 @@ class _Document:
                     "schema": self._request_type(field),
                 }
             )
-        takes_key = REASONS["IDEMPOTENCY_KEY_REUSED"].comes_from(rule.rpc.name)
-        return [*found, _IDEMPOTENCY_KEY] if takes_key else found
+        return [*found, _IDEMPOTENCY_KEY] if takes_idempotency_key(rule) else found
 
     def _body(self, request: Descriptor) -> Json:
         properties: dict[str, Json] = {}
@@ -256,7 +255,9 @@ class _Document:
             schema, description = self._value_type(field), self._words.of(field.full_name)
         else:
             schema, description = self._message(response), "Success."
-        answer = {"description": description, "content": {"application/json": {"schema": schema}}}
+        answer: Json = {"description": description, "content": {"application/json": {"schema": schema}}}
+        if headers := headers_of(rule):
+            answer["headers"] = headers
         return {"201" if rule.creates else "200": answer}
 
     def _message(self, message: Descriptor) -> Json:

@@ -72,8 +72,8 @@ async def test_a_worker_that_stops_while_a_step_waits_to_begin_has_stored_the_st
     ran, waiting = Ran(), asyncio.Event()
     real = HeldRunRepository._fenced
 
-    async def wait_for_the_first_time(held: HeldRunRepository, function: Function, *arguments: object) -> int:
-        if function is held_run_repository._BEGIN_STEP and "two" in arguments and not waiting.is_set():
+    async def wait_for_the_first_time(held: HeldRunRepository, function: Function, *arguments: object) -> Any:
+        if function is held_run_repository._BEGIN_STEP and ["two"] in arguments and not waiting.is_set():
             waiting.set()
             await asyncio.Event().wait()
         return await real(held, function, *arguments)
@@ -98,7 +98,7 @@ async def test_a_begin_that_was_stopped_in_flight_may_be_committed_during_the_ne
         held = HeldRunRepository(engine.database, run, "worker:test")
         first = database.transaction()
         await first.start()
-        arguments = (*held_run_repository._Done().columns(), task_id, "one", "one", False)
+        arguments = (*held_run_repository._done_columns([]), [task_id], ["one"], ["one"], [False])
         begin = held_run_repository._BEGIN_STEP.call
         await database.fetch(begin, run.tenant_id, run.id, run.epoch, *arguments)
         second = asyncio.create_task(held.begin_step(task_id, "one", "one", False))
@@ -159,7 +159,7 @@ async def test_a_run_does_not_end_before_what_is_being_stored_of_it(
         await held.begin_step(task_id, "one", "one", False)
         await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, later=True)
 
-        async def store_late(held: HeldRunRepository, function: Function, *arguments: object) -> int:
+        async def store_late(held: HeldRunRepository, function: Function, *arguments: object) -> Any:
             if function is held_run_repository._RECORD:
                 storing.set()
                 await store.wait()

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from runengine.v1.run_pb2 import RunStatus as WireStatus
-from runengine_client import QuotaExceeded, RunEngineClient
+from runengine_client import QuotaExceeded
 from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.engine.trigger_run import check_trigger, trigger_run
 from runengine_server.repositories import queue_repository
@@ -121,7 +121,7 @@ async def test_of_many_triggers_at_once_as_many_are_taken_as_the_tenant_may_have
     limited = Stack(database_url, stack.state_dir)
     await limited.start("serve", TENANT_QUEUED_LIMIT="5")
     try:
-        async with RunEngineClient(limited.grpc_address, limited.token(organisation)) as client:
+        async with limited.client(limited.token(organisation)) as client:
             outcomes = await asyncio.gather(
                 *(client.trigger_run("unserved") for _ in range(30)), return_exceptions=True
             )
@@ -139,7 +139,7 @@ async def test_of_many_triggers_at_once_as_many_are_taken_as_the_tenant_may_have
             run = await client.get_run(taken[0].id)
             assert (run.status, run.attempt) == (WireStatus.RUN_STATUS_CANCELLED, 1)
 
-            async with RunEngineClient(limited.grpc_address, limited.token(f"{organisation}_2")) as other:
+            async with limited.client(limited.token(f"{organisation}_2")) as other:
                 await other.trigger_run("unserved")
     finally:
         await limited.stop()

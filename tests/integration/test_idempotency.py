@@ -89,7 +89,7 @@ async def test_a_refusal_is_judged_anew(client: RunEngineClient) -> None:
 async def test_keys_are_each_tenants_own(stack: Stack, client: RunEngineClient) -> None:
     same = key()
     run = await client.trigger_run("unserved", idempotency_key=same)
-    async with RunEngineClient(stack.grpc_address, stack.token(f"org_{key()}")) as other:
+    async with stack.client(stack.token(f"org_{key()}")) as other:
         assert (await other.trigger_run("unserved", idempotency_key=same)).id != run.id
 
 

@@ -19,9 +19,11 @@ from runengine_server.domain.run import NewRun, RunStatus
 from runengine_server.repositories import (
     artifact_repository,
     campaign_repository,
+    disk_space,
     held_run_repository,
     queue_repository,
     run_repository,
+    workflow_repository,
 )
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.functions import Function
@@ -115,13 +117,16 @@ def run_of(status: str, number: int = 50_000) -> UUID:
 RUNNING, COMPLETED, FAILED = run_of("running"), run_of("completed"), run_of("failed")
 HELD = (RUNNING, 1)
 LEASE = ([WORKFLOW], 10, 30.0, "worker:test")
+# Those of the runs here end in up to a hundred days.
+LONG_LEASE = ([WORKFLOW], 10, 1e7, "worker:test")
 MANY = [run_of("running", number) for number in range(20_000, 30_000, 1_000)]
 KEPT = ([TENANT] * len(MANY), MANY, [1] * len(MANY))
 ACTOR, NO_KEY = ("user_test", None), (None, b"")
 AFTER = (BEGIN + timedelta(seconds=100_000), UUID(int=100_000))
+QUEUED = sum(STATUSES[number // 7 % len(STATUSES)] == "queued" for number in range(1, RUNS + 1))
 WRITTEN = (["", ""], ["2", "2"], ["t", "t"], ["", ""], [0, 1], ["a", "b"], ["null"] * 2, [b""] * 2)
-STORED = ([""], ["2"], ["1"], ["null"], [b""], [b""])
-NOTHING: tuple[list[Any], ...] = ([],) * 15
+STORED = ([""], ["2"], ["1"], ["null"], [b""], [b""], [""], ["2"], ["gone"])
+NOTHING: tuple[list[Any], ...] = ([],) * 18
 LIST = run_repository._LIST_OF_CAMPAIGN
 COUNTS = {"campaign_run_counts": 16}
 
@@ -157,17 +162,32 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
     (campaign_repository._INSERT, (uuid4(),), 1, {}),
     (campaign_repository._GET, (CAMPAIGN,), 1, {"campaigns": 1}),
     (artifact_repository._GET, (COMPLETED,), 1, {"artifacts": 1}),
+    (artifact_repository._WITHOUT_ROW, ([COMPLETED], [uuid4()]), 1, {"runs": 1}),
+    (artifact_repository._WITHOUT_ROW, ([COMPLETED], [COMPLETED]), 0, {"artifacts": 1}),
     (queue_repository._CLAIM_QUEUED, (*LEASE, "", None), 10, {"runs": 40, "campaign_run_counts": 10}),
-    (queue_repository._CLAIM_EXPIRED, (*LEASE, 1), 10, {"runs": 30, "run_steps": 10}),
-    (queue_repository._HEARTBEAT, (*KEPT, 30.0), 10, {"runs": 10}),
-    (queue_repository._HAND_BACK, (*KEPT, 0.25), 10, {"runs": 10, "run_steps": 10}),
+    (queue_repository._CLAIM_EXPIRED, (*LONG_LEASE, 1), 10, {"runs": 30, "run_steps": 10}),
+    (queue_repository._HEARTBEAT, (*KEPT, 30.0), 10, {"runs": 20}),
+    (queue_repository._HAND_BACK, (*KEPT, 0.25), 10, {"runs": 20, "run_steps": 10}),
+    (queue_repository._BEGIN_CHORE, ("new", 3600.0), 1, {}),
+    (workflow_repository._REGISTER, (uuid4(), "worker:test", [WORKFLOW], 60.0), 1, {"workflows": 2}),
+    (workflow_repository._WITHDRAW, (uuid4(),), 0, {}),
+    (workflow_repository._WORKERS, (False,), 1, {"workflows": 1}),
+    # Only what people and a `serve` ask for once in a while reads all that is queued.
+    (workflow_repository._WORKERS, (True,), 1, {"workflows": 1, "runs": QUEUED}),
+    (workflow_repository._LIST, (), 1, {"workflows": 1, "runs": QUEUED}),
+    (disk_space.WRITE_FILE, (), 1, {}),
     (
         held_run_repository._BEGIN_STEP,
-        (*HELD, [RUNNING], *WRITTEN, *STORED, uuid4(), "two", "two", False),
+        (*HELD, [RUNNING], *WRITTEN, *STORED, [uuid4()], ["two"], ["two"], [False]),
         1,
-        {"runs": 5, "run_steps": 1},
+        {"runs": 5, "run_steps": 1, "checkpoints": 6, "checkpoint_writes": 3},
     ),
-    (held_run_repository._RECORD, (*HELD, [RUNNING], *WRITTEN, *STORED), 1, {"runs": 4, "run_steps": 1}),
+    (
+        held_run_repository._RECORD,
+        (*HELD, [RUNNING], *WRITTEN, *STORED),
+        1,
+        {"runs": 4, "run_steps": 1, "checkpoints": 6, "checkpoint_writes": 3},
+    ),
     (held_run_repository._FAIL_STEP, (*HELD, RUNNING, {}, True, 1, False), 1, {"runs": 2, "run_steps": 1}),
     (
         held_run_repository._END[RunStatus.COMPLETED],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from runengine_server.domain.run import Artifact
@@ -15,7 +16,21 @@ _GET = Function(
     "SELECT id, name, media_type, size, key FROM public.artifacts WHERE tenant_id = $1 AND id = $2",
 )
 
-FUNCTIONS = (_GET,)
+# Not for a run that is not here: its artifacts belong to another database, and have no row in this one. As
+# EXISTS, which PostgreSQL may make a join of, it read all of a tenant's runs.
+_WITHOUT_ROW = Function(
+    "artifacts_without_row",
+    "text, uuid[], uuid[]",
+    "run_id uuid, id uuid",
+    """
+SELECT stored.run_id, stored.id FROM unnest($2, $3) AS stored(run_id, id)
+WHERE (SELECT true FROM public.runs WHERE runs.tenant_id = $1 AND runs.id = stored.run_id)
+    AND (SELECT true FROM public.artifacts
+        WHERE artifacts.tenant_id = $1 AND artifacts.id = stored.id) IS NULL
+""",
+)
+
+FUNCTIONS = (_GET, _WITHOUT_ROW)
 
 
 class ArtifactRepository:
@@ -28,3 +43,8 @@ class ArtifactRepository:
         """The artifact; None when the tenant has none of that id."""
         rows = await self._scope.call(_GET, artifact_id)
         return Artifact(**rows[0]) if rows else None
+
+    async def without_row(self, stored: Sequence[tuple[UUID, UUID]]) -> list[tuple[UUID, UUID]]:
+        """Of these (run's id, artifact's id) those of the tenant's runs that it has no artifact of."""
+        run_ids, ids = [run_id for run_id, _ in stored], [artifact_id for _, artifact_id in stored]
+        return [(row["run_id"], row["id"]) for row in await self._scope.call(_WITHOUT_ROW, run_ids, ids)]

@@ -33,6 +33,10 @@ OF_MIGRATIONS = {**_ASSUMED, "statement_timeout": "0", "idle_in_transaction_sess
 
 OF_CALLS = {
     **_ASSUMED,
+    # What the policies read is set in each transaction; a role that has it set sees no more for that.
+    "runengine.dispatch": "off",
+    "runengine.tenant": "",
+    "runengine.all_tenants": "off",
     # What PostgreSQL does of itself for a process that was stopped or cut off in a transaction, and holds a
     # run's lock in it: nobody could take the run over, or renew the leases of all those beside it.
     "idle_in_transaction_session_timeout": "5s",
@@ -56,6 +60,15 @@ class NotWritable(OSError):
 
     def __init__(self) -> None:
         super().__init__("it is read-only")
+
+
+class NotGranted(OSError):
+    """The role has lost what `migrate` grants it; the message names it."""
+
+    sqlstate = "42501"
+
+    def __init__(self, lacking: str) -> None:
+        super().__init__(f"the role lacks {lacking}, which `migrate` grants")
 
 
 class NoHost(OSError):
@@ -190,11 +203,13 @@ class Connector:
         """
         greeted_by = connection.get_server_pid()
         sets = "".join(
-            f", set_config('{name}', '{value}', pg_backend_pid() <> {greeted_by})"
+            f", pg_catalog.set_config('{name}', '{value}', pg_catalog.pg_backend_pid()"
+            f" OPERATOR(pg_catalog.<>) {greeted_by})"
             for name, value in self._settings.items()
         )
         answer = await _copied(
-            connection, f"SELECT pg_backend_pid(), current_setting('transaction_read_only'){sets}"
+            connection,
+            "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('transaction_read_only')" + sets,
         )
         if answer[1] == "on" and not self.url.may_be_read_only:
             raise NotWritable

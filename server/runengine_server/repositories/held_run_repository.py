@@ -4,12 +4,12 @@ the run is running under the worker's epoch, and raises Fenced otherwise.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID
+
+import asyncpg
 
 from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.errors import Fenced, StatementRefused
@@ -17,26 +17,30 @@ from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Fa
 from runengine_server.repositories.campaign_repository import update_from_run
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.functions import Function
-from runengine_server.repositories.transition_sql import counted, logged
+from runengine_server.repositories.transition_sql import ENDED, counted, logged
+from runengine_server.repositories.write_behind import Done, StoredCheckpoint, WriteBehind
 
-# The fence. FOR SHARE, because without the lock a takeover could commit between this look and the
-# write. A claim raises the epoch and skips locked rows, so it comes wholly before or wholly after.
+# The fence. With a lock, because without it a takeover could commit between this look and the write. FOR KEY
+# SHARE, which goes with a heartbeat, however long a large state takes to store, and not with FOR UPDATE
+# (README.tuplock of PostgreSQL 15): whatever raises the epoch or moves the status takes that lock before,
+# and so it comes wholly before the write or wholly after.
 _HELD = """held AS (
     SELECT attempt FROM public.runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
-    FOR SHARE
+    FOR KEY SHARE
 )"""
 
 # The fence of a function of several statements, each of which sees what others have stored before it.
 _HOLD = """SELECT attempt INTO attempt_of_run FROM public.runs
-    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR SHARE;
+    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR KEY SHARE;
     IF NOT FOUND THEN RETURN; END IF;"""
 
 # What has been done since the last statement: $4 the steps that completed, $5 to $12 what tasks wrote, $13
-# to $18 checkpoints, oldest first. A step completes (running -> completed) in one transaction with the
-# writes that make it so: it is completed exactly when LangGraph will not run it again.
+# to $18 checkpoints, oldest first. Of the namespaces $19 what is older than the checkpoint $20 goes, and all
+# of the namespaces $21. A step completes (running -> completed) in one transaction with the writes that make
+# it so, or the checkpoint that sums them up: it is completed exactly when LangGraph will not run it again.
 _DONE_PARAMETERS = """text, uuid, bigint, uuid[],
     text[], text[], text[], text[], int[], text[], text[], bytea[],
-    text[], text[], text[], text[], bytea[], bytea[]"""
+    text[], text[], text[], text[], bytea[], bytea[], text[], text[], text[]"""
 _DONE = f"""
     {_HOLD}
     IF $5 <> '{{}}' THEN
@@ -54,52 +58,89 @@ _DONE = f"""
             SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
     END IF;
     IF $4 <> '{{}}' THEN
-        UPDATE public.run_steps SET status = 'completed', completed_at = public.now_ms(),
+        UPDATE public.run_steps SET status = 'completed', completed_at = {ENDED},
             updated_at = public.touch(updated_at)
         WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($4) AND status = 'running';
+    END IF;
+    IF $19 <> '{{}}' THEN
+        WITH needed AS (
+            SELECT ns, seq FROM unnest($19, $20) AS oldest (ns, oldest_id) JOIN public.checkpoints
+                ON tenant_id = $1 AND run_id = $2 AND checkpoint_ns = ns AND checkpoint_id = oldest_id
+        ), superseded AS (
+            DELETE FROM public.checkpoints AS stored USING needed
+            WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = ns AND stored.seq < needed.seq
+            RETURNING checkpoint_ns AS ns, checkpoint_id AS superseded_id
+        )
+        DELETE FROM public.checkpoint_writes USING superseded
+        WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = ns AND checkpoint_id = superseded_id;
+    END IF;
+    IF $21 <> '{{}}' THEN
+        DELETE FROM public.checkpoints WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = ANY($21);
+        DELETE FROM public.checkpoint_writes
+        WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = ANY($21);
     END IF;"""
 
 _RECORD = Function(
     "record",
     _DONE_PARAMETERS,
-    "attempt int",
+    "id uuid, attempt int",
     f"{_DONE} attempt := attempt_of_run; RETURN NEXT;",
     steps=True,
     variables="attempt_of_run int;",
 )
 
-# pending or nothing -> running. An execution still marked running was stopped by its own timeout, and
-# may still be cleaning up; what it writes from now on names its own attempt, and changes nothing.
+# Of the tasks $22: pending or nothing -> running; most have nothing yet. An execution still marked running
+# was stopped by its own timeout, and may still be cleaning up; what it writes from now on names its own
+# attempt, and changes nothing.
 _BEGIN_STEP = Function(
     "begin_step",
-    f"{_DONE_PARAMETERS}, uuid, text, text, boolean",
-    "attempt int",
+    f"{_DONE_PARAMETERS}, uuid[], text[], text[], boolean[]",
+    "id uuid, attempt int",
     f"""{_DONE}
-    LOOP
-        SELECT run_steps.attempt, run_steps.status INTO attempt, latest FROM public.run_steps
-        WHERE tenant_id = $1 AND run_id = $2 AND id = $19 ORDER BY run_steps.attempt DESC LIMIT 1;
-        IF latest = 'pending' THEN
-            UPDATE public.run_steps SET status = 'running', cache_hit = $22, started_at = public.now_ms(),
-                updated_at = public.touch(updated_at)
-            WHERE tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'pending';
-            EXIT;
-        END IF;
-        UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
-            updated_at = public.touch(updated_at),
-            error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
-                'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
-        WHERE latest = 'running' AND tenant_id = $1 AND run_id = $2 AND id = $19 AND status = 'running';
-        attempt := coalesce(attempt, 0) + 1;
+    WITH first AS (
         INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
             cache_hit, started_at)
-        VALUES ($1, $2, $19, attempt, attempt_of_run, $20, $21, 'running', $22, public.now_ms())
-        ON CONFLICT DO NOTHING;
-        -- Not found when one that was stopped while it began has committed only now.
-        EXIT WHEN FOUND;
-    END LOOP;
-    RETURN NEXT;""",
+        SELECT $1, $2, task, 1, attempt_of_run, step, skill, 'running', cached, public.now_ms()
+        FROM unnest($22, $23, $24, $25) WITH ORDINALITY AS begun (task, step, skill, cached, place)
+        ORDER BY place
+        ON CONFLICT DO NOTHING
+        RETURNING run_steps.id
+    )
+    SELECT coalesce(array_agg(first.id), '{{}}') INTO firsts FROM first;
+    RETURN QUERY SELECT unnest(firsts), 1;
+    IF cardinality(firsts) = cardinality($22) THEN RETURN; END IF;
+    FOR task, step, skill, cached IN SELECT * FROM unnest($22, $23, $24, $25) LOOP
+        CONTINUE WHEN task = ANY(firsts);
+        LOOP
+            SELECT run_steps.attempt, run_steps.status INTO attempt, latest FROM public.run_steps
+            WHERE tenant_id = $1 AND run_id = $2 AND run_steps.id = task
+            ORDER BY run_steps.attempt DESC LIMIT 1;
+            IF latest = 'pending' THEN
+                UPDATE public.run_steps SET status = 'running', cache_hit = cached,
+                    started_at = public.now_ms(), updated_at = public.touch(updated_at)
+                WHERE tenant_id = $1 AND run_id = $2 AND run_steps.id = task AND status = 'pending';
+                EXIT;
+            END IF;
+            UPDATE public.run_steps SET status = 'failed', completed_at = {ENDED},
+                updated_at = public.touch(updated_at),
+                error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
+                    'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
+            WHERE latest = 'running' AND tenant_id = $1 AND run_id = $2 AND run_steps.id = task
+                AND status = 'running';
+            attempt := coalesce(attempt, 0) + 1;
+            INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id,
+                status, cache_hit, started_at)
+            VALUES ($1, $2, task, attempt, attempt_of_run, step, skill, 'running', cached, public.now_ms())
+            ON CONFLICT DO NOTHING;
+            -- Not found when one that was stopped while it began has committed only now.
+            EXIT WHEN FOUND;
+        END LOOP;
+        id := task;
+        RETURN NEXT;
+    END LOOP;""",
     steps=True,
-    variables="attempt_of_run int; latest text;",
+    variables="""attempt_of_run int; firsts uuid[]; latest text;
+        task uuid; step text; skill text; cached boolean;""",
 )
 
 # running -> failed; when its retry policy grants another execution, that one is pending at once.
@@ -109,8 +150,8 @@ _FAIL_STEP = Function(
     "held int",
     f"""
 WITH {_HELD}, failed AS (
-    UPDATE public.run_steps SET status = 'failed', handled = $8, completed_at = public.now_ms(),
-        updated_at = public.touch(updated_at),
+    UPDATE public.run_steps SET status = 'failed', handled = $8,
+        completed_at = {ENDED}, updated_at = public.touch(updated_at),
         error = $5 || jsonb_build_object('step_id', step_id, 'attempt', run_steps.attempt)
     FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND run_steps.attempt = $7
         AND status = 'running'
@@ -122,6 +163,28 @@ WITH {_HELD}, failed AS (
     UPDATE public.run_steps SET handled = true
     FROM held WHERE $8 AND tenant_id = $1 AND run_id = $2 AND id = $4 AND run_steps.attempt = $7
         AND status = 'failed'
+)
+SELECT 1 FROM held
+""",
+)
+
+# running or completed -> failed, when what the execution wrote turns out to be what its graph cannot take: it
+# is not stored any more, so that the node runs again when the graph resumes. The tasks of a sub-graph are no
+# steps.
+_TAKE_BACK = Function(
+    "take_back",
+    "text, uuid, bigint, text, text, text[], jsonb",
+    "held int",
+    f"""
+WITH {_HELD}, written AS (
+    DELETE FROM public.checkpoint_writes USING held
+    WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $4 AND checkpoint_id = $5 AND task_id = ANY($6)
+), failed AS (
+    UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
+        updated_at = public.touch(updated_at),
+        error = $7 || jsonb_build_object('step_id', step_id, 'attempt', run_steps.attempt)
+    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($6::uuid[])
+        AND status IN ('running', 'completed')
 )
 SELECT 1 FROM held
 """,
@@ -211,19 +274,23 @@ _DROP_CHECKPOINTS = Function(
     f"WITH {_HELD}, {_dropped('held')} SELECT 1 FROM held",
 )
 
+# The execution that saved it lists it, up to the hundredth: the list is written again with each. The others
+# name the execution.
 _SAVE_ARTIFACT = Function(
     "save_artifact",
     "text, uuid, bigint, uuid, text, text, bigint, text, uuid, int",
     "held int",
     f"""
-WITH {_HELD}, saved AS (
-    INSERT INTO public.artifacts (tenant_id, run_id, id, name, media_type, size, key)
-    SELECT $1, $2, $4, $5, $6, $7, $8 FROM held
-), step AS (
-    UPDATE public.run_steps SET output_artifact_ids = output_artifact_ids || $4::uuid,
-        updated_at = public.touch(updated_at)
+WITH {_HELD}, step AS (
+    UPDATE public.run_steps SET updated_at = public.touch(updated_at),
+        output_artifact_ids = CASE WHEN cardinality(output_artifact_ids) < 100
+            THEN output_artifact_ids || $4::uuid ELSE output_artifact_ids END
     FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $9 AND run_steps.attempt = $10
         AND status = 'running'
+    RETURNING id, run_steps.attempt, $4 = ANY(output_artifact_ids) AS listed
+), saved AS (
+    INSERT INTO public.artifacts (tenant_id, run_id, id, name, media_type, size, key, task_id, step_attempt)
+    SELECT $1, $2, $4, $5, $6, $7, $8, step.id, step.attempt FROM held LEFT JOIN step ON NOT listed
 )
 SELECT 1 FROM held
 """,
@@ -270,7 +337,7 @@ _END = {
     IF NOT FOUND THEN RETURN; END IF;
     WITH run AS (
         UPDATE public.runs SET status = '{target}', error = $4,
-            completed_at = greatest(public.now_ms(), started_at), lease_expires_at = NULL,
+            completed_at = {ENDED}, lease_expires_at = NULL,
             updated_at = public.touch(updated_at)
         WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
         RETURNING tenant_id, id, campaign_id, attempt, updated_at, error, trace_id
@@ -282,7 +349,8 @@ _END = {
                 jsonb_build_object('code', 'STEP_INTERRUPTED',
                     'message', 'It was stopped because the run ended without it.', 'step_id', step_id,
                     'attempt', run_steps.attempt, 'retryable', true) END,
-            completed_at = CASE WHEN run_steps.status = 'running' THEN public.now_ms() END,
+            completed_at = CASE WHEN run_steps.status = 'running' THEN
+                greatest(public.now_ms(), run_steps.started_at) END,
             updated_at = public.touch(run_steps.updated_at)
         FROM run
         WHERE run_steps.tenant_id = $1 AND run_id = $2 AND run_steps.status IN ('pending', 'running')
@@ -307,6 +375,7 @@ FUNCTIONS = (
     _RECORD,
     _BEGIN_STEP,
     _FAIL_STEP,
+    _TAKE_BACK,
     _GET_CHECKPOINT,
     _LIST_CHECKPOINTS,
     _LIST_WRITES,
@@ -318,18 +387,6 @@ FUNCTIONS = (
     _HAS_ARTIFACT,
     *_END.values(),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class StoredCheckpoint:
-    """A row of checkpoints; `type` is of the serialised `checkpoint`, `metadata` is JSON."""
-
-    checkpoint_ns: str
-    checkpoint_id: str
-    parent_checkpoint_id: str | None
-    type: str
-    checkpoint: bytes
-    metadata: bytes
 
 
 class EndingRun:
@@ -355,32 +412,31 @@ class EndingRun:
         self.campaign = (campaign_id, status, bundle_url, latest_run_id)
 
 
-class _Done:
-    """What was done and is not stored yet, by the keys of its rows."""
-
-    def __init__(self) -> None:
-        self.completed: list[UUID] = []
-        self.writes: dict[tuple[str, str, str, int], tuple[object, ...]] = {}
-        self.checkpoints: dict[tuple[str, str], tuple[object, ...]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self.completed or self.writes or self.checkpoints)
-
-    def before(self, other: _Done) -> _Done:
-        """Both as one."""
-        both = _Done()
-        both.completed = self.completed + other.completed
-        both.writes = self.writes | other.writes
-        both.checkpoints = self.checkpoints | other.checkpoints
-        return both
-
-    def columns(self) -> list[list[object]]:
-        """As _DONE_PARAMETERS has them."""
-        return [list(self.completed), *_columns(self.writes, 8), *_columns(self.checkpoints, 6)]
-
-
 def _columns(rows: dict[Any, tuple[object, ...]], count: int) -> list[list[object]]:
     return [list(column) for column in zip(*rows.values(), strict=True)] or [[]] * count
+
+
+def _done_columns(batch: Sequence[Done]) -> list[list[object]]:
+    """As _DONE_PARAMETERS has them, of what was done. A checkpoint that another one of them sums up is left
+    out, with what was written on top of it.
+    """
+    saved = [done.checkpoint for done in batch if done.checkpoint is not None]
+    summed_up = {(each.checkpoint_ns, each.sums_up) for each in saved}
+    checkpoints: dict[tuple[str, str], tuple[object, ...]] = {}
+    oldest: dict[str, str] = {}
+    for each in saved:
+        if (key := (each.checkpoint_ns, each.checkpoint_id)) not in summed_up:
+            checkpoints[key] = each.row
+        oldest |= each.oldest_needed
+    writes = {key: row for done in batch for key, row in done.writes.items() if key[:2] not in summed_up}
+    return [
+        [done.completed for done in batch if done.completed is not None],
+        *_columns(writes, 8),
+        *_columns(checkpoints, 6),
+        list(oldest),
+        list(oldest.values()),
+        [namespace for each in saved for namespace in each.gone],
+    ]
 
 
 class HeldRunRepository:
@@ -388,57 +444,45 @@ class HeldRunRepository:
 
     What is done `later` goes out with the next statement, whatever that is, in the same transaction:
     between the end of the last node of a superstep and the beginning of the next node no code of the
-    workflow's is run, and so a step takes one round trip, not three.
+    workflow's is run, and so a step takes one round trip, not three. What many tasks do side by side goes
+    out together, see WriteBehind.
     """
 
     def __init__(self, database: Database, run: ClaimedRun, worker: str) -> None:
         self._scope = database.tenant(run.tenant_id)
         self._worker = worker
-        self._done = _Done()
-        self._in_order = asyncio.Lock()
+        self._behind = WriteBehind(self._send)
         self.run = run
 
-    async def _fenced(self, function: Function, *arguments: object) -> int:
+    async def _fenced(self, function: Function, *arguments: object) -> Sequence[asyncpg.Record]:
         rows = await self._scope.call(function, self.run.id, self.run.epoch, *arguments)
         if not rows:
             raise Fenced
-        return int(rows[0][0])
+        return rows
 
-    async def _with_done(self, function: Function, *arguments: object) -> int:
-        """Calls it with all that was done; whoever has done nothing still comes after what was."""
-        async with self._in_order:
-            if self._done:
-                return await self._send_done(function, *arguments)
-        return await self._fenced(function, *_Done().columns(), *arguments)
-
-    async def _send_done(self, function: Function, *arguments: object) -> int:
-        done, self._done = self._done, _Done()
-        try:
-            return await self._fenced(function, *done.columns(), *arguments)
-        except StatementRefused:
-            if function is not _RECORD:
-                # By itself it may be fine; and when it is not, it would be refused each time.
-                self._done = done.before(self._done)
-            raise
-        except BaseException:
-            # Whether it is stored nobody knows. To store it twice does no harm.
-            self._done = done.before(self._done)
-            raise
+    async def _send(self, batch: Sequence[Done]) -> dict[UUID, int]:
+        """Which execution of its step each task that begins is."""
+        begun: dict[UUID, tuple[object, ...]] = {
+            done.begun[0]: done.begun for done in batch if done.begun is not None and done.is_awaited
+        }
+        if not begun:
+            await self._fenced(_RECORD, *_done_columns(batch))
+            return {}
+        rows = await self._fenced(_BEGIN_STEP, *_done_columns(batch), *_columns(begun, 4))
+        return {row["id"]: row["attempt"] for row in rows}
 
     @property
     def is_behind(self) -> bool:
         """Whether something was done that no statement has gone out with yet."""
-        return bool(self._done)
+        return self._behind.is_behind
 
     async def flush(self) -> None:
         """Stores what was done `later`."""
-        async with self._in_order:
-            if self._done:
-                await self._send_done(_RECORD)
+        await self._behind.flush()
 
     async def begin_step(self, task_id: UUID, step_id: str, skill_id: str, cache_hit: bool) -> int:
         """Records that a node starts, and answers which execution of the step this is, from 1."""
-        return await self._with_done(_BEGIN_STEP, task_id, step_id, skill_id, cache_hit)
+        return await self._behind.store(Done(begun=(task_id, step_id, skill_id, cache_hit)))
 
     async def fail_step(
         self,
@@ -456,6 +500,14 @@ class HeldRunRepository:
         error = {"code": code, "message": message, "retryable": retryable}
         await self._fenced(_FAIL_STEP, task_id, error, again, attempt, handled)
 
+    async def take_back(
+        self, checkpoint_ns: str, checkpoint_id: str, task_ids: Sequence[str], message: str, retryable: bool
+    ) -> None:
+        """Forgets what those tasks wrote on top of a checkpoint, and fails those that are steps."""
+        await self.flush()
+        error = {"code": "STEP_FAILED", "message": message, "retryable": retryable}
+        await self._fenced(_TAKE_BACK, checkpoint_ns, checkpoint_id, task_ids, error)
+
     async def save_writes(
         self,
         checkpoint_ns: str,
@@ -468,21 +520,23 @@ class HeldRunRepository:
         later: bool = False,
     ) -> None:
         """Stores what a task wrote, as (index, channel, type, value), and completes its step."""
-        if completed_step is not None:
-            self._done.completed.append(completed_step)
-        for write in writes:
-            key = (checkpoint_ns, checkpoint_id, task_id, write[0])
-            self._done.writes[key] = (checkpoint_ns, checkpoint_id, task_id, task_path, *write)
-        if not later:
-            await self._with_done(_RECORD)
+        keyed = {
+            (checkpoint_ns, checkpoint_id, task_id, write[0]): (
+                checkpoint_ns, checkpoint_id, task_id, task_path, *write,
+            )
+            for write in writes
+        }  # fmt: skip
+        await self._store(Done(completed=completed_step, writes=keyed), later)
 
     async def save_checkpoint(self, checkpoint: StoredCheckpoint, *, later: bool = False) -> None:
         """Stores a checkpoint, which becomes the current one of its namespace."""
-        key = (checkpoint.checkpoint_ns, checkpoint.checkpoint_id)
-        # Not dataclasses.astuple(), which copies: 5 % of what a worker does.
-        self._done.checkpoints[key] = tuple(getattr(checkpoint, each.name) for each in fields(checkpoint))
-        if not later:
-            await self._with_done(_RECORD)
+        await self._store(Done(checkpoint=checkpoint), later)
+
+    async def _store(self, done: Done, later: bool) -> None:
+        if later:
+            self._behind.later(done)
+        else:
+            await self._behind.store(done)
 
     async def get_checkpoint(self, checkpoint_ns: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
         """The checkpoint of that id, or the current one when the id is None."""
@@ -552,7 +606,7 @@ class HeldRunRepository:
         if not completes:
             with suppress(StatementRefused):
                 await self.flush()
-        async with self._in_order:
+        async with self._behind.in_order:
             await self._fenced(
                 _END[ending.target],
                 encode_error(error) if error else None,
@@ -560,6 +614,6 @@ class HeldRunRepository:
                 error.code if error else "COMPLETED",
                 *ending.campaign,
                 # Of a run that failed what was written is needed, with the completion of its step.
-                self._done.completed if completes else [],
+                self._behind.completed if completes else [],
             )
-            self._done = _Done()
+            self._behind.clear()

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
 from runengine_server.domain.encoded_run import decode_input
 from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun, RunStatus
 from runengine_server.repositories.database import Database, DispatchLine
+from runengine_server.repositories.driver_errors import translate_driver_errors
 from runengine_server.repositories.functions import Function
-from runengine_server.repositories.transition_sql import CANCELLED, HANDED_BACK, QUEUED, counted, logged
+from runengine_server.repositories.transition_sql import (
+    CANCELLED,
+    ENDED,
+    HANDED_BACK,
+    QUEUED,
+    counted,
+    logged,
+)
+from runengine_server.repositories.workflow_repository import FORGET_WORKERS, WorkflowRepository
 
 _NAMES = """tenant_id, id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id, encoded_input,
     running_seconds"""
@@ -21,7 +30,10 @@ _COLUMNS = """tenant_id text, id uuid, epoch bigint, workflow_name text, attempt
 
 _CLAIMED = """runs.tenant_id, runs.id, runs.epoch, runs.workflow_name, runs.attempt, runs.losses,
     runs.hand_backs, runs.campaign_id, runs.encoded_input,
-    extract(epoch FROM clock_timestamp() - runs.started_at)::float AS running_seconds"""
+    greatest(0, extract(epoch FROM clock_timestamp() - runs.started_at))::float AS running_seconds"""
+
+# A lease, of so many seconds from now; how long it is stays beside its end.
+_LEASED = "lease_seconds = {0}, lease_expires_at = clock_timestamp() + make_interval(secs => {0})"
 
 # Tenants are served in turn: those after the one served last ($5), in the order of their ids, then from
 # the start; a tenant that has as many running as it may ($6) is passed over. `places` counts those that
@@ -72,7 +84,7 @@ _CLAIM_QUEUED = Function(
     -- By way of arrays, which PostgreSQL takes for short: else it reads all that is queued to update ten.
     RETURN QUERY WITH claimed AS (
         UPDATE public.runs SET status = 'running', epoch = epoch + 1, started_at = public.now_ms(),
-            handed_back = false, lease_expires_at = clock_timestamp() + make_interval(secs => $3),
+            handed_back = false, {_LEASED.format("$3")},
             updated_at = public.touch(updated_at)
         FROM unnest(tenant_ids, ids) AS due(tenant_id, id)
         WHERE runs.tenant_id = due.tenant_id AND runs.id = due.id
@@ -99,6 +111,18 @@ _CLAIM_EXPIRED = Function(
     "text[], int, float, text, int",
     _COLUMNS,
     f"""
+    -- A lease cannot end later than it is long, unless the clock has gone back: it is given anew, and a
+    -- worker that lives renews it in time. What is no longer than $3 the index finds; by itself the other
+    -- condition would be asked of all that is running.
+    UPDATE public.runs SET {_LEASED.format("lease_seconds")}
+    FROM (
+        SELECT tenant_id, id FROM public.runs
+        WHERE status = 'running' AND lease_expires_at > statement_timestamp() + make_interval(secs => $3 + 1)
+            AND lease_expires_at > statement_timestamp() + make_interval(secs => lease_seconds + 1)
+        ORDER BY lease_expires_at LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
+    ) AS ahead
+    WHERE runs.tenant_id = ahead.tenant_id AND runs.id = ahead.id;
+
     SELECT array_agg(tenant_id), array_agg(id), array_agg(loss) INTO tenant_ids, ids, losses_now FROM (
         SELECT * FROM (
             SELECT tenant_id, id, {_LOSS} AS loss FROM public.runs
@@ -117,16 +141,17 @@ _CLAIM_EXPIRED = Function(
 
     RETURN QUERY WITH claimed AS (
         UPDATE public.runs SET epoch = epoch + 1, losses = losses + lost.loss, handed_back = false,
-            lease_expires_at = clock_timestamp() + make_interval(secs => $3)
+            {_LEASED.format("$3")}
         FROM unnest(tenant_ids, ids, losses_now) AS lost(tenant_id, id, loss)
         WHERE runs.tenant_id = lost.tenant_id AND runs.id = lost.id
-        RETURNING {_CLAIMED}, public.now_ms() AS updated_at, runs.error, runs.trace_id
+        RETURNING {_CLAIMED}, greatest(public.now_ms(), runs.updated_at) AS updated_at, runs.error,
+            runs.trace_id
     ), {logged("claimed", RunStatus.RUNNING, RunStatus.RUNNING, actor="$4", reason="'TAKEN_OVER'")}
     SELECT {_NAMES}, NULL::text FROM claimed;
 
     -- In a statement of its own, for its snapshot must be younger than the locks: the lost worker may
     -- have started a step while the first statement was looking.
-    UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
+    UPDATE public.run_steps SET status = 'failed', completed_at = {ENDED},
         updated_at = public.touch(updated_at),
         error = jsonb_build_object('code', 'WORKER_LOST', 'message', 'Its worker went away.',
             'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
@@ -137,46 +162,63 @@ _CLAIM_EXPIRED = Function(
     variables="tenant_ids text[]; ids uuid[]; losses_now int[];",
 )
 
-# A run that is running has a lease, and no other has one. Were it asked for its status, PostgreSQL might look
-# for the held ones among all that are running (33,000 rows for ten).
+# Of the runs that a worker names ($1 to $3) those that are its own, and that nobody has locked: the others
+# must not wait for one. A run that is running has a lease, and no other has one; were it asked for its
+# status, PostgreSQL might look for the held ones among all that are running (33,000 rows for ten).
+_NAMED = """unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
+    JOIN public.runs ON runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
+        AND runs.lease_expires_at IS NOT NULL"""
+_FREE = f"free AS (SELECT runs.tenant_id, runs.id FROM {_NAMED} FOR NO KEY UPDATE OF runs SKIP LOCKED)"
+
+# What follows the update of those: all that are the worker's own, unless they have been updated all.
+_AND_LOCKED = f"""
+GET DIAGNOSTICS updated = ROW_COUNT;
+IF updated < cardinality($2) THEN
+    RETURN QUERY SELECT runs.id, true FROM {_NAMED};
+END IF;"""
+
 _HEARTBEAT = Function(
     "heartbeat",
     "text[], uuid[], bigint[], float",
-    "id uuid",
-    """
-UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => $4)
-FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
-WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-    AND runs.lease_expires_at IS NOT NULL
-RETURNING runs.id
-""",
+    "id uuid, is_locked boolean",
+    f"""
+RETURN QUERY WITH {_FREE}
+UPDATE public.runs SET {_LEASED.format("$4")}
+FROM free WHERE runs.tenant_id = free.tenant_id AND runs.id = free.id
+RETURNING runs.id, false;{_AND_LOCKED}""",
+    steps=True,
     dispatch=True,
+    variables="updated int;",
 )
 
 # How often in a row a run was handed back without a step completed in between; the second time it is left
 # alone for $4 seconds, and each time for twice as long, up to 30. Two or more say that it is the run, or
 # the database with it, and not the worker, that something is wrong with.
 _IN_A_ROW = "CASE WHEN done.steps > steps_at_hand_back THEN 1 ELSE hand_backs + 1 END"
+_PAUSE = f"least(30, $4::float * 2 ^ least(20, {_IN_A_ROW} - 2))"
 _HAND_BACK = Function(
     "hand_back",
     "text[], uuid[], bigint[], float",
-    "id uuid",
+    "id uuid, is_locked boolean",
     f"""
+RETURN QUERY WITH {_FREE}
 UPDATE public.runs SET handed_back = true, hand_backs = {_IN_A_ROW}, steps_at_hand_back = done.steps,
-    lease_expires_at = CASE WHEN {_IN_A_ROW} = 1 THEN '-infinity' ELSE clock_timestamp()
-        + make_interval(secs => least(30, $4::float * 2 ^ least(20, {_IN_A_ROW} - 2))) END
-FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
-CROSS JOIN LATERAL (SELECT count(*)::int AS steps FROM public.run_steps
-    WHERE run_steps.tenant_id = held.tenant_id AND run_id = held.id AND status = 'completed') AS done
-WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-    AND runs.lease_expires_at IS NOT NULL
-RETURNING runs.id
-""",
+    lease_seconds = {_PAUSE}, lease_expires_at = CASE WHEN {_IN_A_ROW} = 1 THEN '-infinity'
+        ELSE clock_timestamp() + make_interval(secs => {_PAUSE}) END
+FROM free CROSS JOIN LATERAL (SELECT count(*)::int AS steps FROM public.run_steps
+    WHERE run_steps.tenant_id = free.tenant_id AND run_id = free.id AND status = 'completed') AS done
+WHERE runs.tenant_id = free.tenant_id AND runs.id = free.id
+RETURNING runs.id, false;{_AND_LOCKED}""",
+    steps=True,
     dispatch=True,
+    variables="updated int;",
 )
 
 # The first of the pauses.
 _PAUSE_SECONDS = 0.25
+
+# For how long a worker is taken to be there that has said so.
+LEASES_REGISTERED = 2
 
 # A thousand at a time, so that no transaction is long.
 _FORGET_KEYS = """
@@ -199,9 +241,21 @@ DELETE FROM public.step_cache WHERE (tenant_id, workflow_name, step_id, key) IN 
 RETURNING 1
 """
 
-_REGISTER = "INSERT INTO public.workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+# $1 which, $2 how many seconds after the last time.
+_BEGIN_CHORE = Function(
+    "begin_chore",
+    "text, float",
+    "begun int",
+    """
+INSERT INTO public.chores (name, begun_at) VALUES ($1, clock_timestamp())
+ON CONFLICT (name) DO UPDATE SET begun_at = excluded.begun_at
+WHERE chores.begun_at < excluded.begun_at - make_interval(secs => $2)
+RETURNING 1
+""",
+    dispatch=True,
+)
 
-FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED, _HEARTBEAT, _HAND_BACK)
+FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED, _HEARTBEAT, _HAND_BACK, _BEGIN_CHORE)
 
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
@@ -219,6 +273,12 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
         *decode_input(encoded_input),
         seconds,
     )
+
+
+def _divided(rows: Sequence[asyncpg.Record]) -> tuple[set[UUID], set[UUID]]:
+    """The ids of runs that were updated, and of those that were locked."""
+    updated = {row["id"] for row in rows if not row["is_locked"]}
+    return updated, {row["id"] for row in rows} - updated
 
 
 def _columns(held: Sequence[ClaimedRun]) -> tuple[list[str], list[UUID], list[int]]:
@@ -249,6 +309,9 @@ class QueueRepository:
     ) -> None:
         self._database = database
         self._dispatch = database.dispatch()
+        self._workflows = WorkflowRepository(database)
+        # Of this process alone: names are made of what containers share, a host's name and process ids.
+        self._worker_id = uuid4()
         self._worker = worker
         self._workflow_names = list(workflow_names)
         self._lease = lease
@@ -256,8 +319,14 @@ class QueueRepository:
         self._served_last = ""
 
     async def register_workflows(self) -> None:
-        """Lets callers trigger the workflows of this worker."""
-        await self._dispatch.fetch(_REGISTER, self._workflow_names)
+        """Lets callers trigger the workflows of this worker, which is taken to be there for two leases."""
+        await self._workflows.register(
+            self._worker_id, self._worker, self._workflow_names, LEASES_REGISTERED * self._lease
+        )
+
+    async def withdraw_workflows(self) -> None:
+        """No worker is taken to be there for them, unless another has registered them."""
+        await self._workflows.withdraw(self._worker_id)
 
     async def claim_queued(self, limit: int) -> list[ClaimedRun]:
         """Takes up to `limit` queued runs for one lease, of all tenants in turn, from each those of
@@ -291,18 +360,32 @@ class QueueRepository:
         async with self._database.dispatch_line(heard, QUEUED, CANCELLED) as line:
             yield Line(line, self._lease)
 
-    async def hand_back(self, held: Sequence[ClaimedRun]) -> None:
+    async def hand_back(self, held: Sequence[ClaimedRun]) -> set[UUID]:
         """Ends the leases, so that another worker goes on and no loss is counted: at once, unless a run is
-        handed back again without a step completed in between.
+        handed back again without a step completed in between. Returns those that are still the worker's
+        own, for others have locked them at the moment.
         """
-        if await self._dispatch.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS):
+        handed, locked = _divided(await self._dispatch.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS))
+        if handed:
             self._database.notifier.notify(QUEUED, HANDED_BACK)
+        return locked
+
+    async def check(self) -> None:
+        """Raises Denied when the role lacks what every worker needs, and Unavailable as all do."""
+        with translate_driver_errors():
+            await self._database.check()
 
     async def forget_old(self) -> None:
-        """Deletes idempotency keys of more than seven days, and cache entries that have expired."""
-        for sql in (_FORGET_KEYS, _FORGET_CACHED):
+        """Deletes idempotency keys of more than seven days, and what has expired: cache entries, and workers
+        that went away without a word.
+        """
+        for sql in (_FORGET_KEYS, _FORGET_CACHED, FORGET_WORKERS):
             while await self._dispatch.fetch(sql):
                 pass
+
+    async def begin_chore(self, name: str, seconds: float) -> bool:
+        """Whether this worker is to do what one of all workers does, at most once in so many seconds."""
+        return bool(await self._dispatch.call(_BEGIN_CHORE, name, seconds))
 
 
 class Line:
@@ -312,10 +395,11 @@ class Line:
         self._line = line
         self._lease = lease
 
-    async def heartbeat(self, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
-        """Renews the leases within `seconds`, and answers the ids that are still held."""
-        rows = await self._line.call(_HEARTBEAT, *_columns(held), self._lease, seconds=seconds)
-        return {row["id"] for row in rows}
+    async def heartbeat(self, held: Sequence[ClaimedRun], seconds: float) -> tuple[set[UUID], set[UUID]]:
+        """Renews the leases within `seconds`. The ids of those that it has renewed; and of those that it has
+        not, although they are the worker's own, for others have locked them at the moment.
+        """
+        return _divided(await self._line.call(_HEARTBEAT, *_columns(held), self._lease, seconds=seconds))
 
     async def look(self, seconds: float) -> None:
         """Raises TimeoutError or OSError when the connection is no use any more."""
@@ -323,5 +407,6 @@ class Line:
 
     async def hand_back(self, held: Sequence[ClaimedRun], seconds: float) -> None:
         """As QueueRepository.hand_back, within `seconds`, and without the worker's event loop."""
-        if await self._line.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS, seconds=seconds):
+        rows = await self._line.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS, seconds=seconds)
+        if _divided(rows)[0]:
             await self._line.notify(QUEUED, HANDED_BACK, seconds)

@@ -18,7 +18,7 @@ from runengine_server.repositories import idempotency_sql
 from runengine_server.repositories.database import Scope
 from runengine_server.repositories.functions import Function
 from runengine_server.repositories.held_run_repository import pruned
-from runengine_server.repositories.transition_sql import CANCELLED, QUEUED, counted, logged
+from runengine_server.repositories.transition_sql import CANCELLED, ENDED, QUEUED, counted, logged
 
 # A run as field 1 of a message: the whole of a GetRunResponse and its like, and one of the list's.
 _RESPONSE = "public.encoded_response(encoded_input, encoded_state, priority)"
@@ -83,7 +83,7 @@ _LOCK = f"""
 _CANCEL_FROM = {
     source: f"""
         WITH run AS (
-            UPDATE public.runs SET status = 'cancelled', completed_at = greatest(public.now_ms(), started_at),
+            UPDATE public.runs SET status = 'cancelled', completed_at = {ENDED},
                 lease_expires_at = NULL, updated_at = public.touch(updated_at)
             WHERE tenant_id = $1 AND id = $2 AND attempt = current_attempt AND status = '{source}'
             {_MOVED}
@@ -93,7 +93,7 @@ _CANCEL_FROM = {
                 error = CASE status WHEN 'running' THEN jsonb_build_object('code', 'RUN_CANCELLED',
                     'message', 'The run was cancelled.', 'step_id', step_id, 'attempt', attempt,
                     'retryable', true) END,
-                completed_at = CASE status WHEN 'running' THEN public.now_ms() END,
+                completed_at = CASE status WHEN 'running' THEN {ENDED} END,
                 updated_at = public.touch(updated_at)
             WHERE tenant_id = $1 AND run_id = (SELECT id FROM run) AND status IN ('pending', 'running')
         ), {logged("run", source, RunStatus.CANCELLED, "$3", "'CANCELLED'", "coalesce($4, trace_id)")},
@@ -227,7 +227,8 @@ WHERE tenant_id = $1 AND run_id = $2 ORDER BY seq
 )
 
 # The current attempt of each step, or the given one of those that have it. A step keeps its place
-# from its first attempt. LEFT JOIN: a run without a step is one row, and an absent run is none.
+# from its first attempt. LEFT JOIN: a run without a step is one row, and an absent run is none. See
+# save_artifact for where its artifacts are.
 _LIST_STEPS = Function(
     "list_run_steps",
     "text, uuid, int",
@@ -235,7 +236,11 @@ _LIST_STEPS = Function(
     output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
     updated_at timestamptz""",
     """
-SELECT step.id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error, output_artifact_ids,
+SELECT step.id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error,
+    output_artifact_ids || ARRAY(
+        SELECT artifacts.id FROM public.artifacts WHERE artifacts.tenant_id = $1 AND artifacts.run_id = $2
+            AND task_id = step.id AND step_attempt = step.attempt
+        ORDER BY artifacts.id),
     step.started_at, step.completed_at, step.created_at, step.updated_at
 FROM public.runs LEFT JOIN LATERAL (
     SELECT *, min(seq) OVER step AS place, max(attempt) OVER step AS current FROM public.run_steps

@@ -11,6 +11,9 @@ from runengine_server.domain.run import RunStatus
 # What is notified when there is something to claim, and, with "run_id attempt", when a run was cancelled.
 QUEUED, CANCELLED = "runengine_queued", "runengine_cancelled"
 
+# When a run or a step that ends now has ended: the clock may have gone back since it began.
+ENDED = "greatest(public.now_ms(), started_at)"
+
 # The payload on QUEUED when it is runs that were handed back; those just triggered have none.
 HANDED_BACK = "handed back"
 
