@@ -215,7 +215,7 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
             "checkpoint_writes": 1,
         },
     ),
-    (held_run_repository._TAKE_BACK, (*HELD, "", "1", ["task", str(RUNNING)], {}), 1, {"runs": 1}),
+    (held_run_repository._TAKE_BACK, (*HELD, "", "1", [str(RUNNING)], {}), 1, {"runs": 1}),
     (held_run_repository._GET_CHECKPOINT, (RUNNING, "", None), 1, {"checkpoints": 1}),
     (held_run_repository._LIST_CHECKPOINTS, (RUNNING, "", None), 1, {"checkpoints": 1}),
     (held_run_repository._LIST_WRITES, (RUNNING, "", "1"), 1, {"checkpoint_writes": 1}),
