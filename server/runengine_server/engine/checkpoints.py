@@ -28,6 +28,7 @@ from runengine_server.engine.open_writes import Written, take_back, written_on
 from runengine_server.engine.superseded import Superseded
 from runengine_server.engine.task_paths import node_of, with_handlers
 from runengine_server.repositories.write_behind import StoredCheckpoint
+from runengine_server.workflows.channels import rejection_of
 from runengine_server.workflows.due import is_edge, lost_targets, missing, target_of
 from runengine_server.workflows.failures import (
     StateTooLarge,
@@ -277,9 +278,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         return found
 
     async def take_back(self, error: BaseException) -> None:
-        """See open_writes.take_back."""
-        await self.settle()
-        await take_back(error, self._done, self._sends, self._workflow, self._execution)
+        """See open_writes.take_back. Any other error waits for nobody."""
+        if (rejection := rejection_of(error)) is not None:
+            await self.settle()
+            await take_back(error, rejection, self._done, self._sends, self._workflow, self._execution)
 
     def _check_due(self, namespace: str, found: CheckpointTuple) -> None:
         """Raises Lost, and stops the whole graph, when what is due is not in the graph of today."""

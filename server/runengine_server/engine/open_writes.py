@@ -9,7 +9,7 @@ from langgraph.pregel._task_status import CONTROL_WRITES
 from langgraph.types import Send
 
 from runengine_server.engine.task_paths import node_of
-from runengine_server.workflows.channels import Rejection, rejection_of
+from runengine_server.workflows.channels import Rejection
 from runengine_server.workflows.failures import describe, is_retryable
 from runengine_server.workflows.load import Workflow
 from runengine_server.workflows.recorded_node import Execution
@@ -36,17 +36,16 @@ def written_on(checkpoint_id: str, writes: Sequence[tuple[str, str, str, Any]]) 
 
 async def take_back(
     error: BaseException,
+    rejection: Rejection,
     written: Mapping[str, Mapping[str, Written]],
     sends: Mapping[str, Sequence[Send]],
     workflow: Workflow | None,
     execution: Execution,
 ) -> None:
-    """Where a channel did not take what nodes wrote, which made their graph fail with `error`: forgets that,
-    so that they run again when the graph resumes, fails their steps, and notes in the error who wrote what.
+    """A channel did not take what nodes wrote, which made their graph fail with `error`: forgets that, so
+    that they run again when the graph resumes, fails their steps, and notes in the error who wrote what.
     `written` and `sends` have of each namespace the tasks that are done and what was sent to it.
     """
-    if (rejection := rejection_of(error)) is None:
-        return
     for namespace, tasks in written.items():
         if paths := _writers_of(rejection, tasks):
             names = [node_of(path, sends.get(namespace, ())) for path in paths]
