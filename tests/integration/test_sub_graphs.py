@@ -140,6 +140,24 @@ async def test_graphs_that_a_node_calls_side_by_side_go_on_where_each_of_them_wa
         assert ran.names == ["fail", "six"]
 
 
+async def test_a_graph_that_a_node_chooses_among_several_goes_on_where_it_failed(database_url: str) -> None:
+    """Beside one that it calls by its name, of whose nodes the other has none."""
+    ran, noted = Ran(), Noted(failures=1)
+    first = chain(other=ran.node("other")).compile()
+    several = {"noted": noted.graph()}
+
+    async def outer(state: State) -> Any:
+        await first.ainvoke(state)
+        return await several["noted"].ainvoke(state)
+
+    async with serving(database_url, chain(outer=outer)) as engine:
+        run = await engine.execute()
+        assert run.status is RunStatus.FAILED
+        run = await engine.execute_again(run.id)
+        assert (run.status, run.error) == (RunStatus.COMPLETED, None)
+        assert (ran.names, noted.names) == (["other"], ["one", "fails", "fails", "three"])
+
+
 @pytest.mark.parametrize("way", SAVING)
 async def test_a_graph_within_another_goes_on_where_it_failed_when_its_node_is_retried(
     database_url: str, way: Callable[[Any], Any]
