@@ -190,6 +190,12 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
     ),
     (held_run_repository._FAIL_STEP, (*HELD, RUNNING, {}, True, 1, False), 1, {"runs": 2, "run_steps": 1}),
     (
+        held_run_repository._TAKE_BACK,
+        (*HELD, "", "1", [str(RUNNING)], {}),
+        1,
+        {"runs": 1, "run_steps": 1},
+    ),
+    (
         held_run_repository._END[RunStatus.COMPLETED],
         (*HELD, None, "worker:test", "COMPLETED", CAMPAIGN, "live", None, RUNNING, [RUNNING]),
         1,
@@ -215,7 +221,6 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
             "checkpoint_writes": 1,
         },
     ),
-    (held_run_repository._TAKE_BACK, (*HELD, "", "1", [str(RUNNING)], {}), 1, {"runs": 1}),
     (held_run_repository._GET_CHECKPOINT, (RUNNING, "", None), 1, {"checkpoints": 1}),
     (held_run_repository._LIST_CHECKPOINTS, (RUNNING, "", None), 1, {"checkpoints": 1}),
     (held_run_repository._LIST_WRITES, (RUNNING, "", "1"), 1, {"checkpoint_writes": 1}),
