@@ -13,7 +13,7 @@ help: ## Say what each target does
 install: $(INSTALLED) ## Make .venv with runengine-server and runengine in it
 
 $(INSTALLED): requirements.txt pyproject.toml protos/compile_protos.py $(wildcard protos/runengine/v1/*.proto)
-	@echo "Installing into .venv; this takes half a minute the first time." >&2
+	@echo "Installing into .venv; this takes a minute or two the first time." >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
