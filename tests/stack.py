@@ -106,7 +106,7 @@ class Stack:
         self._children: list[Child] = []
 
     async def start(self, *commands: str, module: str | None = None, **settings: str) -> list[Child]:
-        """Starts processes, with settings that differ, and returns when they are ready."""
+        """Starts processes, with settings that differ, and returns when they are ready: all, or none."""
         module = module or (UNDER_TEST if MUTANT in os.environ else "runengine_server")
         environ = environment(**{**self.settings, **settings})
         children = [Child(command, environ, module) for command in commands]
@@ -115,7 +115,8 @@ class Stack:
             for child in children:
                 await child.until_ready()
         except BaseException:
-            await self.stop()
+            # And not those that other tests use.
+            await asyncio.gather(*(child.stop() for child in children))
             raise
         return children
 

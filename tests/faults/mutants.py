@@ -426,6 +426,18 @@ def _place_in_an_idempotency_key() -> None:
     _put(run_context, "_within", lambda task_id: "")
 
 
+def _rules_of_requests() -> None:
+    from runengine_server.rpc import validation
+
+    _put(validation, "_checks_of", lambda message: [])
+
+
+def _bound_of_a_jwks() -> None:
+    from runengine_server.auth import jwks
+
+    _put(jwks, "_MAX_BYTES", 2**30)
+
+
 def _what_policies_read() -> None:
     from runengine_server.repositories import connecting
 
@@ -682,6 +694,16 @@ MUTANTS = (
         "tail of a full queue of notifications",
         _tail_of_a_full_queue,
         "integration/test_notifications.py::test_a_queue_that_was_full_takes_the_first_notification_after",
+    ),
+    _mutant(
+        "rules of requests",
+        _rules_of_requests,
+        "unit/test_validation.py::test_a_request_violates_what_protovalidate_says_it_violates",
+    ),
+    _mutant(
+        "bound of a JWKS",
+        _bound_of_a_jwks,
+        "integration/test_jwks.py::test_the_last_good_keys_stay_in_use_during_an_outage",
     ),
     _mutant(
         "catch-all of the interceptor",

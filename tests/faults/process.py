@@ -34,8 +34,8 @@ from runengine_server.repositories.functions import Function
 
 from tests.faults.arrivals import arrive
 from tests.faults.history import ours
+from tests.faults.patient import be_patient
 from tests.faults.reporting import REPORTS, answer_signals
-from tests.patience import be_patient
 
 WORKER_POINTS = (
     "before_first_step",

@@ -518,3 +518,18 @@ async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_
     finally:
         go.set()
         loop._default_executor = before  # type: ignore[attr-defined]
+
+
+async def test_a_heartbeat_that_comes_after_the_hand_back_keeps_the_run_from_nobody(
+    database_url: str,
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        await engine.trigger()
+        run = await engine.claim()
+        assert await engine.queue.hand_back([run]) == set()
+        assert await beat(engine, [run]) == set()
+        # Nor does it count twice, where the answer to the first was lost.
+        assert await engine.queue.hand_back([run]) == set()
+        (successor,) = await engine.queue.claim_expired(1)
+        assert (successor.hand_backs, successor.losses) == (1, 0)
+        assert await beat(engine, [successor]) == {run.id}
