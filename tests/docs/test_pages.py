@@ -14,7 +14,7 @@ from runengine_server.embedded_postgres import EmbeddedPostgres
 
 from tests.docs.pages import blocks
 from tests.docs.reader import Reader, with_ports_of_ones_own
-from tests.stack import ROOT, Stack
+from tests.stack import ROOT, Stack, readable_by_all
 
 README, WORKFLOWS = ROOT / "README.md", ROOT / "docs/workflows.md"
 DEPLOY, GRPC = ROOT / "docs/deploy.md", ROOT / "docs/reference/grpc.md"
@@ -130,8 +130,7 @@ async def test_trouble_looks_as_the_page_shows_it(reader: Reader, command: str, 
 async def test_the_page_on_deploying_leads_to_a_gateway_that_is_ready(clone: Path) -> None:
     directory = clone / "postgres"
     directory.mkdir()
-    for parent in (directory, *directory.parents[:3]):
-        parent.chmod(0o755)  # PostgreSQL may run as a user of its own
+    readable_by_all(directory)
     postgres = EmbeddedPostgres(directory)
     _, url = await postgres.start()
     host = url.partition("?host=")[2]

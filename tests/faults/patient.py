@@ -1,4 +1,4 @@
-"""The product without the bounds that a busy machine may overstep."""
+"""A process of the product whose calls wait for as long as it takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 def be_patient() -> None:
     """For tests that hold a lock until something has happened, which may take longer on a busy machine."""
-    from runengine_server.gateway.app import create_gateway
+    from runengine_gateway.app import create_gateway
     from runengine_server.repositories.connecting import OF_CALLS
     from runengine_server.repositories.database import Database
 

@@ -21,7 +21,7 @@ from runengine.v1 import (
     run_pb2,
     run_service_pb2,
 )
-from runengine_server.gateway.app import create_gateway
+from runengine_gateway.app import create_gateway
 from starlette.types import ASGIApp
 
 from tests.patience import SECONDS

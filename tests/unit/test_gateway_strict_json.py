@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from runengine_server.gateway.strict_json import FLAWED, parse_object
+from runengine_gateway.strict_json import FLAWED, parse_object
 
 
 def nested(depth: int) -> bytes:

@@ -180,7 +180,7 @@ WITH {_HELD}, written AS (
     DELETE FROM public.checkpoint_writes USING held
     WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $4 AND checkpoint_id = $5 AND task_id = ANY($6)
 ), failed AS (
-    UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
+    UPDATE public.run_steps SET status = 'failed', completed_at = {ENDED},
         updated_at = public.touch(updated_at),
         error = $7 || jsonb_build_object('step_id', step_id, 'attempt', run_steps.attempt)
     FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($6::uuid[])

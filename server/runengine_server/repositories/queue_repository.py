@@ -163,11 +163,12 @@ _CLAIM_EXPIRED = Function(
 )
 
 # Of the runs that a worker names ($1 to $3) those that are its own, and that nobody has locked: the others
-# must not wait for one. A run that is running has a lease, and no other has one; were it asked for its
+# must not wait for one. One that was handed back is nobody's: a heartbeat that was under way meanwhile would
+# keep it from all for a lease. A run that is running has a lease, and no other has one; were it asked for its
 # status, PostgreSQL might look for the held ones among all that are running (33,000 rows for ten).
 _NAMED = """unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
     JOIN public.runs ON runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-        AND runs.lease_expires_at IS NOT NULL"""
+        AND runs.lease_expires_at IS NOT NULL AND NOT runs.handed_back"""
 _FREE = f"free AS (SELECT runs.tenant_id, runs.id FROM {_NAMED} FOR NO KEY UPDATE OF runs SKIP LOCKED)"
 
 # What follows the update of those: all that are the worker's own, unless they have been updated all.

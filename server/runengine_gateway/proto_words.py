@@ -9,7 +9,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
 
-from runengine_server.gateway.routes import Binding
+from runengine_gateway.routes import Binding
 
 _PACKAGE = "runengine.v1"
 

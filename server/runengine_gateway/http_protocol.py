@@ -16,7 +16,7 @@ import httptools
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from runengine_server.gateway.problems import (
+from runengine_gateway.problems import (
     Problem,
     RefusedError,
     Violation,
@@ -25,7 +25,7 @@ from runengine_server.gateway.problems import (
     overloaded,
     request_timeout,
 )
-from runengine_server.gateway.safe_responses import SafeResponses
+from runengine_gateway.safe_responses import SafeResponses
 
 # Fed to the parser at once: how far beyond its limit a head is read at most.
 _SLICE = 4096

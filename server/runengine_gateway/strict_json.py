@@ -9,8 +9,9 @@ import math
 import re
 from typing import Any, Final, NamedTuple
 
-from runengine_server.gateway.json_mapping import MAX_INTEGER
-from runengine_server.gateway.problems import Violation
+from runengine.rest_json import MAX_INTEGER
+
+from runengine_gateway.problems import Violation
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 32  # the body itself is 1

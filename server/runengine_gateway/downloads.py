@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from runengine_server.gateway.calls import TokenCheck, explain, rpc_path
-from runengine_server.gateway.http_request import RequestReader, caller_metadata
-from runengine_server.gateway.problems import RefusedError, deadline_exceeded
-from runengine_server.gateway.routes import Binding
+from runengine_gateway.calls import TokenCheck, explain, rpc_path
+from runengine_gateway.http_request import RequestReader, caller_metadata
+from runengine_gateway.problems import RefusedError, deadline_exceeded
+from runengine_gateway.routes import Binding
 
 _Call: TypeAlias = grpc.aio.UnaryStreamCall[Message, DownloadArtifactResponse]
 

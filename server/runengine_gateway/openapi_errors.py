@@ -5,33 +5,14 @@ Every error has the one schema `Problem`: a narrower one for each status makes g
 its schema, in `x-reasons`.
 """
 
-import re
-from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from runengine.v1.error_reason_pb2 import ErrorReason
+from runengine.error_reasons import REASONS, Reason
 
-from runengine_server.gateway.proto_words import Words
-from runengine_server.gateway.routes import Binding
+from runengine_gateway.proto_words import Words
+from runengine_gateway.routes import Binding
 
 Json: TypeAlias = dict[str, Any]
-
-_PREFIX = "ERROR_REASON_"
-
-# What any call may meet. Those that ErrorReason does not know are left out.
-_COMMON_REASONS = (
-    "INVALID_ARGUMENT",
-    "UNAUTHENTICATED",
-    "NO_ORGANISATION",
-    "QUOTA_EXCEEDED",
-    "OVERLOADED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "REQUEST_TIMEOUT",
-    "HEADERS_TOO_LARGE",
-)
-_BODY_REASONS = ("PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 
 _VIOLATION: Json = {
     "description": "One thing that is wrong with a request.",
@@ -89,7 +70,7 @@ class Errors:
 
     def __init__(self, words: Words) -> None:
         self._words = words
-        self._reasons = dict(self._read_reasons())
+        self._meanings = {word: self._meaning(reason) for word, reason in REASONS.items()}
         self.responses: dict[str, Json] = {}
         self.schemas: dict[str, Json] = {
             "Problem": _PROBLEM,
@@ -97,43 +78,34 @@ class Errors:
             "ErrorReason": {
                 "description": "What went wrong, in a word.",
                 "type": "string",
-                "enum": list(self._reasons),
-                "x-enumDescriptions": {word: meaning for word, (_, meaning) in self._reasons.items()},
+                "enum": list(self._meanings),
+                "x-enumDescriptions": self._meanings,
             },
         }
 
-    def _read_reasons(self) -> Iterable[tuple[str, tuple[int, str]]]:
-        """Reason → its HTTP status and its meaning, from a comment such as `No such run: NOT_FOUND, 404.`"""
-        for value in ErrorReason.DESCRIPTOR.values:
-            comment = self._words.raw(f"{ErrorReason.DESCRIPTOR.full_name}.{value.name}")
-            told = re.match(r"(.+?)(?:: [A-Z_]+)?[,:] ([45]\d\d)\b", comment.removeprefix("REST only: "))
-            if told:
-                meaning = told[1][0].upper() + told[1][1:].replace("google.rpc.BadRequest", "`violations`")
-                yield value.name.removeprefix(_PREFIX), (int(told[2]), meaning + ".")
+    def _meaning(self, reason: Reason) -> str:
+        return self._words.raw(reason.full_name).replace("google.rpc.BadRequest", "`violations`")
 
-    def of_rule(self, rule: Binding, *, takes_idempotency_key: bool) -> dict[str, Json]:
-        """Status → response, for what any call may meet and what the comment of the RPC names."""
-        named = re.findall("[A-Z_]+", self._words.raw(rule.rpc.full_name).partition("Errors:")[2])
-        reasons = {*_COMMON_REASONS, *named}
+    def of_rule(self, rule: Binding) -> dict[str, Json]:
+        """Status → response, for the reasons that the RPC may return, and those that REST alone has."""
+        reasons = {word for word, reason in REASONS.items() if reason.comes_from(rule.rpc.name)}
         if rule.path_fields:
             reasons.add("NOT_FOUND")  # `.` for an id is no path
         if rule.takes_body:
-            reasons.update(_BODY_REASONS)
-        if takes_idempotency_key:
-            reasons.add("IDEMPOTENCY_KEY_REUSED")
+            reasons.update(("PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"))
         return self.of_reasons(reasons)
 
     def of_reasons(self, reasons: set[str]) -> dict[str, Json]:
-        """Status → response; reasons that ErrorReason does not know are left out."""
+        """Status → response."""
         by_status: dict[int, list[str]] = {}
-        for reason, (status, _) in self._reasons.items():
-            if reason in reasons:
-                by_status.setdefault(status, []).append(reason)
+        for word, reason in REASONS.items():
+            if word in reasons:
+                by_status.setdefault(reason.http_status, []).append(word)
         return {str(status): self._response(status, by_status[status]) for status in sorted(by_status)}
 
     def _response(self, status: int, reasons: list[str]) -> Json:
         response: Json = {
-            "description": " ".join(f"`{reason}`: {self._reasons[reason][1]}" for reason in reasons),
+            "description": " ".join(f"`{word}`: {self._meanings[word]}" for word in reasons),
             "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
             "x-reasons": reasons,
         }

@@ -25,8 +25,7 @@ _LARGEST_REPLY = 32 * 1024
 Answer = TypeVar("Answer")
 
 _RUN = f".{Run.DESCRIPTOR.full_name}"
-# The package of the messages that with_encoded_runs makes.
-ENCODED_RUNS = "runengine.gateway"
+_PACKAGE = "runengine.gateway"  # of the messages that with_encoded_runs makes
 _BYTES = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
 _REPEATED = descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
 
@@ -45,14 +44,14 @@ def with_encoded_runs(message: Descriptor) -> Descriptor:
                 like.oneof_decl.add(name=f"_{field.name}")
     file = descriptor_pb2.FileDescriptorProto(
         name=f"runengine/gateway/{message.name}.proto",
-        package=ENCODED_RUNS,
+        package=_PACKAGE,
         syntax="proto3",
         dependency=[message.file.name, *(each.name for each in message.file.dependencies)],
         message_type=[like],
     )
     pool = descriptor_pool.Default()
     pool.AddSerializedFile(file.SerializeToString())
-    return pool.FindMessageTypeByName(f"{ENCODED_RUNS}.{message.name}")
+    return pool.FindMessageTypeByName(f"{_PACKAGE}.{message.name}")
 
 
 def run_encoder(encode: Callable[[Message], dict[str, object]]) -> Callable[[bytes], orjson.Fragment]:

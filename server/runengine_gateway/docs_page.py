@@ -13,8 +13,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runengine_server.gateway.openapi_errors import Json
-from runengine_server.gateway.routes import Endpoint
+from runengine_gateway.openapi_errors import Json
+from runengine_gateway.routes import Endpoint
 
 _SAMPLES_BY_FORMAT = {
     "uuid": "0198d6a2-7c1e-7b53-9f4e-3d2c1b0a9f8e",
@@ -26,7 +26,7 @@ _SAMPLES_BY_TYPE = {"string": "…", "integer": 1, "number": 1, "boolean": False
 
 def docs_endpoint(document: Json) -> Endpoint:
     """Answers the page for this OpenAPI document; no token is asked for."""
-    style = files("runengine_server.gateway").joinpath("docs.css").read_text("utf-8")
+    style = files("runengine_gateway").joinpath("docs.css").read_text("utf-8")
     page = _Page(document).render(style).encode("utf-8")
     style_hash = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
     policy = (

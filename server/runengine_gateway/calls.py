@@ -11,17 +11,16 @@ from runengine.v1.run_service_pb2 import GetRunRequest, GetRunResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runengine_server.gateway.http_request import Metadata, RequestReader, caller_metadata, may_be_large
-from runengine_server.gateway.json_mapping import reply_encoder
-from runengine_server.gateway.problems import Problem, RefusedError, problem_of
-from runengine_server.gateway.remembered import remembered
-from runengine_server.gateway.routes import Binding
+from runengine_gateway.http_request import Metadata, RequestReader, caller_metadata, may_be_large
+from runengine_gateway.json_mapping import reply_encoder
+from runengine_gateway.problems import Problem, RefusedError, problem_of
+from runengine_gateway.remembered import remembered
+from runengine_gateway.routes import Binding
 
 _log = logging.getLogger(__name__)
 
 # The metadata that become headers of the answer.
 _TOLD = frozenset({"idempotency-replayed", "runengine-workers"})
-_CREATING = ("runengine.v1.RunService.TriggerRun", "runengine.v1.CampaignService.CreateCampaign")
 _GET_RUN = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].methods_by_name["GetRun"]
 
 
@@ -71,7 +70,7 @@ class UnaryCall:
         self._deadline_seconds = deadline_seconds
         self._reader = RequestReader(binding, deadline_seconds)
         self._tells = binding.http_method != "GET"
-        self._status = 201 if binding.rpc.full_name in _CREATING else 200
+        self._status = 201 if binding.creates else 200
         as_json = reply_encoder(binding.rpc.output_type, binding.response_body)
         self._json = remembered(as_json) if binding.http_method == "GET" else as_json
         self._call: grpc.aio.UnaryUnaryMultiCallable[Message, bytes] = channel.unary_unary(

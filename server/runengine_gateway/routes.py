@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runengine_server.gateway.problems import Problem
+from runengine_gateway.problems import problem
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -28,6 +28,11 @@ class Binding:
     path: str  # as in the rule, such as `/runs/{run_id}/steps`
     takes_body: bool
     response_body: str  # the field of the response that is the answer; empty for the whole response
+
+    @property
+    def creates(self) -> bool:
+        """What is posted to a collection becomes a part of it: 201."""
+        return self.http_method == "POST" and not self.path_fields
 
     @property
     def path_fields(self) -> list[str]:
@@ -88,7 +93,7 @@ class Paths:
                     return _method_not_allowed(of_methods)
                 scope["path_params"] = fields
                 return await endpoint(Request(scope, receive))
-        return Problem(404, "NOT_FOUND", "There is no such path.").response()
+        return problem("NOT_FOUND", "There is no such path.").response()
 
 
 def _match(template: Sequence[str], segments: Sequence[str]) -> dict[str, str] | None:
@@ -108,4 +113,4 @@ def _match(template: Sequence[str], segments: Sequence[str]) -> dict[str, str] |
 def _method_not_allowed(of_methods: Mapping[str, Endpoint]) -> Response:
     allowed = ", ".join(sorted(of_methods))
     detail = f"This path answers {allowed}."
-    return Problem(405, "METHOD_NOT_ALLOWED", detail, headers={"allow": allowed}).response()
+    return problem("METHOD_NOT_ALLOWED", detail, headers={"allow": allowed}).response()

@@ -9,9 +9,10 @@ import orjson
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
+from runengine.error_reasons import REASONS
 from starlette.responses import Response
 
-from runengine_server.gateway.json_mapping import json_path
+from runengine_gateway.json_mapping import json_path
 
 
 class Violation(NamedTuple):
@@ -59,69 +60,82 @@ class RefusedError(Exception):
         self.problem = problem
 
 
-class _Answer(NamedTuple):
-    status: int
-    detail: str  # stands in for the server's words where it gave none
-
-
-# FAILED_PRECONDITION is 409, on purpose: the usual table says 400. A code that is not here is a bug: 500.
-_ANSWERS: Mapping[grpc.StatusCode, _Answer] = {
-    grpc.StatusCode.INVALID_ARGUMENT: _Answer(400, "The request is malformed."),
-    grpc.StatusCode.UNAUTHENTICATED: _Answer(401, "A valid token is required."),
-    grpc.StatusCode.PERMISSION_DENIED: _Answer(403, "The token does not permit this."),
-    grpc.StatusCode.NOT_FOUND: _Answer(404, "There is no such resource."),
-    grpc.StatusCode.ALREADY_EXISTS: _Answer(409, "The resource exists already."),
-    grpc.StatusCode.ABORTED: _Answer(409, "Another call came in between; try again."),
-    grpc.StatusCode.FAILED_PRECONDITION: _Answer(409, "The state of the resource does not permit this."),
-    grpc.StatusCode.RESOURCE_EXHAUSTED: _Answer(429, "The server is over its load; try again."),
-    grpc.StatusCode.CANCELLED: _Answer(499, "The call was cancelled."),
-    grpc.StatusCode.UNAVAILABLE: _Answer(503, "The service cannot be reached at the moment; try again."),
-    grpc.StatusCode.DEADLINE_EXCEEDED: _Answer(504, "The call took longer than its deadline."),
+# Stands in for the server's words where it gave none. A code that is not here is a bug: 500.
+_DETAILS: Mapping[grpc.StatusCode, str] = {
+    grpc.StatusCode.INVALID_ARGUMENT: "The request is malformed.",
+    grpc.StatusCode.UNAUTHENTICATED: "A valid token is required.",
+    grpc.StatusCode.PERMISSION_DENIED: "The token does not permit this.",
+    grpc.StatusCode.NOT_FOUND: "There is no such resource.",
+    grpc.StatusCode.ALREADY_EXISTS: "The resource exists already.",
+    grpc.StatusCode.ABORTED: "Another call came in between; try again.",
+    grpc.StatusCode.FAILED_PRECONDITION: "The state of the resource does not permit this.",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "The server is over its load; try again.",
+    grpc.StatusCode.CANCELLED: "The call was cancelled.",
+    grpc.StatusCode.UNAVAILABLE: "The service cannot be reached at the moment; try again.",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "The call took longer than its deadline.",
 }
+
+# For an error without a reason that is known here: what the first reason with its code has. So
+# FAILED_PRECONDITION is 409, on purpose: the usual table says 400. No reason is CANCELLED, which is 499.
+_STATUSES = {grpc.StatusCode.CANCELLED: 499} | {
+    reason.code: reason.http_status for reason in reversed(REASONS.values()) if reason.code is not None
+}
+
+
+def problem(
+    reason: str,
+    detail: str,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    violations: Sequence[Violation] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Problem:
+    """With the HTTP status that the protos give the reason."""
+    return Problem(REASONS[reason].http_status, reason, detail, metadata or {}, violations, headers or {})
 
 
 def invalid(violations: Sequence[Violation]) -> Problem:
     """400: the gateway itself found these violations."""
-    return Problem(400, "INVALID_ARGUMENT", "The request is malformed.", violations=violations)
+    detail = _DETAILS[grpc.StatusCode.INVALID_ARGUMENT]
+    return problem("INVALID_ARGUMENT", detail, violations=violations)
 
 
 def payload_too_large(accepted: int = 256 * 1024) -> Problem:
     """413: the body is over its limit (contract: Bounds), or the server's transport refuses the message."""
     detail = f"The request is too large; {accepted // 1024} KiB are accepted."
-    return Problem(413, "PAYLOAD_TOO_LARGE", detail)
+    return problem("PAYLOAD_TOO_LARGE", detail)
 
 
 def request_timeout() -> Problem:
     """408: the caller takes too long to send its request."""
-    return Problem(
-        408, "REQUEST_TIMEOUT", "The request did not arrive in time.", headers={"connection": "close"}
-    )
+    return problem("REQUEST_TIMEOUT", "The request did not arrive in time.", headers={"connection": "close"})
 
 
 def head_too_large() -> Problem:
     """431: request line and header fields are over their limits."""
-    return Problem(431, "HEADERS_TOO_LARGE", "The request line and headers are too large or too many.")
+    return problem("HEADERS_TOO_LARGE", "The request line and headers are too large or too many.")
 
 
 def overloaded() -> Problem:
     """429: the gateway itself has as much to do as it takes on."""
-    answer = _ANSWERS[grpc.StatusCode.RESOURCE_EXHAUSTED]
-    return Problem(answer.status, "OVERLOADED", answer.detail, headers={"retry-after": "1"})
+    detail = _DETAILS[grpc.StatusCode.RESOURCE_EXHAUSTED]
+    return problem("OVERLOADED", detail, headers={"retry-after": "1"})
 
 
 def unavailable() -> Problem:
     """503: the server behind the gateway does not answer."""
-    return Problem(503, "UNAVAILABLE", _ANSWERS[grpc.StatusCode.UNAVAILABLE].detail)
+    return problem("UNAVAILABLE", _DETAILS[grpc.StatusCode.UNAVAILABLE])
 
 
 def deadline_exceeded() -> Problem:
     """504: the gateway gave the call up itself."""
-    return Problem(504, "DEADLINE_EXCEEDED", _ANSWERS[grpc.StatusCode.DEADLINE_EXCEEDED].detail)
+    return problem("DEADLINE_EXCEEDED", _DETAILS[grpc.StatusCode.DEADLINE_EXCEEDED])
 
 
 def internal(metadata: Mapping[str, str] | None = None) -> Problem:
     """500: a bug. Tells nothing of what happened; metadata `id`, if any, finds it in the server's log."""
-    return Problem(500, "INTERNAL", "The server failed to answer. The fault is its own.", metadata or {})
+    detail = "The server failed to answer. The fault is its own."
+    return problem("INTERNAL", detail, metadata=metadata)
 
 
 def problem_of(error: grpc.aio.AioRpcError, request: Descriptor) -> Problem:
@@ -131,20 +145,20 @@ def problem_of(error: grpc.aio.AioRpcError, request: Descriptor) -> Problem:
     an error without one is grpc's own and may name addresses. `request` is the type of the message that
     was sent: it gives the JSON names of the fields in violation.
     """
-    answer = _ANSWERS.get(error.code())
     rich = _rich_status(error)
     info = _detail(rich, error_details_pb2.ErrorInfo)
-    if answer is None:
+    if error.code() not in _DETAILS:
         return internal({key: value for key, value in info.metadata.items() if key == "id"})
     if not info.reason:
-        return _unexplained(error, answer)
-    status = 413 if info.reason == "PAYLOAD_TOO_LARGE" else answer.status
+        return _unexplained(error)
+    known, detail = REASONS.get(info.reason), _DETAILS[error.code()]
+    status = known.http_status if known else _STATUSES[error.code()]
     bad_request = _detail(rich, error_details_pb2.BadRequest)
     return Problem(
         status,
         info.reason,
         # The violations say more than the message, and in JSON names.
-        answer.detail if bad_request.field_violations else rich.message or answer.detail,
+        detail if bad_request.field_violations else rich.message or detail,
         dict(info.metadata),
         [
             Violation(json_path(found.field, request), found.description)
@@ -154,7 +168,7 @@ def problem_of(error: grpc.aio.AioRpcError, request: Descriptor) -> Problem:
     )
 
 
-def _unexplained(error: grpc.aio.AioRpcError, answer: _Answer) -> Problem:
+def _unexplained(error: grpc.aio.AioRpcError) -> Problem:
     """For an error that no servicer wrote: the server is away, or a transport refused the call."""
     reason = error.code().name
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -164,8 +178,9 @@ def _unexplained(error: grpc.aio.AioRpcError, answer: _Answer) -> Problem:
         if "CLIENT: Received message larger than max" in text or "metadata size exceeds" in text:
             return internal()  # the reply does not fit the channel that the gateway was given
         reason = "OVERLOADED"
-    headers = _headers(answer.status, error_details_pb2.RetryInfo())
-    return Problem(answer.status, reason, answer.detail, headers=headers)
+    status = _STATUSES[error.code()]
+    headers = _headers(status, error_details_pb2.RetryInfo())
+    return Problem(status, reason, _DETAILS[error.code()], headers=headers)
 
 
 def _headers(status: int, retry: error_details_pb2.RetryInfo) -> dict[str, str]:

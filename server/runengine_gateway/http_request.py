@@ -11,17 +11,17 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 
-from runengine_server.gateway.json_mapping import MalformedError, json_setter, text_setter
-from runengine_server.gateway.problems import (
-    Problem,
+from runengine_gateway.json_mapping import MalformedError, json_setter, text_setter
+from runengine_gateway.problems import (
     RefusedError,
     Violation,
     invalid,
     payload_too_large,
+    problem,
     request_timeout,
 )
-from runengine_server.gateway.routes import Binding
-from runengine_server.gateway.strict_json import FLAWED, MAX_BYTES, parse_object, shown_path
+from runengine_gateway.routes import Binding
+from runengine_gateway.strict_json import FLAWED, MAX_BYTES, parse_object, shown_path
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -135,7 +135,7 @@ class RequestReader:
         if not raw:
             return  # as good as {}: what is required, the server misses
         if refusal := _unsupported(request):
-            raise RefusedError(Problem(415, "UNSUPPORTED_MEDIA_TYPE", refusal))
+            raise RefusedError(problem("UNSUPPORTED_MEDIA_TYPE", refusal))
         members, flaws = parse_object(raw)
         violations += flaws
         for name, value in members.items():

@@ -5,8 +5,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from runengine_server.gateway.problems import unavailable
-from runengine_server.gateway.routes import Endpoint
+from runengine_gateway.problems import unavailable
+from runengine_gateway.routes import Endpoint
 
 _READY_WITHIN_SECONDS = 1.0
 

@@ -4,13 +4,13 @@ import grpc
 from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
 from starlette.types import ASGIApp
 
-from runengine_server.gateway.calls import TokenCheck, UnaryCall
-from runengine_server.gateway.docs_page import docs_endpoint
-from runengine_server.gateway.downloads import ArtifactDownload
-from runengine_server.gateway.health import alive, ready
-from runengine_server.gateway.openapi import document_endpoint, openapi_document
-from runengine_server.gateway.routes import Binding, Endpoint, Paths, bindings
-from runengine_server.gateway.safe_responses import SafeResponses
+from runengine_gateway.calls import TokenCheck, UnaryCall
+from runengine_gateway.docs_page import docs_endpoint
+from runengine_gateway.downloads import ArtifactDownload
+from runengine_gateway.health import alive, ready
+from runengine_gateway.openapi import document_endpoint, openapi_document
+from runengine_gateway.routes import Binding, Endpoint, Paths, bindings
+from runengine_gateway.safe_responses import SafeResponses
 
 
 def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0) -> ASGIApp:

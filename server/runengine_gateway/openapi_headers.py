@@ -1,13 +1,10 @@
 """Which headers may an answer have that says what was done? Told in the OpenAPI document."""
 
-from runengine_server.gateway.openapi_errors import Json
-from runengine_server.gateway.routes import Binding
+from runengine.error_reasons import REASONS
 
-TAKES_IDEMPOTENCY_KEY = {
-    "runengine.v1.RunService.TriggerRun",
-    "runengine.v1.RunService.RetryRun",
-    "runengine.v1.RunService.CancelRun",
-}
+from runengine_gateway.openapi_errors import Json
+from runengine_gateway.routes import Binding
+
 _QUEUES = {"runengine.v1.RunService.TriggerRun", "runengine.v1.RunService.RetryRun"}
 
 _REPLAYED: Json = {
@@ -20,10 +17,15 @@ _WORKERS: Json = {
 }
 
 
+def takes_idempotency_key(rule: Binding) -> bool:
+    """Whether it is a call whose key may have come before with another request."""
+    return REASONS["IDEMPOTENCY_KEY_REUSED"].comes_from(rule.rpc.name)
+
+
 def headers_of(rule: Binding) -> dict[str, Json]:
     """By name, those that a success may have."""
     headers: dict[str, Json] = {}
-    if rule.rpc.full_name in TAKES_IDEMPOTENCY_KEY:
+    if takes_idempotency_key(rule):
         headers["Idempotency-Replayed"] = _REPLAYED
     if rule.rpc.full_name in _QUEUES:
         headers["Runengine-Workers"] = _WORKERS

@@ -1,9 +1,8 @@
 """What can a caller ask of the gateway, and what comes back? Told as one OpenAPI 3.1 document.
 
-It is made from the descriptors that the gateway routes on, and from the comments in the protos. Four things
-are read out of the comments, which are written to that end: a request's field is `Required.` or `Optional.`;
-a string that is a `UUID` says so; a message that a reply may leave out says when it is `absent`; and an RPC
-names its `Errors:`, each of which has its HTTP status in ErrorReason.
+It is made from the descriptors that the gateway routes on: what a field needs and may hold is in its options,
+what may be missing is `optional`, and the reason of an error says its HTTP status and who returns it. The
+comments in the protos are the descriptions.
 """
 
 import re
@@ -15,14 +14,16 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
+from runengine.rest_json import words_of
+from runengine.rules import is_required, rules_of
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runengine_server.gateway.openapi_errors import Errors, Json
-from runengine_server.gateway.openapi_headers import TAKES_IDEMPOTENCY_KEY, headers_of
-from runengine_server.gateway.proto_words import Words, json_path
-from runengine_server.gateway.routes import Binding, Endpoint
-from runengine_server.gateway.strict_json import MAX_BYTES, MAX_DEPTH, MAX_KEYS
+from runengine_gateway.openapi_errors import Errors, Json
+from runengine_gateway.openapi_headers import headers_of, takes_idempotency_key
+from runengine_gateway.proto_words import Words, json_path
+from runengine_gateway.routes import Binding, Endpoint
+from runengine_gateway.strict_json import MAX_BYTES, MAX_DEPTH, MAX_KEYS
 
 _INTRODUCTION = (
     "Runs workflows for many tenants, and shows how they go. Every call needs a token, and sees what belongs "
@@ -42,16 +43,17 @@ _IDEMPOTENCY_KEY: Json = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 
-# What the server requires of a request's fields beyond their type, wherever a field has this name. Defaults
-# are told in words: generators make a field that has one required (openapi-typescript 7.13), or send it
-# (openapi-python-client 0.29), and an offset goes with no page token.
-_BOUNDS: Mapping[str, Json] = {
-    "limit": {"minimum": 1, "maximum": 100},
-    "offset": {"minimum": 0},
-    "attempt": {"minimum": 1},
-    "priority": {"minimum": -100, "maximum": 100},
-}
 _UUID: Json = {"type": "string", "format": "uuid"}
+_UUID_RULES = {"string.uuid", "repeated.items.string.uuid"}
+# What the type of the field says already: an enum's words are its values but the zero.
+_RULES_OF_TYPES = _UUID_RULES | {"repeated.items.enum.defined_only", "repeated.items.enum.not_in"}
+# The rules of buf.validate that are bounds, in the words of JSON Schema.
+_BOUNDS: Mapping[str, str] = {
+    "string.min_len": "minLength",
+    "int32.gte": "minimum",
+    "int32.lte": "maximum",
+    "repeated.max_items": "maxItems",
+}
 _STRUCT_MEMBERS: Mapping[str, Json] = {"context": {"campaignId": _UUID}}
 
 # By the name of a field or an enum. They make the docs read like the real thing; what is not here still gets
@@ -95,7 +97,8 @@ _INTEGERS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 def openapi_document(rules: Iterable[Binding]) -> Json:
     """The document for these bindings and for the health paths.
 
-    Raises TypeError for a field that JSON has no mapping for (source: json_mapping).
+    Raises TypeError for a field that JSON has no mapping for (source: rest_json), or a rule that it does not
+    know.
     """
     return _Document(list(rules)).build()
 
@@ -169,14 +172,12 @@ class _Document:
             operation["parameters"] = parameters
         if rule.takes_body:
             operation["requestBody"] = self._body(rule.rpc.input_type)
-        takes_key = rule.rpc.full_name in TAKES_IDEMPOTENCY_KEY
-        errors = self._errors.of_rule(rule, takes_idempotency_key=takes_key)
-        operation["responses"] = {**self._success(rule), **errors}
+        operation["responses"] = {**self._success(rule), **self._errors.of_rule(rule)}
         return operation
 
     def _told(self, rule: Binding) -> tuple[str, str]:
-        """The first sentence of the RPC's comment, and the others; its errors are told elsewhere."""
-        text = self._words.of(rule.rpc.full_name).partition("Errors:")[0].strip()
+        """The first sentence of the RPC's comment, and the others."""
+        text = self._words.of(rule.rpc.full_name)
         # Where REST answers something else than gRPC, the comment says what.
         _, differs, instead = text.partition("REST answers ")
         if differs:
@@ -191,29 +192,27 @@ class _Document:
             in_path = field.name in rule.path_fields
             if not in_path and rule.takes_body:
                 continue
-            description, required = self._request_words(field)
             found.append(
                 {
                     "name": field.json_name,
                     "in": "path" if in_path else "query",
-                    "required": in_path or required,
-                    "description": description,
+                    "required": is_required(field),
+                    "description": self._request_words(field),
                     "schema": self._request_type(field),
                 }
             )
-        return [*found, _IDEMPOTENCY_KEY] if rule.rpc.full_name in TAKES_IDEMPOTENCY_KEY else found
+        return [*found, _IDEMPOTENCY_KEY] if takes_idempotency_key(rule) else found
 
     def _body(self, request: Descriptor) -> Json:
         properties: dict[str, Json] = {}
         needed: list[str] = []
         for field in request.fields:
-            description, required = self._request_words(field)
             schema = self._request_type(field)
             properties[field.json_name] = {
-                **(schema if required else _nullable(schema)),
-                "description": description,
+                **(schema if is_required(field) else _nullable(schema)),
+                "description": self._request_words(field),
             }
-            if required:
+            if is_required(field):
                 needed.append(field.json_name)
         self._schemas[request.name] = {
             "type": "object",
@@ -224,20 +223,23 @@ class _Document:
         schema = {"$ref": f"#/components/schemas/{request.name}"}
         return {"required": bool(needed), "content": {"application/json": {"schema": schema}}}
 
-    def _request_words(self, field: FieldDescriptor) -> tuple[str, bool]:
-        text = self._words.of(field.full_name).replace("REST: ", "")
-        required = text.startswith("Required.")
-        return text.removeprefix("Required.").removeprefix("Optional.").strip(), required
+    def _request_words(self, field: FieldDescriptor) -> str:
+        return self._words.of(field.full_name).replace("REST: ", "")
 
     def _request_type(self, field: FieldDescriptor) -> Json:
+        # Defaults are told in words: generators make a field that has one required (openapi-typescript 7.13),
+        # or send it (openapi-python-client 0.29), and an offset goes with no page token.
         schema = self._value_type(field) | _examples(field.name)
         if field.type in _INTEGERS:
             limit = 2 ** (_INTEGERS[field.type] - 1)
             schema |= {"minimum": -limit, "maximum": limit - 1}
-        elif self._request_words(field)[1] and "format" not in schema:
-            schema["minLength"] = 1
-        schema |= _BOUNDS.get(field.name, {})
-        return {"type": "array", "items": schema} if field.is_repeated else schema
+        rules = rules_of(field)
+        if unknown := rules.keys() - _BOUNDS.keys() - _RULES_OF_TYPES:
+            raise TypeError(f"the gateway has no JSON Schema for {', '.join(unknown)} of {field.full_name}")
+        bounds = {_BOUNDS[rule]: value for rule, value in rules.items() if rule in _BOUNDS}
+        if field.is_repeated:
+            return {"type": "array", "items": schema, **bounds}
+        return schema | bounds
 
     def _success(self, rule: Binding) -> dict[str, Json]:
         if rule.rpc.server_streaming:
@@ -253,12 +255,10 @@ class _Document:
             schema, description = self._value_type(field), self._words.of(field.full_name)
         else:
             schema, description = self._message(response), "Success."
-        # What is posted to a collection becomes a part of it.
-        creates = rule.http_method == "POST" and not rule.path_fields
         answer: Json = {"description": description, "content": {"application/json": {"schema": schema}}}
         if headers := headers_of(rule):
             answer["headers"] = headers
-        return {"201" if creates else "200": answer}
+        return {"201" if rule.creates else "200": answer}
 
     def _message(self, message: Descriptor) -> Json:
         name = message.full_name.removeprefix(f"{message.file.package}.")
@@ -277,16 +277,13 @@ class _Document:
     def _reply_type(self, field: FieldDescriptor) -> Json:
         """As json_mapping.encoder_of writes the field."""
         schema = self._value_type(field)
-        is_message = field.message_type is not None
         if _is_map(field):
             schema, nullable = {"type": "object", "additionalProperties": schema}, False
         elif field.is_repeated:
-            schema, nullable = {"type": "array", "items": schema}, not is_message
-        elif is_message:
-            # Every message could be absent, and only the comment knows whether it ever is.
-            nullable = "absent" in self._words.raw(field.full_name).lower()
+            schema, nullable = {"type": "array", "items": schema}, field.message_type is None
         else:
-            nullable = field.has_presence
+            # What is `optional` in the proto, messages too: any message could be absent.
+            nullable = field.containing_oneof is not None
         if nullable:
             schema = _nullable(schema)
         return {**schema, **_examples(field.name), "description": _nulls(self._words.of(field.full_name))}
@@ -317,7 +314,7 @@ class _Document:
         elif field.type == FieldDescriptor.TYPE_BOOL:
             schema = {"type": "boolean"}
         elif field.type == FieldDescriptor.TYPE_STRING:
-            is_uuid = "UUID" in self._words.raw(field.full_name)
+            is_uuid = not _UUID_RULES.isdisjoint(rules_of(field))
             schema = dict(_UUID) if is_uuid else {"type": "string"}
         else:
             raise TypeError(f"the gateway has no JSON mapping for {field.full_name}")
@@ -358,8 +355,8 @@ def _tag(rule: Binding) -> str:
 
 def _enum_words(enum: EnumDescriptor) -> dict[str, str]:
     """REST's word → the proto's name, without the zero value, which is never answered and never accepted."""
-    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
-    return {value.name.removeprefix(prefix).lower(): value.name for value in enum.values if value.number != 0}
+    words = words_of(enum)
+    return {words[value.number]: value.name for value in enum.values if value.number != 0}
 
 
 def _examples(name: str) -> Json:
