@@ -225,15 +225,25 @@ def _unpack(file: Path, scratch: Path, directory: Path) -> None:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(file, "r:") as archive:
-            archive.extract(_DUMP, scratch, filter="data")
+            _copy_out(archive, archive.getmember(_DUMP), scratch / _DUMP)
             for member in archive:
                 if member.name.startswith(_ARTIFACTS) and member.isfile():
-                    # Within `directory`, whatever the name is: "data" refuses all else.
-                    archive.extract(
-                        member.replace(name=member.name.removeprefix(_ARTIFACTS)), directory, filter="data"
-                    )
+                    target = directory / member.name.removeprefix(_ARTIFACTS)
+                    if not target.resolve().is_relative_to(directory.resolve()):
+                        raise SettingsError(f"{file} has a file that would lie outside of {directory}")
+                    _copy_out(archive, member, target)
     except (OSError, tarfile.TarError) as error:
         raise SettingsError(f"cannot restore {file}: {error}") from None
+
+
+def _copy_out(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    # Not extract(), whose filters came with Python 3.11.4.
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = archive.extractfile(member)
+    if source is None:
+        raise tarfile.ExtractError(f"{member.name} is no file")
+    with source, target.open("xb") as written:
+        shutil.copyfileobj(source, written, 1 << 20)
 
 
 def _program(name: str, server_major: int) -> Path:

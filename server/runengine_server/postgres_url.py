@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+# Scheme, what stands between the slashes, and path and query.
+_PARTS = re.compile(r"(?:([^:/?#]*)://([^/?#]*))?(.*)", re.DOTALL)
 
 _SPELLING = "must be postgresql://user:password@host/database"
 
@@ -143,15 +147,17 @@ def parse_postgres_url(url: str) -> PostgresUrl:
     """What the URL says. Raises ValueError with what is wrong, in words that quote nothing of it but the
     names of options, for it has a password.
     """
+    # Not urlsplit's: with the fixes of 2025 it refuses brackets in a list of hosts (Debian's Python 3.11.2).
+    scheme, netloc, rest = _PARTS.fullmatch(url.strip()).groups()  # type: ignore[union-attr]
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(rest)
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise ValueError(_SPELLING) from None
-    if parts.scheme not in ("postgres", "postgresql"):
+    if scheme not in ("postgres", "postgresql"):
         raise ValueError(_SPELLING)
     options = dict(pairs)
-    login, _, places = parts.netloc.rpartition("@")
+    login, _, places = netloc.rpartition("@")
     user, _, password = login.partition(":")
     # First, because what is taken for an option may be the rest of a password with a "?" in it.
     hosts = _hosts(places, options)
@@ -218,6 +224,8 @@ def _host_and_port(place: str) -> tuple[str | None, int | None]:
     host, colon, port = place.rpartition(":")
     if not colon or place.endswith("]"):
         host, port = place, ""
+    if host.startswith("[") != host.endswith("]"):
+        raise ValueError(_SPELLING)
     return unquote(host).strip("[]") or None, _port(port)
 
 
