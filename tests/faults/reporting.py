@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -58,6 +59,8 @@ def answer_signals() -> None:
         # Whatever is raised here would be raised in the middle of what the product is doing.
         try:
             if number == signal.SIGUSR2:
+                # Python keeps two pipes to a child that has ended until the next is started, or asked for.
+                multiprocessing.active_children()
                 gc.collect()
                 _give_back()
             words = json.dumps({"pid": os.getpid(), **own()}).encode()
