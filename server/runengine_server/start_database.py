@@ -15,7 +15,6 @@ from runengine_server.repositories.connecting import NotWritable, sqlstate, word
 from runengine_server.repositories.damage import damage
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.driver_errors import TRANSIENT_ERRORS
-from runengine_server.repositories.schema import FUNCTIONS
 from runengine_server.settings import Settings, SettingsError
 
 # How often a process looks whether the database is there, and how long that may take to answer.
@@ -68,7 +67,7 @@ async def open_database(
     try:
         await database.open()
         flaw = await database.check()
-        is_current = await database.has(FUNCTIONS)
+        is_current = await database.has_functions()
         damaged = await damage(database) if is_current else None
     except asyncpg.UndefinedTableError:
         raise SettingsError("the database has no schema yet: run `runengine-server migrate`") from None

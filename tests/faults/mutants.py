@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from runengine_server.repositories.functions import Function
-
 from tests.rewriting import rewrite
 
 VARIABLE = "RUNENGINE_MUTANT"
@@ -25,106 +23,35 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 _SECONDS = 180
 
 
-def _without(module: Any, names: Iterable[str], guard: str, instead: str) -> None:
-    """Replaces `guard` in each of the statements and functions, or dicts of them, that `names` are in the
-    module.
-    """
-    texts: list[str] = []
-    for name in names:
-        found = getattr(module, name)
-        texts += [each if isinstance(each, str) else each.query for each in _values(found)]
-        for each in _values(found):
-            if isinstance(each, Function):
-                rewrite(each, lambda text: text.replace(guard, instead))
-        if isinstance(found, str):
-            setattr(module, name, found.replace(guard, instead))
-        elif isinstance(found, dict):
-            found.update(
-                {key: text.replace(guard, instead) for key, text in found.items() if isinstance(text, str)}
-            )
-    assert any(guard in text for text in texts), f"no {guard!r} in {names} any more"
+_UNFENCED = """(SELECT attempt FROM public.runs
+        WHERE tenant_id = _tenant AND id = _run AND status = 'running' FOR SHARE)"""
 
 
-def _values(found: Any) -> list[Any]:
-    return list(found.values()) if isinstance(found, dict) else [found]
+_CLAIMS = ("claim_queued", "claim_expired")
+_ORDER = """
+        AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
+            > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
 
 
-# $3 stays in use, so that the statement's parameters do.
-_EPOCH, _ANY_EPOCH = "AND epoch = $3", "AND $3::bigint IS NOT NULL"
-
-
-def _epoch_of(*statements: str) -> Callable[[], None]:
+def _in(functions: Iterable[str], guard: str, instead: str) -> Callable[[], None]:
     def apply() -> None:
-        from runengine_server.repositories import held_run_repository
-
-        _without(held_run_repository, statements, _EPOCH, _ANY_EPOCH)
+        for name in functions:
+            rewrite(name, guard, instead)
 
     return apply
 
 
-def _epoch_in_heartbeat() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_HEARTBEAT"], "AND runs.epoch = held.epoch", "")
-
-
-def _epoch_in_hand_back() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_HAND_BACK"], "AND runs.epoch = held.epoch", "")
-
-
-def _epoch_rises() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_CLAIM_QUEUED", "_CLAIM_EXPIRED"], "epoch = epoch + 1", "epoch = epoch")
-
-
-def _status_in_fence() -> None:
-    from runengine_server.repositories import held_run_repository
-
-    names = [
-        "_RECORD",
-        "_BEGIN_STEP",
-        "_FAIL_STEP",
-        "_SAVE_ARTIFACT",
-        "_SAVE_CACHED",
-    ]
-    guard = "epoch = $3 AND status = 'running'"
-    _without(held_run_repository, names, guard, "epoch = $3")
-
-
-def _campaign_order() -> None:
-    from runengine_server.repositories import held_run_repository
-
-    guard = """
-        AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
-            > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
-    _without(held_run_repository, ["_END"], guard, "")
-
-
-def _idempotency_insert() -> None:
-    from runengine_server.repositories import run_repository
-
-    _without(run_repository, ["_TRIGGER"], "WHILE $9 IS NOT NULL LOOP", "WHILE false LOOP")
+def _epoch_of(function: str) -> Callable[[], None]:
+    return _in([function], "hold_lease(_tenant, _run, _epoch)", _UNFENCED)
 
 
 def _status_of_retry() -> None:
-    from runengine_server.repositories import run_repository
-
-    # The statement's own guard, and the lock under which the status was read before it.
-    _without(run_repository, ["_RETRY"], "FOR UPDATE", "")
-    for status in ("failed", "cancelled"):
-        _without(
-            run_repository,
-            ["_RETRY"],
-            f"AND attempt = current_attempt AND status = '{status}'",
-            "AND status <> 'completed'",
-        )
+    # The statement's own guard, the lock under which the status was read before it, and what it read.
+    rewrite("lock_run", " FOR UPDATE", "")
+    rewrite("retry_run", "AND status = result.status", "AND status <> 'completed'")
 
 
 def _campaign_in_own_transaction() -> None:
-    from runengine_server.repositories.campaign_repository import update_from_run
     from runengine_server.repositories.held_run_repository import EndingRun, HeldRunRepository
 
     scopes: dict[Any, tuple[Any, str]] = {}
@@ -136,16 +63,10 @@ def _campaign_in_own_transaction() -> None:
 
     async def update_campaign(self: Any, *arguments: Any) -> None:
         scope, tenant_id = scopes[arguments[-1]]
-        await scope.fetch(update_from_run("$2", "$3", "$4", "$5"), tenant_id, *arguments)
+        await scope.fetch("SELECT move_campaign($1, $2, $3, $4, $5)", tenant_id, *arguments)
 
     HeldRunRepository.__init__ = remember  # type: ignore[method-assign]
     EndingRun.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
-
-
-def _skip_locked() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_CLAIM_QUEUED", "_CLAIM_EXPIRED"], "FOR UPDATE SKIP LOCKED", "FOR UPDATE")
 
 
 def _force_row_level_security() -> None:
@@ -161,26 +82,31 @@ def _force_row_level_security() -> None:
 
 
 def _tenant_predicate() -> None:
-    from runengine_server.repositories import run_repository
-
-    names = ["_GET", "_LIST_OF_CAMPAIGN", "_LIST_EVENTS", "_LIST_STEPS", "_CANCEL", "_RETRY"]
-    _without(run_repository, names, "runs.tenant_id = $1", "$1::text IS NOT NULL")
-    _without(run_repository, names, " tenant_id = $1", " $1::text IS NOT NULL")
+    for name in (
+        "get_run",
+        "list_campaign_runs",
+        "campaign_runs_in",
+        "count_campaign_runs",
+        "list_run_events",
+        "list_run_steps",
+        "lock_run",
+        "cancel_run",
+        "retry_run",
+    ):
+        rewrite(name, "tenant_id = _tenant", "tenant_id IS NOT NULL")
 
 
 def _tie_break() -> None:
-    from runengine_server.repositories import run_repository
-
-    _without(run_repository, ["_LIST_OF_CAMPAIGN"], "created_at DESC, id DESC", "created_at DESC")
+    for name in ("list_campaign_runs", "list_campaign_runs_by_status", "campaign_runs_in"):
+        rewrite(name, "created_at DESC, id DESC", "created_at DESC")
 
 
 def _clock_of_leases() -> None:
     import asyncpg
-    from runengine_server.repositories import queue_repository
 
-    names = ["_CLAIM_QUEUED", "_CLAIM_EXPIRED", "_HEARTBEAT"]
     clock = "current_setting('runengine.clock')::timestamptz"
-    _without(queue_repository, names, "clock_timestamp() + make_interval", f"{clock} + make_interval")
+    for name in ("claim_queued", "claim_expired", "heartbeat"):
+        rewrite(name, "clock_timestamp() + make_interval", f"{clock} + make_interval")
 
     def by_the_application(fetch: Any) -> Any:
         async def told(self: Any, query: str, *arguments: Any, **named: Any) -> Any:
@@ -254,12 +180,6 @@ def _bound_of_hand_backs() -> None:
     from runengine_server.engine import langgraph_run_processor
 
     vars(langgraph_run_processor)["MAX_HAND_BACKS"] = 10**6
-
-
-def _pause_between_hand_backs() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_HAND_BACK"], "= 1 THEN '-infinity'", "> 0 THEN '-infinity'")
 
 
 def _reset_of_forked_children() -> None:
@@ -349,24 +269,28 @@ def _mutant(name: str, apply: Callable[[], None], *tests: str) -> Mutant:
 
 
 MUTANTS = (
-    _mutant("epoch in the end of a run", _epoch_of("_END"), _LOST),
-    _mutant("epoch in the begin of a step", _epoch_of("_BEGIN_STEP"), _LOST),
-    _mutant("epoch in the failure of a step", _epoch_of("_FAIL_STEP"), _LOST),
-    _mutant("epoch in what a step wrote and in a checkpoint", _epoch_of("_RECORD"), _LOST),
-    _mutant("epoch in an artifact", _epoch_of("_SAVE_ARTIFACT"), _LOST),
-    _mutant("epoch in a cache entry", _epoch_of("_SAVE_CACHED"), _LOST),
-    _mutant("epoch in the heartbeat", _epoch_in_heartbeat, _LOST),
-    _mutant("epoch in the handing back", _epoch_in_hand_back, _LOST),
-    _mutant("a claim raises the epoch", _epoch_rises, _LOST),
-    _mutant("status in the fence", _status_in_fence, _LOST),
+    _mutant("epoch in the end of a run", _in(["end_run"], "AND epoch = _epoch", ""), _LOST),
+    _mutant("epoch in the begin of a step", _epoch_of("begin_step"), _LOST),
+    _mutant("epoch in the failure of a step", _epoch_of("fail_step"), _LOST),
+    _mutant("epoch in what a step wrote and in a checkpoint", _epoch_of("record_progress"), _LOST),
+    _mutant("epoch in an artifact", _epoch_of("save_artifact"), _LOST),
+    _mutant("epoch in a cache entry", _epoch_of("save_cached"), _LOST),
+    _mutant("epoch in the heartbeat", _in(["heartbeat"], "AND runs.epoch = held.epoch", ""), _LOST),
+    _mutant("epoch in the handing back", _in(["hand_back"], "AND runs.epoch = held.epoch", ""), _LOST),
+    _mutant(
+        "a claim raises the epoch",
+        _in(["claim_queued", "claim_expired"], "epoch = epoch + 1", "epoch = epoch"),
+        _LOST,
+    ),
+    _mutant("status in the fence", _in(["hold_lease"], " AND status = 'running'", ""), _LOST),
     _mutant(
         "order of a campaign's runs",
-        _campaign_order,
+        _in(["move_campaign"], _ORDER, ""),
         "e2e/test_lifecycle.py::test_a_slow_old_run_does_not_overwrite_a_newer_one",
     ),
     _mutant(
         "insert of an idempotency key",
-        _idempotency_insert,
+        _in(["claim_idempotency_key"], "WHILE _key IS NOT NULL LOOP", "WHILE false LOOP"),
         "integration/test_idempotency.py::test_fifty_triggers_at_once_make_one_run",
     ),
     _mutant(
@@ -381,7 +305,7 @@ MUTANTS = (
     ),
     _mutant(
         "SKIP LOCKED",
-        _skip_locked,
+        _in(_CLAIMS, "FOR UPDATE SKIP LOCKED", "FOR UPDATE"),
         "faults/test_guards.py::test_a_claimer_does_not_wait_for_a_run_that_another_has_locked",
     ),
     _mutant(
@@ -479,7 +403,7 @@ MUTANTS = (
     ),
     _mutant(
         "pause between hand-backs",
-        _pause_between_hand_backs,
+        _in(["hand_back"], "= 1 THEN '-infinity'", "> 0 THEN '-infinity'"),
         "integration/test_hand_backs.py::test_pauses_grow_and_a_bound_ends_the_run_with_a_code_of_its_own",
     ),
     _mutant(

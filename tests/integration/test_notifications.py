@@ -15,8 +15,8 @@ import asyncpg
 import pytest
 from runengine_client import RunEngineClient
 from runengine_server.domain.run import RunStatus
+from runengine_server.repositories.channels import CANCELLED, HANDED_BACK, QUEUED
 from runengine_server.repositories.database import Database
-from runengine_server.repositories.transition_sql import CANCELLED, HANDED_BACK, QUEUED
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.proxy import Proxy

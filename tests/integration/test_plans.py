@@ -14,18 +14,12 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from runengine_server.database.functions import dispatch_function, tenant_function
 from runengine_server.domain.encoded_run import encode_input
-from runengine_server.domain.run import NewRun, RunStatus
-from runengine_server.repositories import (
-    artifact_repository,
-    campaign_repository,
-    held_run_repository,
-    queue_repository,
-    run_repository,
-)
+from runengine_server.domain.run import NewRun
 from runengine_server.repositories.database import Database
-from runengine_server.repositories.functions import Function
-from runengine_server.repositories.schema import FUNCTIONS
+
+from tests.rewriting import called
 
 RUNS = 200_000
 TENANT, CAMPAIGN, WORKFLOW = "org_large", UUID(int=1), "workflow"
@@ -88,11 +82,11 @@ class Session:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def reads(self, statement: Function | str, *arguments: Any) -> tuple[int, dict[str, int]]:
+    async def reads(self, name: str, *arguments: Any) -> tuple[int, dict[str, int]]:
         """How many rows it answers, and how many it reads of each table. What it does is undone."""
-        dispatch = isinstance(statement, str) or statement.dispatch
+        dispatch = name in OF_DISPATCH
         scope = self._database.dispatch() if dispatch else self._database.tenant(TENANT)
-        sql = statement if isinstance(statement, str) else statement.call
+        sql = (dispatch_function(name) if dispatch else tenant_function(name)).call
         with pytest.raises(Undone) as undone:  # noqa: PT012
             async with scope.transaction() as transaction:
                 # PostgreSQL reports what it has counted once a second, and forgets it only then.
@@ -122,56 +116,68 @@ AFTER = (BEGIN + timedelta(seconds=100_000), UUID(int=100_000))
 WRITTEN = (["", ""], ["2", "2"], ["t", "t"], ["", ""], [0, 1], ["a", "b"], ["null"] * 2, [b""] * 2)
 STORED = ([""], ["2"], ["1"], ["null"], [b""], [b""])
 NOTHING: tuple[list[Any], ...] = ([],) * 15
-LIST = run_repository._LIST_OF_CAMPAIGN
+SOME = ["failed", "queued"]
+OF_DISPATCH = {"claim_queued", "claim_expired", "heartbeat", "hand_back"}
+FIRST = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
 COUNTS = {"campaign_run_counts": 16}
 
 # Each with the rows that it answers, and those that it reads: of what it only shows as many as that, with
 # the one that tells of a next page, and one for each status that is merged; of what it moves each row as
 # often as it is found, locked, changed, and referred to by what goes with it.
-CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
-    (LIST[False, False], (CAMPAIGN, 20, 0), 1, {"runs": 21, **COUNTS}),
-    (LIST[False, True], (CAMPAIGN, 20, 0, *AFTER), 1, {"runs": 21, **COUNTS}),
-    (LIST[True, False], (CAMPAIGN, 20, 0, ["failed", "queued"]), 1, {"runs": 22, **COUNTS}),
-    (LIST[True, True], (CAMPAIGN, 20, 0, *AFTER, ["failed", "queued"]), 1, {"runs": 22, **COUNTS}),
-    (run_repository._GET, (COMPLETED,), 1, {"runs": 1}),
-    (run_repository._LIST_STEPS, (COMPLETED, None), 1, {"runs": 1, "run_steps": 1}),
-    (run_repository._LIST_EVENTS, (COMPLETED,), 1, {"run_events": 1}),
+CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
+    ("list_campaign_runs", (CAMPAIGN, 20, 0, *FIRST), 1, {"runs": 21, **COUNTS}),
+    ("list_campaign_runs", (CAMPAIGN, 20, 0, *AFTER), 1, {"runs": 21, **COUNTS}),
     (
-        run_repository._TRIGGER,
+        "list_campaign_runs_by_status",
+        (CAMPAIGN, 20, 0, *FIRST, SOME),
+        1,
+        {"runs": 22, **COUNTS},
+    ),
+    (
+        "list_campaign_runs_by_status",
+        (CAMPAIGN, 20, 0, *AFTER, SOME),
+        1,
+        {"runs": 22, **COUNTS},
+    ),
+    ("get_run", (COMPLETED,), 1, {"runs": 1}),
+    ("list_run_steps", (COMPLETED, None), 1, {"runs": 1, "run_steps": 1}),
+    ("list_run_events", (COMPLETED,), 1, {"run_events": 1}),
+    (
+        "trigger_run",
         (uuid4(), WORKFLOW, INPUT, CAMPAIGN, 0, *ACTOR, "new", b"", None),
         1,
         {"workflows": 1, "idempotency_keys": 1, "runs": 1, "campaign_run_counts": 1},
     ),
     (
-        run_repository._CANCEL,
+        "cancel_run",
         (RUNNING, *ACTOR, *NO_KEY),
         1,
         {"runs": 3, "run_steps": 1, "campaign_run_counts": 1, "checkpoints": 2, "checkpoint_writes": 1},
     ),
     (
-        run_repository._RETRY,
+        "retry_run",
         (FAILED, *ACTOR, *NO_KEY, None),
         1,
         {"runs": 4, "run_steps": 1, "campaign_run_counts": 1},
     ),
-    (campaign_repository._INSERT, (uuid4(),), 1, {}),
-    (campaign_repository._GET, (CAMPAIGN,), 1, {"campaigns": 1}),
-    (artifact_repository._GET, (COMPLETED,), 1, {"artifacts": 1}),
-    (queue_repository._CLAIM_QUEUED, (*LEASE, "", None), 10, {"runs": 40, "campaign_run_counts": 10}),
-    (queue_repository._CLAIM_EXPIRED, (*LEASE, 1), 10, {"runs": 30, "run_steps": 10}),
-    (queue_repository._HEARTBEAT, (*KEPT, 30.0), 10, {"runs": 10}),
-    (queue_repository._HAND_BACK, (*KEPT, 0.25), 10, {"runs": 10, "run_steps": 10}),
+    ("create_campaign", (uuid4(),), 1, {}),
+    ("get_campaign", (CAMPAIGN,), 1, {"campaigns": 1}),
+    ("get_artifact", (COMPLETED,), 1, {"artifacts": 1}),
+    ("claim_queued", (*LEASE, "", None), 10, {"runs": 40, "campaign_run_counts": 10}),
+    ("claim_expired", (*LEASE, 2, 1), 10, {"runs": 30, "run_steps": 10}),
+    ("heartbeat", (*KEPT, 30.0), 10, {"runs": 10}),
+    ("hand_back", (*KEPT, 0.25), 10, {"runs": 10, "run_steps": 10}),
     (
-        held_run_repository._BEGIN_STEP,
+        "begin_step",
         (*HELD, [RUNNING], *WRITTEN, *STORED, uuid4(), "two", "two", False),
         1,
         {"runs": 5, "run_steps": 1},
     ),
-    (held_run_repository._RECORD, (*HELD, [RUNNING], *WRITTEN, *STORED), 1, {"runs": 4, "run_steps": 1}),
-    (held_run_repository._FAIL_STEP, (*HELD, RUNNING, {}, True, 1, False), 1, {"runs": 2, "run_steps": 1}),
+    ("record_progress", (*HELD, [RUNNING], *WRITTEN, *STORED), 1, {"runs": 4, "run_steps": 1}),
+    ("fail_step", (*HELD, RUNNING, {}, True, 1, False), 1, {"runs": 2, "run_steps": 1}),
     (
-        held_run_repository._END[RunStatus.COMPLETED],
-        (*HELD, None, "worker:test", "COMPLETED", CAMPAIGN, "live", None, RUNNING, [RUNNING]),
+        "end_run",
+        (*HELD, "completed", None, "worker:test", "COMPLETED", CAMPAIGN, "live", None, RUNNING, [RUNNING]),
         1,
         {
             "runs": 4,
@@ -183,8 +189,8 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
         },
     ),
     (
-        held_run_repository._END[RunStatus.FAILED],
-        (*HELD, b"", "worker:test", "STEP_FAILED", CAMPAIGN, "failed", None, RUNNING, []),
+        "end_run",
+        (*HELD, "failed", b"", "worker:test", "STEP_FAILED", CAMPAIGN, "failed", None, RUNNING, []),
         1,
         {
             "runs": 4,
@@ -195,26 +201,26 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
             "checkpoint_writes": 1,
         },
     ),
-    (held_run_repository._GET_CHECKPOINT, (RUNNING, "", None), 1, {"checkpoints": 1}),
-    (held_run_repository._LIST_CHECKPOINTS, (RUNNING, "", None), 1, {"checkpoints": 1}),
-    (held_run_repository._LIST_WRITES, (RUNNING, "", "1"), 1, {"checkpoint_writes": 1}),
+    ("get_checkpoint", (RUNNING, "", None), 1, {"checkpoints": 1}),
+    ("list_checkpoints", (RUNNING, "", None), 1, {"checkpoints": 1}),
+    ("list_writes", (RUNNING, "", "1"), 1, {"checkpoint_writes": 1}),
     (
-        held_run_repository._PRUNE_CHECKPOINTS,
+        "prune_checkpoints",
         HELD,
         1,
         {"runs": 1, "checkpoints": 2, "checkpoint_writes": 1},
     ),
-    (held_run_repository._DROP_CHECKPOINTS, HELD, 1, {"runs": 1, "checkpoints": 1, "checkpoint_writes": 1}),
+    ("drop_checkpoints", HELD, 1, {"runs": 1, "checkpoints": 1, "checkpoint_writes": 1}),
     (
-        held_run_repository._SAVE_ARTIFACT,
+        "save_artifact",
         (*HELD, uuid4(), "name", "text/plain", 1, "key", RUNNING, 1),
         1,
         {"runs": 2, "run_steps": 1},
     ),
-    (held_run_repository._HAS_ARTIFACT, (RUNNING,), 1, {"artifacts": 1}),
-    (held_run_repository._GET_CACHED, (WORKFLOW, "one", RUNNING.bytes), 1, {"step_cache": 1}),
+    ("has_artifact", (RUNNING,), 1, {"artifacts": 1}),
+    ("get_cached", (WORKFLOW, "one", RUNNING.bytes), 1, {"step_cache": 1}),
     (
-        held_run_repository._SAVE_CACHED,
+        "save_cached",
         (*HELD, WORKFLOW, "one", b"new", "null", b"", None),
         1,
         {"runs": 1},
@@ -223,7 +229,7 @@ CASES: list[tuple[Function | str, tuple[Any, ...], int, dict[str, int]]] = [
 
 
 def test_every_function_is_looked_at() -> None:
-    assert {statement for statement, *_ in CASES if isinstance(statement, Function)} == set(FUNCTIONS)
+    assert {name for name, *_ in CASES} == called()
 
 
 async def wrong(session: Session) -> dict[str, Any]:
@@ -231,7 +237,7 @@ async def wrong(session: Session) -> dict[str, Any]:
     found = {}
     for statement, arguments, *expected in CASES:
         if (seen := list(await session.reads(statement, *arguments))) != expected:
-            found[statement.title if isinstance(statement, Function) else statement] = (seen, expected)
+            found[statement] = (seen, expected)
     return found
 
 

@@ -16,8 +16,8 @@ import structlog
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun
 from runengine_server.engine.heartbeat import Heartbeat
+from runengine_server.repositories.channels import HANDED_BACK
 from runengine_server.repositories.queue_repository import QueueRepository
-from runengine_server.repositories.transition_sql import HANDED_BACK
 
 # Notifications are a hint, and may be lost; a poll finds what they missed. A quarter of the lease, where
 # that is less, so that a lost worker's runs go on 1.25 leases after its last heartbeat at the latest.

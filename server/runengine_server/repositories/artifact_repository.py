@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from runengine_server.database.functions import tenant_function
 from runengine_server.domain.run import Artifact
-from runengine_server.repositories.database import Scope
-from runengine_server.repositories.functions import Function
+from runengine_server.repositories.database import TenantScope
 
-_GET = Function(
-    "get_artifact",
-    "text, uuid",
-    "id uuid, name text, media_type text, size bigint, key text",
-    "SELECT id, name, media_type, size, key FROM public.artifacts WHERE tenant_id = $1 AND id = $2",
-)
-
-FUNCTIONS = (_GET,)
+_GET = tenant_function("get_artifact")
 
 
 class ArtifactRepository:
     """The artifacts of one tenant."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: TenantScope) -> None:
         self._scope = scope
 
     async def get(self, artifact_id: UUID) -> Artifact | None:

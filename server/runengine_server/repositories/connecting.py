@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import asyncpg
 import orjson
 
+from runengine_server.database import functions
 from runengine_server.postgres_url import parse_postgres_url, place_of
 
 if TYPE_CHECKING:
@@ -23,13 +24,17 @@ else:
 # What the statements here take for granted, whatever the database's, the role's or the server's defaults.
 _ASSUMED = {
     "default_transaction_isolation": "read committed",
-    "search_path": "public",
     "row_security": "on",
     "standard_conforming_strings": "on",
 }
 
 # What a migration may take as long as it needs for.
-OF_MIGRATIONS = {**_ASSUMED, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+OF_MIGRATIONS = {
+    **_ASSUMED,
+    "search_path": "public",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
 
 OF_CALLS = {
     **_ASSUMED,
@@ -89,12 +94,12 @@ class Connector:
     then has to begin with `begin`.
     """
 
-    def __init__(self, url: str, process: str, settings: Mapping[str, str] = OF_CALLS) -> None:
-        """Raises ValueError as parse_postgres_url does."""
+    def __init__(self, url: str, process: str, settings: Mapping[str, str] | None = None) -> None:
+        """`settings` are those of calls if not given. Raises ValueError as parse_postgres_url does."""
         self.url = parse_postgres_url(url)
         self.pooled = False
         self._name = self.url.application_name or f"runengine {process} {os.getpid()}"
-        self._settings = settings
+        self._settings = settings or {**OF_CALLS, "search_path": functions.search_path()}
         self._hosts = list(self.url.hosts)
 
     @property
@@ -102,8 +107,8 @@ class Connector:
         """Begins a transaction in which the settings hold."""
         if not self.pooled:
             return "BEGIN"
-        local = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in self._settings.items())
-        return f"BEGIN ISOLATION LEVEL READ COMMITTED; {local}"
+        local = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in self._settings.items())
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT {local}"
 
     async def connect(self) -> Connection:
         """A connection to the first host that will do, each with a time limit of its own: the host that

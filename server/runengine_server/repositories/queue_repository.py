@@ -8,172 +8,16 @@ from uuid import UUID
 
 import asyncpg
 
+from runengine_server.database.functions import dispatch_function
 from runengine_server.domain.encoded_run import decode_input
-from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun, RunStatus
+from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun
+from runengine_server.repositories.channels import CANCELLED, HANDED_BACK, QUEUED
 from runengine_server.repositories.database import Database, DispatchLine
-from runengine_server.repositories.functions import Function
-from runengine_server.repositories.transition_sql import CANCELLED, HANDED_BACK, QUEUED, counted, logged
 
-_NAMES = """tenant_id, id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id, encoded_input,
-    running_seconds"""
-_COLUMNS = """tenant_id text, id uuid, epoch bigint, workflow_name text, attempt int, losses int,
-    hand_backs int, campaign_id uuid, encoded_input bytea, running_seconds float, served_last text"""
-
-_CLAIMED = """runs.tenant_id, runs.id, runs.epoch, runs.workflow_name, runs.attempt, runs.losses,
-    runs.hand_backs, runs.campaign_id, runs.encoded_input,
-    extract(epoch FROM clock_timestamp() - runs.started_at)::float AS running_seconds"""
-
-# Tenants are served in turn: those after the one served last ($5), in the order of their ids, then from
-# the start; a tenant that has as many running as it may ($6) is passed over. `places` counts those that
-# have room. Each step is one descent of runs_queued, so the price is that of the batch, however many
-# are queued; the priority in its order keeps PostgreSQL from the primary key, where completed runs lie
-# between. Each tenant gets an equal share of the batch, in the order of its priorities.
-# queued -> running. Two functions for the two ways to claim, each on its partial index: one
-# statement with OR uses neither index (105 against 3,900 claims/s).
-# $1 workflows, $2 how many, $3 lease in seconds, $4 the worker.
-_CLAIM_QUEUED = Function(
-    "claim_queued",
-    "text[], int, float, text, text, int",
-    _COLUMNS,
-    f"""
-    -- With a limit of what runs, no two workers may look at the same time how many do.
-    IF $6 IS NOT NULL THEN PERFORM pg_advisory_xact_lock(7405113218); END IF;
-    WITH RECURSIVE turn AS (
-        SELECT $5::text AS tenant_id, false AS again, 0::bigint AS room, 0 AS places, 0 AS step
-        UNION ALL
-        SELECT next.tenant_id, next.again, next.room, places + (next.room > 0)::int, step + 1
-        FROM turn CROSS JOIN LATERAL (
-            SELECT found.*, CASE WHEN $6::int IS NULL THEN $2 ELSE $6 - (SELECT count(*) FROM (
-                SELECT FROM public.runs WHERE runs.tenant_id = found.tenant_id AND status = 'running' LIMIT $6
-            ) AS running) END AS room
-            FROM (
-                (SELECT tenant_id, turn.again FROM public.runs
-                WHERE status = 'queued' AND workflow_name = ANY($1) AND tenant_id > turn.tenant_id
-                ORDER BY tenant_id, priority DESC LIMIT 1)
-                UNION ALL
-                (SELECT tenant_id, true FROM public.runs
-                WHERE status = 'queued' AND workflow_name = ANY($1) AND NOT turn.again
-                ORDER BY tenant_id, priority DESC LIMIT 1)
-                LIMIT 1
-            ) AS found
-        ) AS next
-        WHERE places < $2 AND NOT (next.again AND next.tenant_id > $5)
-    ), due AS (
-        SELECT run.tenant_id, run.id FROM turn CROSS JOIN LATERAL (
-            SELECT tenant_id, id FROM public.runs
-            WHERE runs.tenant_id = turn.tenant_id AND status = 'queued' AND workflow_name = ANY($1)
-            ORDER BY priority DESC, queued_at, id
-            LIMIT least(turn.room, greatest(1, $2 / (SELECT max(places) FROM turn))) FOR UPDATE SKIP LOCKED
-        ) AS run WHERE turn.room > 0
-    )
-    SELECT array_agg(tenant_id), array_agg(id), (SELECT tenant_id FROM turn ORDER BY step DESC LIMIT 1)
-        INTO tenant_ids, ids, last_of_turn FROM due;
-
-    -- By way of arrays, which PostgreSQL takes for short: else it reads all that is queued to update ten.
-    RETURN QUERY WITH claimed AS (
-        UPDATE public.runs SET status = 'running', epoch = epoch + 1, started_at = public.now_ms(),
-            handed_back = false, lease_expires_at = clock_timestamp() + make_interval(secs => $3),
-            updated_at = public.touch(updated_at)
-        FROM unnest(tenant_ids, ids) AS due(tenant_id, id)
-        WHERE runs.tenant_id = due.tenant_id AND runs.id = due.id
-        RETURNING {_CLAIMED}, runs.updated_at, runs.error, runs.trace_id
-    ), {logged("claimed", RunStatus.QUEUED, RunStatus.RUNNING, actor="$4", reason="'CLAIMED'")},
-    {counted("claimed", RunStatus.QUEUED, RunStatus.RUNNING)}
-    SELECT {_NAMES}, last_of_turn FROM claimed;""",
-    steps=True,
-    dispatch=True,
-    variables="tenant_ids text[]; ids uuid[]; last_of_turn text;",
-)
-
-# A worker that stopped in good order handed the run back, which is no loss.
-_LOSS = "(lease_expires_at > '-infinity' AND NOT handed_back)::int"
-
-# running -> running under another worker. statement_timestamp(), because clock_timestamp() is volatile
-# and no index condition: 5.9 ms instead of 0.01 ms with 50,000 running runs.
-# What has been lost twice may be what kills its workers, and takes everything that runs beside
-# it with it. So a worker has one such run at a time ($5 is how many it may take now), those that
-# were lost least often first: the others get through, and the culprit is left alone with its losses.
-# $1 workflows, $2 how many, $3 lease in seconds, $4 the worker.
-_CLAIM_EXPIRED = Function(
-    "claim_expired",
-    "text[], int, float, text, int",
-    _COLUMNS,
-    f"""
-    SELECT array_agg(tenant_id), array_agg(id), array_agg(loss) INTO tenant_ids, ids, losses_now FROM (
-        SELECT * FROM (
-            SELECT tenant_id, id, {_LOSS} AS loss FROM public.runs
-            WHERE status = 'running' AND lease_expires_at < statement_timestamp()
-                AND workflow_name = ANY($1)
-                AND losses + {_LOSS} < {SUSPECT_LOSSES}
-            ORDER BY lease_expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
-        ) AS fine UNION ALL SELECT * FROM (
-            SELECT tenant_id, id, {_LOSS} AS loss FROM public.runs
-            WHERE status = 'running' AND lease_expires_at < statement_timestamp()
-                AND workflow_name = ANY($1)
-                AND losses + {_LOSS} >= {SUSPECT_LOSSES}
-            ORDER BY losses, lease_expires_at LIMIT $5 FOR UPDATE SKIP LOCKED
-        ) AS suspect LIMIT $2
-    ) AS lost;
-
-    RETURN QUERY WITH claimed AS (
-        UPDATE public.runs SET epoch = epoch + 1, losses = losses + lost.loss, handed_back = false,
-            lease_expires_at = clock_timestamp() + make_interval(secs => $3)
-        FROM unnest(tenant_ids, ids, losses_now) AS lost(tenant_id, id, loss)
-        WHERE runs.tenant_id = lost.tenant_id AND runs.id = lost.id
-        RETURNING {_CLAIMED}, public.now_ms() AS updated_at, runs.error, runs.trace_id
-    ), {logged("claimed", RunStatus.RUNNING, RunStatus.RUNNING, actor="$4", reason="'TAKEN_OVER'")}
-    SELECT {_NAMES}, NULL::text FROM claimed;
-
-    -- In a statement of its own, for its snapshot must be younger than the locks: the lost worker may
-    -- have started a step while the first statement was looking.
-    UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
-        updated_at = public.touch(updated_at),
-        error = jsonb_build_object('code', 'WORKER_LOST', 'message', 'Its worker went away.',
-            'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
-    FROM unnest(tenant_ids, ids) AS taken(tenant_id, id)
-    WHERE run_steps.tenant_id = taken.tenant_id AND run_steps.run_id = taken.id AND status = 'running';""",
-    steps=True,
-    dispatch=True,
-    variables="tenant_ids text[]; ids uuid[]; losses_now int[];",
-)
-
-# A run that is running has a lease, and no other has one. Were it asked for its status, PostgreSQL might look
-# for the held ones among all that are running (33,000 rows for ten).
-_HEARTBEAT = Function(
-    "heartbeat",
-    "text[], uuid[], bigint[], float",
-    "id uuid",
-    """
-UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => $4)
-FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
-WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-    AND runs.lease_expires_at IS NOT NULL
-RETURNING runs.id
-""",
-    dispatch=True,
-)
-
-# How often in a row a run was handed back without a step completed in between; the second time it is left
-# alone for $4 seconds, and each time for twice as long, up to 30. Two or more say that it is the run, or
-# the database with it, and not the worker, that something is wrong with.
-_IN_A_ROW = "CASE WHEN done.steps > steps_at_hand_back THEN 1 ELSE hand_backs + 1 END"
-_HAND_BACK = Function(
-    "hand_back",
-    "text[], uuid[], bigint[], float",
-    "id uuid",
-    f"""
-UPDATE public.runs SET handed_back = true, hand_backs = {_IN_A_ROW}, steps_at_hand_back = done.steps,
-    lease_expires_at = CASE WHEN {_IN_A_ROW} = 1 THEN '-infinity' ELSE clock_timestamp()
-        + make_interval(secs => least(30, $4::float * 2 ^ least(20, {_IN_A_ROW} - 2))) END
-FROM unnest($1::text[], $2::uuid[], $3::bigint[]) AS held(tenant_id, id, epoch)
-CROSS JOIN LATERAL (SELECT count(*)::int AS steps FROM public.run_steps
-    WHERE run_steps.tenant_id = held.tenant_id AND run_id = held.id AND status = 'completed') AS done
-WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-    AND runs.lease_expires_at IS NOT NULL
-RETURNING runs.id
-""",
-    dispatch=True,
-)
+_CLAIM_QUEUED = dispatch_function("claim_queued")
+_CLAIM_EXPIRED = dispatch_function("claim_expired")
+_HEARTBEAT = dispatch_function("heartbeat")
+_HAND_BACK = dispatch_function("hand_back")
 
 # The first of the pauses.
 _PAUSE_SECONDS = 0.25
@@ -200,8 +44,6 @@ RETURNING 1
 """
 
 _REGISTER = "INSERT INTO public.workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
-
-FUNCTIONS = (_CLAIM_QUEUED, _CLAIM_EXPIRED, _HEARTBEAT, _HAND_BACK)
 
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
@@ -253,7 +95,7 @@ class QueueRepository:
         self._workflow_names = list(workflow_names)
         self._lease = lease
         self._running_limit = running_limit
-        self._served_last = ""
+        self._cursor = ""
 
     async def register_workflows(self) -> None:
         """Lets callers trigger the workflows of this worker."""
@@ -269,11 +111,11 @@ class QueueRepository:
             limit,
             self._lease,
             self._worker,
-            self._served_last,
+            self._cursor,
             self._running_limit,
         )
         if rows:
-            self._served_last = rows[0]["served_last"]
+            self._cursor = rows[0]["round_robin_cursor"]
         return [_claimed(row) for row in rows]
 
     async def claim_expired(self, limit: int, suspects: int = 1) -> list[ClaimedRun]:
@@ -281,7 +123,7 @@ class QueueRepository:
         to `suspects`.
         """
         rows = await self._dispatch.call(
-            _CLAIM_EXPIRED, self._workflow_names, limit, self._lease, self._worker, suspects
+            _CLAIM_EXPIRED, self._workflow_names, limit, self._lease, self._worker, SUSPECT_LOSSES, suspects
         )
         return [_claimed(row) for row in rows]
 

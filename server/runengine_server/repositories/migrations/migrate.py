@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from runengine_server.database import functions
 from runengine_server.postgres_url import parse_postgres_url
 from runengine_server.repositories.connecting import OF_MIGRATIONS, Connector, keeps_session
-from runengine_server.repositories.schema import FUNCTIONS
 
 # duplicate_object, and unique_violation when two create it in the same moment.
 _EXISTS_ALREADY = ("42710", "23505")
@@ -56,20 +56,21 @@ async def migrate(owner_url: str, application_url: str) -> None:
             await connection.commit()
             await connection.run_sync(_upgrade)
             await connection.commit()
-            for function in FUNCTIONS:
-                await connection.exec_driver_sql(function.definition)
+            role = await connection.run_sync(_grant, application_url)
             await connection.commit()
-            await connection.run_sync(_grant, application_url)
-            await connection.commit()
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            await functions.install(driver, role)
     finally:
         await engine.dispose()
 
 
-def _grant(connection: Connection, application_url: str) -> None:
+def _grant(connection: Connection, application_url: str) -> str | None:
+    """The application's role, quoted; None where it is the owner."""
     url = parse_postgres_url(application_url)
     name = url.user
     if not name or name == connection.scalar(text("SELECT current_user")):
-        return
+        return None
     role = _quoted(name, '"')
     if not connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": name}):
         password = f" PASSWORD {_quoted(url.password, chr(39))}" if url.password else ""
@@ -85,3 +86,4 @@ def _grant(connection: Connection, application_url: str) -> None:
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
     )
     connection.exec_driver_sql(f"REVOKE ALL ON alembic_version FROM {role}")
+    return role

@@ -1,0 +1,101 @@
+"""The statements that PostgreSQL keeps as functions, so that a call of one is one round trip.
+
+They stand in `functions/*.sql`. `migrate` installs them in a PostgreSQL schema that is named after a hash of
+them all, and a server has that of its own version on its search path: so servers of two versions share a
+database. A function makes the setting that the row-level security policies read in its own transaction.
+By itself that is BEGIN with the setting, the statement, and COMMIT: three round trips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import asyncpg
+
+FILES = {
+    file.name: file.read_text()
+    for file in sorted(files(__package__).joinpath("functions").iterdir(), key=lambda file: file.name)
+    if file.name.endswith(".sql")
+}
+
+_FUNCTION = re.compile(
+    r"^CREATE FUNCTION (\w+)\(([^)]*)\)(.*?)^(?:RETURN|AS|\$\$;)", re.MULTILINE | re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """`call` is the statement that calls it. `is_reading`: it stores and locks nothing, which PostgreSQL
+    ensures of a STABLE function, and so its commit waits for nobody.
+    """
+
+    name: str
+    call: str
+    is_reading: bool
+
+
+class TenantFunction(_Function):
+    """One that sees the rows of the tenant that is its first parameter."""
+
+
+class DispatchFunction(_Function):
+    """One that sees the rows of all tenants, for workers."""
+
+
+def tenant_function(name: str) -> TenantFunction:
+    """Raises KeyError unless there is one of that name, for a tenant."""
+    parameters, is_reading = _declared()[name]
+    if parameters[0] != "_tenant text":
+        raise KeyError(f"{name} is for no tenant")
+    return TenantFunction(name, _call(name, len(parameters)), is_reading)
+
+
+def dispatch_function(name: str) -> DispatchFunction:
+    """Raises KeyError unless there is one of that name, for all tenants."""
+    parameters, is_reading = _declared()[name]
+    if parameters[0].startswith("_tenant "):
+        raise KeyError(f"{name} is for one tenant")
+    return DispatchFunction(name, _call(name, len(parameters)), is_reading)
+
+
+def _call(name: str, parameters: int) -> str:
+    return f"SELECT * FROM {name}({', '.join(f'${number}' for number in range(1, parameters + 1))})"
+
+
+@cache
+def _declared() -> dict[str, tuple[list[str], bool]]:
+    """The parameters of each function, and whether it is STABLE."""
+    return {
+        name: ([each.strip() for each in parameters.split(",")], "STABLE" in properties)
+        for text in FILES.values()
+        for name, parameters, properties in _FUNCTION.findall(text)
+    }
+
+
+@cache
+def schema() -> str:
+    """The PostgreSQL schema that has the functions of this version."""
+    return f"runengine_{hashlib.sha256(''.join(FILES.values()).encode()).hexdigest()[:12]}"
+
+
+@cache
+def search_path() -> str:
+    """That of a server. Tables and what migrations have made are named with `public` everywhere."""
+    return f"{schema()}, public"
+
+
+async def install(connection: asyncpg.Connection[asyncpg.Record], application_role: str | None) -> None:
+    """Makes the functions of this version, as the owner of the tables, unless they are there, and lets the
+    role call them.
+    """
+    if await connection.fetchval("SELECT to_regnamespace($1)", schema()) is None:
+        statements = "\n".join(FILES.values())
+        await connection.execute(
+            f"BEGIN; CREATE SCHEMA {schema()}; SET LOCAL search_path = {search_path()}; {statements}; COMMIT"
+        )
+    if application_role is not None:
+        await connection.execute(f"GRANT USAGE ON SCHEMA {schema()} TO {application_role}")
