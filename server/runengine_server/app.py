@@ -26,6 +26,7 @@ from runengine_server.start_database import (
     cannot_connect,
     database_urls,
     ensure_hearing,
+    note_use,
     open_database,
     watch,
 )
@@ -124,7 +125,7 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
         await server.start()
         health.set_serving(True)
         lifetime.ready("serving gRPC", address=settings.grpc_address)
-        watching = asyncio.create_task(watch(database, health.set_serving))
+        watching = asyncio.gather(watch(database, health.set_serving), note_use(database))
         await lifetime.stopping.wait()
         watching.cancel()
         health.stop()
@@ -225,7 +226,7 @@ async def worker(settings: Settings) -> None:
             await queue.register_workflows()
         except Unavailable as error:
             raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
-        watching = asyncio.create_task(watch(database))
+        watching = asyncio.gather(watch(database), note_use(database))
         working = asyncio.create_task(worker.work())
         lifetime.ready("working", workflows=sorted(workflows))
         stopping = asyncio.create_task(lifetime.stopping.wait())

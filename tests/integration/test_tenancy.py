@@ -66,11 +66,12 @@ async def without_policies(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def without_predicates(database: asyncpg.Connection) -> None:
+async def without_predicates(database: asyncpg.Connection) -> AsyncIterator[None]:
     """Every `tenant_id = _tenant` of the functions becomes true for every row."""
-    await replace_all(
-        database, lambda sql: re.sub(r"((?:\w+\.)?tenant_id) = _tenant\b", r"\1 IS NOT NULL", sql)
-    )
+    predicate = r"((?:\w+\.)?tenant_id) = _tenant\b"
+    await replace_all(database, lambda sql: re.sub(predicate, r"\1 IS NOT NULL", sql))
+    yield
+    await replace_all(database, lambda sql: sql)
 
 
 async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> list[Any]:

@@ -63,7 +63,8 @@ def dispatch_function(name: str) -> DispatchFunction:
 
 
 def _call(name: str, parameters: int) -> str:
-    return f"SELECT * FROM {name}({', '.join(f'${number}' for number in range(1, parameters + 1))})"
+    numbers = ", ".join(f"${number}" for number in range(1, parameters + 1))
+    return f"SELECT * FROM {name}({numbers})"  # noqa: S608 - the name of a function in FILES
 
 
 @cache
@@ -88,6 +89,14 @@ def search_path() -> str:
     return f"{schema()}, public"
 
 
+# $1 is a schema of functions.
+NOTE_USE = """INSERT INTO public.function_schemas (name) VALUES ($1)
+ON CONFLICT (name) DO UPDATE SET used_at = excluded.used_at"""
+
+_UNUSED = """SELECT name FROM public.function_schemas
+WHERE used_at < statement_timestamp() - interval '1 day' AND name <> $1"""
+
+
 async def install(connection: asyncpg.Connection[asyncpg.Record], application_role: str | None) -> None:
     """Makes the functions of this version, as the owner of the tables, unless they are there, and lets the
     role call them.
@@ -97,5 +106,15 @@ async def install(connection: asyncpg.Connection[asyncpg.Record], application_ro
         await connection.execute(
             f"BEGIN; CREATE SCHEMA {schema()}; SET LOCAL search_path = {search_path()}; {statements}; COMMIT"
         )
+    await connection.execute(NOTE_USE, schema())
     if application_role is not None:
         await connection.execute(f"GRANT USAGE ON SCHEMA {schema()} TO {application_role}")
+
+
+async def prune(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
+    """Drops the functions of versions that no server has used for a day, and returns their schemas."""
+    unused = [row["name"] for row in await connection.fetch(_UNUSED, schema())]
+    for name in unused:
+        await connection.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+        await connection.execute("DELETE FROM public.function_schemas WHERE name = $1", name)
+    return unused

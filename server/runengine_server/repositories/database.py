@@ -203,6 +203,11 @@ class Database:
             ((has,),) = await self.fetch_on(connection, sql, functions.schema())
             return bool(has)
 
+    async def note_use(self) -> None:
+        """Keeps the functions of this version from being pruned. Raises as connection() does."""
+        async with self.connection(writes=True) as connection:
+            await self.fetch_on(connection, functions.NOTE_USE, functions.schema())
+
     async def hears(self) -> bool:
         """Whether a connection for LISTEN is one that stays. Raises as Connector.connect does."""
         return await keeps_session(self._listening)

@@ -37,10 +37,11 @@ def _quoted(name: str, quote: str) -> str:
     return quote + name.replace(quote, quote * 2) + quote
 
 
-async def migrate(owner_url: str, application_url: str) -> None:
+async def migrate(owner_url: str, application_url: str, *, prune: bool = False) -> list[str]:
     """Runs all migrations that are due, as the owner, makes the functions of this version, and grants
     the role of `application_url` what it needs; creates that role, with the URL's password, where it
-    is missing.
+    is missing. With `prune` it drops the functions of versions that no server has used for a day, and
+    returns their schemas.
 
     Concurrent calls wait for one another. Raises SessionShared; ValueError for a URL that is wrong; and
     OSError, asyncpg.PostgresError, asyncpg.InterfaceError or SQLAlchemy's DBAPIError when the database
@@ -61,6 +62,7 @@ async def migrate(owner_url: str, application_url: str) -> None:
             driver = (await connection.get_raw_connection()).driver_connection
             assert driver is not None
             await functions.install(driver, role)
+            return await functions.prune(driver) if prune else []
     finally:
         await engine.dispose()
 
