@@ -91,6 +91,12 @@ def test_a_function_for_one_tenant_is_none_for_all_and_the_reverse(name: str) ->
         (dispatch_function if f"{name}(_tenant text" in texts()[name] else tenant_function)(name)
 
 
+@pytest.mark.parametrize("name", sorted(called()))
+def test_a_function_that_is_stable_is_known_to_read_alone(name: str) -> None:
+    make = tenant_function if f"{name}(_tenant text" in texts()[name] else dispatch_function
+    assert make(name).is_reading == ("STABLE" in texts()[name].partition("$$")[0])
+
+
 def test_a_change_of_a_function_changes_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     before = functions.schema()
     functions.schema.cache_clear()

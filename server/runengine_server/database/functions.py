@@ -22,9 +22,12 @@ FILES = {
     if file.name.endswith(".sql")
 }
 
-_FUNCTION = re.compile(
-    r"^CREATE FUNCTION (\w+)\(([^)]*)\)(.*?)^(?:RETURN|AS|\$\$;)", re.MULTILINE | re.DOTALL
-)
+# What the tables call, statement by statement: see the file.
+ENCODING = files(__package__).joinpath("encoding.sql").read_text().strip().removesuffix(";").split(";\n\n")
+
+
+# Its name, its parameters, and what else is said of it before its body.
+_FUNCTION = re.compile(r"^CREATE FUNCTION (\w+)\(([^)]*)\)([^$;]*)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
