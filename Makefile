@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install node-packages run demo test faults mutants peers bench bench-peers bench-against profile lint format protos
+.PHONY: help install node-packages run demo test faults soak mutants peers bench bench-peers bench-against profile lint format protos
 
 help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -41,6 +41,10 @@ faults: $(INSTALLED) ## Break everything that can break under 300 runs, and chec
 	@$(BIN)/python -m tests.faults.storm
 	@$(BIN)/python -m tests.faults.storm --recovery
 	@$(BIN)/python -m tests.faults.storm --claims
+	@$(BIN)/python -m tests.faults.zombies_enter
+
+soak: $(INSTALLED) ## Break everything at once under a mixed load, for 20 minutes (MINUTES=5 SEED=1)
+	@$(BIN)/python -m tests.faults.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 mutants: $(INSTALLED) ## Take each guard out in turn, and see a test fail
 	@$(BIN)/python -m tests.faults.mutants

@@ -11,8 +11,7 @@ from typing import Any, TypedDict
 
 from tests.chains import chain_of
 from tests.gates import pass_gate
-
-_SECONDS = 30
+from tests.patience import SECONDS
 
 # Where the platform has it: what a child inherits is what is looked at here.
 _forking = multiprocessing.get_context("fork")
@@ -32,7 +31,7 @@ def _child() -> Any:
     hearing, saying = _forking.Pipe(duplex=False)
     child = _forking.Process(target=_pause, args=(saying,))
     child.start()
-    assert hearing.poll(_SECONDS)
+    assert hearing.poll(SECONDS)
     return child
 
 
@@ -40,7 +39,7 @@ async def terminate_child(state: State) -> State:
     """Fails unless the child dies of the signal that is meant for it."""
     child = _child()
     child.terminate()
-    child.join(_SECONDS)
+    child.join(SECONDS)
     if child.exitcode != -signal.SIGTERM:
         child.kill()
         raise RuntimeError(f"The child ended with {child.exitcode}.")
@@ -54,7 +53,7 @@ async def terminate_child_at_once(state: State) -> State:
         child.start()
         assert child.pid is not None
         os.kill(child.pid, signal.SIGTERM)
-        child.join(_SECONDS)
+        child.join(SECONDS)
         if child.exitcode != -signal.SIGTERM:
             child.kill()
             raise RuntimeError(f"The child ended with {child.exitcode}.")

@@ -109,7 +109,7 @@ def token(stack: Stack, organisation: str) -> str:
 
 @pytest.fixture
 async def client(stack: Stack, token: str) -> AsyncIterator[RunEngineClient]:
-    async with RunEngineClient(stack.grpc_address, token) as client:
+    async with stack.client(token) as client:
         yield client
 
 

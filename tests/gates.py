@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-_SECONDS = 30
+from tests.patience import SECONDS
 
 
 class Gate:
@@ -50,7 +50,7 @@ class Gates:
 
     async def next(self) -> Gate:
         """The next execution that arrives."""
-        return await asyncio.wait_for(self._arrived.get(), _SECONDS)
+        return await asyncio.wait_for(self._arrived.get(), SECONDS)
 
 
 async def pass_gate(path: str, name: str) -> str:

@@ -255,3 +255,4 @@ WORKFLOWS = {
 
 # Served only by workers that a test starts itself.
 RESTARTED = {"gated-restarted": GATED}
+COMING = {"comes-and-goes": _graph((START, "first"), first=first)}

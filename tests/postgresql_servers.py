@@ -19,6 +19,7 @@ import asyncpg
 import pytest
 from runengine_server.repositories.migrations.migrate import migrate
 
+from tests.patience import SECONDS
 from tests.stack import free_address
 
 BINARIES = {
@@ -30,8 +31,6 @@ BINARIES = {
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="needs pgbouncer")
-
-_SECONDS = 30
 
 # Neither PostgreSQL nor pgbouncer runs as root.
 _UNPRIVILEGED: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
@@ -90,7 +89,7 @@ class Server:
 
     async def start(self) -> None:
         self._start()
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(SECONDS):
             while True:
                 with contextlib.suppress(OSError, asyncpg.CannotConnectNowError):
                     await (await asyncpg.connect(self.url("postgres", "postgres"))).close()
@@ -101,7 +100,7 @@ class Server:
         if self.process is not None:
             self.thaw()
             self.process.send_signal(signal.SIGQUIT)
-            self.process.wait(_SECONDS)
+            self.process.wait(SECONDS)
             self.process = None
 
     def _signal(self, number: signal.Signals) -> None:
@@ -225,7 +224,7 @@ class PgBouncer:
 
     async def start(self) -> None:
         self._start()
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(SECONDS):
             while True:
                 with contextlib.suppress(OSError):
                     await (await asyncpg.connect(self.url("postgres", "postgres"))).close()
@@ -235,7 +234,7 @@ class PgBouncer:
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait(_SECONDS)
+            self.process.wait(SECONDS)
             self.process = None
 
 

@@ -19,7 +19,7 @@ def texts() -> dict[str, str]:
 
 def called() -> set[str]:
     """The functions that servers call, and not only other functions."""
-    return {name for name, text in texts().items() if "set_config('runengine." in text}
+    return {name for name, text in texts().items() if "SET search_path FROM CURRENT" in text}
 
 
 def rewrite(name: str, guard: str, instead: str) -> None:
@@ -29,7 +29,6 @@ def rewrite(name: str, guard: str, instead: str) -> None:
     for file, text in functions.FILES.items():
         functions.FILES[file] = text.replace(before, before.replace(guard, instead))
     functions.schema.cache_clear()
-    functions.search_path.cache_clear()
 
 
 async def replace_all(database: asyncpg.Connection[Any], change: Callable[[str], str]) -> None:

@@ -10,10 +10,13 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
+from runengine_client import RunEngineClient
 from runengine_server.auth import development
 from runengine_server.children import Child
 from runengine_server.embedded_postgres import EmbeddedPostgres
 from runengine_server.repositories.migrations.migrate import migrate
+
+from tests.patience import SECONDS
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = "runengine_server.workflows.campaign_bundle:WORKFLOWS,tests.graphs:WORKFLOWS"
@@ -104,7 +107,9 @@ class Stack:
     def token(self, organisation: str) -> str:
         return development.sign(self.state_dir, organisation, "user_test", ttl_seconds=3600)
 
-    def rest(self, token: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            base_url=f"http://{self.rest_address}", headers={"authorization": f"Bearer {token}"}
-        )
+    def client(self, token: str) -> RunEngineClient:
+        return RunEngineClient(self.grpc_address, token, timeout_seconds=SECONDS)
+
+    def rest(self, token: str | None = None) -> httpx.AsyncClient:
+        headers = {"authorization": f"Bearer {token}"} if token is not None else {}
+        return httpx.AsyncClient(base_url=f"http://{self.rest_address}", headers=headers, timeout=SECONDS)

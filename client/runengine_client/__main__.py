@@ -277,6 +277,9 @@ async def trigger(
         campaign_id=campaign,
         priority=priority,
         idempotency_key=idempotency_key,
+        on_no_worker=lambda: session.err.print(
+            tables.plain(f"no worker serves {workflow} at the moment: the run waits for one"), soft_wrap=True
+        ),
     )
     await _show_run(session, run, wait=wait)
 

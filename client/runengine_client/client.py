@@ -35,6 +35,8 @@ from runengine_client.channel import CHANNEL_OPTIONS
 from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
 from runengine_client.structs import to_struct
 
+_NO_WORKERS = ("runengine-workers", "0")
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
@@ -114,12 +116,14 @@ class RunEngineClient:
         campaign_id: Id | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
+        on_no_worker: Callable[[], object] | None = None,
     ) -> Run:
         """Queues a run of the workflow and answers it.
 
         `campaign_id` goes into the context, as `campaignId`. Of the tenant's queued runs those with the
         greatest `priority`, -100 to 100, are taken first. The same `idempotency_key` with the same
-        request answers the run of the first call instead of starting another.
+        request answers the run of the first call instead of starting another. `on_no_worker` is called
+        when the server says that no worker serves the workflow at the moment, so that the run waits.
         Raises InvalidArgument for an unknown workflow, PayloadTooLarge, IdempotencyKeyReused,
         QuotaExceeded or Overloaded; ValueError for a payload or context that is not JSON.
         """
@@ -131,7 +135,11 @@ class RunEngineClient:
             context=_struct(context, "context"),
             priority=priority or None,
         )
-        return (await self._call(self._runs.TriggerRun, request, _key(idempotency_key))).run
+        call = await self._begin(self._runs.TriggerRun, request, _key(idempotency_key))
+        run = (await self._end(call)).run
+        if on_no_worker is not None and _NO_WORKERS in tuple(await call.initial_metadata()):
+            on_no_worker()
+        return run
 
     async def get_run(self, run_id: Id) -> Run:
         """Answers the run as it is now. Raises RunNotFound."""
@@ -289,8 +297,19 @@ class RunEngineClient:
         request: Request,
         metadata: Iterable[tuple[str, str]] = (),
     ) -> Response:
+        return await self._end(await self._begin(method, request, metadata))
+
+    async def _begin(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        metadata: Iterable[tuple[str, str]],
+    ) -> grpc.aio.UnaryUnaryCall[Request, Response]:
+        return method(request, timeout=self._timeout, metadata=(*await self._metadata(), *metadata))
+
+    async def _end(self, call: grpc.aio.UnaryUnaryCall[Any, Response]) -> Response:
         try:
-            return await method(request, timeout=self._timeout, metadata=(*await self._metadata(), *metadata))
+            return await call
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, self._address) from error
 

@@ -105,6 +105,12 @@ def _cache(
     _run(partial(app.clear_cache, workflow=workflow, tenant=tenant))
 
 
+@cli.command("workflows")
+def _workflows() -> None:
+    """List the workflows, their workers and how many runs of each are queued."""
+    _run(app.list_workflows)
+
+
 @cli.command("token")
 def _token(
     org: Annotated[str, typer.Option(help="The organisation, which is the tenant.")],

@@ -111,23 +111,31 @@ async def serve_processes(settings: Settings, processes: int) -> None:
 
 async def serve(settings: Settings, shares_port: bool = False) -> None:
     """The gRPC server, until it is told to stop."""
+    from runengine_server.repositories.workflow_repository import WorkflowRepository
+    from runengine_server.rpc.served_workflows import ServedWorkflows
     from runengine_server.rpc.server import create_server
 
     verifier, artifacts = _verifier(settings), _artifact_store(settings)
     lifetime = Lifetime()
     database = await open_database(settings, "serve", connections=16, kept_for_reads=4)
-    server, health = create_server(database, artifacts, verifier, settings.tenant_queued_limit, shares_port)
+    served = ServedWorkflows(WorkflowRepository(database))
+    server, health = create_server(
+        database, artifacts, verifier, served, settings.tenant_queued_limit, shares_port
+    )
     try:
         server.add_insecure_port(settings.grpc_address)
     except RuntimeError:
         raise address_taken("RUNENGINE_GRPC_ADDRESS", settings.grpc_address) from None
     with lifetime.watch():
+        await served.look()
+        following = asyncio.create_task(served.follow())
         await server.start()
         health.set_serving(True)
         lifetime.ready("serving gRPC", address=settings.grpc_address)
         watching = asyncio.gather(watch(database, health.set_serving), note_use(database))
         await lifetime.stopping.wait()
         watching.cancel()
+        following.cancel()
         health.stop()
         await server.stop(_GRACE_SECONDS)
         await database.close()
@@ -180,6 +188,7 @@ async def gateway(settings: Settings) -> None:
 
 async def worker(settings: Settings) -> None:
     """One worker, until it is told to stop; what it was executing goes on elsewhere."""
+    from runengine_server.engine.artifact_sweep import ArtifactSweep
     from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
     from runengine_server.engine.node_threads import NodeThreads
     from runengine_server.engine.worker import Worker
@@ -212,6 +221,8 @@ async def worker(settings: Settings) -> None:
         drain_seconds=settings.drain_seconds,
         blocked_seconds=settings.blocked_seconds,
         end_process=_end_at_once,
+        is_told_to_stop=lifetime.told.is_set,
+        sweep=ArtifactSweep(database, artifacts, queue).sweep_when_due,
     )
     loop = asyncio.get_running_loop()
 
@@ -245,6 +256,23 @@ async def worker(settings: Settings) -> None:
         os._exit(0)
 
 
+async def list_workflows(settings: Settings) -> None:
+    """Prints each workflow, how many workers are there for it, and how many runs of it are queued."""
+    from runengine_server.repositories.workflow_repository import WorkflowRepository
+
+    database = await open_database(settings, "workflows", connections=1)
+    try:
+        found = await WorkflowRepository(database).list()
+    except Unavailable as error:
+        raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
+    finally:
+        await database.close()
+    width = max([len("workflow"), *(len(each.name) for each in found)])
+    sys.stdout.write(f"{'workflow':{width}}  {'workers':>7}  {'queued':>7}\n")
+    for each in found:
+        sys.stdout.write(f"{each.name:{width}}  {each.workers:7}  {each.queued:7}\n")
+
+
 def _end_at_once() -> None:
     logs.flush()
     os._exit(1)
@@ -252,11 +280,11 @@ def _end_at_once() -> None:
 
 async def clear_cache(settings: Settings, workflow: str | None, tenant: str | None) -> None:
     """Deletes what steps have cached, and prints how many entries that were."""
-    from runengine_server.repositories import queue_repository
+    from runengine_server.repositories import purges
 
     database = await open_database(settings, "cache", connections=1)
     try:
-        cleared = await queue_repository.clear_cache(database, workflow, tenant)
+        cleared = await purges.clear_cache(database.dispatch(), workflow, tenant)
     except Unavailable as error:
         raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
     finally:

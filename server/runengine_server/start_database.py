@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -12,14 +13,17 @@ import structlog
 from runengine_server.domain.errors import Unavailable
 from runengine_server.embedded_postgres import running_urls
 from runengine_server.postgres_url import parse_postgres_url
-from runengine_server.repositories.connecting import NotWritable, sqlstate, words
+from runengine_server.repositories.connecting import NotWritable, words
 from runengine_server.repositories.damage import damage
 from runengine_server.repositories.database import Database
-from runengine_server.repositories.driver_errors import TRANSIENT_ERRORS
+from runengine_server.repositories.driver_errors import DENIALS, TRANSIENT_ERRORS, trouble
 from runengine_server.settings import Settings, SettingsError
 
 # How often a process looks whether the database is there, and how long that may take to answer.
 _WATCH_SECONDS = 1.5
+
+# How often a process that tells others looks whether there is room on the disk, while there is.
+_DISK_SECONDS = 10.0
 
 # How often a process says that it uses the functions of its version, which are kept for a day after that.
 _USE_SECONDS = 3600.0
@@ -115,31 +119,34 @@ async def note_use(database: Database) -> None:
 
 
 async def watch(database: Database, tell: Callable[[bool], None] | None = None) -> None:
-    """Looks whether the database answers and takes writes, and tells when that changes. Also what makes
-    it drop connections that the network has forgotten without a word.
+    """Looks whether the database answers and takes writes, and tells when that changes: with `tell`, also
+    whether it has room for them. Also what makes it drop connections that the network has forgotten without
+    a word.
     """
-    working = True
+    working, disk_is_due = True, time.monotonic()
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
         try:
             await database.check(_WATCH_SECONDS)
-            trouble = None
+            if tell is not None and (not working or time.monotonic() >= disk_is_due):
+                disk_is_due = time.monotonic() + _DISK_SECONDS
+                await database.check_disk()
+            failure = None
         except Exception as error:
-            trouble = error
-        if working == (trouble is None):
+            failure = error
+        if working == (failure is None):
             continue
-        working = trouble is None
+        working = failure is None
         if tell is not None:
             tell(working)
-        if trouble is None:
+        if failure is None:
             _log.info("the database is back")
+        elif isinstance(failure, DENIALS):
+            _log.error("the database does not let us in", **trouble(failure))
+        elif isinstance(failure, NotWritable | asyncpg.DiskFullError):
+            _log.error("the database takes no writes", **trouble(failure))
         else:
-            is_there = isinstance(trouble, NotWritable)
-            _log.error(
-                "the database takes no writes" if is_there else "the database cannot be reached",
-                error=type(trouble).__name__,
-                sqlstate=sqlstate(trouble),
-            )
+            _log.error("the database cannot be reached", **trouble(failure))
 
 
 async def migrate(settings: Settings, *, prune: bool = False) -> None:

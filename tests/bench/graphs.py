@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import socket
 from time import monotonic_ns
-from typing import TypedDict
+from typing import Annotated, TypedDict
+
+from langgraph.graph import START, StateGraph
+from langgraph.types import Send
 
 from tests.chains import chain_of
 
@@ -29,5 +33,24 @@ async def announce(state: State) -> State:
     return {}
 
 
+class Sent(TypedDict, total=False):
+    sends: float
+    number: int
+    seen: Annotated[list[int], operator.add]
+
+
+async def sent(state: Sent) -> Sent:
+    return {"seen": [state["number"]]}
+
+
+def to_many(state: Sent) -> list[Send]:
+    return [Send("sent", {"number": number}) for number in range(int(state["sends"]))]
+
+
+MANY_SENDS = StateGraph(Sent).add_node("sent", sent).add_conditional_edges(START, to_many, ["sent"])
 FOUR_STEPS = chain_of(State, **dict.fromkeys(STEPS, no_op))
-WORKFLOWS = {"four-steps": FOUR_STEPS, "announcing": chain_of(State, announce=announce)}
+WORKFLOWS = {
+    "four-steps": FOUR_STEPS,
+    "many-sends": MANY_SENDS,
+    "announcing": chain_of(State, announce=announce),
+}

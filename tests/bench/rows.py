@@ -53,6 +53,7 @@ _TRIGGERS = 60
 _CLAIMS = 40
 
 _RUNS = 300
+_SENDS = 12_000
 _CONCURRENT = 10
 
 Measurement = Callable[[], Awaitable[float]]
@@ -285,6 +286,23 @@ async def _against_langgraph(bench: Bench) -> AsyncIterator[Pair]:
 
 
 @asynccontextmanager
+async def _sends_against_langgraph(bench: Bench) -> AsyncIterator[Pair]:
+    python = peer_python("langgraph")
+    working = await bench.one_working()
+    client = RunEngineClient(working.stack.grpc_address, working.token)
+    async with Script.started("langgraph_sends", python=python) as langgraph, client:
+
+        async def seconds() -> float:
+            campaign_id = uuid4()
+            begin = perf_counter()
+            await client.trigger_run("many-sends", campaign_id=campaign_id, trigger_payload={"sends": _SENDS})
+            await until_completed(working.stack, working.token, campaign_id, 1)
+            return perf_counter() - begin
+
+        yield seconds, lambda: langgraph.ask(_SENDS)
+
+
+@asynccontextmanager
 async def _against_langgraph_server(bench: Bench) -> AsyncIterator[Pair]:
     python = peer_python("langgraph")
     address = free_address()
@@ -482,4 +500,6 @@ ROWS = [
         "runs/s", _ratio_at_least(4), lambda bench: _notified_later(bench, both_on_a_slow_disk)),
     Row(19, "TriggerRun, 16 in flight", "the same with pg_notify in its transaction", "runs/s",
         _ratio_at_least(1.05), lambda bench: _notified_later(bench, both)),
+    Row(20, "a run of 12,000 Sends", "LangGraph with InMemorySaver", "s", _ratio_at_most(2),
+        _sends_against_langgraph, rounds=3),
 ]  # fmt: skip

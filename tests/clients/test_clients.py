@@ -17,9 +17,9 @@ from tests.clients.callers import Asked, Caller, Json, Told
 from tests.clients.conftest import CLIENTS
 from tests.faults.wire import Wire
 from tests.graphs import LARGE
+from tests.patience import SECONDS
 from tests.stack import Stack
 
-SECONDS = 30
 THAT_CAN_STOP = [client for client in CLIENTS if client != "buf curl"]
 ABSENT = "0190a000-0000-7000-8000-000000000001"
 PAYLOAD: Json = {

@@ -29,9 +29,6 @@ needs_python_client = pytest.mark.skipif(
 TSC = ("--strict", "--target", "es2022", "--lib", "es2022,dom,dom.iterable")
 BUNDLER = ("--module", "esnext", "--moduleResolution", "bundler")
 
-# A generator takes its seconds, more of them beside other tests.
-pytestmark = pytest.mark.timeout(180)
-
 
 async def run(directory: Path, *command: str | Path, **environment: str) -> str:
     """What the command prints; it must exit with 0."""

@@ -15,6 +15,8 @@ from runengine.v1 import run_service_pb2 as runs
 from runengine_client import RunEngineClient, RunEngineError
 from runengine_client.json_view import campaign_json, page_json, run_json, steps_json
 
+from tests.patience import SECONDS
+
 Json = dict[str, Any]
 
 
@@ -131,7 +133,7 @@ class GrpcApi:
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:
-            return await method(request, metadata=self._metadata, timeout=10)
+            return await method(request, metadata=self._metadata, timeout=SECONDS)
         except grpc.aio.AioRpcError as error:
             details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
             status = status_pb2.Status.FromString(details if isinstance(details, bytes) else b"")

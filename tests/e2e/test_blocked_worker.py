@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import asyncpg
@@ -10,10 +12,35 @@ from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient
 
 from tests.gates import Gates
+from tests.patience import SECONDS
 from tests.stack import Stack, logging_to
 
-SECONDS = 30
 WORKER = {"WORKFLOWS": "tests.child_graphs:WORKFLOWS", "LEASE_SECONDS": "3"}
+
+
+async def test_a_worker_whose_event_loop_is_blocked_stops_when_it_is_told_to_and_hands_back_all(
+    stack: Stack, client: RunEngineClient, gates: Gates, database: asyncpg.Connection
+) -> None:
+    # Neither its bound nor its leases end within this test.
+    settings = {**WORKER, "LEASE_SECONDS": "300", "BLOCKED_SECONDS": "300"}
+    (blocked,) = await stack.start("worker", **settings)
+    payload = {"gates": gates.path}
+    waiting = await client.trigger_run("wait", trigger_payload=payload)
+    assert (await gates.next()).name == "waiting"
+    blocking = await client.trigger_run("block", trigger_payload=payload)
+    gate = await gates.next()
+    gate.open("block")
+    os.kill(blocked.pid, signal.SIGTERM)
+    async with asyncio.timeout(SECONDS):
+        await blocked.until_ended()
+    (other,) = await stack.start("worker", **settings)
+    for _ in range(2):
+        (await gates.next()).open()
+    for run in (waiting, blocking):
+        ended = await client.wait(run.id, timeout_seconds=SECONDS)
+        assert ended.status == RunStatus.RUN_STATUS_COMPLETED
+        assert await database.fetchval("SELECT losses FROM runs WHERE id = $1", run.id) == 0
+    await other.stop()
 
 
 async def test_the_runs_beside_a_node_that_blocks_go_on_elsewhere_and_lose_nothing(

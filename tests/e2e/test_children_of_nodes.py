@@ -16,9 +16,8 @@ from runengine_client import RunEngineClient
 from runengine_server.children import Child
 
 from tests.gates import Gates
+from tests.patience import SECONDS
 from tests.stack import Stack, logging_to
-
-SECONDS = 30
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.gates import Gates
+from tests.patience import SECONDS
 
 Check = Callable[[Any], bool]
 
@@ -94,7 +95,7 @@ async def trigger(rest: httpx.AsyncClient, workflow: str, payload: Any) -> str:
 
 
 async def until(rest: httpx.AsyncClient, path: str, holds: Callable[[Any], bool]) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SECONDS):
         while not holds(answer := (await rest.get(path)).json()):
             pass
     return answer

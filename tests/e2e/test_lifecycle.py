@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.apis import Api, Json, Refused
 from tests.gates import Gates
+from tests.patience import SECONDS
 
 BRIEF = {
     "product": {"name": "Solar Kettle", "description": "Boils a litre of water with sunlight."},
@@ -22,7 +23,7 @@ BRIEF = {
 
 
 async def ended(api: Api, run_id: str) -> Json:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SECONDS):
         while (run := await api.get(run_id))["status"] in ("queued", "running"):
             pass
     return run
@@ -144,7 +145,7 @@ async def test_a_running_run_is_cancelled_at_once_and_its_campaign_left_alone(ap
 async def test_a_step_that_waits_for_its_next_attempt_is_skipped_by_cancel(api: Api, gates: Gates) -> None:
     run = await api.trigger("patient", {"gates": gates.path}, None)
     (await gates.next()).open("fail")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         while (step := (await api.steps(run["id"]))[0])["status"] != "pending":
             pass
     assert (step["attempt"], step["durationMs"]) == (2, None)

@@ -8,6 +8,7 @@ import uuid
 import httpx
 import pytest
 
+from tests.patience import SECONDS
 from tests.stack import Stack
 
 
@@ -23,7 +24,7 @@ async def test_another_tenants_things_answer_like_absent_ones_to_the_byte(
     campaign = (await rest.post("/campaigns", json={})).json()
     body = {"workflowName": "two-artifacts", "context": {"campaignId": campaign["id"]}}
     run = (await rest.post("/runs", json=body)).json()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SECONDS):
         while not (steps := (await rest.get(f"/runs/{run['id']}/steps")).json()["steps"]) or (
             steps[0]["status"] != "completed"
         ):
@@ -55,7 +56,7 @@ async def test_the_same_campaign_id_is_two_campaigns(
     assert (await rest.post("/campaigns", json={"id": campaign_id})).status_code == 201
     body = {"workflowName": "bundling", "context": {"campaignId": campaign_id}}
     await rest.post("/runs", json=body)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SECONDS):
         while (await rest.get(f"/campaigns/{campaign_id}")).json()["status"] == "draft":
             pass
     async with foreign:
@@ -66,6 +67,6 @@ async def test_the_same_campaign_id_is_two_campaigns(
 
 async def test_a_call_needs_a_token_with_an_organisation(stack: Stack, rest: httpx.AsyncClient) -> None:
     for headers in ({}, {"authorization": "Bearer x.y.z"}, {"authorization": "Basic eA=="}):
-        async with httpx.AsyncClient(base_url=f"http://{stack.rest_address}", headers=headers) as anonymous:
-            response = await anonymous.get(f"/runs/{uuid.uuid4()}")
+        async with stack.rest() as anonymous:
+            response = await anonymous.get(f"/runs/{uuid.uuid4()}", headers=headers)
             assert (response.status_code, response.json()["reason"]) == (401, "UNAUTHENTICATED")

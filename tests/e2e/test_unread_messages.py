@@ -11,13 +11,13 @@ import grpc
 from runengine.v1.run_service_pb2 import ListRunEventsRequest
 from runengine_server.children import Child
 
+from tests.patience import SECONDS
 from tests.stack import Stack
 
 MESSAGES = 400
 MESSAGE_BYTES = 2 * 1024 * 1024 - 4096
 # What rpc/interceptor.py lets be under way, of messages of 2 MiB.
 CALLS = 3000
-SECONDS = 60
 
 
 def peak_bytes(process: Child) -> int:

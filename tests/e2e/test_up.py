@@ -19,11 +19,8 @@ from runengine_client import InvalidArgument, RunEngineClient, RunEngineError
 from runengine_server.auth import development
 from runengine_server.repositories.migrations.migrate import _ADVISORY_LOCK, migrate
 
+from tests.patience import SECONDS
 from tests.stack import environment, free_address
-
-# How long anything may take on a machine that has much else to do, and a test with several starts in it.
-_SECONDS = 60
-pytestmark = pytest.mark.timeout(5 * _SECONDS)
 
 
 class Up:
@@ -45,17 +42,21 @@ class Up:
 
     async def greeting(self) -> str:
         assert self.process.stdout is not None
-        greeting = await asyncio.wait_for(self.process.stdout.readuntil(b"Ctrl-C"), _SECONDS)
+        try:
+            greeting = await asyncio.wait_for(self.process.stdout.readuntil(b"Ctrl-C"), SECONDS)
+        except asyncio.IncompleteReadError:
+            _, said = await self.process.communicate()
+            raise AssertionError(said.decode()) from None
         return greeting.decode()
 
     async def end(self, number: int) -> int:
         self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), _SECONDS)
+        return await asyncio.wait_for(self.process.wait(), SECONDS)
 
     async def refusal(self) -> str:
         """The one line with which it gives up."""
         await self.start()
-        out, err = await asyncio.wait_for(self.process.communicate(), _SECONDS)
+        out, err = await asyncio.wait_for(self.process.communicate(), SECONDS)
         assert self.process.returncode not in (0, None)
         assert out == b""
         assert err.count(b"\n") == 1, err.decode()
@@ -92,10 +93,10 @@ async def running(up: Up) -> AsyncIterator[str]:
 
 
 async def completed_run(up: Up) -> str:
-    token = development.sign(up.state_dir, "org_up", "user", 60)
+    token = development.sign(up.state_dir, "org_up", "user", 3600)
     async with RunEngineClient(up.grpc_address, token) as client:
         run = await client.trigger_run("campaign-bundle", trigger_payload={})
-        return (await client.wait(run.id, timeout_seconds=_SECONDS)).id
+        return (await client.wait(run.id, timeout_seconds=SECONDS)).id
 
 
 async def test_it_keeps_its_data_and_leaves_nothing_running(directory: Path) -> None:
@@ -112,7 +113,7 @@ async def test_it_keeps_its_data_and_leaves_nothing_running(directory: Path) -> 
         assert up.processes() == []
     up = Up(directory)
     async with running(up):
-        token = development.sign(directory, "org_up", "user", 60)
+        token = development.sign(directory, "org_up", "user", 3600)
         async with RunEngineClient(up.grpc_address, token) as client:
             assert (await client.get_run(run_id)).id == run_id
 
@@ -122,7 +123,7 @@ async def test_when_it_is_killed_its_processes_stop_and_the_next_start_works(dir
     async with running(up):
         await up.end(signal.SIGKILL)
         # PostgreSQL too.
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(SECONDS):
             while await asyncio.to_thread(up.processes):
                 pass
     again = Up(directory)
@@ -246,7 +247,7 @@ async def test_a_postgres_that_dies_is_started_again(directory: Path) -> None:
         pid = int((directory / "postgres" / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGKILL)
         # Calls fail until it is back; the first that does not is the event.
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(SECONDS):
             while True:
                 with suppress(RunEngineError):
                     assert await completed_run(up)
@@ -264,11 +265,11 @@ async def test_a_signal_ends_it_while_it_waits_for_the_migrations_of_another(
     up = Up(directory, DATABASE_URL=database_url, OWNER_DATABASE_URL=owner_url)
     await up.start()
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(SECONDS):
             while not await database.fetchval(waiting):
                 pass
         up.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(SECONDS):
             assert await up.process.wait() == 0
     finally:
         if up.process.returncode is None:
@@ -350,7 +351,7 @@ async def test_a_role_that_sees_every_tenant_is_refused(
         env=environment(**settings), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        out, err = await asyncio.wait_for(process.communicate(), _SECONDS)
+        out, err = await asyncio.wait_for(process.communicate(), SECONDS)
     finally:
         if process.returncode is None:
             process.kill()

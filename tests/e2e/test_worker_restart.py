@@ -8,6 +8,7 @@ from runengine.v1.run_pb2 import RunStatus, StepStatus
 from runengine_client import RunEngineClient
 
 from tests.gates import Gates
+from tests.patience import SECONDS
 from tests.stack import Stack
 
 RESTARTED = {"WORKFLOWS": "tests.graphs:RESTARTED", "LEASE_SECONDS": "1"}
@@ -30,7 +31,7 @@ async def test_another_worker_goes_on_from_the_last_checkpoint(
     gate = await gates.next()
     assert (await client.get_run(run.id)).status == RunStatus.RUN_STATUS_RUNNING
     gate.open()
-    done = await client.wait(run.id, timeout_seconds=30)
+    done = await client.wait(run.id, timeout_seconds=SECONDS)
     assert (done.status, done.attempt) == (RunStatus.RUN_STATUS_COMPLETED, 1)
     steps = await client.list_run_steps(run.id)
     assert [(step.step_id, step.attempt) for step in steps] == [("first", 1), ("held", 2), ("last", 1)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-SECONDS = 20
+from tests.patience import SECONDS as SECONDS
 
 
 @dataclass(eq=False)

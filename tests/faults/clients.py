@@ -63,26 +63,37 @@ class Tenant:
         server: int | None = None,
         **asked: Any,
     ) -> Any:
-        number = next(self._numbers)
         client = next(self._turn) if server is None else self._clients[server]
+        told: dict[str, Any] = {}
+        answer = None
+
+        async def send() -> None:
+            nonlocal answer
+            try:
+                answer = await call(client)
+                told.update(ok=True, **_told(answer))
+            except RunEngineError as error:
+                told.update(ok=False, reason=error.reason, detail=error.detail[:200])
+
+        await self.noted(method, send, told, **asked)
+        return answer
+
+    async def noted(
+        self, method: str, send: Callable[[], Awaitable[None]], told: dict[str, Any], **asked: Any
+    ) -> None:
+        """Sends a call, and notes it and its answer, which `send` puts into `told`."""
+        number = next(self._numbers)
         self._history.note(
             "call", call=number, method=method, tenant=self.name, deadline=DEADLINE_SECONDS, **asked
         )
         began = time.monotonic()
-        told: dict[str, Any] = {}
-        answer = None
-        try:
-            answer = await call(client)
-            told = {"ok": True, **_told(answer)}
-        except RunEngineError as error:
-            self.failures += 1
-            told = {"ok": False, "reason": error.reason, "detail": error.detail[:200]}
+        await send()
         seconds = time.monotonic() - began
+        self.failures += not told["ok"]
         self._history.note("answer", call=number, seconds=seconds, lag=self._lag.since(began), **told)
-        return answer
 
     async def trigger(
-        self, workflow: str, payload: dict[str, Any], campaign: str | None, key: str | None
+        self, workflow: str, payload: dict[str, Any], campaign: str | None, key: str | None, **asked: Any
     ) -> Run | None:
         """A new run."""
         run: Run | None = await self._ask(
@@ -91,6 +102,7 @@ class Tenant:
                 workflow, trigger_payload=payload, campaign_id=campaign, idempotency_key=key
             ),
             key=key,
+            **asked,
         )
         if run is not None:
             self.runs.append(run.id)

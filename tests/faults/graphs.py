@@ -38,7 +38,8 @@ class Told(RuntimeError):
     """What a node raises when it is told to fail."""
 
 
-def _enter(node: str, state: State, runtime: Runtime[RunContext]) -> dict[str, Any]:
+def enter(node: str, state: Any, runtime: Runtime[RunContext], **more: Any) -> dict[str, Any]:
+    """Notes that the node has begun; what is noted of its effect."""
     context = runtime.context
     noted = {
         "run": str(context.run_id),
@@ -47,6 +48,7 @@ def _enter(node: str, state: State, runtime: Runtime[RunContext]) -> dict[str, A
         "key": context.idempotency_key,
         # Which execution it is: what one returns is told from what any other does.
         "marker": f"{node}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
+        **more,
     }
     ours.note("entered", saw=state.get("seen", []), **noted)
     return noted
@@ -68,7 +70,7 @@ async def _gate(state: State, node: str, run_id: str) -> str:
 
 async def _node(node: str, state: State, runtime: Runtime[RunContext]) -> State:
     how: dict[str, Any] = state.get(node, {})  # type: ignore[assignment]
-    noted = _enter(node, state, runtime)
+    noted = enter(node, state, runtime)
     manner, word = how.get("manner", ""), "go"
     if manner == "gate":
         word = await _gate(state, node, noted["run"])
@@ -108,7 +110,7 @@ async def third(state: State, runtime: Runtime[RunContext]) -> State:
 
 def first_on_thread(state: State, runtime: Runtime[RunContext]) -> State:
     """A sync node, which no cancel reaches."""
-    noted = _enter("first", state, runtime)
+    noted = enter("first", state, runtime)
     if arrive_on_thread(state["gates"], "first", noted["run"]) == "fail":
         raise Told("It was told to.")
     ours.note("effect", **noted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 from langgraph.graph import START, StateGraph
@@ -28,8 +27,8 @@ async def forever(state: State) -> State:
     return {}
 
 
-def on_thread(state: State) -> State:
-    time.sleep(0.3)
+def on_thread(state: State, runtime: Runtime[RunContext]) -> State:
+    arrive_on_thread(state["gates"], "on-thread", str(runtime.context.run_id))
     return {}
 
 

@@ -14,19 +14,16 @@ import contextlib
 import gc
 import itertools
 import json
-import os
 import random
 import re
 import shutil
-import signal
-import socket
 import sys
 import tempfile
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,24 +58,21 @@ from runengine_server.embedded_postgres import EmbeddedPostgres
 from runengine_server.repositories.migrations.migrate import migrate
 
 from tests.faults.arrivals import Arrivals
-from tests.faults.leak_graphs import LARGE, WIDTH
+from tests.faults.leak_graphs import LARGE
+from tests.faults.pools import fill_server, fill_worker, locked, until_waiting, wide_payload
 from tests.faults.reporting import REPORTS
+from tests.faults.resources import Reading, Reports, connections_of, differences, ports_of
+from tests.patience import SECONDS
 from tests.stack import Stack, logging_to
 
 PROCESSES = ("serve", "gateway", "worker")
 WORKFLOWS = "tests.faults.leak_graphs:WORKFLOWS"
 
-# What app.py gives to each: connections of serve, and of a worker with ten places; threads for its nodes.
-_SERVER_POOL = 20
-_WORKER_POOL = 13
-_NODE_THREADS = 10
-
-# For so long do the thread pools of libraries keep a thread that has nothing to do: tokio's, of the
-# artifact store, 10 s; gRPC's, which has not been seen to grow, 20 s.
-TOKIO_SECONDS = 11.0
-ALL_SECONDS = 21.0
+# For so long does the thread pool of the artifact store, tokio's, keep a thread that has nothing to do: 10 s,
+# and half as many again for a machine that has much else to do.
+IDLE_SECONDS = 15.0
 _AGAIN_SECONDS = 0.25
-_STORY_SECONDS = 60
+_STORY_SECONDS = SECONDS
 
 # What no log may have: asyncio's words for what nobody waited for, with which it calls its exception
 # handler, the words of ours, and Python's own.
@@ -87,9 +81,6 @@ _COMPLAINTS = re.compile(
 )
 _UNAWAITED = re.compile("never retrieved|was destroyed but|unhandled|never awaited", re.IGNORECASE)
 _STOPPED = "--- told to stop\n"
-
-Figures = dict[str, Counter[str]]
-Reading = dict[str, Figures]
 
 
 class Watched:
@@ -106,10 +97,8 @@ class Watched:
     async def running(self) -> AsyncIterator[Watched]:
         """The processes, while the block runs."""
         separator = "&" if "?" in self._database_url else "?"
-        path = str(self._directory / "reports")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as self._reports:
-            self._reports.bind(path)
-            self._reports.setblocking(False)
+        path = self._directory / "reports"
+        with Reports(path) as self._reports:
             self._admin = await asyncpg.create_pool(self._superuser_url, min_size=1)
             try:
                 await self._admin.execute(
@@ -122,7 +111,7 @@ class Watched:
                             module="tests.faults.reporting",
                             DATABASE_URL=f"{self._database_url}{separator}application_name=leaks-{each}",
                             WORKFLOWS=WORKFLOWS,
-                            **{REPORTS.removeprefix("RUNENGINE_"): path},
+                            **{REPORTS.removeprefix("RUNENGINE_"): str(path)},
                         )
                 yield self
                 for each in PROCESSES:
@@ -145,33 +134,16 @@ class Watched:
         if collect:
             gc.collect()
         pids = {child.pid: name for name, child in self._children.items()}
-        for pid in pids:
-            os.kill(pid, signal.SIGUSR2 if collect else signal.SIGUSR1)
-        reading: Reading = {}
-        async with asyncio.timeout(10):
-            while len(reading) < len(pids):
-                report = json.loads(await asyncio.get_running_loop().sock_recv(self._reports, 1024 * 1024))
-                name = pids[report.pop("pid")]
-                reading[name] = {key: Counter(value) for key, value in report.items()}
-        for pid, name in pids.items():
-            reading[name]["threads"] = _threads(pid)
-            reading[name]["descriptors"] = self._descriptors(pid)
-            reading[name]["connections"] = Counter()
-        rows = await self._admin.fetch(
-            """SELECT application_name, count(*),
-                CASE WHEN state LIKE 'idle in%' THEN 'in a transaction' ELSE 'connection' END AS kind
-            FROM pg_stat_activity
-            WHERE datname = current_database() AND application_name LIKE 'leaks-%' GROUP BY 1, 3"""
-        )
-        for row in rows:
-            name = row["application_name"].removeprefix("leaks-")
-            reading[name]["connections"][row["kind"]] = row["count"]
+        addresses = (self.stack.grpc_address, self.stack.rest_address)
+        reading = await self._reports.read(pids, ports_of(addresses), collect)
+        for name, connections in (await connections_of(self._admin, "leaks-")).items():
+            reading[name]["connections"] = connections
         return reading
 
     async def quiet(self, seconds: float) -> Reading:
         """What they have once it has been the same for so long, the time for which idle threads stay."""
         last, since = await self.read(collect=True), time.monotonic()
-        async with asyncio.timeout(4 * seconds):
+        async with asyncio.timeout(seconds + SECONDS):
             while time.monotonic() - since < seconds:
                 await asyncio.sleep(_AGAIN_SECONDS)
                 # Twice: a look for runs, or for the database's health, may be under way.
@@ -181,34 +153,22 @@ class Watched:
 
     async def until(self, baseline: Reading) -> Reading:
         """What they have as soon as that is the baseline, or what they have when it does not become it."""
-        until = time.monotonic() + 4 * ALL_SECONDS
+        until = time.monotonic() + SECONDS
         while (now := await self.read(collect=True)) != baseline and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(_AGAIN_SECONDS)
         return now
 
-    @asynccontextmanager
-    async def locked(self, table: str) -> AsyncIterator[None]:
+    def locked(self, table: str) -> AbstractAsyncContextManager[None]:
         """Whatever reads or writes the table waits until the end of the block."""
-        connection = await asyncpg.connect(self._superuser_url)
-        try:
-            await connection.execute(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-            yield
-        finally:
-            await connection.close()
+        return locked(self._superuser_url, table)
 
     async def until_waiting(self, process: str, count: int) -> None:
         """Returns when so many connections of the process wait for a lock."""
-        async with asyncio.timeout(10):
-            while count > await self._admin.fetchval(  # noqa: ASYNC110
-                """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                AND application_name = $1 AND wait_event_type = 'Lock'""",
-                f"leaks-{process}",
-            ):
-                await asyncio.sleep(0.01)
+        await until_waiting(self._admin, f"leaks-{process}", count)
 
     async def until_all_runs_have_ended(self) -> None:
         """But for those that nobody takes."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(SECONDS):
             while await self._admin.fetchval(  # noqa: ASYNC110
                 """SELECT count(*) FROM runs WHERE status IN ('queued', 'running')
                 AND workflow_name LIKE 'leaks-%' AND workflow_name <> 'leaks-unserved'"""
@@ -218,25 +178,9 @@ class Watched:
     async def fill(self) -> None:
         """Brings each pool to its size: connections of serve and of worker, and threads for nodes."""
         token = self.stack.token(f"org_{uuid.uuid4().hex}")
-        async with RunEngineClient(self.stack.grpc_address, token) as client, Arrivals() as arrivals:
-            async with self.locked("campaigns"):
-                calls = [
-                    asyncio.create_task(client.get_campaign(uuid.uuid4())) for _ in range(2 * _SERVER_POOL)
-                ]
-                await self.until_waiting("serve", _SERVER_POOL)
-            answers = await asyncio.gather(*calls, return_exceptions=True)
-            assert all(isinstance(each, CampaignNotFound) for each in answers), answers
-            async with self.locked("step_cache"):
-                run = await client.trigger_run("leaks-wide", trigger_payload=_wide(arrivals))
-                await self.until_waiting("worker", _WORKER_POOL)
-            for count in (_NODE_THREADS, WIDTH - _NODE_THREADS):
-                arrived = await arrivals.until(lambda each: not each.left.is_set(), count)
-                for arrival in arrived:
-                    arrival.let_go()
-                for arrival in arrived:
-                    await arrival.gone()
-            run = await client.wait(run.id, timeout_seconds=30)
-            assert run.status == RunStatus.RUN_STATUS_COMPLETED, run
+        async with self.stack.client(token) as client:
+            await fill_server(client, self._superuser_url, "leaks-serve")
+            await fill_worker(client, self._superuser_url, "leaks-worker", "leaks-wide")
 
     def complaints(self) -> list[str]:
         """The lines of all logs that tell of something that nobody waited for or closed."""
@@ -249,56 +193,6 @@ class Watched:
                 f"{name}, stopping: {each}" for each in lines[-1].splitlines() if _UNAWAITED.search(each)
             ]
         return found
-
-    def _descriptors(self, pid: int) -> Counter[str]:
-        sockets = _sockets(
-            pid,
-            {
-                int(address.rpartition(":")[2])
-                for address in (self.stack.grpc_address, self.stack.rest_address)
-            },
-        )
-        found: Counter[str] = Counter()
-        for each in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                to = os.readlink(each)
-                kind, _, inode = to.partition(":[")
-                found[sockets.get(inode.rstrip("]"), kind) if kind == "socket" else kind] += 1
-        return found
-
-
-def _threads(pid: int) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for each in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
-            found[(each / "comm").read_text().strip()] += 1
-    return found
-
-
-_TCP_STATES = {"01": "established", "08": "closed by the other side", "0A": "listening"}
-
-
-def _sockets(pid: int, known_ports: set[int]) -> dict[str, str]:
-    """What each socket is, by its inode. Ports that are anyone's are left out."""
-
-    def port(address: str) -> str:
-        number = int(address.rpartition(":")[2], 16)
-        return str(number) if number in known_ports else "any"
-
-    found = {}
-    for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]:
-        found[line.split()[6]] = "unix socket"
-    for name in ("tcp", "tcp6"):
-        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
-            for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
-                fields = line.split()
-                state = _TCP_STATES.get(fields[3], f"TCP state {fields[3]}")
-                found[fields[9]] = f"socket {port(fields[1])} to {port(fields[2])}, {state}"
-    return found
-
-
-def _wide(arrivals: Arrivals) -> dict[str, str]:
-    return {"gates": arrivals.path, "key": str(uuid.uuid4())}
 
 
 class Patient:
@@ -455,7 +349,10 @@ class Load:
 
     async def _runs_time_out(self) -> None:
         for name in ("slow-step", "slow-thread", "slow-run"):
-            run = await self._ended((await self._client.trigger_run(f"leaks-{name}")).id)
+            payload = {"gates": self._arrivals.path}
+            run = await self._client.trigger_run(f"leaks-{name}", trigger_payload=payload)
+            run = await self._ended(run.id)
+            self._free.add(run.id)
             assert run.status == RunStatus.RUN_STATUS_FAILED, run
             self.hit(f"{run.error.code} in {name}")
 
@@ -469,7 +366,7 @@ class Load:
 
     async def _running_runs_are_cancelled(self) -> None:
         for retry in (True, False):
-            payload = _wide(self._arrivals)
+            payload = wide_payload(self._arrivals)
             run = await self._client.trigger_run("leaks-wide", trigger_payload=payload)
             await self._arrived(run.id)
             await self._client.cancel_run(run.id)
@@ -622,7 +519,7 @@ class Load:
     async def _bad_tokens(self) -> None:
         expired = development.sign(self._stack.state_dir, self._organisation, "user_test", ttl_seconds=-60)
         for token in (expired, "nonsense", self._token + "x"):
-            async with RunEngineClient(self._stack.grpc_address, token) as client:
+            async with self._stack.client(token) as client:
                 for call in (
                     Patient(client, self).get_run(uuid.uuid4()),
                     client.download_artifact(self._large),
@@ -653,7 +550,7 @@ class Load:
                     raise each
 
     async def _clients_vanish(self) -> None:
-        client = RunEngineClient(self._stack.grpc_address, self._token)
+        client = self._stack.client(self._token)
         calls = [
             asyncio.create_task(call)
             for call in (
@@ -690,7 +587,7 @@ class Load:
         token = self._token
         async with self._watched.locked("campaigns"):
             async with (
-                RunEngineClient(self._stack.grpc_address, token) as client,
+                self._stack.client(token) as client,
                 RunEngineClient(self._stack.grpc_address, token, timeout_seconds=0.1) as hasty,
             ):
                 calls = [
@@ -709,7 +606,7 @@ class Load:
         await asyncio.sleep(0.2)
 
     async def _too_many_at_once(self) -> None:
-        async with RunEngineClient(self._stack.grpc_address, self._token) as client:
+        async with self._stack.client(self._token) as client:
             async with self._watched.locked("campaigns"):
                 calls = [
                     *(asyncio.create_task(client.get_campaign(self._campaign)) for _ in range(280)),
@@ -758,7 +655,7 @@ class Load:
 
     async def _make_large(self, client: RunEngineClient) -> str:
         run = await client.trigger_run("leaks-large")
-        await client.wait(run.id, timeout_seconds=30)
+        await client.wait(run.id, timeout_seconds=SECONDS)
         (step,) = await client.list_run_steps(run.id)
         return step.output_artifact_ids[0]
 
@@ -806,17 +703,6 @@ class Measured:
     end: Reading
     hits: Counter[str]
     complaints: list[str]
-
-
-def differences(before: Reading, after: Reading) -> list[str]:
-    """What is not as it was, in words."""
-    return [
-        f"{process}, {figure}: {kind} {before[process][figure][kind]} → {after[process][figure][kind]}"
-        for process in before
-        for figure in before[process]
-        for kind in sorted({*before[process][figure], *after[process][figure]})
-        if before[process][figure][kind] != after[process][figure][kind]
-    ]
 
 
 # Each must have happened, or it proves nothing.
@@ -890,7 +776,7 @@ async def _measure_here(warm_up: float, seconds: float) -> Measured:
     try:
         owner_url, url = await postgres.start()
         await migrate(owner_url, url)
-        return await measure(url, directory, warm_up=warm_up, seconds=seconds, idle_seconds=ALL_SECONDS)
+        return await measure(url, directory, warm_up=warm_up, seconds=seconds, idle_seconds=IDLE_SECONDS)
     finally:
         postgres.stop()
         shutil.rmtree(directory)

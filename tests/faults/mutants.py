@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from tests import patience
 from tests.rewriting import rewrite
 
 VARIABLE = "RUNENGINE_MUTANT"
@@ -24,10 +25,12 @@ _SECONDS = 180
 
 
 _UNFENCED = """(SELECT attempt FROM public.runs
-        WHERE tenant_id = _tenant AND id = _run AND status = 'running' FOR SHARE)"""
+        WHERE tenant_id = _tenant AND id = _run AND status = 'running' FOR KEY SHARE)"""
 
 
+_RUN_IS_HERE = "(SELECT true FROM public.runs WHERE tenant_id = _tenant AND runs.id = stored.run_id)"
 _CLAIMS = ("claim_queued", "claim_expired")
+_ENDING = ("store_progress", "fail_step", "end_run", "cancel_run")
 _ORDER = """
         AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
             > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
@@ -45,6 +48,36 @@ def _epoch_of(function: str) -> Callable[[], None]:
     return _in([function], "hold_lease(_tenant, _run, _epoch)", _UNFENCED)
 
 
+def _state_kept_from_call_to_call() -> None:
+    from runengine_server.engine import superseded
+
+    put = superseded.Superseded.put
+
+    def put_and_forget_all_within(self: Any, namespace: str, *arguments: Any) -> bool:
+        if namespace == "":
+            self._within[""] = set(self._needed) - {""}
+        return put(self, namespace, *arguments)
+
+    superseded.Superseded.put = put_and_forget_all_within  # type: ignore[assignment, method-assign]
+
+
+def _ancestors_of_a_delta_channel() -> None:
+    from runengine_server.engine import superseded
+
+    put = superseded.Superseded.put
+
+    def put_without_counters(self: Any, namespace: str, checkpoint: Any, metadata: Any, size: int) -> bool:
+        return put(self, namespace, checkpoint, {"source": metadata.get("source")}, size)
+
+    superseded.Superseded.put = put_without_counters  # type: ignore[method-assign]
+
+
+def _superseded_goes() -> None:
+    from runengine_server.engine import superseded
+
+    superseded.Superseded.due = lambda self, size: ({}, [])  # type: ignore[method-assign]
+
+
 def _status_of_retry() -> None:
     # The statement's own guard, the lock under which the status was read before it, and what it read.
     rewrite("lock_run", " FOR UPDATE", "")
@@ -52,6 +85,7 @@ def _status_of_retry() -> None:
 
 
 def _campaign_in_own_transaction() -> None:
+    from runengine_server.database.functions import schema
     from runengine_server.repositories.held_run_repository import EndingRun, HeldRunRepository
 
     scopes: dict[Any, tuple[Any, str]] = {}
@@ -63,7 +97,7 @@ def _campaign_in_own_transaction() -> None:
 
     async def update_campaign(self: Any, *arguments: Any) -> None:
         scope, tenant_id = scopes[arguments[-1]]
-        await scope.fetch("SELECT move_campaign($1, $2, $3, $4, $5)", tenant_id, *arguments)
+        await scope.fetch(f"SELECT {schema()}.move_campaign($1, $2, $3, $4, $5)", tenant_id, *arguments)
 
     HeldRunRepository.__init__ = remember  # type: ignore[method-assign]
     EndingRun.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
@@ -194,6 +228,39 @@ def _threads_left_are_replaced() -> None:
     NodeThreads._leave = lambda self, call: None  # type: ignore[method-assign]
 
 
+def _patience_with_a_slow_link() -> None:
+    from runengine_server.repositories.patience import Patience
+
+    _put(Patience, "_look", lambda self: None)
+
+
+def _denial_is_no_refusal() -> None:
+    from runengine_server.repositories import driver_errors
+
+    _put(driver_errors, "DENIALS", ())
+
+
+def _look_at_grants() -> None:
+    from runengine_server.repositories import database
+
+    guard = "NOT has_table_privilege"
+    assert guard in database._ROLE
+    _put(database, "_ROLE", database._ROLE.replace(guard, f"false AND {guard[4:]}"))
+
+
+def _clock_of_a_node() -> None:
+    from runengine_server.workflows.time_limit import NodeClock
+
+    _put(NodeClock, "stop", lambda self: None)
+    _put(NodeClock, "go_on", lambda self: None)
+
+
+def _signal_to_a_blocked_worker() -> None:
+    from runengine_server.lifecycle import Lifetime
+
+    _put(Lifetime, "_and_tell", lambda self, of_loop: of_loop)
+
+
 def _put(module: Any, name: str, instead: Any) -> None:
     assert hasattr(module, name)
     setattr(module, name, instead)
@@ -219,16 +286,16 @@ def _gate_before_a_node() -> None:
 
 
 def _gate_after_a_node() -> None:
-    from runengine_server.engine.checkpoints import FencedCheckpointer
+    from runengine_server.workflows.load import Workflow
 
-    _put(FencedCheckpointer, "_stops_after", lambda *done: False)
+    _put(Workflow, "stops_after", lambda *done: False)
 
 
 def _completed_handler() -> None:
     from runengine_server.engine import checkpoints
 
     def as_stored(writes: Any) -> Any:
-        return ((task_id, channel, type_, value) for task_id, _, channel, type_, value in writes)
+        return ((task_id, channel, value) for task_id, _, channel, value in writes)
 
     _put(checkpoints, "with_handlers", as_stored)
 
@@ -251,6 +318,75 @@ def _place_in_an_idempotency_key() -> None:
     _put(run_context, "_within", lambda task_id: "")
 
 
+def _what_policies_read() -> None:
+    from runengine_server.repositories import connecting
+
+    for name in ("runengine.dispatch", "runengine.tenant", "runengine.all_tenants"):
+        del connecting.OF_CALLS[name]
+
+
+def _age_of_a_swept_artifact() -> None:
+    from runengine_server.engine import artifact_sweep
+
+    _put(artifact_sweep, "_OLD_SECONDS", 0.0)
+
+
+def _room_on_the_disk() -> None:
+    from runengine_server.repositories.database import Database
+
+    async def look_at_nothing(database: Database) -> None:
+        pass
+
+    _put(Database, "check_disk", look_at_nothing)
+
+
+def _withdrawal_of_a_worker() -> None:
+    from runengine_server.repositories.queue_repository import QueueRepository
+
+    async def withdraw_nothing(queue: QueueRepository) -> None:
+        pass
+
+    _put(QueueRepository, "withdraw_workflows", withdraw_nothing)
+
+
+def _written_as_stored() -> None:
+    from runengine_server.workflows.storing_node import StoringNode
+
+    _put(StoringNode, "_as_stored", lambda self, channel, value: value)
+
+
+def _reduced_as_stored() -> None:
+    from runengine_server.workflows import channels
+
+    _put(channels, "with_objects_as_stored", lambda value, known, key: value)
+
+
+def _type_of_what_was_stored() -> None:
+    from runengine_server.workflows import stored_values
+
+    _put(stored_values, "_lost", lambda before, after: None)
+
+
+def _cached_as_stored() -> None:
+    from runengine_server.workflows import recorded_node
+
+    _put(recorded_node, "as_stored", lambda value: value)
+
+
+def _rejected_write_is_forgotten() -> None:
+    from runengine_server.engine import checkpoints
+
+    async def keep(*arguments: Any) -> None: ...
+
+    _put(checkpoints, "take_back", keep)
+
+
+def _command_above_the_top() -> None:
+    from runengine_server.workflows import load, storing_node
+
+    _put(load, "store_writes", lambda graph, is_top=False: storing_node.store_writes(graph))
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A guard taken out, and the tests of which one at least has to fail then."""
@@ -260,7 +396,18 @@ class Mutant:
     tests: tuple[str, ...]
 
 
+_REFUSED = (
+    "integration/test_values.py::test_a_value_that_would_come_back_as_another_is_refused_when_it_is_written"
+)
+_REJECTED = (
+    "integration/test_rejected_writes.py::"
+    "test_a_write_that_its_reducer_rejects_fails_its_step_and_a_retry_runs_it_again"
+)
 _GATES = "integration/test_gates.py::test_a_gate_of_a_sub_graph_holds_however_often_its_run_is_retried"
+_HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_clock.py"
+_REVOKED = "postgresql/test_revoked.py::test_a_run_goes_on_once_what_was_revoked_is_granted_again"
+_SWEPT = "integration/test_artifact_sweep.py::"
+_SWEPT += "test_what_has_no_row_is_deleted_once_it_is_a_day_old_and_nothing_else"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
 
 
@@ -273,10 +420,33 @@ MUTANTS = (
     _mutant("epoch in the begin of a step", _epoch_of("begin_step"), _LOST),
     _mutant("epoch in the failure of a step", _epoch_of("fail_step"), _LOST),
     _mutant("epoch in what a step wrote and in a checkpoint", _epoch_of("record_progress"), _LOST),
+    _mutant(
+        "epoch in what goes with a checkpoint",
+        _epoch_of("record_progress"),
+        "integration/test_pruning.py::test_a_worker_that_lost_its_run_prunes_nothing",
+    ),
+    _mutant(
+        "state that a sub-graph keeps from call to call",
+        _state_kept_from_call_to_call,
+        "integration/test_pruning.py::test_a_sub_graph_that_keeps_its_state_from_call_to_call_still_does",
+    ),
+    _mutant(
+        "ancestors that a delta channel is replayed from",
+        _ancestors_of_a_delta_channel,
+        "integration/test_pruning.py::test_a_delta_channel_keeps_its_values_and_little_more",
+    ),
+    _mutant(
+        "what is superseded goes while the run goes on",
+        _superseded_goes,
+        "integration/test_pruning.py::test_a_loop_keeps_what_it_resumes_from_and_no_more",
+    ),
     _mutant("epoch in an artifact", _epoch_of("save_artifact"), _LOST),
     _mutant("epoch in a cache entry", _epoch_of("save_cached"), _LOST),
-    _mutant("epoch in the heartbeat", _in(["heartbeat"], "AND runs.epoch = held.epoch", ""), _LOST),
-    _mutant("epoch in the handing back", _in(["hand_back"], "AND runs.epoch = held.epoch", ""), _LOST),
+    _mutant(
+        "epoch in the heartbeat and the handing back",
+        _in(["own_runs", "lock_own_runs"], "AND runs.epoch = held.epoch", ""),
+        _LOST,
+    ),
     _mutant(
         "a claim raises the epoch",
         _in(["claim_queued", "claim_expired"], "epoch = epoch + 1", "epoch = epoch"),
@@ -307,6 +477,51 @@ MUTANTS = (
         "SKIP LOCKED",
         _in(_CLAIMS, "FOR UPDATE SKIP LOCKED", "FOR UPDATE"),
         "faults/test_guards.py::test_a_claimer_does_not_wait_for_a_run_that_another_has_locked",
+    ),
+    _mutant(
+        "SKIP LOCKED in the heartbeat",
+        _in(["lock_own_runs"], " SKIP LOCKED", ""),
+        f"{_HEARTBEATS}::test_a_run_that_is_locked_keeps_no_other_from_being_renewed",
+        f"{_HEARTBEATS}::test_a_run_that_is_locked_keeps_no_other_from_being_handed_back",
+    ),
+    _mutant(
+        "lock of the fence",
+        _in(["hold_lease"], " FOR KEY SHARE", ""),
+        f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
+    ),
+    _mutant(
+        "heartbeat beside the fence",
+        _in(["hold_lease"], "FOR KEY SHARE", "FOR SHARE"),
+        f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
+    ),
+    _mutant(
+        "end of a lease before a clock that went back",
+        _in(["claim_expired"], "secs => lease_seconds + 1", "secs => 1e9"),
+        f"{_CLOCKS}::test_a_run_whose_worker_is_lost_goes_on_a_lease_after_the_clock_went_back",
+    ),
+    _mutant(
+        "patience with a slow link",
+        _patience_with_a_slow_link,
+        "postgresql/test_slow_link.py::test_a_large_state_is_stored_and_read_again_however_slow_the_link_is",
+    ),
+    _mutant("a denial is no refusal", _denial_is_no_refusal, f"{_REVOKED}[18-tables]"),
+    _mutant("look at what is granted", _look_at_grants, f"{_REVOKED}[18-one table]"),
+    _mutant(
+        "clock of a node that waits for a thread",
+        _clock_of_a_node,
+        "integration/test_node_threads.py::"
+        "test_a_node_that_waits_for_its_thread_has_its_whole_time_from_then_on",
+    ),
+    _mutant(
+        "signal to a blocked worker",
+        _signal_to_a_blocked_worker,
+        "e2e/test_blocked_worker.py::"
+        "test_a_worker_whose_event_loop_is_blocked_stops_when_it_is_told_to_and_hands_back_all",
+    ),
+    _mutant(
+        "end of a step after its start",
+        _in(_ENDING, "greatest(public.now_ms(), started_at)", "public.now_ms()"),
+        f"{_CLOCKS}::test_nothing_takes_less_than_no_time_when_the_clock_goes_back",
     ),
     _mutant(
         "FORCE ROW LEVEL SECURITY",
@@ -352,7 +567,41 @@ MUTANTS = (
         "integration/test_changed_graphs.py::test_an_entry_that_leads_to_no_node_fails_the_run",
     ),
     _mutant("gate before a node", _gate_before_a_node, f"{_GATES}[before]"),
-    _mutant("gate after a node", _gate_after_a_node, f"{_GATES}[after]"),
+    _mutant("gate after a node", _gate_after_a_node, f"{_GATES}[after]", f"{_GATES}[called_after]"),
+    _mutant(
+        "what is written is as stored",
+        _written_as_stored,
+        "integration/test_values.py::"
+        "test_a_value_that_came_straight_on_is_the_one_that_comes_after_a_retry[in_an_update]",
+    ),
+    _mutant(
+        "what a reducer makes is as stored",
+        _reduced_as_stored,
+        "integration/test_values.py::test_what_a_reducer_makes_is_the_same_after_a_retry[False]",
+    ),
+    _mutant(
+        "type of what was stored",
+        _type_of_what_was_stored,
+        f"{_REFUSED}[of a function]",
+        f"{_REFUSED}[an error]",
+    ),
+    _mutant(
+        "what is put into the cache is as stored",
+        _cached_as_stored,
+        "integration/test_values.py::test_a_value_from_the_cache_is_the_one_that_was_put_there[True]",
+    ),
+    _mutant("rejected write is forgotten", _rejected_write_is_forgotten, f"{_REJECTED}[in_a_chain]"),
+    _mutant(
+        "step of a rejected write",
+        _in(["take_back"], "status IN ('running', 'completed')", "status = 'running'"),
+        f"{_REJECTED}[beside_others]",
+    ),
+    _mutant(
+        "command above the top",
+        _command_above_the_top,
+        "integration/test_sub_graphs.py::"
+        "test_a_command_to_a_graph_above_that_there_is_not_fails_its_step_and_says_so",
+    ),
     _mutant(
         "completed error handler",
         _completed_handler,
@@ -417,6 +666,36 @@ MUTANTS = (
         "integration/test_node_threads.py::"
         "test_threads_left_behind_are_replaced_counted_and_logged_with_their_run",
     ),
+    _mutant(
+        "what policies read in a session",
+        _what_policies_read,
+        "postgresql/test_defaults.py::test_a_tenant_sees_its_own_alone_and_nobody_sees_nothing"
+        "[18-what policies read-direct]",
+    ),
+    _mutant(
+        "search_path of functions",
+        _in(["get_run", "claim_queued"], " SET search_path FROM CURRENT", ""),
+        "postgresql/test_defaults.py::test_a_function_means_the_same_on_any_path_of_who_calls_it[18]",
+    ),
+    _mutant("run of a swept artifact", _in(["artifacts_without_row"], _RUN_IS_HERE, "true"), _SWEPT),
+    _mutant("age of a swept artifact", _age_of_a_swept_artifact, _SWEPT),
+    _mutant(
+        "room on the disk",
+        _room_on_the_disk,
+        "integration/test_full_disk.py::test_readiness_follows_the_room_on_the_disk_of_the_database",
+    ),
+    _mutant(
+        "withdrawal of a worker",
+        _withdrawal_of_a_worker,
+        "integration/test_served_workflows.py::"
+        "test_a_stopping_worker_serves_nothing_any_more_before_its_runs_have_stopped",
+    ),
+    _mutant(
+        "expiry of a worker",
+        _in(["count_workers"], "AND expires_at > statement_timestamp()", ""),
+        "integration/test_served_workflows.py::"
+        "test_the_log_tells_of_queued_runs_without_a_worker_once_a_change",
+    ),
 )
 
 
@@ -429,6 +708,7 @@ def _pytest(tests: Iterable[str], mutant: str | None) -> subprocess.CompletedPro
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_")}
     if mutant is not None:
         environment[VARIABLE] = mutant
+        environment[patience.VARIABLE] = "30"  # what a test waits for may never come
     command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
     return subprocess.run(
         command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False

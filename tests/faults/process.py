@@ -6,8 +6,11 @@ It is the real command, with no test hook in it: what is added here wraps its me
 `RUNENGINE_FAULT_SOCKET` and waits for a word, so that the test kills or stops the process exactly there.
 `NAME:3` means the third execution that gets there, once; `NAME` each execution of a run whose
 payload asks for it (`"stop_at": "NAME"`, or `"NAME:2"` for the second time that this run gets there).
+With `RUNENGINE_CLOCK` a worker's own clock is ahead by as many seconds as that file says.
 With `RUNENGINE_HISTORY` every claim and every fenced write goes to the history, with what came of it.
-With `RUNENGINE_MUTANT` one guard of the product is taken out.
+With `RUNENGINE_REPORTS` it says what it has, as tests/faults/reporting.py.
+With `RUNENGINE_MUTANT` one guard of the product is taken out. With `RUNENGINE_PATIENT` calls that wait for
+the database are not given up after ten seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import contextlib
 import functools
 import importlib
 import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -30,6 +34,7 @@ from runengine_server.domain.struct import to_dict
 
 from tests.faults.arrivals import arrive
 from tests.faults.history import ours
+from tests.faults.reporting import REPORTS, answer_signals
 
 WORKER_POINTS = (
     "before_first_step",
@@ -60,6 +65,11 @@ class _Points:
         self._armed = {name: int(number or 0) for name, _, number in armed if name}
         self._path = os.environ.get("RUNENGINE_FAULT_SOCKET", "")
         self._count: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def are_armed(self) -> bool:
+        """Whether there is one at which somebody may stop."""
+        return bool(self._armed)
 
     @asynccontextmanager
     async def reached(self, name: str, run_id: str, payload: Struct | None = None) -> AsyncIterator[None]:
@@ -97,9 +107,10 @@ def _install_worker(points: _Points) -> None:
     from runengine_server.repositories.held_run_repository import HeldRunRepository
     from runengine_server.repositories.queue_repository import Line, QueueRepository
 
-    # What is done later goes out with the next statement, and not by the clock: so it is known which one that
-    # is at which an execution is stopped.
-    checkpoints._LATER_SECONDS = 3600
+    if points.are_armed:
+        # What is done later goes out with the next statement, and not by the clock: so it is known which one
+        # that is at which an execution is stopped.
+        checkpoints._LATER_SECONDS = 3600
     held: set[tuple[str, int]] = set()
     begun: set[tuple[str, Any]] = set()
     unrecorded: set[str] = set()
@@ -262,6 +273,40 @@ def _install_server(points: _Points) -> None:
     _wrap(Notifier, "_send", send)
 
 
+class Clock:
+    """Stands for the module `time` where a worker looks at its leases."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def monotonic(self) -> float:
+        with open(self._path) as file:
+            return time.monotonic() + float(file.read() or 0)
+
+
+def _follow_clock(path: str) -> None:
+    from runengine_server.engine import heartbeat, worker
+
+    for module in (heartbeat, worker):
+        vars(module)["time"] = Clock(path)
+
+
+def be_patient() -> None:
+    """For tests that hold a lock until something has happened, which may take longer on a busy machine."""
+    from runengine_server.gateway.app import create_gateway
+    from runengine_server.repositories.connecting import OF_CALLS
+    from runengine_server.repositories.database import Database
+
+    connection: Any = Database.connection
+    connection.__wrapped__.__defaults__ = (3600,)
+    OF_CALLS["statement_timeout"] = "0"
+    gateway: Any = create_gateway
+    gateway.__kwdefaults__["deadline_seconds"] = 3600
+
+
 def main() -> None:
     """The command of the product, once its process is prepared."""
     import sys
@@ -271,9 +316,15 @@ def main() -> None:
     # First, so that what is noted and stopped is the guarded or unguarded method as the product has it.
     if mutant := os.environ.get("RUNENGINE_MUTANT"):
         importlib.import_module("tests.faults.mutants").apply(mutant)
+    if "RUNENGINE_PATIENT" in os.environ:
+        be_patient()
+    if REPORTS in os.environ:
+        answer_signals()
     points = _Points()
     if "worker" in sys.argv:
         _install_worker(points)
+        if clock := os.environ.get("RUNENGINE_CLOCK"):
+            _follow_clock(clock)
     if "serve" in sys.argv:
         _install_server(points)
     command()

@@ -45,6 +45,7 @@ class Proxy:
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.muted = False
+        self.delay = 0.0  # seconds, of each message
         self.dropped = 0  # notifications
         self.losses: list[_Loss] = []
         self.executed: list[str] = []  # the text of each statement
@@ -108,6 +109,7 @@ class Proxy:
         stranded connections are cut.
         """
         self._refusing = self.muted = False
+        self.delay = 0.0
         self.flowing.set()
         self._cut(each for each in self._open if each.flowing is not self.flowing)
 
@@ -198,6 +200,8 @@ class _Connection:
                 head = await reader.readexactly(5)
                 body = await reader.readexactly(int.from_bytes(head[1:], "big") - 4)
                 await self.flowing.wait()
+                if self._proxy.delay:
+                    await asyncio.sleep(self._proxy.delay)
                 if passes(head[:1], body):
                     writer.write(head + body)
                     await writer.drain()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from runengine_client import RunEngineClient
 from runengine_server.children import Child
 
-from tests.faults.arrivals import Arrivals
+from tests.faults.arrivals import Arrival, Arrivals
+from tests.patience import SECONDS
 from tests.stack import UNDER_TEST, Stack
 
 LEASE_SECONDS = 2.0
@@ -35,20 +36,33 @@ class Recovery:
         )
         self.workers[worker.pid] = worker
 
-    async def kill_once(self) -> float:
-        """Seconds from the kill to the successor's entry into the step."""
+    async def hold(self) -> tuple[str, Child]:
+        """A run, and the worker that is in its step, which is no longer one of these workers."""
         payload = {"gates": self.arrivals.path, "first": {"manner": "gate"}}
         run = await self.client.trigger_run("recovery", trigger_payload=payload)
         held = await self.arrivals.at("first", run.id)
-        killed = self.workers.pop(held.pid)
+        return run.id, self.workers.pop(held.pid)
+
+    async def kill_once(self) -> float:
+        """Seconds from the kill to the successor's entry into the step."""
+        run_id, killed = await self.hold()
         killed.kill()
         began = time.monotonic()
         await killed.until_ended()
-        (taken,) = await self.arrivals.until(lambda each: each.run_id == run.id and each.pid in self.workers)
+        taken = await self.taken_over(run_id)
         seconds = time.monotonic() - began
-        taken.let_go()
-        await self.client.wait(run.id, timeout_seconds=10)
+        await self.complete(taken)
         return seconds
+
+    async def taken_over(self, run_id: str) -> Arrival:
+        """Where its successor is in the step."""
+        (taken,) = await self.arrivals.until(lambda each: each.run_id == run_id and each.pid in self.workers)
+        return taken
+
+    async def complete(self, taken: Arrival) -> None:
+        """Lets the successor end it."""
+        taken.let_go()
+        await self.client.wait(taken.run_id, timeout_seconds=SECONDS)
 
 
 async def start(stack: Stack, client: RunEngineClient, arrivals: Arrivals) -> Recovery:

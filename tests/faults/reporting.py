@@ -1,14 +1,16 @@
 """A process of the product that says what it has: `python -m tests.faults.reporting serve|gateway|worker`.
 
 It is the real command. On SIGUSR1 it sends one datagram to the socket of
-`RUNENGINE_REPORTS`, with what cannot be seen from outside: its asyncio tasks, its Python threads, and its
-connections that LISTEN. On SIGUSR2 it collects its garbage first, so that what only a cycle keeps is gone,
-and has complained if it was not closed.
+`RUNENGINE_REPORTS`, with what cannot be seen from outside: its asyncio tasks, its Python threads, its
+connections that LISTEN, and its channels and calls of gRPC. On SIGUSR2 it collects its garbage first, so
+that what only a cycle keeps is gone, and has complained if it was not closed, and gives free memory back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -24,18 +26,31 @@ from typing import Any
 
 import asyncpg
 
+from tests.faults.process import be_patient
+
 REPORTS = "RUNENGINE_REPORTS"
+
+# A client's channel and call, and a server's call, as grpcio 1.85 names them.
+_OF_GRPC = ("AioChannel", "_AioCall", "RPCState")
 
 
 def main() -> None:
     """The command of the product, once its process can be asked."""
-    from runengine_server import logs
     from runengine_server.__main__ import main as command
 
     if mutant := os.environ.get("RUNENGINE_MUTANT"):
         from tests.faults import mutants
 
         mutants.apply(mutant)
+    be_patient()
+    answer_signals()
+    command()
+
+
+def answer_signals() -> None:
+    """From now on this process says what it has when it is asked."""
+    from runengine_server import logs
+
     warnings.simplefilter("always", ResourceWarning)
     path = os.environ[REPORTS]
 
@@ -44,7 +59,8 @@ def main() -> None:
         try:
             if number == signal.SIGUSR2:
                 gc.collect()
-            words = json.dumps({"pid": os.getpid(), **_own()}).encode()
+                _give_back()
+            words = json.dumps({"pid": os.getpid(), **own()}).encode()
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
                 to.sendto(words, path)
         except Exception:
@@ -62,10 +78,16 @@ def main() -> None:
     gc.freeze = lambda: None
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, report)
-    command()
 
 
-def _own() -> dict[str, dict[str, int]]:
+def _give_back() -> None:
+    # What is free, and is kept by the C library to be used again, is no memory that is held.
+    with contextlib.suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def own() -> dict[str, dict[str, int]]:
+    """Each figure by its kinds."""
     # A worker has two event loops: the second is that of its heartbeat.
     everything = gc.get_objects()
     # By its type: isinstance() would ask a proxy for the class of what it stands for, which may be gone.
@@ -78,6 +100,7 @@ def _own() -> dict[str, dict[str, int]]:
         "asyncio tasks": Counter(_name(task.get_coro()) for task in tasks),
         "Python threads": Counter(thread.name for thread in threading.enumerate()),
         "LISTENs": Counter(channel for line in lines for channel in line._listeners),
+        "gRPC": Counter(name for each in everything if (name := type(each).__name__) in _OF_GRPC),
     }
 
 

@@ -16,8 +16,9 @@ from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, NewRun, RunStatus
 from runengine_server.engine.campaign_service import CampaignService
-from runengine_server.repositories.held_run_repository import HeldRunRepository, StoredCheckpoint
+from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import Line, QueueRepository
+from runengine_server.repositories.write_behind import StoredCheckpoint
 
 from tests.integration.harness import (
     LEASE_SECONDS,
@@ -130,7 +131,7 @@ async def test_a_worker_that_has_lost_its_run_changes_nothing(
                 await write(zombie)
             assert await rows(database, engine.tenant_id) == before
         async with engine.queue.line(lambda channel, payload: None) as line:
-            assert await line.heartbeat([claimed], SECONDS) == set()
+            assert await line.heartbeat([claimed], SECONDS) == (set(), set())
         await engine.queue.hand_back([claimed])
         assert await rows(database, engine.tenant_id) == before
 
@@ -247,7 +248,7 @@ async def test_what_is_not_notified_is_found_all_the_same(
             waits.set()
         return found
 
-    async def noted_heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
+    async def noted_heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> Any:
         listens.set()
         return await heartbeat(line, held, seconds)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from langgraph.runtime import Runtime
 from runengine_server.domain.errors import Fenced
@@ -16,24 +17,18 @@ from runengine_server.engine.langgraph_run_processor import LangGraphRunProcesso
 from runengine_server.workflows.recorded_node import Execution
 from runengine_server.workflows.run_context import RunContext
 
-from tests.faults import leaks
+from tests.faults import leaks, reporting
 from tests.faults.graphs import deaf
+from tests.faults.resources import differences
 from tests.integration.harness import Held, State, alone, happened, serving
+from tests.stack import free_address
 
 
-# The thread pools of libraries are waited for, twice, until they have let their idle threads go.
-@pytest.mark.timeout(420)
 async def test_of_a_mixed_load_nothing_is_left(database_url: str, state_dir: Path) -> None:
-    for _ in range(2):
-        measured = await leaks.measure(
-            database_url, state_dir, warm_up=3, seconds=6, idle_seconds=leaks.TOKIO_SECONDS
-        )
-        found = leaks.differences(measured.baseline, measured.end)
-        # gRPC adds a thread to its own pool when work waits there, on a busy machine, and ends one that had
-        # nothing to do for 20 s, which pings leave none of them (grpcio 1.85.1). A leak shows each time.
-        if not found or not all("event_engine" in each for each in found):
-            break
-    assert found == []
+    measured = await leaks.measure(
+        database_url, state_dir, warm_up=3, seconds=6, idle_seconds=leaks.IDLE_SECONDS
+    )
+    assert differences(measured.baseline, measured.end) == []
     assert measured.complaints == []
     assert leaks.missing(measured.hits) == []
     # It was there to be left: every process had more to do than nothing.
@@ -45,11 +40,23 @@ async def test_of_a_mixed_load_nothing_is_left(database_url: str, state_dir: Pat
         assert measured.peak[process][figure] > measured.baseline[process][figure].total()
 
 
+async def test_channels_and_calls_of_grpc_are_counted() -> None:
+    gc.collect()
+    before = Counter(reporting.own()["gRPC"])
+    channel = grpc.aio.insecure_channel(free_address())
+    method: Any = channel.unary_unary("/no.Such/Method")
+    call = method(b"", wait_for_ready=True)
+    await asyncio.sleep(0)  # it begins
+    assert Counter(reporting.own()["gRPC"]) - before == {"AioChannel": 1, "_AioCall": 1}
+    call.cancel()
+    await channel.close()
+
+
 def test_what_is_left_is_told_by_its_kind() -> None:
     before = {"serve": {"descriptors": Counter({"pipe": 2, "unix socket": 3})}}
     after = {"serve": {"descriptors": Counter({"pipe": 3, "unix socket": 2})}}
-    assert leaks.differences(before, before) == []
-    assert leaks.differences(before, after) == [
+    assert differences(before, before) == []
+    assert differences(before, after) == [
         "serve, descriptors: pipe 2 → 3",
         "serve, descriptors: unix socket 3 → 2",
     ]

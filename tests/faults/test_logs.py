@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 from runengine.v1.run_pb2 import RunStatus
-from runengine_client import RunEngineClient
 
 from tests.faults.proxy import Proxy
+from tests.patience import SECONDS
 from tests.stack import Stack
-
-SECONDS = 30
 
 
 @asynccontextmanager
@@ -44,7 +42,7 @@ async def becomes(stack: Stack, token: str, status: int) -> None:
 
 
 async def run_completes(stack: Stack, token: str) -> None:
-    async with RunEngineClient(stack.grpc_address, token) as client:
+    async with stack.client(token) as client:
         run = await client.trigger_run("campaign-bundle", trigger_payload={})
         ended = await client.wait(run.id, timeout_seconds=SECONDS)
         assert ended.status in (RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED)

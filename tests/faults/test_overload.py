@@ -10,6 +10,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -18,17 +19,25 @@ import pytest
 from runengine.v1.run_pb2 import Run
 from runengine_client import Overloaded, RunEngineClient
 
-from tests.stack import Stack
+from tests.integration.harness import until
+from tests.patience import SECONDS
+from tests.stack import UNDER_TEST, Stack
 
 # What rpc/interceptor.py lets be under way.
 ADMITTED = 256
 OVER_GRPC = 7 * ADMITTED // 2
 OVER_REST = ADMITTED // 2
 
-# Less than the ten seconds after which a statement that waits for its lock is given up.
-SECONDS = 8
-
 Answer = Run | httpx.Response | BaseException
+
+
+@pytest.fixture(scope="module")
+async def stack(database_url: str, state_dir: Path, stack: Stack) -> AsyncIterator[Stack]:
+    """serve and gateway on the same database, which wait for a lock for as long as it takes."""
+    own = Stack(database_url, state_dir)
+    await own.start("serve", "gateway", module=UNDER_TEST, PATIENT="1")
+    yield own
+    await own.stop()
 
 
 @pytest.fixture
@@ -38,7 +47,7 @@ async def wide_rest(stack: Stack, token: str) -> AsyncIterator[httpx.AsyncClient
         base_url=f"http://{stack.rest_address}",
         headers={"authorization": f"Bearer {token}"},
         limits=httpx.Limits(max_connections=None),
-        timeout=30,
+        timeout=SECONDS,
     ) as rest:
         yield rest
 
@@ -150,4 +159,4 @@ async def test_after_a_storm_as_many_are_admitted_as_before(
         assert [id_of(answer) for answer in admitted.values()] == [run.id] * ADMITTED
     answer = await rest.get(f"/runs/{run.id}")
     assert (answer.status_code, answer.json()["id"]) == (200, run.id)
-    assert (await rest.get("/readyz")).status_code == 200
+    await until(lambda: rest.get("/readyz"), lambda answer: answer.status_code == 200)

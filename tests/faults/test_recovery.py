@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
+import asyncpg
 from runengine_client import RunEngineClient
 
 from tests.faults import recovery
@@ -10,18 +14,32 @@ from tests.faults.claims import claiming
 from tests.stack import Stack
 
 
-async def test_a_killed_workers_run_is_taken_over_each_time(stack: Stack, client: RunEngineClient) -> None:
+async def test_a_killed_workers_run_is_taken_over_each_time_and_not_before_its_lease_has_ended(
+    stack: Stack, client: RunEngineClient, database: asyncpg.Connection
+) -> None:
+    lease = "SELECT lease_expires_at FROM runs WHERE id = $1"
+    # Its time is in whole milliseconds.
+    taken_over = """SELECT at + interval '1 ms' FROM run_events
+        WHERE run_id = $1 AND reason = 'TAKEN_OVER' ORDER BY seq LIMIT 1"""
     async with Arrivals() as arrivals:
         team = await recovery.start(stack, client, arrivals)
         try:
-            first = await team.kill_once()
-            await team.add_worker()
-            second = await team.kill_once()
+            for _ in range(2):
+                run_id, killed = await team.hold()
+                (other,) = team.workers
+                # While the lease is looked at, nobody renews it or takes the run over.
+                os.kill(other, signal.SIGSTOP)
+                killed.kill()
+                await killed.until_ended()
+                ends = await database.fetchval(lease, run_id)
+                os.kill(other, signal.SIGCONT)
+                taken = await team.taken_over(run_id)
+                assert await database.fetchval(taken_over, run_id) > ends
+                await team.complete(taken)
+                await team.add_worker()
         finally:
             for worker in team.workers.values():
                 worker.kill()
-    # Not before the lease ends, whose last renewal was a third of it ago at most.
-    assert min(first, second) > recovery.LEASE_SECONDS / 2
 
 
 async def test_of_fifty_claimers_of_one_run_one_gets_it(database_url: str) -> None:

@@ -16,8 +16,7 @@ from runengine_server.start_database import watch
 
 from tests.faults.proxy import Proxy
 from tests.integration.harness import Held, chain, ended, serving
-
-HEALED_SECONDS = 10
+from tests.patience import SECONDS
 
 
 async def test_a_worker_hears_and_works_again_before_long(database_url: str) -> None:
@@ -30,7 +29,7 @@ async def test_a_worker_hears_and_works_again_before_long(database_url: str) -> 
             running = await held.next()
             proxy.strand()
             engine.runs = RunRepository(direct.tenant(engine.tenant_id))
-            async with asyncio.timeout(HEALED_SECONDS):
+            async with asyncio.timeout(SECONDS):
                 await engine.cancel(running.run_id)
                 run_id = await engine.trigger()
                 await running.ended.wait()
@@ -58,7 +57,7 @@ async def test_calls_under_way_end_and_others_work_before_long(database_url: str
             await begun.wait()
         proxy.strand()
         stranded.set()
-        async with asyncio.timeout(HEALED_SECONDS):
+        async with asyncio.timeout(SECONDS):
             with pytest.raises(Unavailable):
                 await under_way
             await asyncio.gather(*(call(database) for _ in range(3)))

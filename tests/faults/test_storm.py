@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.faults.process import SERVER_POINTS
 from tests.faults.storm import storm
 
@@ -20,7 +18,6 @@ KINDS = (
 POINTS = ("between_effect_and_record", "inside_finish", *SERVER_POINTS)
 
 
-@pytest.mark.timeout(120)
 async def test_all_invariants_hold_in_a_small_storm() -> None:
     report = await storm(1, 40, kinds=KINDS, times=1, points=POINTS, poison=False)
     hit = {kind for kind, count in report.hits.items() if count}

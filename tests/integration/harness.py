@@ -40,9 +40,8 @@ from runengine_server.workflows.load import Timeouts, compile_workflow
 from runengine_server.workflows.run_context import RunContext
 
 from tests.chains import chain_of
+from tests.patience import SECONDS as SECONDS
 
-# How long anything may take before it is taken to hang, on a machine that has much else to do.
-SECONDS = 30
 ACTOR = Actor("user_test", None)
 LEASE_SECONDS = 30.0
 NO_TIMEOUTS = Timeouts()

@@ -14,7 +14,6 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from runengine.v1.run_pb2 import Run
-from runengine_client import RunEngineClient
 from runengine_server.auth import development
 
 from tests.gates import Gates
@@ -30,6 +29,7 @@ from tests.integration.bad_input.exchanges import (
 )
 from tests.integration.bad_input.proto_wire import trigger
 from tests.integration.corpus import Grpc, Http, Raw, Row
+from tests.patience import SECONDS
 from tests.stack import Stack
 
 _AT_ONCE = 8
@@ -92,8 +92,8 @@ async def world(stack: Stack) -> AsyncIterator[World]:
     token = stack.token(organisation)
     async with (
         Gates() as gates,
-        RunEngineClient(stack.grpc_address, token) as client,
-        RunEngineClient(stack.grpc_address, stack.token(f"org_{uuid.uuid4().hex}")) as other,
+        stack.client(token) as client,
+        stack.client(stack.token(f"org_{uuid.uuid4().hex}")) as other,
     ):
         campaign = await client.create_campaign()
         completed = await client.trigger_run("two-artifacts", context={"campaignId": campaign.id})
@@ -102,8 +102,8 @@ async def world(stack: Stack) -> AsyncIterator[World]:
         running = await client.trigger_run("gated", trigger_payload={"gates": gates.path})
         gate = await gates.next()
         for ending in (completed, failed):
-            await client.wait(ending.id, timeout_seconds=30)
-        await other.wait(foreign.id, timeout_seconds=30)
+            await client.wait(ending.id, timeout_seconds=SECONDS)
+        await other.wait(foreign.id, timeout_seconds=SECONDS)
         yield World(
             stack,
             organisation,
@@ -123,7 +123,7 @@ async def world(stack: Stack) -> AsyncIterator[World]:
             },
         )
         gate.open()
-        await client.wait(running.id, timeout_seconds=30)
+        await client.wait(running.id, timeout_seconds=SECONDS)
 
 
 def _signed(key: rsa.RSAPrivateKey, organisation: str | None) -> str:
@@ -173,7 +173,7 @@ async def _rows_of(world: World, database: asyncpg.Connection) -> dict[str, int]
 
 
 async def _runs_of(world: World) -> list[Run]:
-    async with RunEngineClient(world.stack.grpc_address, world.token) as client:
+    async with world.stack.client(world.token) as client:
         return [await client.get_run(run_id) for run_id in world.runs]
 
 

@@ -14,6 +14,7 @@ from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.domain.errors import NoOrganisation, Unauthenticated
 
+from tests.patience import SECONDS
 from tests.stack import ROOT
 from tests.token_forge import (
     MACHINES,
@@ -225,7 +226,7 @@ async def verdicts(state_dir: Path) -> Verdicts:
         subprocess.check_output,
         [node, str(_FOLDER / "verdicts.mjs")],
         input="\n".join(lines).encode(),
-        timeout=60,
+        timeout=SECONDS,
     )
     said = [json.loads(line) for line in written.split(b"\n") if line]
     verifier = ClerkVerifier(PemKey(pem), development.ISSUER, [PARTY], MACHINES)

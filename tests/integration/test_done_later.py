@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 from langgraph.func import task
 from langgraph.graph import START, StateGraph
-from runengine_server.database import functions
 from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.errors import StatementRefused, Unavailable
 from runengine_server.domain.run import Failure, RunStatus
@@ -75,8 +74,8 @@ async def test_a_worker_that_stops_while_a_step_waits_to_begin_has_stored_the_st
 
     async def wait_for_the_first_time(
         held: HeldRunRepository, function: TenantFunction, *arguments: object
-    ) -> int:
-        if function.name == "begin_step" and "two" in arguments and not waiting.is_set():
+    ) -> Any:
+        if function.name == "begin_step" and ["two"] in arguments and not waiting.is_set():
             waiting.set()
             await asyncio.Event().wait()
         return await real(held, function, *arguments)
@@ -101,9 +100,8 @@ async def test_a_begin_that_was_stopped_in_flight_may_be_committed_during_the_ne
         held = HeldRunRepository(engine.database, run, "worker:test")
         first = database.transaction()
         await first.start()
-        arguments = (*held_run_repository._Done().columns(), task_id, "one", "one", False)
+        arguments = (*held_run_repository._done_columns([]), [task_id], ["one"], ["one"], [False])
         begin = tenant_function("begin_step").call
-        await database.execute(f"SET search_path = {functions.search_path()}")
         await database.fetch(begin, run.tenant_id, run.id, run.epoch, *arguments)
         second = asyncio.create_task(held.begin_step(task_id, "one", "one", False))
         waiting = "SELECT count(*) FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
@@ -163,7 +161,7 @@ async def test_a_run_does_not_end_before_what_is_being_stored_of_it(
         await held.begin_step(task_id, "one", "one", False)
         await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, later=True)
 
-        async def store_late(held: HeldRunRepository, function: TenantFunction, *arguments: object) -> int:
+        async def store_late(held: HeldRunRepository, function: TenantFunction, *arguments: object) -> Any:
             if function.name == "record_progress":
                 storing.set()
                 await store.wait()

@@ -20,7 +20,8 @@ from langgraph.types import CachePolicy, Command, RetryPolicy, Send
 from pydantic import BaseModel
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import CampaignStatus, Failure, RunStatus
-from runengine_server.repositories.held_run_repository import HeldRunRepository, StoredCheckpoint
+from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import (
@@ -34,6 +35,8 @@ from tests.integration.harness import (
     happened,
     serving,
 )
+from tests.integration.time_limits import ENTERED, in_the_node
+from tests.patience import SECONDS
 
 NO_ARTIFACT = "00000000-0000-0000-0000-000000000000"
 AT_ONCE = RetryPolicy(initial_interval=0, jitter=False, retry_on=Exception)
@@ -123,12 +126,14 @@ async def test_a_node_whose_edge_was_stopped_runs_again_with_what_follows(
 # Time limits.
 
 
+@in_the_node
 async def test_a_node_that_runs_into_its_time_limit_is_a_step_that_timed_out(database_url: str) -> None:
     async def slow(state: State) -> State:
+        ENTERED.set()
         await asyncio.Event().wait()
         return {}
 
-    graph = alone("slow", slow, timeout=0.5)
+    graph = alone("slow", slow, timeout=0.1)
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert code_and_step(run.error) == ("STEP_TIMED_OUT", "slow")
@@ -145,7 +150,7 @@ async def test_a_node_with_a_time_limit_has_the_context_of_its_own_step(database
 
     graph: Graph = StateGraph(State)
     for name in ("one", "two"):
-        graph.add_node(name, save, timeout=30)
+        graph.add_node(name, save, timeout=SECONDS)
     graph.add_edge(START, "one")
     graph.add_edge("one", "two")
     async with serving(database_url, graph) as engine:
@@ -156,6 +161,7 @@ async def test_a_node_with_a_time_limit_has_the_context_of_its_own_step(database
         assert keys == [f"{run.id}:{step.id}" for step in steps]
 
 
+@in_the_node
 async def test_what_a_timed_out_execution_still_writes_does_not_touch_the_next_one(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +176,7 @@ async def test_what_a_timed_out_execution_still_writes_does_not_touch_the_next_o
 
     async def slow(state: State) -> State:
         if next(executions) == 1:
+            ENTERED.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -181,7 +188,7 @@ async def test_what_a_timed_out_execution_still_writes_does_not_touch_the_next_o
 
     monkeypatch.setattr(HeldRunRepository, "fail_step", notice)
     again = RetryPolicy(initial_interval=0, jitter=False, retry_on=NodeTimeoutError)
-    graph = alone("slow", slow, timeout=1, retry_policy=again)
+    graph = alone("slow", slow, timeout=0.1, retry_policy=again)
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert (run.status, run.error) == (RunStatus.COMPLETED, None)
@@ -359,12 +366,14 @@ async def test_a_handler_that_failed_runs_again_when_the_run_is_retried(database
         assert ran.names == ["risky", "rescue", "rescue"]
 
 
+@in_the_node
 async def test_a_handled_time_out_is_a_step_that_timed_out(database_url: str) -> None:
     async def slow(state: State) -> State:
+        ENTERED.set()
         await asyncio.Event().wait()
         return {}
 
-    graph = alone("slow", slow, timeout=0.5, error_handler=Ran().node("rescue"))
+    graph = alone("slow", slow, timeout=0.1, error_handler=Ran().node("rescue"))
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert run.status is RunStatus.COMPLETED
@@ -542,8 +551,8 @@ async def test_a_result_that_cannot_be_stored_fails_its_step_and_nothing_follows
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert ran.names == ["opaque"]
-        assert code_and_step(run.error) == ("STEP_FAILED", "opaque")
-        assert await engine.executions(run.id) == ["opaque 1 failed STEP_FAILED"]
+        assert code_and_step(run.error) == ("VALUE_NOT_STORABLE", "opaque")
+        assert await engine.executions(run.id) == ["opaque 1 failed VALUE_NOT_STORABLE"]
         assert run.error is not None
         assert "Opaque" in run.error.message
         assert not any(word in run.error.message for word in ("Task", "0x", "runengine_server", "/"))
@@ -570,8 +579,8 @@ async def test_a_result_that_cannot_be_stored_within_a_sub_graph_fails_the_step_
     graph.add_edge("inner", "last")
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
-        assert code_and_step(run.error) == ("STEP_FAILED", "inner")
-        assert await engine.executions(run.id) == ["inner 1 failed STEP_FAILED"]
+        assert code_and_step(run.error) == ("VALUE_NOT_STORABLE", "inner")
+        assert await engine.executions(run.id) == ["inner 1 failed VALUE_NOT_STORABLE"]
         assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
         assert ran.names == ["last"]
 

@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from runengine.v1.run_pb2 import RunStatus as WireStatus
-from runengine_client import QuotaExceeded, RunEngineClient
+from runengine_client import QuotaExceeded
+from runengine_server.database.functions import dispatch_function
 from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.engine.trigger_run import check_trigger, trigger_run
-from runengine_server.repositories import queue_repository
 from runengine_server.repositories.connecting import Connection
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
@@ -121,7 +121,7 @@ async def test_of_many_triggers_at_once_as_many_are_taken_as_the_tenant_may_have
     limited = Stack(database_url, stack.state_dir)
     await limited.start("serve", TENANT_QUEUED_LIMIT="5")
     try:
-        async with RunEngineClient(limited.grpc_address, limited.token(organisation)) as client:
+        async with limited.client(limited.token(organisation)) as client:
             outcomes = await asyncio.gather(
                 *(client.trigger_run("unserved") for _ in range(30)), return_exceptions=True
             )
@@ -139,7 +139,7 @@ async def test_of_many_triggers_at_once_as_many_are_taken_as_the_tenant_may_have
             run = await client.get_run(taken[0].id)
             assert (run.status, run.attempt) == (WireStatus.RUN_STATUS_CANCELLED, 1)
 
-            async with RunEngineClient(limited.grpc_address, limited.token(f"{organisation}_2")) as other:
+            async with limited.client(limited.token(f"{organisation}_2")) as other:
                 await other.trigger_run("unserved")
     finally:
         await limited.stop()
@@ -172,7 +172,7 @@ async def test_a_claim_reads_what_it_takes_however_many_are_queued(
     await database.execute("ANALYZE runs")
     arguments = ([engine.workflow], 10, LEASE_SECONDS, "worker:test", "", limit)
     async with engine.database.dispatch().transaction() as transaction:
-        taken = await transaction.fetch(queue_repository._CLAIM_QUEUED.call, *arguments)
+        taken = await transaction.fetch(dispatch_function("claim_queued").call, *arguments)
         all_read, fetched = await read_rows(transaction)
     assert len(taken) == 10
     assert all_read == 0
@@ -193,9 +193,10 @@ async def test_a_look_for_lost_runs_reads_no_others(engine: Engine, database: as
         engine.workflow,
     )
     await database.execute("ANALYZE runs")
-    arguments = ([engine.workflow], 10, LEASE_SECONDS, "worker:test", 1)
+    # Leases are no longer than that.
+    arguments = ([engine.workflow], 10, 7200.0, "worker:test", 2, 1)
     async with engine.database.dispatch().transaction() as transaction:
-        taken = await transaction.fetch(queue_repository._CLAIM_EXPIRED.call, *arguments)
+        taken = await transaction.fetch(dispatch_function("claim_expired").call, *arguments)
         all_read, fetched = await read_rows(transaction)
     assert len(taken) == 5
     assert all_read == 0

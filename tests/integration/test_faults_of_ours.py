@@ -23,6 +23,7 @@ from runengine_server.embedded_postgres import EmbeddedPostgres
 from runengine_server.rpc.interceptor import CallInterceptor
 from runengine_server.rpc.statuses import status_of
 
+from tests.patience import SECONDS
 from tests.stack import Stack, free_address, logging_to, postgres_of_ones_own
 
 CANARY = "canary-7f3a9c"
@@ -51,7 +52,7 @@ async def logged_stack(
 async def refusals(stack: Stack, token: str) -> tuple[dict[str, Any], RunEngineError]:
     """How a call fails over REST and over gRPC."""
     run_id = str(uuid.uuid4())
-    async with stack.rest(token) as rest, RunEngineClient(stack.grpc_address, token) as client:
+    async with stack.rest(token) as rest, stack.client(token) as client:
         response = await rest.get(f"/runs/{run_id}")
         with pytest.raises(RunEngineError) as refused:
             await client.get_run(run_id)
@@ -63,16 +64,16 @@ async def test_no_value_reaches_a_caller_or_a_log(
 ) -> None:
     stack, log = logged_stack
     token = stack.token("org_leaks")
-    async with RunEngineClient(stack.grpc_address, token) as client:
+    async with stack.client(token) as client:
         payload = {"secret": CANARY}
         run = await client.trigger_run("bundling", trigger_payload=payload, idempotency_key=CANARY)
-        await client.wait(run.id, timeout_seconds=30)
+        await client.wait(run.id, timeout_seconds=SECONDS)
     admin = await asyncpg.connect(postgres[1].replace("runengine_app@", "postgres@"))
     await admin.execute(
         f"ALTER TABLE runs ADD CONSTRAINT spoilt CHECK (workflow_name <> '{CANARY}') NOT VALID"
     )
     await admin.execute(f"INSERT INTO workflows (name) VALUES ('{CANARY}')")
-    async with stack.rest(token) as rest, RunEngineClient(stack.grpc_address, token) as client:
+    async with stack.rest(token) as rest, stack.client(token) as client:
         body = {"workflowName": CANARY, "triggerPayload": {"secret": CANARY}}
         answer = await rest.post("/runs", json=body)
         assert (answer.status_code, answer.json()["reason"]) == (500, "INTERNAL")
@@ -105,15 +106,15 @@ async def test_a_database_that_is_away_is_unavailable_until_it_is_back(
     assert (problem["status"], problem["reason"]) == (503, "UNAVAILABLE")
     assert isinstance(error, Unavailable)
     await postgres[0].start()
-    async with RunEngineClient(stack.grpc_address, token) as client:
-        async with asyncio.timeout(30):
+    async with stack.client(token) as client:
+        async with asyncio.timeout(SECONDS):
             while True:
                 try:
                     run = await client.trigger_run("bundling")
                     break
                 except Unavailable:
                     continue
-        assert (await client.wait(run.id, timeout_seconds=30)).status
+        assert (await client.wait(run.id, timeout_seconds=SECONDS)).status
     assert CANARY not in log.read_text()
 
 
@@ -159,7 +160,7 @@ async def spoilt(state_dir: Path) -> AsyncIterator[tuple[Spoilt, RunEngineClient
     server.add_generic_rpc_handlers((generic, downloads))
     server.add_insecure_port(address)
     await server.start()
-    async with RunEngineClient(address, development.sign(state_dir, "org", "user", 60)) as client:
+    async with RunEngineClient(address, development.sign(state_dir, "org", "user", 3600)) as client:
         yield servicer, client
     await server.stop(0)
 

@@ -14,11 +14,12 @@ from runengine_client import RunEngineClient
 
 from tests.gates import Gates
 from tests.graphs import EVERYTHING_ORDER
+from tests.patience import SECONDS
 
 
 async def finish(client: RunEngineClient, workflow: str, **payload: Any) -> tuple[Run, list[RunStep]]:
     run = await client.trigger_run(workflow, trigger_payload=payload)
-    run = await client.wait(run.id, timeout_seconds=30)
+    run = await client.wait(run.id, timeout_seconds=SECONDS)
     return run, await client.list_run_steps(run.id)
 
 
@@ -146,7 +147,7 @@ async def test_a_retry_keeps_completed_steps_and_runs_the_others_again(
         arrived = {gate.name: gate for gate in (await gates.next(), await gates.next())}
         arrived["left"].open()
         await arrived["left"].left.wait()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(SECONDS):
             while ("left", "completed", 1) not in words(await client.list_run_steps(run.id)):
                 pass
         arrived["right"].open("fail")

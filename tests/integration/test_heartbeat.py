@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from langgraph.runtime import Runtime
+from runengine_server.database.functions import tenant_function
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import MAX_LOSSES, ClaimedRun, RunStatus
 from runengine_server.engine.heartbeat import Heartbeat
@@ -39,7 +41,9 @@ from tests.integration.harness import (
 
 async def beat(engine: Engine, held: Sequence[ClaimedRun]) -> set[UUID]:
     async with engine.queue.line(lambda channel, payload: None) as line:
-        return await line.heartbeat(held, SECONDS)
+        kept, locked = await line.heartbeat(held, SECONDS)
+        assert not locked
+        return kept
 
 
 async def leases(engine: Engine) -> dict[UUID, datetime]:
@@ -62,6 +66,94 @@ async def test_a_heartbeat_keeps_what_is_held_and_says_what_is_not(database_url:
         assert await beat(engine, [successor]) == {lost.id}
 
 
+@asynccontextmanager
+async def locked(database_url: str, run_id: UUID) -> AsyncIterator[None]:
+    """The run is in the transaction of another."""
+    other = await asyncpg.connect(database_url.replace("runengine_app@", "postgres@"))
+    async with other.transaction():
+        await other.execute("SELECT FROM runs WHERE id = $1 FOR UPDATE", run_id)
+        yield
+    await other.close()
+
+
+async def test_a_run_that_is_locked_keeps_no_other_from_being_renewed(database_url: str) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        ids = [await engine.trigger() for _ in range(3)]
+        held = [await engine.claim() for _ in ids]
+        before = await leases(engine)
+        async with engine.queue.line(lambda channel, payload: None) as line:
+            async with locked(database_url, ids[0]):
+                assert await line.heartbeat(held, SECONDS) == (set(ids[1:]), {ids[0]})
+                after = await leases(engine)
+                assert [before[each] < after[each] for each in ids] == [False, True, True]
+            assert await line.heartbeat(held, SECONDS) == (set(ids), set())
+
+
+async def test_a_run_that_is_locked_keeps_no_other_from_being_handed_back(database_url: str) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        ids = [await engine.trigger() for _ in range(2)]
+        held = [await engine.claim() for _ in ids]
+        async with locked(database_url, ids[0]):
+            assert await engine.queue.hand_back(held) == {ids[0]}
+            assert [run.id for run in await engine.queue.claim_expired(2)] == [ids[1]]
+        assert await engine.queue.hand_back(held) == set()
+        assert [run.id for run in await engine.queue.claim_expired(2)] == [ids[0]]
+
+
+async def test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        run = await engine.claim()
+        before = await leases(engine)
+        async with engine.tenant.transaction() as storing:
+            # It has taken its lock, and has not committed.
+            held = (run_id, run.epoch, *[[]] * 18)
+            assert await storing.fetch(tenant_function("record_progress").call, engine.tenant_id, *held)
+            assert await beat(engine, [run]) == {run_id}
+            await engine.lose(run_id)
+            # However long it takes, nobody takes the run over.
+            assert await engine.queue.claim_expired(1) == []
+        assert (await leases(engine))[run_id] != before[run_id]
+        assert len(await engine.queue.claim_expired(1)) == 1
+
+
+async def test_a_worker_renews_a_run_that_was_locked_as_soon_as_it_no_longer_is(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: asyncio.Queue[tuple[set[UUID], set[UUID]]] = asyncio.Queue()
+    real, loop = Line.heartbeat, asyncio.get_running_loop()
+
+    async def tell(line: Line, held: Sequence[ClaimedRun], seconds: float) -> Any:
+        done = await real(line, held, seconds)
+        loop.call_soon_threadsafe(beats.put_nowait, done)
+        return done
+
+    monkeypatch.setattr(Line, "heartbeat", tell)
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        for _ in range(2):
+            await engine.trigger()
+        held = await engine.queue.claim_queued(2)
+        lost: list[ClaimedRun] = []
+        # An hour long, so that the next beat of all is not seen here.
+        heartbeat = Heartbeat(
+            engine.queue, 3600, lose=lost.append, cancel=lambda run_id, attempt: None, wake=lambda word: None
+        )
+        for run in held:
+            heartbeat.hold(run, time.monotonic())
+        first, second = (run.id for run in held)
+        async with asyncio.timeout(SECONDS), AsyncExitStack() as lock:
+            await lock.enter_async_context(locked(database_url, first))
+            async with heartbeat:
+                assert await beats.get() == ({second}, {first})
+                assert await beats.get() == (set(), {first})
+                await lock.aclose()
+                while first not in (await beats.get())[0]:
+                    pass
+    assert lost == []
+
+
 async def test_a_run_that_ends_while_a_heartbeat_is_under_way_is_not_lost(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,11 +161,13 @@ async def test_a_run_that_ends_while_a_heartbeat_is_under_way_is_not_lost(
     beats: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
-    async def end_meanwhile(line: Line, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
+    async def end_meanwhile(
+        line: Line, held: Sequence[ClaimedRun], seconds: float
+    ) -> tuple[set[UUID], set[UUID]]:
         for run in held:
             heartbeat.release(run)
         loop.call_soon_threadsafe(beats.put_nowait, len(held))
-        return set()
+        return set(), set()
 
     monkeypatch.setattr(Line, "heartbeat", end_meanwhile)
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
@@ -138,14 +232,14 @@ async def test_a_worker_that_cannot_renew_stops_its_graph_before_the_lease_ends_
     real, hand_back = Line.heartbeat, QueueRepository.hand_back
     clock = Clock()
 
-    async def heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
+    async def heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> Any:
         if away.is_set():
             raise Unavailable
         return await real(line, held, seconds)
 
-    async def hand_back_after_the_look(queue: QueueRepository, held: Sequence[ClaimedRun]) -> None:
+    async def hand_back_after_the_look(queue: QueueRepository, held: Sequence[ClaimedRun]) -> set[UUID]:
         await looked.wait()
-        await hand_back(queue, held)
+        return await hand_back(queue, held)
 
     monkeypatch.setattr(Line, "heartbeat", heartbeat)
     monkeypatch.setattr(QueueRepository, "hand_back", hand_back_after_the_look)
@@ -360,7 +454,7 @@ async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_
 
     def occupy() -> None:
         there.set()
-        go.wait(60)
+        go.wait(SECONDS)
 
     def node(state: State) -> State:
         entered.append("node")

@@ -89,7 +89,7 @@ async def test_a_refusal_is_judged_anew(client: RunEngineClient) -> None:
 async def test_keys_are_each_tenants_own(stack: Stack, client: RunEngineClient) -> None:
     same = key()
     run = await client.trigger_run("unserved", idempotency_key=same)
-    async with RunEngineClient(stack.grpc_address, stack.token(f"org_{key()}")) as other:
+    async with stack.client(stack.token(f"org_{key()}")) as other:
         assert (await other.trigger_run("unserved", idempotency_key=same)).id != run.id
 
 
@@ -134,7 +134,7 @@ async def test_a_key_is_forgotten_after_seven_days_and_not_before(
         )
     pool = Database(database_url, 1)
     await pool.open()
-    await QueueRepository(pool, "test", [], 1).forget_old()
+    await QueueRepository(pool, "test", [], 1).purge_expired()
     await pool.close()
     assert (await client.trigger_run("unserved", idempotency_key=young)).id == runs[young].id
     assert (await client.trigger_run("unserved", idempotency_key=old)).id != runs[old].id

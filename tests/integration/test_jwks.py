@@ -25,6 +25,7 @@ from runengine_server.domain.errors import Unauthenticated
 from runengine_server.settings import Settings, SettingsError
 from structlog.testing import capture_logs
 
+from tests.patience import SECONDS
 from tests.stack import Stack, free_address
 from tests.token_forge import Forge, generated, part
 from tests.unit.test_tokens import grpc_answer
@@ -295,7 +296,7 @@ async def test_an_unknown_kid_is_refused_in_time_though_the_url_never_ends_its_a
     listening = await asyncio.start_server(stall, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     keys = JwksKeys(f"http://127.0.0.1:{port}", timeout_seconds=0.05, clock=clock)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         assert await keys.find("one") is None
     assert at_once(keys.find("one")) is None
     never.set()

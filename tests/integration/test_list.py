@@ -108,7 +108,7 @@ async def test_a_page_token_belongs_to_its_query(stack: Stack, client: RunEngine
     campaign_id, other = str(uuid.uuid4()), str(uuid.uuid4())
     await trigger(client, campaign_id, 3)
     token = (await client.list_campaign_runs(campaign_id, limit=1)).next_page_token
-    async with RunEngineClient(stack.grpc_address, stack.token(f"org_{uuid.uuid4().hex}")) as foreign:
+    async with stack.client(stack.token(f"org_{uuid.uuid4().hex}")) as foreign:
         for asking, arguments in (
             (client, {"campaign_id": other}),
             (client, {"campaign_id": campaign_id, "status": "failed"}),

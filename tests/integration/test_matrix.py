@@ -17,6 +17,7 @@ from runengine.v1 import artifact_service_pb2, campaign_service_pb2, run_service
 from runengine_client import RunEngineClient
 from runengine_server.auth import development
 
+from tests.patience import SECONDS
 from tests.stack import Stack
 
 SERVICES = [
@@ -45,7 +46,7 @@ class Caller:
         self._channel = channel
         self._authorization = () if token is None else (("authorization", f"Bearer {token}"),)
         base = f"http://{stack.rest_address}"
-        self.rest = httpx.AsyncClient(base_url=base, headers=self._authorization)
+        self.rest = httpx.AsyncClient(base_url=base, headers=self._authorization, timeout=SECONDS)
 
     async def over_grpc(self, method: MethodDescriptor, ids: dict[str, str]) -> tuple[Any, ...]:
         request = GetMessageClass(method.input_type)(
@@ -54,7 +55,7 @@ class Caller:
         path = f"/{method.containing_service.full_name}/{method.name}"
         make: Any = self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
         call = make(path, type(request).SerializeToString, GetMessageClass(method.output_type).FromString)
-        answer = call(request, metadata=grpc.aio.Metadata(*self._authorization), timeout=10)
+        answer = call(request, metadata=grpc.aio.Metadata(*self._authorization), timeout=SECONDS)
         try:
             if method.server_streaming:
                 async for _ in answer:

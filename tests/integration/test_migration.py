@@ -233,7 +233,6 @@ async def test_functions_of_a_version_are_pruned_a_day_after_a_server_last_used_
     for change in ("", "-- Another.\n", "-- One more.\n"):
         monkeypatch.setitem(functions.FILES, "runs.sql", functions.FILES["runs.sql"] + change)
         functions.schema.cache_clear()
-        functions.search_path.cache_clear()
         assert await migrate(*urls) == []
         versions.append(functions.schema())
     old, young, current = versions
@@ -248,4 +247,3 @@ async def test_functions_of_a_version_are_pruned_a_day_after_a_server_last_used_
     await owner.close()
     monkeypatch.undo()
     functions.schema.cache_clear()
-    functions.search_path.cache_clear()

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from runengine_server.domain.run import RunStatus
 from runengine_server.engine.node_threads import NodeThreads
+from runengine_server.workflows.load import Timeouts
 from structlog.testing import capture_logs
 
-from tests.integration.harness import SECONDS, Ran, State, chain, serving
+from tests.integration.harness import SECONDS, Ran, State, chain, fork, serving
 
 LIMIT, MAX_LEFT = 2, 3
 
@@ -43,7 +44,7 @@ async def test_threads_left_behind_are_replaced_counted_and_logged_with_their_ru
     def node(state: State) -> State:
         if state.get("fail"):
             entered.release()
-            go.wait(60)
+            go.wait(SECONDS)
         return {"seen": ["node"]}
 
     async with serving(database_url, chain(node=node, last=Ran().node("last"))) as engine:
@@ -76,6 +77,26 @@ async def test_threads_left_behind_are_replaced_counted_and_logged_with_their_ru
         assert (await engine.execute({"fail": False})).status is RunStatus.COMPLETED
 
 
+async def test_a_node_that_waits_for_its_thread_has_its_whole_time_from_then_on(
+    database_url: str, threads: tuple[NodeThreads, asyncio.Event]
+) -> None:
+    executor, _ = threads
+    go, seconds = threading.Event(), 2.0
+
+    def node(state: State) -> State:
+        return {"seen": ["node"]}
+
+    graph = fork(**{f"node_{number}": node for number in range(LIMIT + 1)})
+    async with serving(database_url, graph, Timeouts(step=seconds)) as engine:
+        occupying = [asyncio.ensure_future(asyncio.to_thread(go.wait, 60)) for _ in range(LIMIT)]
+        executing = asyncio.create_task(engine.execute())
+        await until(lambda: len(executor._calls) == LIMIT + 1)
+        await asyncio.wait({executing}, timeout=1.2 * seconds)
+        go.set()
+        assert (await executing).status is RunStatus.COMPLETED
+        await asyncio.gather(*occupying)
+
+
 async def test_no_more_calls_than_its_limit_are_executed_at_once(
     threads: tuple[NodeThreads, asyncio.Event],
 ) -> None:
@@ -84,7 +105,7 @@ async def test_no_more_calls_than_its_limit_are_executed_at_once(
 
     def call(number: int) -> int:
         begun.release()
-        go.wait(60)
+        go.wait(SECONDS)
         return number
 
     calls = [asyncio.ensure_future(asyncio.to_thread(call, number)) for number in range(10)]

@@ -13,7 +13,6 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from runengine_client import RunEngineClient
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.channels import CANCELLED, HANDED_BACK, QUEUED
 from runengine_server.repositories.database import Database
@@ -223,7 +222,7 @@ async def test_a_run_whose_server_is_killed_before_its_notification_is_found_by_
             async with engine.working(), Heard.at(database_url) as heard:
                 warm = await engine.trigger()
                 assert await ended(engine, warm) is RunStatus.COMPLETED
-                async with RunEngineClient(stack.grpc_address, stack.token(engine.tenant_id)) as client:
+                async with stack.client(stack.token(engine.tenant_id)) as client:
                     run = await client.trigger_run(engine.workflow)
                 await arrivals.until(lambda each: each.place == "server_before_notification")
                 serve.kill()
@@ -277,9 +276,7 @@ async def test_a_full_queue_of_notifications_fails_nothing_and_heals(
         async with full_queue(small_queue_url):
             with logging_to(log):
                 await stack.start("serve", "worker", LEASE_SECONDS="1")
-            client = await exits.enter_async_context(
-                RunEngineClient(stack.grpc_address, stack.token(organisation))
-            )
+            client = await exits.enter_async_context(stack.client(stack.token(organisation)))
             run = await client.trigger_run("gated", trigger_payload={"gates": gates.path})
             gate = await gates.next()
             await client.cancel_run(run.id)

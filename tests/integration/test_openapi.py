@@ -14,6 +14,7 @@ from runengine_server.gateway.routes import bindings
 from runengine_server.gateway.strict_json import MAX_KEYS
 
 from tests.gates import Gates
+from tests.patience import SECONDS
 from tests.stack import Stack
 
 Case: TypeAlias = schemathesis.Case[Any]
@@ -130,7 +131,7 @@ async def test_real_runs_look_as_the_document_says(
     gated = {"workflowName": "gated", "triggerPayload": {"gates": gates.path}}
     cancelled = (await call("POST", "/runs", 201, gated)).json()["id"]
     for run_id in (completed, failed):
-        await client.wait(run_id, timeout_seconds=20)
+        await client.wait(run_id, timeout_seconds=SECONDS)
     await gates.next()
     await call("DELETE", "/runs/{runId}", 200, runId=cancelled)
 

@@ -11,6 +11,7 @@ from runengine.v1.run_pb2 import Run, RunStatus
 from runengine_client import RunEngineClient, RunEngineError
 
 from tests.gates import Gates
+from tests.patience import SECONDS
 
 ROUNDS = 20
 
@@ -57,7 +58,7 @@ async def test_cancel_against_the_end_of_the_run(client: RunEngineClient, gates:
         run = await client.trigger_run("last-held", trigger_payload=payload, campaign_id=campaign.id)
         (await gates.next()).open()
         cancelled = await outcome(client.cancel_run(run.id))
-        after = await client.wait(run.id, timeout_seconds=30)
+        after = await client.wait(run.id, timeout_seconds=SECONDS)
         status = (await client.get_campaign(campaign.id)).status
         if cancelled == "CANCELLED":
             assert after.status == RunStatus.RUN_STATUS_CANCELLED

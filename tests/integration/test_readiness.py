@@ -8,11 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.patience import SECONDS
 from tests.stack import Stack, postgres_of_ones_own
 
 
 async def until(rest: httpx.AsyncClient, status: int) -> httpx.Response:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SECONDS):
         while (response := await rest.get("/readyz")).status_code != status:
             pass
     return response
@@ -25,8 +26,8 @@ async def test_readiness_follows_the_database_and_liveness_does_not(
         stack = Stack(url, state_dir)
         try:
             await stack.start("serve", "gateway")
-            async with httpx.AsyncClient(base_url=f"http://{stack.rest_address}") as rest:
-                assert (await rest.get("/readyz")).status_code == 200
+            async with stack.rest() as rest:
+                await until(rest, 200)
                 postgres.stop()
                 away = await until(rest, 503)
                 assert away.json()["reason"] == "UNAVAILABLE"

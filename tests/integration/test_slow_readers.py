@@ -58,7 +58,7 @@ async def large(state_dir: Path) -> AsyncIterator[Large]:
 
 
 def call(channel: grpc.aio.Channel, state_dir: Path) -> Any:
-    token = development.sign(state_dir, "org", "user", 60)
+    token = development.sign(state_dir, "org", "user", 3600)
     method: Any = channel.unary_stream(
         "/runengine.v1.ArtifactService/DownloadArtifact",
         request_serializer=DownloadArtifactRequest.SerializeToString,

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from runengine.v1.run_pb2 import Run, RunStatus
-from runengine_client import RunEngineClient, RunEngineError
+from runengine_client import RunEngineError
 from runengine_server.domain.errors import Fenced
 from runengine_server.domain.run import CampaignStatus, ClaimedRun, Failure
 from runengine_server.engine.campaign_service import CampaignService
@@ -63,7 +63,7 @@ class Lives(RuleBasedStateMachine):
         self.campaigns: dict[str, tuple[str, str | None]] = {}
 
         async def open_() -> None:
-            self.client = RunEngineClient(self.stack.grpc_address, self.stack.token(self.tenant))
+            self.client = self.stack.client(self.stack.token(self.tenant))
             self.database = Database(self.database_url, 2)
             await self.database.open()
             self.queue = QueueRepository(self.database, "machine", [self.workflow], 3600)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import RetryPolicy, Send
+from langgraph.types import Command, RetryPolicy, Send
 from runengine_server.domain.run import RunStatus
 from runengine_server.workflows.run_context import RunContext
 
@@ -150,3 +150,47 @@ async def test_branches_and_rounds_of_a_sub_graph_have_a_key_each(database_url: 
         assert (await engine.execute()).status is RunStatus.COMPLETED
         assert noted.names == ["item", "item", "round", "round", "round"]
         assert len(set(noted.keys)) == 5
+
+
+async def test_a_command_to_the_graph_above_completes_the_step_that_its_sub_graph_is(
+    database_url: str,
+) -> None:
+    ran = Ran()
+
+    async def leave(state: State) -> Any:
+        return Command(graph=Command.PARENT, update={"seen": ["left"]}, goto="last")
+
+    graph = alone("outer", chain(leave=leave, never=ran.node("never")).compile())
+    graph.add_node("last", ran.node("last"))
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert run.status is RunStatus.COMPLETED
+        assert await engine.executions(run.id) == ["outer 1 completed", "last 1 completed"]
+    assert ran.names == ["last"]
+
+
+async def test_a_command_to_a_graph_above_that_there_is_not_fails_its_step_and_says_so(
+    database_url: str,
+) -> None:
+    async def work(state: State) -> Any:
+        return Command(graph=Command.PARENT, goto="work")
+
+    async with serving(database_url, chain(work=work)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert (run.error.code, run.error.step_id) == ("WORKFLOW_FAILED", "work")
+        assert "'work' returned a Command to the graph above, and there is none" in run.error.message
+        assert run.error.retryable is False
+        assert await engine.executions(run.id) == ["work 1 failed STEP_FAILED"]
+
+
+async def test_a_command_to_the_graph_above_that_this_does_not_take_fails_its_step(database_url: str) -> None:
+    async def leave(state: State) -> Any:
+        return Command(graph=Command.PARENT, goto="nowhere")
+
+    async with serving(database_url, chain(outer=chain(leave=leave).compile())) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert run.error.step_id == "outer"
+        assert "'nowhere'" in run.error.message
+        assert await engine.executions(run.id) == ["outer 1 failed STEP_FAILED"]

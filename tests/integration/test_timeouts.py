@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from langgraph.graph import START, StateGraph
-from langgraph.pregel import _retry
 from langgraph.types import RetryPolicy
 from runengine_server.domain.run import RunStatus
-from runengine_server.engine import langgraph_run_processor
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.workflows.load import Timeouts, compile_workflow
 
 from tests.integration.harness import Graph, Held, Ran, State, alone, chain, serving
-
-ENTERED = asyncio.Event()
-
-
-async def forever(state: State) -> State:
-    ENTERED.set()
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-class _WaitsForNode:
-    """Stands for the module `asyncio` where the limit of a run is waited for."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(asyncio, name)
-
-    async def wait(self, tasks: Any, **options: Any) -> Any:
-        entered = asyncio.ensure_future(ENTERED.wait())
-        await asyncio.wait({*tasks, entered}, return_when=asyncio.FIRST_COMPLETED)
-        entered.cancel()
-        return await asyncio.wait(tasks, **options)
-
-
-@pytest.fixture
-def limits_begin_in_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a slow machine they would end before it is entered."""
-    watchdog = _retry._run_timeout_watchdog
-
-    async def after_entering(seconds: float) -> None:
-        await ENTERED.wait()
-        ENTERED.clear()
-        await watchdog(seconds)
-
-    ENTERED.clear()
-    monkeypatch.setattr(_retry, "_run_timeout_watchdog", after_entering)
-    monkeypatch.setattr(langgraph_run_processor, "asyncio", _WaitsForNode())
-
-
-in_the_node = pytest.mark.usefixtures("limits_begin_in_the_node")
+from tests.integration.time_limits import (
+    DEAF,
+    ENTERED,
+    forever,
+    in_the_node,
+)
+from tests.patience import SECONDS
 
 
 def with_metadata(graph: Graph, **metadata: Any) -> Graph:
@@ -105,19 +69,11 @@ async def test_langgraphs_own_timeout_goes_before_ours(database_url: str) -> Non
 
 
 @in_the_node
+@pytest.mark.usefixtures("no_thread_is_kept")
 async def test_a_sync_step_that_takes_too_long_fails_although_its_thread_goes_on(database_url: str) -> None:
-    go, loop = threading.Event(), asyncio.get_running_loop()
-
-    def deaf(state: State) -> State:
-        loop.call_soon_threadsafe(ENTERED.set)
-        go.wait(60)
-        return {"seen": ["deaf"]}
-
-    async with serving(database_url, chain(deaf=deaf, last=Ran().node("last")), Timeouts(step=0.1)) as engine:
-        try:
-            run = await engine.execute()
-        finally:
-            go.set()
+    graph = chain(deaf=DEAF.node, last=Ran().node("last"))
+    async with serving(database_url, graph, Timeouts(step=0.1)) as engine:
+        run = await engine.execute()
         assert run.error is not None
         assert run.error.code == "STEP_TIMED_OUT"
         assert await engine.executions(run.id) == ["deaf 1 failed STEP_TIMED_OUT"]
@@ -144,21 +100,6 @@ async def reject(state: State) -> State:
     raise ValueError("Closed.")
 
 
-LET_GO = threading.Event()
-
-
-def deaf(state: State) -> State:
-    LET_GO.wait(60)
-    return {}
-
-
-@pytest.fixture
-def no_thread_is_kept() -> Iterator[None]:
-    LET_GO.clear()
-    yield
-    LET_GO.set()
-
-
 def handler(**options: Any) -> Graph:
     return alone("risky", reject, error_handler=forever, **options)
 
@@ -182,19 +123,20 @@ def nested(graph: Graph) -> Graph:
 @pytest.mark.parametrize(
     ("graph", "step", "seconds"),
     [
-        (handler(), "__error_handler__risky", 0.5),
-        (alone("risky", reject, error_handler=deaf), "__error_handler__risky", 0.5),
-        (edge_of_a_handler(), "__error_handler__risky", 0.5),
-        (edge(), "slow", 0.5),
-        (nested(alone("inner", forever, metadata={"timeout_seconds": 0.5})), "slow", None),
-        (nested(alone("inner", deaf, metadata={"timeout_seconds": 0.5})), "slow", None),
-        (nested(alone("inner", forever)), "slow", 0.5),
+        (handler(), "__error_handler__risky", 0.1),
+        (alone("risky", reject, error_handler=DEAF.node), "__error_handler__risky", 0.1),
+        (edge_of_a_handler(), "__error_handler__risky", 0.1),
+        (edge(), "slow", 0.1),
+        (nested(alone("inner", forever, metadata={"timeout_seconds": 0.1})), "slow", None),
+        (nested(alone("inner", DEAF.node, metadata={"timeout_seconds": 0.1})), "slow", None),
+        (nested(alone("inner", forever)), "slow", 0.1),
     ],
     ids=[
         "an error handler", "a sync error handler", "the edge of an error handler", "an edge",
         "a node of a sub-graph", "a sync node of a sub-graph", "a sub-graph",
     ],
 )  # fmt: skip
+@in_the_node
 @pytest.mark.usefixtures("no_thread_is_kept")
 async def test_a_time_limit_holds_for(
     database_url: str, graph: Graph, step: str, seconds: float | None
@@ -210,21 +152,24 @@ async def test_a_time_limit_holds_for(
         assert (steps[-1].error.message, steps[-1].error.retryable) == (run.error.message, True)
 
 
+@in_the_node
 async def test_a_time_limit_holds_for_the_edge_that_leads_into_a_graph(database_url: str) -> None:
     graph: Graph = StateGraph(State)
     graph.add_node("one", Ran().node("one"))
     graph.add_conditional_edges(START, forever)
-    async with serving(database_url, graph, Timeouts(step=0.5)) as engine:
+    async with serving(database_url, graph, Timeouts(step=0.1)) as engine:
         run = await engine.execute()
         assert run.error is not None
         assert (run.error.code, run.error.step_id) == ("STEP_TIMED_OUT", None)
         assert await engine.executions(run.id) == []
 
 
+@in_the_node
 async def test_an_error_handler_that_is_stopped_with_its_run_leaves_nothing_behind(database_url: str) -> None:
     stopped = asyncio.Event()
 
     async def rescue(state: State) -> State:
+        ENTERED.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -232,11 +177,11 @@ async def test_an_error_handler_that_is_stopped_with_its_run_leaves_nothing_behi
         return {}
 
     graph = alone("risky", reject, error_handler=rescue)
-    async with serving(database_url, graph, Timeouts(run=0.2, step=3600)) as engine:
+    async with serving(database_url, graph, Timeouts(run=0.1, step=3600)) as engine:
         run = await engine.execute()
         assert run.error is not None
         assert run.error.code == "RUN_TIMED_OUT"
-        await asyncio.wait_for(stopped.wait(), 10)
+        await asyncio.wait_for(stopped.wait(), SECONDS)
 
 
 @in_the_node

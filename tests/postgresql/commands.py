@@ -8,9 +8,8 @@ from pathlib import Path
 
 from runengine_server.auth import development
 
+from tests.patience import SECONDS
 from tests.stack import environment, free_address
-
-_SECONDS = 30
 
 
 async def refusal(command: str, state_dir: Path, **settings: str) -> str:
@@ -27,7 +26,7 @@ async def refusal(command: str, state_dir: Path, **settings: str) -> str:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        _, said = await asyncio.wait_for(process.communicate(), _SECONDS)
+        _, said = await asyncio.wait_for(process.communicate(), SECONDS)
     finally:
         if process.returncode is None:
             process.kill()

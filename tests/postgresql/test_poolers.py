@@ -18,12 +18,12 @@ from runengine_server.settings import Settings, SettingsError
 from runengine_server.start_database import ensure_hearing, migrate, open_database
 
 from tests.gates import Gates
+from tests.patience import SECONDS
 from tests.postgresql_servers import PgBouncer, Server, needs_pgbouncer, pgbouncer
 from tests.stack import Stack
 
 pytestmark = needs_pgbouncer
 
-SECONDS = 20
 TENANTS, CALLS = 5, 10
 LEASE_SECONDS = "1"
 
@@ -43,9 +43,7 @@ async def clients_of(stack: Stack) -> AsyncIterator[Sequence[RunEngineClient]]:
     """Each of another tenant."""
     async with AsyncExitStack() as opened:
         yield [
-            await opened.enter_async_context(
-                RunEngineClient(stack.grpc_address, stack.token(f"org_{uuid4().hex}"))
-            )
+            await opened.enter_async_context(stack.client(stack.token(f"org_{uuid4().hex}")))
             for _ in range(TENANTS)
         ]
 

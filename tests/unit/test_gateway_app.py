@@ -24,6 +24,8 @@ from runengine.v1 import (
 from runengine_server.gateway.app import create_gateway
 from starlette.types import ASGIApp
 
+from tests.patience import SECONDS
+
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 TOKEN = {"authorization": "Bearer good"}
@@ -655,7 +657,7 @@ async def test_a_call_over_its_deadline_is_504(running: Running, server: Server)
         await asyncio.sleep(60)
 
     server.answer = answer
-    response = await asyncio.wait_for(ask(running.app, "GET", b"/runs/x"), 10)
+    response = await asyncio.wait_for(ask(running.app, "GET", b"/runs/x"), SECONDS)
     assert response[0] == 504
     assert json.loads(response[2])["reason"] == "DEADLINE_EXCEEDED"
 
@@ -746,7 +748,7 @@ async def test_head_of_an_artifact_ends_the_download(client: httpx.AsyncClient, 
     response = await client.head("/artifacts/a")
     assert (response.status_code, response.content) == (200, b"")
     assert response.headers["content-length"] == str(2**40)
-    await asyncio.wait_for(server.download_ended.wait(), 5)
+    await asyncio.wait_for(server.download_ended.wait(), SECONDS)
 
 
 async def endless(context: Context) -> AsyncIterator[Message]:
@@ -798,7 +800,7 @@ async def begin_download(app: ASGIApp, receive: Any) -> list[Any]:
         "query_string": b"",
         "headers": [(b"authorization", b"Bearer good")],
     }
-    await asyncio.wait_for(app(scope, receive, send), 10)
+    await asyncio.wait_for(app(scope, receive, send), SECONDS)
     return sent
 
 
@@ -814,7 +816,7 @@ async def test_the_download_ends_when_the_caller_goes_away(running: Running, ser
 
     sent = await begin_download(running.app, receive)
     assert len(sent) > 2
-    await asyncio.wait_for(server.download_ended.wait(), 5)
+    await asyncio.wait_for(server.download_ended.wait(), SECONDS)
 
 
 @pytest.mark.parametrize(("data", "size"), [((b"abc",), 4), ((b"abc", b"de"), 3)])

@@ -12,7 +12,8 @@ import warnings
 import pytest
 from runengine_server.log_output import _MAX_WAITING_BYTES, LogOutput
 
-SECONDS = 30
+from tests.patience import SECONDS
+
 LINE = b"x" * 1023
 
 

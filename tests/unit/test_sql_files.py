@@ -8,7 +8,7 @@ from typing import Any
 import pglast
 import pytest
 from pglast import ast
-from pglast.visitors import Visitor
+from pglast.visitors import Skip, Visitor
 from runengine_server.database import functions
 from runengine_server.database.functions import dispatch_function, tenant_function
 
@@ -58,6 +58,10 @@ class Tables(Visitor):
     def visit_RangeVar(self, ancestors: Any, node: ast.RangeVar) -> None:  # noqa: N802
         self.named.append(node)
 
+    def visit_LockingClause(self, ancestors: Any, node: ast.LockingClause) -> type[Skip]:  # noqa: N802
+        """Names what is named already."""
+        return Skip
+
     def visit_CommonTableExpr(self, ancestors: Any, node: ast.CommonTableExpr) -> None:  # noqa: N802
         self.defined.add(str(node.ctename))
 
@@ -81,8 +85,12 @@ def test_a_function_begins_with_the_setting_that_the_policies_read(name: str) ->
     is_for_tenant = f"{name}(_tenant text" in text
     body = text.partition("\nBEGIN\n")[2].lstrip()
     assert body.startswith(SETTING[is_for_tenant])
-    assert text.count("set_config(") == 1
+    assert text.count("set_config('runengine.") == 1
     assert (tenant_function if is_for_tenant else dispatch_function)(name).name == name
+
+
+def test_a_function_that_servers_call_is_one_that_keeps_its_search_path() -> None:
+    assert called() == {name for name, text in texts().items() if "set_config('runengine." in text}
 
 
 @pytest.mark.parametrize("name", sorted(called()))

@@ -389,7 +389,7 @@ async def test_every_refusal_is_the_same_over_grpc_and_rest(
         serve, _ = await stack.start("serve", "gateway", **settings)
         async with (
             grpc.aio.insecure_channel(stack.grpc_address) as channel,
-            httpx.AsyncClient(base_url=f"http://{stack.rest_address}") as rest,
+            stack.rest() as rest,
         ):
             answers: dict[str, set[Answer]] = {"UNAUTHENTICATED": set(), "NO_ORGANISATION": set()}
             for name, word, make in BAD:

@@ -2,20 +2,23 @@
 -- the search_path is empty while a dump is restored. Each migration that changes one of them executes the
 -- whole file; servers of the version before may still call encoded_bytes().
 
+-- The next four have bodies that are parsed when they are made, and not, as those in quotes are, on the
+-- search_path of each caller.
+
 -- The clock of everything stored: whole milliseconds, so that what REST shows adds up.
 CREATE OR REPLACE FUNCTION public.now_ms() RETURNS timestamptz LANGUAGE sql VOLATILE
-    AS $$ SELECT date_trunc('milliseconds', clock_timestamp()) $$;
+    RETURN date_trunc('milliseconds', clock_timestamp());
 
 -- The next updated_at after the given one: strictly later, even within one millisecond.
 CREATE OR REPLACE FUNCTION public.touch(before timestamptz) RETURNS timestamptz LANGUAGE sql VOLATILE
-    AS $$ SELECT greatest(public.now_ms(), before + interval '1 millisecond') $$;
+    RETURN greatest(public.now_ms(), before + interval '1 millisecond');
 
 -- The settings that the policies read. After a transaction that set it, a setting reads as '' and not as NULL.
 CREATE OR REPLACE FUNCTION public.current_tenant() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
-    AS $$ SELECT nullif(current_setting('runengine.tenant', true), '') $$;
+    RETURN nullif(current_setting('runengine.tenant', true), '');
 
 CREATE OR REPLACE FUNCTION public.is_dispatch() RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
-    AS $$ SELECT coalesce(current_setting('runengine.dispatch', true), '') = 'on' $$;
+    RETURN coalesce(current_setting('runengine.dispatch', true), '') = 'on';
 
 -- Encoding: shortest varints, because protobufjs 6 and 7 take one of 6 to 9 bytes in a 32-bit field for ten bytes;
 -- fields in the order of their numbers, and no zero where a field has no presence.

@@ -14,6 +14,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Computed,
+    Double,
     ForeignKeyConstraint,
     Identity,
     Index,
@@ -57,6 +58,27 @@ workflows = Table(
     _now("registered_at"),
 )
 
+# For each workflow the worker processes that serve it, until they expire. No index on expires_at, so that to
+# put it off is a HOT update.
+workflow_workers = Table(
+    "workflow_workers",
+    metadata,
+    Column("workflow_name", Text, nullable=False),
+    Column("worker_id", Uuid, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("expires_at", _TIME, nullable=False),
+    PrimaryKeyConstraint("workflow_name", "worker_id"),
+    ForeignKeyConstraint(["workflow_name"], ["workflows.name"], ondelete="CASCADE"),
+)
+
+# What one worker does for all, and when one began it last.
+chores = Table(
+    "chores",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("begun_at", _TIME, nullable=False),
+)
+
 campaigns = Table(
     "campaigns",
     metadata,
@@ -95,6 +117,8 @@ runs = Table(
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("losses", Integer, nullable=False, server_default=text("0")),
     Column("lease_expires_at", _TIME),
+    # How long the lease is. claim_expired tells by it that the clock has gone back.
+    Column("lease_seconds", Double),
     Column("priority", SmallInteger, nullable=False, server_default=text("0")),
     Column("encoded_input", LargeBinary, nullable=False),
     Column(
@@ -230,10 +254,11 @@ idempotency_keys = Table(
     _now("created_at"),
     PrimaryKeyConstraint("tenant_id", "key"),
 )
-# QueueRepository.purge_expired.
+# purge_expired.
 Index("idempotency_keys_by_age", idempotency_keys.c.created_at)
 
-# What steps have saved; the bytes lie in the artifact store under key.
+# What steps have saved; the bytes lie in the artifact store under key. task_id and step_attempt: the
+# execution that saved it, unless that has it in output_artifact_ids.
 artifacts = Table(
     "artifacts",
     metadata,
@@ -245,9 +270,30 @@ artifacts = Table(
     Column("size", BigInteger, nullable=False),
     Column("key", Text, nullable=False),
     _now("created_at"),
+    Column("task_id", Uuid),
+    Column("step_attempt", Integer),
     PrimaryKeyConstraint("tenant_id", "id"),
     _of_run(),
 )
+Index(
+    "artifacts_of_steps",  # list_run_steps
+    artifacts.c.tenant_id,
+    artifacts.c.run_id,
+    artifacts.c.task_id,
+    artifacts.c.step_attempt,
+    artifacts.c.id,
+    postgresql_where=artifacts.c.task_id.is_not(None),
+)
+
+# Each step of a run replaces its checkpoint, of which a large state has a thousand rows in the TOAST table.
+# By default autovacuum would wait until a fifth of all of that is dead, and then take breaks.
+_VACUUMED_OFTEN = {
+    "autovacuum_vacuum_scale_factor": 0.05,
+    "autovacuum_vacuum_cost_delay": 0,
+    "toast.autovacuum_vacuum_scale_factor": 0.05,
+    "toast.autovacuum_vacuum_threshold": 1000,
+    "toast.autovacuum_vacuum_cost_delay": 0,
+}
 
 # LangGraph's checkpoints of runs that have not completed. The one with the greatest seq is current: their ids
 # tell the time too, but that of the worker, and its successor's clock may be behind.
@@ -265,6 +311,7 @@ checkpoints = Table(
     Column("metadata", LargeBinary, nullable=False),
     PrimaryKeyConstraint("tenant_id", "run_id", "checkpoint_ns", "checkpoint_id"),
     _of_run(),
+    postgresql_with=_VACUUMED_OFTEN,
 )
 checkpoint_writes = Table(
     "checkpoint_writes",
@@ -281,6 +328,7 @@ checkpoint_writes = Table(
     Column("value", LargeBinary, nullable=False),
     PrimaryKeyConstraint("tenant_id", "run_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"),
     _of_run(),
+    postgresql_with=_VACUUMED_OFTEN,
 )
 
 # What nodes with a CachePolicy returned. key is the SHA-256 of the node's code and the policy's key.
@@ -296,7 +344,7 @@ step_cache = Table(
     Column("expires_at", _TIME),
     PrimaryKeyConstraint("tenant_id", "workflow_name", "step_id", "key"),
 )
-# QueueRepository.purge_expired.
+# purge_expired.
 Index("step_cache_by_age", step_cache.c.expires_at, postgresql_where=step_cache.c.expires_at.is_not(None))
 
 # Which versions of the functions are there, and when a server last used them: see functions.py.

@@ -183,6 +183,12 @@ class LeaseEnded(Unavailable):
     """The lease of a run could not be renewed in time, or the process was stopped. No caller sees it."""
 
 
+class Denied(Unavailable):
+    """The database is there, and its login, a grant or the role was taken from us. It passes when somebody
+    gives it back. No caller sees more than Unavailable.
+    """
+
+
 class StatementRefused(Exception):
     """The database answered, and refused a statement: a fault of ours. No caller sees it."""
 

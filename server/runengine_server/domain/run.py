@@ -57,10 +57,10 @@ class Failure:
 
 
 def whole_milliseconds(start: datetime | None, end: datetime | None) -> int | None:
-    """`end` − `start` in whole ms, None unless both are set."""
+    """`end` − `start` in whole ms, None unless both are set; 0 where the clock went back in between."""
     if start is None or end is None:
         return None
-    return (end - start) // timedelta(milliseconds=1)
+    return max(0, (end - start) // timedelta(milliseconds=1))
 
 
 @dataclass(frozen=True, slots=True)

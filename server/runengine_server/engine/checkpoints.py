@@ -22,12 +22,12 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.errors import GraphInterrupt
-from langgraph.graph import START
-from langgraph.pregel._task_status import CONTROL_WRITES
 from langgraph.types import Send
 
+from runengine_server.engine.open_writes import Written, take_back, written_on
+from runengine_server.engine.superseded import Superseded
 from runengine_server.engine.task_paths import node_of, with_handlers
-from runengine_server.repositories.held_run_repository import StoredCheckpoint
+from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.workflows.due import is_edge, lost_targets, missing, target_of
 from runengine_server.workflows.failures import (
     StateTooLarge,
@@ -39,6 +39,7 @@ from runengine_server.workflows.failures import (
 )
 from runengine_server.workflows.load import Workflow, namespace_path
 from runengine_server.workflows.recorded_node import Execution, Lost
+from runengine_server.workflows.stored_values import SERIALISER, dump_write
 
 # How long what was done may wait for the next statement: a superstep may go on although no node of it
 # does, in a task that a node has started and not waited for.
@@ -59,20 +60,25 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     completed exactly when LangGraph will not run it again. The end of a superstep is stored with the
     next statement, see HeldRunRepository, or else after 0.05 s. Every statement raises Lost when the run
     is no longer this worker's. `state` has the channels of the graph as last saved or read.
+
+    With a `workflow`, what nothing resumes from goes while the run goes on: what is stored of a run is in
+    proportion to its state, and not to its steps.
     """
 
     def __init__(self, execution: Execution, workflow: Workflow | None = None) -> None:
-        super().__init__()
+        super().__init__(serde=SERIALISER)
+        execution.take_back = self.take_back
         self.state: dict[str, Any] = {}
         self._workflow = workflow
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._unsaved: set[str] = set()
         self._stored: set[str] = set()
+        self._superseded, self._prunes = Superseded(), workflow is not None
         self._execution = execution
         self._saving: set[asyncio.Task[Any]] = set()
         self._flushing_soon = False
         self._broken: dict[str, BaseException] = {}
-        self._done: dict[str, set[str]] = {}
+        self._done: dict[str, dict[str, Written]] = {}
         self._led_to: dict[str, set[str]] = {}
         self._sends: dict[str, Sequence[Send]] = {}
 
@@ -113,13 +119,15 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         try:
             if not written.keys() & {ERROR, INTERRUPT}:
                 self._check_targets(namespace, writes, task_id, task_path)
-                self._done.setdefault(namespace, set()).add(task_path)
+                done = Written(configurable["checkpoint_id"], task_id, writes)
+                self._done.setdefault(namespace, {})[task_path] = done
             rows = [
-                (WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
+                (WRITES_IDX_MAP.get(channel, index), channel, *dump_write(channel, value))
                 # Of a task that wrote only what is never stored, that it is done has to be.
                 for index, (channel, value) in enumerate(writes or [(NO_WRITES, None)])
             ]
-            self._check_size("What the node returned", sum(len(row[3]) for row in rows))
+            self._check_size("What the node returned", size := sum(len(row[3]) for row in rows))
+            self._superseded.wrote(size)
         except Exception as error:
             if namespace == "":
                 await self._note_failure(UUID(task_id), error, handled=False)
@@ -215,19 +223,26 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             raise WorkflowError(
                 f"An edge or goto leads to {target_of(min(lost))!r}, and the graph has no such node."
             )
-        done, sends = self._done.pop(namespace, set()), self._sends.pop(namespace, ())
+        done, sends = self._done.pop(namespace, {}), self._sends.pop(namespace, ())
         self._sends[namespace] = checkpoint["channel_values"].get(TASKS, ())
-        if self._stops_after(namespace, done, sends):
+        names = (node_of(path, sends) for path in done)
+        if self._workflow is not None and self._workflow.stops_after(namespace, names):
             metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: True})
         type_, encoded = self.serde.dumps_typed(checkpoint)
         self._check_size("The state of the run", len(encoded))
+        parent = configurable.get("checkpoint_id")
+        sums_up = self._superseded.put(namespace, checkpoint, metadata, len(encoded))
+        oldest, gone = self._superseded.due(len(encoded)) if self._prunes else ({}, [])
         stored = StoredCheckpoint(
             checkpoint_ns=namespace,
             checkpoint_id=checkpoint["id"],
-            parent_checkpoint_id=configurable.get("checkpoint_id"),
+            parent_checkpoint_id=parent,
             type=type_,
             checkpoint=encoded,
             metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
+            sums_up=parent if sums_up and self._prunes else None,
+            oldest_needed=oldest,
+            gone=gone,
         )
         later = namespace == ""
         await self._execution.engine(self._execution.held.save_checkpoint(stored, later=later))
@@ -261,13 +276,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self.state = found.checkpoint["channel_values"]
         return found
 
-    def _stops_after(self, namespace: str, done: set[str], sends: Sequence[Send]) -> bool:
-        """Whether the graph stops now, after one of the tasks of those paths."""
-        graph = self._workflow.graph_of(namespace) if self._workflow else None
-        if graph is None or not graph.interrupt_after_nodes:
-            return False
-        names = {node_of(path, sends) for path in done} - {START}
-        return bool(names if graph.interrupt_after_nodes == "*" else names & set(graph.interrupt_after_nodes))
+    async def take_back(self, error: BaseException) -> None:
+        """See open_writes.take_back."""
+        await self.settle()
+        await take_back(error, self._done, self._sends, self._workflow, self._execution)
 
     def _check_due(self, namespace: str, found: CheckpointTuple) -> None:
         """Raises Lost, and stops the whole graph, when what is due is not in the graph of today."""
@@ -377,18 +389,18 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         writes = await self._execution.engine(
             self._execution.held.list_writes(stored.checkpoint_ns, stored.checkpoint_id)
         )
-        finished = {path for _, path, channel, *_ in writes if channel not in CONTROL_WRITES}
-        self._done[stored.checkpoint_ns] = finished
+        loaded = [
+            (task_id, path, channel, self.serde.loads_typed((type_, value)))
+            for task_id, path, channel, type_, value in writes
+        ]
+        self._done[stored.checkpoint_ns] = written_on(stored.checkpoint_id, loaded)
         parent = stored.parent_checkpoint_id
         return CheckpointTuple(
             config=self._config(stored.checkpoint_ns, stored.checkpoint_id),
             checkpoint=self.serde.loads_typed((stored.type, stored.checkpoint)),
             metadata=self.serde.loads_typed(("msgpack", stored.metadata)),
             parent_config=self._config(stored.checkpoint_ns, parent) if parent else None,
-            pending_writes=[
-                (task_id, channel, self.serde.loads_typed((type_, value)))
-                for task_id, channel, type_, value in with_handlers(writes)
-            ],
+            pending_writes=list(with_handlers(loaded)),
         )
 
     def _config(self, namespace: str, checkpoint_id: str) -> RunnableConfig:

@@ -40,7 +40,8 @@ class _Held:
 
 class Heartbeat:
     """One statement every third of the lease renews all of them, from a thread and on a connection of
-    its own: a node that blocks the worker's event loop does not lose its run.
+    its own: a node that blocks the worker's event loop does not lose its run. Those that others have
+    locked are renewed as soon as they no longer are.
 
     All callbacks are called in the event loop that enters it. `lose` gets a run that is no longer the
     worker's, or that it could not keep until shortly before its lease ends, by the worker's own
@@ -49,7 +50,8 @@ class Heartbeat:
 
     A node that blocks the loop holds up all other runs, and nothing can stop it. After `blocked_seconds`
     the other runs are handed back and `end_process` is called, in the thread; the lease of the run that
-    blocks runs out, which counts as a loss.
+    blocks runs out, which counts as a loss. When it `is_told_to_stop`, by a signal that the loop does not
+    see, `drain_seconds` are enough, or two, and all runs are handed back.
     """
 
     def __init__(
@@ -62,12 +64,16 @@ class Heartbeat:
         wake: Callable[[str], None],
         blocked_seconds: float = math.inf,
         end_process: Callable[[], object] = lambda: None,
+        is_told_to_stop: Callable[[], bool] = lambda: False,
+        drain_seconds: float = 0,
     ) -> None:
         self._queue = queue
         self._blocked_seconds = blocked_seconds
         self._end_process = end_process
+        self._is_told_to_stop = is_told_to_stop
+        self._drain_seconds = min(max(_TELL_SECONDS, drain_seconds), blocked_seconds)
         self._interval = lease_seconds / 3
-        self._reconnect_after = min(0.5, self._interval / 4)
+        self._soon = min(0.5, self._interval / 4)
         # A sixth of the lease is left for graphs to stop in, and for clocks that differ in speed.
         self._keeps = lease_seconds * 5 / 6
         self._lose, self._cancel, self._wake = lose, cancel, wake
@@ -150,22 +156,32 @@ class Heartbeat:
             except Exception as error:
                 # Without heartbeats all runs would be lost, and the process would look healthy.
                 _log.error("heartbeat failed; starting it again", exc_info=error)
-            await asyncio.sleep(self._reconnect_after)
+            await asyncio.sleep(self._soon)
 
     async def _beat(self, line: Line) -> None:
         while True:
-            held = self._all_held()
-            sent = time.monotonic()
-            kept = await line.heartbeat([each.run for each in held], min(self._interval, _ANSWER_SECONDS))
-            for each in held:
-                if each.run.id in kept:
-                    each.until = sent + self._keeps
-                else:
-                    self._give_up(each)
-            await self._rest(line, until=time.monotonic() + self._interval)
+            due = time.monotonic() + self._interval
+            locked = await self._renew(line, self._all_held())
+            while locked and not self._blocked.is_set() and time.monotonic() + self._soon < due:
+                await self._rest(line, until=time.monotonic() + self._soon)
+                locked = await self._renew(line, locked)
+            await self._rest(line, until=due)
             if self._blocked.is_set():
                 await line.hand_back([each.run for each in self._all_held()], self._interval)
                 self._end_process()
+
+    async def _renew(self, line: Line, held: list[_Held]) -> list[_Held]:
+        """Those that others have locked. Nobody takes such a run over as long as it is locked; once it no
+        longer is, its lease may have ended.
+        """
+        sent = time.monotonic()
+        kept, locked = await line.heartbeat([each.run for each in held], min(self._interval, _ANSWER_SECONDS))
+        for each in held:
+            if each.run.id in kept:
+                each.until = sent + self._keeps
+            elif each.run.id not in locked:
+                self._give_up(each)
+        return [each for each in held if each.run.id in locked]
 
     async def _rest(self, line: Line, until: float) -> None:
         """Until the next beat is due, or the loop is blocked for too long."""
@@ -188,7 +204,9 @@ class Heartbeat:
             if not told:
                 told = True
                 _log.error("the event loop is blocked", **found, seconds=round(still, 1), place=place(frame))
-            if still >= self._blocked_seconds:
+            if self._is_told_to_stop() and still >= self._drain_seconds:
+                await self._leave(None)
+            elif still >= self._blocked_seconds:
                 await self._leave(run_of(found))
 
     async def _leave(self, blocking: UUID | None) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from runengine_server.domain.errors import Fenced, StatementRefused, Unavailable
 from runengine_server.domain.run import MAX_HAND_BACKS, MAX_LOSSES, CampaignStatus, ClaimedRun, Failure
 from runengine_server.domain.struct import to_dict
+from runengine_server.engine import wide_supersteps
 from runengine_server.engine.campaign_service import CampaignService
 from runengine_server.engine.checkpoints import FencedCheckpointer
 from runengine_server.repositories.artifact_store import ArtifactStore
@@ -58,6 +59,8 @@ class _NoCheckpoint:
 # A graph that keeps no checkpoints, within one that waits for each (durability "sync"), waits for one that
 # it has never put: AttributeError in langgraph 1.2.22.
 PregelLoop._put_checkpoint_fut = _NoCheckpoint()  # type: ignore[assignment]
+
+wide_supersteps.install()
 
 _BUNDLE = "bundle_artifact_id"
 
@@ -194,6 +197,9 @@ class LangGraphRunProcessor:
                 durability="sync",
                 control=control,
             )
+        except Exception as error:
+            await checkpointer.take_back(error)
+            raise
         finally:
             self._controls.discard(control)
             await checkpointer.settle()

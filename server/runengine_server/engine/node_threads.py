@@ -14,6 +14,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from runengine_server.engine.whereabouts import execution_of, of_config
 from runengine_server.workflows.recorded_node import Lost
+from runengine_server.workflows.time_limit import clock_of_node
 
 # How many threads may be left behind at once: each keeps its stack and whatever its node holds.
 MAX_LEFT = 64
@@ -98,6 +99,10 @@ class _Call(Future[Any]):
         config = var_child_runnable_config.get()
         self.whose = of_config(config)
         self._execution = execution_of(config)
+        # Until there is a thread for it.
+        if (clock := clock_of_node()) is not None:
+            clock.stop()
+        self._clock = clock
 
     def cancel(self) -> bool:
         """As of any Future: one that executes goes on."""
@@ -107,6 +112,8 @@ class _Call(Future[Any]):
         return cancelled
 
     def execute(self) -> None:
+        if self._clock is not None:
+            self._clock.go_on()
         if not self.set_running_or_notify_cancel():
             return
         function, self._function = self._function, None

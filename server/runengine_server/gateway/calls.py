@@ -19,7 +19,8 @@ from runengine_server.gateway.routes import Binding
 
 _log = logging.getLogger(__name__)
 
-_REPLAYED = ("idempotency-replayed", "true")
+# The metadata that become headers of the answer.
+_TOLD = frozenset({"idempotency-replayed", "runengine-workers"})
 _CREATING = ("runengine.v1.RunService.TriggerRun", "runengine.v1.CampaignService.CreateCampaign")
 _GET_RUN = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].methods_by_name["GetRun"]
 
@@ -69,6 +70,7 @@ class UnaryCall:
         self._token_check = token_check
         self._deadline_seconds = deadline_seconds
         self._reader = RequestReader(binding, deadline_seconds)
+        self._tells = binding.http_method != "GET"
         self._status = 201 if binding.rpc.full_name in _CREATING else 200
         as_json = reply_encoder(binding.rpc.output_type, binding.response_body)
         self._json = remembered(as_json) if binding.http_method == "GET" else as_json
@@ -94,15 +96,18 @@ class UnaryCall:
         try:
             call = self._call(message, timeout=self._deadline_seconds, metadata=caller + idempotency_key)
             reply = await call
-            replayed = bool(idempotency_key) and _REPLAYED in tuple(await call.initial_metadata())
+            headers = await _told(call) if self._tells else None
         except grpc.aio.AioRpcError as error:
             problem = explain(error, self._rpc)
             if problem.status == 413 and not token_is_good:
                 # A transport refuses the message before anyone has seen the token.
                 return await self._token_check.refuse(caller, problem)
             return problem.response()
-        headers = {"idempotency-replayed": "true"} if replayed else None
         return Response(self._json(reply), self._status, headers, media_type="application/json")
+
+
+async def _told(call: grpc.aio.UnaryUnaryCall[Message, bytes]) -> dict[str, str]:
+    return {key: str(value) for key, value in await call.initial_metadata() if key in _TOLD}
 
 
 def explain(error: grpc.aio.AioRpcError, rpc: MethodDescriptor) -> Problem:

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runengine_server.gateway.openapi_errors import Errors, Json
+from runengine_server.gateway.openapi_headers import TAKES_IDEMPOTENCY_KEY, headers_of
 from runengine_server.gateway.proto_words import Words, json_path
 from runengine_server.gateway.routes import Binding, Endpoint
 from runengine_server.gateway.strict_json import MAX_BYTES, MAX_DEPTH, MAX_KEYS
@@ -32,11 +33,6 @@ _INTRODUCTION = (
     "holds no NUL, no lone surrogate, no key twice, and no integer beyond 2 to the power of 53."
 )
 
-_IDEMPOTENT_BY_KEY = {
-    "runengine.v1.RunService.TriggerRun",
-    "runengine.v1.RunService.RetryRun",
-    "runengine.v1.RunService.CancelRun",
-}
 _IDEMPOTENCY_KEY: Json = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -173,7 +169,7 @@ class _Document:
             operation["parameters"] = parameters
         if rule.takes_body:
             operation["requestBody"] = self._body(rule.rpc.input_type)
-        takes_key = rule.rpc.full_name in _IDEMPOTENT_BY_KEY
+        takes_key = rule.rpc.full_name in TAKES_IDEMPOTENCY_KEY
         errors = self._errors.of_rule(rule, takes_idempotency_key=takes_key)
         operation["responses"] = {**self._success(rule), **errors}
         return operation
@@ -205,7 +201,7 @@ class _Document:
                     "schema": self._request_type(field),
                 }
             )
-        return [*found, _IDEMPOTENCY_KEY] if rule.rpc.full_name in _IDEMPOTENT_BY_KEY else found
+        return [*found, _IDEMPOTENCY_KEY] if rule.rpc.full_name in TAKES_IDEMPOTENCY_KEY else found
 
     def _body(self, request: Descriptor) -> Json:
         properties: dict[str, Json] = {}
@@ -259,7 +255,9 @@ class _Document:
             schema, description = self._message(response), "Success."
         # What is posted to a collection becomes a part of it.
         creates = rule.http_method == "POST" and not rule.path_fields
-        answer = {"description": description, "content": {"application/json": {"schema": schema}}}
+        answer: Json = {"description": description, "content": {"application/json": {"schema": schema}}}
+        if headers := headers_of(rule):
+            answer["headers"] = headers
         return {"201" if creates else "200": answer}
 
     def _message(self, message: Descriptor) -> Json:

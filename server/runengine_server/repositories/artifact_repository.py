@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from runengine_server.database.functions import tenant_function
@@ -9,6 +10,7 @@ from runengine_server.domain.run import Artifact
 from runengine_server.repositories.database import TenantScope
 
 _GET = tenant_function("get_artifact")
+_WITHOUT_ROW = tenant_function("artifacts_without_row")
 
 
 class ArtifactRepository:
@@ -21,3 +23,8 @@ class ArtifactRepository:
         """The artifact; None when the tenant has none of that id."""
         rows = await self._scope.call(_GET, artifact_id)
         return Artifact(**rows[0]) if rows else None
+
+    async def without_row(self, stored: Sequence[tuple[UUID, UUID]]) -> list[tuple[UUID, UUID]]:
+        """Of these (run's id, artifact's id) those of the tenant's runs that it has no artifact of."""
+        run_ids, ids = [run_id for run_id, _ in stored], [artifact_id for _, artifact_id in stored]
+        return [(row["run_id"], row["id"]) for row in await self._scope.call(_WITHOUT_ROW, run_ids, ids)]

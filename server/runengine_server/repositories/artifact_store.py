@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from uuid import UUID
 
 from obstore.store import LocalStore, ObjectStore
 
 _CHUNK = 64 * 1024
+_PAGE = 1000
+
+# What LocalStore writes to before a file gets its name, and leaves where the process dies meanwhile. It lists
+# none of them (obstore 0.12).
+_STAGED = re.compile(r".+#\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArtifact:
+    """What the key of stored bytes says of them."""
+
+    tenant_id: str
+    run_id: UUID
+    artifact_id: UUID
 
 
 class ArtifactStore:
     """Bytes by key. A key starts with its tenant and its run, so that either can be removed whole."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._store: ObjectStore = LocalStore(prefix=directory, mkdir=True)
 
     @staticmethod
@@ -28,8 +48,31 @@ class ArtifactStore:
         await self._store.put_async(key, data)
 
     async def delete(self, key: str) -> None:
-        """Forgets the bytes."""
-        await self._store.delete_async(key)
+        """Forgets the bytes, if they are there."""
+        with suppress(FileNotFoundError):
+            await self._store.delete_async(key)
+
+    async def older_than(self, seconds: float) -> AsyncIterator[list[StoredArtifact]]:
+        """All that was stored longer ago than that, by this machine's clock, in pages of a thousand at most.
+        What was not stored under a key of ours is left out.
+        """
+        before = datetime.now(UTC) - timedelta(seconds=seconds)
+        async for page in self._store.list(chunk_size=_PAGE):
+            found = [_parsed(each["path"]) for each in page if each["last_modified"] < before]
+            yield [each for each in found if each is not None]
+
+    async def delete_unfinished(self, seconds: float) -> int:
+        """Deletes what a process began to store longer ago than that, and was killed; how many there were."""
+        return await asyncio.to_thread(self._delete_unfinished, seconds)
+
+    def _delete_unfinished(self, seconds: float) -> int:
+        before, deleted = datetime.now(UTC).timestamp() - seconds, 0
+        for path in self._directory.glob("*/*/*#*"):
+            with suppress(FileNotFoundError):
+                if _STAGED.fullmatch(path.name) and path.stat().st_mtime < before:
+                    path.unlink()
+                    deleted += 1
+        return deleted
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
         """The bytes, in chunks of at most 64 KiB. Raises FileNotFoundError."""
@@ -38,3 +81,15 @@ class ArtifactStore:
             view = memoryview(part)
             for start in range(0, len(view), _CHUNK):
                 yield bytes(view[start : start + _CHUNK])
+
+
+def _parsed(key: str) -> StoredArtifact | None:
+    parts = key.split("/")
+    if len(parts) != 3:
+        return None
+    try:
+        found = StoredArtifact(unquote(parts[0]), UUID(parts[1]), UUID(parts[2]))
+    except ValueError:
+        return None
+    is_ours = ArtifactStore.key(found.tenant_id, found.run_id, found.artifact_id) == key
+    return found if is_ours and found.tenant_id.isprintable() else None

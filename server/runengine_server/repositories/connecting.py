@@ -13,7 +13,6 @@ from urllib.parse import urlencode
 import asyncpg
 import orjson
 
-from runengine_server.database import functions
 from runengine_server.postgres_url import parse_postgres_url, place_of
 
 if TYPE_CHECKING:
@@ -24,20 +23,20 @@ else:
 # What the statements here take for granted, whatever the database's, the role's or the server's defaults.
 _ASSUMED = {
     "default_transaction_isolation": "read committed",
+    "search_path": "public",
     "row_security": "on",
     "standard_conforming_strings": "on",
 }
 
 # What a migration may take as long as it needs for.
-OF_MIGRATIONS = {
-    **_ASSUMED,
-    "search_path": "public",
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-}
+OF_MIGRATIONS = {**_ASSUMED, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 
 OF_CALLS = {
     **_ASSUMED,
+    # What the policies read is set in each transaction; a role that has it set sees no more for that.
+    "runengine.dispatch": "off",
+    "runengine.tenant": "",
+    "runengine.all_tenants": "off",
     # What PostgreSQL does of itself for a process that was stopped or cut off in a transaction, and holds a
     # run's lock in it: nobody could take the run over, or renew the leases of all those beside it.
     "idle_in_transaction_session_timeout": "5s",
@@ -61,6 +60,15 @@ class NotWritable(OSError):
 
     def __init__(self) -> None:
         super().__init__("it is read-only")
+
+
+class NotGranted(OSError):
+    """The role has lost what `migrate` grants it; the message names it."""
+
+    sqlstate = "42501"
+
+    def __init__(self, lacking: str) -> None:
+        super().__init__(f"the role lacks {lacking}, which `migrate` grants")
 
 
 class NoHost(OSError):
@@ -94,12 +102,12 @@ class Connector:
     then has to begin with `begin`.
     """
 
-    def __init__(self, url: str, process: str, settings: Mapping[str, str] | None = None) -> None:
-        """`settings` are those of calls if not given. Raises ValueError as parse_postgres_url does."""
+    def __init__(self, url: str, process: str, settings: Mapping[str, str] = OF_CALLS) -> None:
+        """Raises ValueError as parse_postgres_url does."""
         self.url = parse_postgres_url(url)
         self.pooled = False
         self._name = self.url.application_name or f"runengine {process} {os.getpid()}"
-        self._settings = settings or {**OF_CALLS, "search_path": functions.search_path()}
+        self._settings = settings
         self._hosts = list(self.url.hosts)
 
     @property
@@ -107,8 +115,8 @@ class Connector:
         """Begins a transaction in which the settings hold."""
         if not self.pooled:
             return "BEGIN"
-        local = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in self._settings.items())
-        return f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT {local}"
+        local = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in self._settings.items())
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED; {local}"
 
     async def connect(self) -> Connection:
         """A connection to the first host that will do, each with a time limit of its own: the host that
@@ -195,11 +203,13 @@ class Connector:
         """
         greeted_by = connection.get_server_pid()
         sets = "".join(
-            f", set_config('{name}', '{value}', pg_backend_pid() <> {greeted_by})"
+            f", pg_catalog.set_config('{name}', '{value}', pg_catalog.pg_backend_pid()"
+            f" OPERATOR(pg_catalog.<>) {greeted_by})"
             for name, value in self._settings.items()
         )
         answer = await _copied(
-            connection, f"SELECT pg_backend_pid(), current_setting('transaction_read_only'){sets}"
+            connection,
+            "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('transaction_read_only')" + sets,
         )
         if answer[1] == "on" and not self.url.may_be_read_only:
             raise NotWritable

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import asyncpg
 
 from runengine_server.database import functions
-from runengine_server.database.functions import DispatchFunction, TenantFunction
+from runengine_server.database.functions import DispatchFunction, TenantFunction, dispatch_function
 from runengine_server.domain.errors import StatementRefused
 from runengine_server.repositories.connecting import (
     Connection,
     Connector,
+    NotGranted,
     NotWritable,
     keeps_session,
     server_of,
 )
 from runengine_server.repositories.driver_errors import translate_driver_errors
 from runengine_server.repositories.notifier import Notifier, notification
+from runengine_server.repositories.patience import Patience
 from runengine_server.repositories.pool import Pool
 
 # How long a transaction may take, with the wait for its connection. Less than the ten seconds after which
 # what was cut off from the database has to be well again.
 _SECONDS = 9
+
+_WRITE_FILE = dispatch_function("write_temporary_file")
 
 _NO_TURN: nullcontext[None] = nullcontext()
 
@@ -39,7 +43,12 @@ SELECT CASE
         FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
         WHERE attname = 'tenant_id' AND relkind = 'r' AND NOT (relrowsecurity AND relforcerowsecurity)
         LIMIT 1)
-END AS flaw, current_setting('transaction_read_only') = 'off' AS is_writable
+END AS flaw, current_setting('transaction_read_only') = 'off' AS is_writable, (
+    SELECT string_agg(format('%s on %I', privilege, relname), ', ' ORDER BY relname, privilege)
+    FROM pg_class CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS privilege
+    WHERE relkind = 'r' AND relrowsecurity AND relnamespace = 'public'::regnamespace
+        AND (privilege <> 'UPDATE' OR relname = 'runs') AND NOT has_table_privilege(pg_class.oid, privilege)
+) AS lacking
 FROM pg_roles WHERE rolname = current_user
 """
 
@@ -178,13 +187,13 @@ class Database:
         """Why row-level security would not hold tenants apart here, in words; None when it does.
 
         Raises asyncpg.UndefinedTableError when there is no schema, NotWritable where nothing can be
-        written, and as connection() does.
+        written, NotGranted when the role lacks what every process needs, and as connection() does.
         """
         asked = False
         try:
             async with self.connection(seconds) as connection:
                 asked = True
-                ((flaw, is_writable),) = await self.fetch_on(connection, _ROLE)
+                ((flaw, is_writable, lacking),) = await self.fetch_on(connection, _ROLE)
         except TimeoutError:
             # Not so when there was none to ask: they may all wait for a lock.
             if asked:
@@ -194,7 +203,15 @@ class Database:
             # Another host may have taken over; and a host's name may stand for another one by now.
             self._pool.lose_idle()
             raise NotWritable
+        if lacking:
+            raise NotGranted(lacking)
         return str(flaw) if flaw else None
+
+    async def check_disk(self) -> None:
+        """Raises asyncpg.DiskFullError when tables have no room to grow, and as connection() does."""
+        with suppress(TimeoutError, asyncpg.ConfigurationLimitExceededError):  # a slow disk, temp_file_limit
+            async with self.connection() as connection:
+                await self.fetch_on(connection, _WRITE_FILE.call)
 
     async def has_functions(self) -> bool:
         """Whether `migrate` of this version has been there. Raises as connection() does."""
@@ -229,16 +246,19 @@ class Database:
 
     @asynccontextmanager
     async def connection(
-        self, seconds: float = _SECONDS, *, writes: bool = False
+        self, seconds: float | None = None, *, writes: bool = False
     ) -> AsyncIterator[Connection]:
         """A connection that, until a transaction of a Scope begins, sees no tenant's rows at all.
 
-        Raises TimeoutError when the block, with the wait for the connection, takes longer than that; and
-        OSError, asyncpg.InterfaceError or asyncpg.PostgresError as the driver does.
+        Raises TimeoutError when the block, with the wait for the connection, takes longer than that, nine
+        seconds by default, and nothing comes or goes on the connection any more; and OSError,
+        asyncpg.InterfaceError or asyncpg.PostgresError as the driver does.
         """
+        seconds = _SECONDS if seconds is None else seconds
         try:
-            async with asyncio.timeout(seconds), self._writing if writes else _NO_TURN:
+            async with asyncio.timeout(seconds) as limit, self._writing if writes else _NO_TURN:
                 connection = await self._pool.take()
+                patience = Patience(limit, seconds, connection)
                 try:
                     yield connection
                 except Exception:
@@ -250,6 +270,7 @@ class Database:
                     self._pool.abandon(connection)
                     raise
                 finally:
+                    patience.end()
                     self._pool.put_back(connection)
         except TimeoutError:
             # A server that is gone without a word has left the idle connections dead too, and nobody would

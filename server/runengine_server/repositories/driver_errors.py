@@ -9,8 +9,12 @@ from contextlib import contextmanager
 import asyncpg
 import structlog
 
-from runengine_server.domain.errors import StatementRefused, Unavailable
-from runengine_server.repositories.connecting import sqlstate
+from runengine_server.domain.errors import Denied, StatementRefused, Unavailable
+from runengine_server.repositories.connecting import NotGranted, sqlstate, words
+
+# What means that the role may not do it (any more): what PostgreSQL says then names roles and tables, and
+# quotes no value. Of these the first is a SyntaxOrAccessError too.
+DENIALS = (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidAuthorizationSpecificationError, NotGranted)
 
 # What means that the statement, or a value in it, is wrong; anything else that PostgreSQL says is a
 # state of it that will pass. The second is asyncpg's own, an InterfaceError that says nothing of the
@@ -40,11 +44,15 @@ _told: dict[tuple[str, str | None], float] = {}
 
 @contextmanager
 def translate_driver_errors() -> Iterator[None]:
-    """Raises StatementRefused for a statement that is wrong, and Unavailable for all else that the
-    database or the way to it does, so that no word of the driver's leaves the repositories.
+    """Raises StatementRefused for a statement that is wrong, Denied for what the role may not do, and
+    Unavailable for all else that the database or the way to it does, so that no word of the driver's leaves
+    the repositories.
     """
     try:
         yield
+    except DENIALS as error:
+        tell(error)
+        raise Denied from error
     except PERMANENT_ERRORS as error:
         raise StatementRefused from error
     except TRANSIENT_ERRORS as error:
@@ -53,11 +61,17 @@ def translate_driver_errors() -> Iterator[None]:
 
 
 def tell(error: BaseException) -> None:
-    """Logs what kind of trouble it is, once in a while: a database that is away fails every call. Not
-    what it says, which may quote values.
-    """
+    """Logs what kind of trouble it is, once in a while: a database that is away fails every call."""
     kind = (type(error).__name__, sqlstate(error))
     now = time.monotonic()
     if now - _told.get(kind, -_TELL_SECONDS) >= _TELL_SECONDS:
         _told[kind] = now
-        _log.warning("trouble with the database", error=kind[0], sqlstate=kind[1])
+        _log.warning("trouble with the database", **trouble(error))
+
+
+def trouble(error: BaseException) -> dict[str, str | None]:
+    """`error`, `sqlstate` and, of a denial, `why`, for a log line. Not what others say, which may quote
+    values.
+    """
+    said = {"why": words(error)} if isinstance(error, DENIALS) else {}
+    return {"error": type(error).__name__, "sqlstate": sqlstate(error), **said}

@@ -4,22 +4,24 @@ the run is running under the worker's epoch, and raises Fenced otherwise.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID
+
+import asyncpg
 
 from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.errors import Fenced, StatementRefused
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
 from runengine_server.repositories.database import Database
+from runengine_server.repositories.write_behind import Done, StoredCheckpoint, WriteBehind
 
 _RECORD = tenant_function("record_progress")
 _BEGIN_STEP = tenant_function("begin_step")
 _FAIL_STEP = tenant_function("fail_step")
+_TAKE_BACK = tenant_function("take_back")
 _GET_CHECKPOINT = tenant_function("get_checkpoint")
 _LIST_CHECKPOINTS = tenant_function("list_checkpoints")
 _LIST_WRITES = tenant_function("list_writes")
@@ -30,18 +32,6 @@ _HAS_ARTIFACT = tenant_function("has_artifact")
 _GET_CACHED = tenant_function("get_cached")
 _SAVE_CACHED = tenant_function("save_cached")
 _END = tenant_function("end_run")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredCheckpoint:
-    """A row of checkpoints; `type` is of the serialised `checkpoint`, `metadata` is JSON."""
-
-    checkpoint_ns: str
-    checkpoint_id: str
-    parent_checkpoint_id: str | None
-    type: str
-    checkpoint: bytes
-    metadata: bytes
 
 
 class EndingRun:
@@ -67,32 +57,31 @@ class EndingRun:
         self.campaign = (campaign_id, status, bundle_url, latest_run_id)
 
 
-class _Done:
-    """What was done and is not stored yet, by the keys of its rows."""
-
-    def __init__(self) -> None:
-        self.completed: list[UUID] = []
-        self.writes: dict[tuple[str, str, str, int], tuple[object, ...]] = {}
-        self.checkpoints: dict[tuple[str, str], tuple[object, ...]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self.completed or self.writes or self.checkpoints)
-
-    def before(self, other: _Done) -> _Done:
-        """Both as one."""
-        both = _Done()
-        both.completed = self.completed + other.completed
-        both.writes = self.writes | other.writes
-        both.checkpoints = self.checkpoints | other.checkpoints
-        return both
-
-    def columns(self) -> list[list[object]]:
-        """As the functions of steps.sql have them."""
-        return [list(self.completed), *_columns(self.writes, 8), *_columns(self.checkpoints, 6)]
-
-
 def _columns(rows: dict[Any, tuple[object, ...]], count: int) -> list[list[object]]:
     return [list(column) for column in zip(*rows.values(), strict=True)] or [[]] * count
+
+
+def _done_columns(batch: Sequence[Done]) -> list[list[object]]:
+    """As store_progress has them, of what was done. A checkpoint that another one of them sums up is left
+    out, with what was written on top of it.
+    """
+    saved = [done.checkpoint for done in batch if done.checkpoint is not None]
+    summed_up = {(each.checkpoint_ns, each.sums_up) for each in saved}
+    checkpoints: dict[tuple[str, str], tuple[object, ...]] = {}
+    oldest: dict[str, str] = {}
+    for each in saved:
+        if (key := (each.checkpoint_ns, each.checkpoint_id)) not in summed_up:
+            checkpoints[key] = each.row
+        oldest |= each.oldest_needed
+    writes = {key: row for done in batch for key, row in done.writes.items() if key[:2] not in summed_up}
+    return [
+        [done.completed for done in batch if done.completed is not None],
+        *_columns(writes, 8),
+        *_columns(checkpoints, 6),
+        list(oldest),
+        list(oldest.values()),
+        [namespace for each in saved for namespace in each.gone],
+    ]
 
 
 class HeldRunRepository:
@@ -100,57 +89,45 @@ class HeldRunRepository:
 
     What is done `later` goes out with the next statement, whatever that is, in the same transaction:
     between the end of the last node of a superstep and the beginning of the next node no code of the
-    workflow's is run, and so a step takes one round trip, not three.
+    workflow's is run, and so a step takes one round trip, not three. What many tasks do side by side goes
+    out together, see WriteBehind.
     """
 
     def __init__(self, database: Database, run: ClaimedRun, worker: str) -> None:
         self._scope = database.tenant(run.tenant_id)
         self._worker = worker
-        self._done = _Done()
-        self._in_order = asyncio.Lock()
+        self._behind = WriteBehind(self._send)
         self.run = run
 
-    async def _fenced(self, function: TenantFunction, *arguments: object) -> int:
+    async def _fenced(self, function: TenantFunction, *arguments: object) -> Sequence[asyncpg.Record]:
         rows = await self._scope.call(function, self.run.id, self.run.epoch, *arguments)
         if not rows:
             raise Fenced
-        return int(rows[0][0])
+        return rows
 
-    async def _with_done(self, function: TenantFunction, *arguments: object) -> int:
-        """Calls it with all that was done; whoever has done nothing still comes after what was."""
-        async with self._in_order:
-            if self._done:
-                return await self._send_done(function, *arguments)
-        return await self._fenced(function, *_Done().columns(), *arguments)
-
-    async def _send_done(self, function: TenantFunction, *arguments: object) -> int:
-        done, self._done = self._done, _Done()
-        try:
-            return await self._fenced(function, *done.columns(), *arguments)
-        except StatementRefused:
-            if function is not _RECORD:
-                # By itself it may be fine; and when it is not, it would be refused each time.
-                self._done = done.before(self._done)
-            raise
-        except BaseException:
-            # Whether it is stored nobody knows. To store it twice does no harm.
-            self._done = done.before(self._done)
-            raise
+    async def _send(self, batch: Sequence[Done]) -> dict[UUID, int]:
+        """Which execution of its step each task that begins is."""
+        begun: dict[UUID, tuple[object, ...]] = {
+            done.begun[0]: done.begun for done in batch if done.begun is not None and done.is_awaited
+        }
+        if not begun:
+            await self._fenced(_RECORD, *_done_columns(batch))
+            return {}
+        rows = await self._fenced(_BEGIN_STEP, *_done_columns(batch), *_columns(begun, 4))
+        return {row["id"]: row["attempt"] for row in rows}
 
     @property
     def is_behind(self) -> bool:
         """Whether something was done that no statement has gone out with yet."""
-        return bool(self._done)
+        return self._behind.is_behind
 
     async def flush(self) -> None:
         """Stores what was done `later`."""
-        async with self._in_order:
-            if self._done:
-                await self._send_done(_RECORD)
+        await self._behind.flush()
 
     async def begin_step(self, task_id: UUID, step_id: str, skill_id: str, cache_hit: bool) -> int:
         """Records that a node starts, and answers which execution of the step this is, from 1."""
-        return await self._with_done(_BEGIN_STEP, task_id, step_id, skill_id, cache_hit)
+        return await self._behind.store(Done(begun=(task_id, step_id, skill_id, cache_hit)))
 
     async def fail_step(
         self,
@@ -168,6 +145,14 @@ class HeldRunRepository:
         error = {"code": code, "message": message, "retryable": retryable}
         await self._fenced(_FAIL_STEP, task_id, error, again, attempt, handled)
 
+    async def take_back(
+        self, checkpoint_ns: str, checkpoint_id: str, task_ids: Sequence[str], message: str, retryable: bool
+    ) -> None:
+        """Forgets what those tasks wrote on top of a checkpoint, and fails those that are steps."""
+        await self.flush()
+        error = {"code": "STEP_FAILED", "message": message, "retryable": retryable}
+        await self._fenced(_TAKE_BACK, checkpoint_ns, checkpoint_id, task_ids, error)
+
     async def save_writes(
         self,
         checkpoint_ns: str,
@@ -180,21 +165,23 @@ class HeldRunRepository:
         later: bool = False,
     ) -> None:
         """Stores what a task wrote, as (index, channel, type, value), and completes its step."""
-        if completed_step is not None:
-            self._done.completed.append(completed_step)
-        for write in writes:
-            key = (checkpoint_ns, checkpoint_id, task_id, write[0])
-            self._done.writes[key] = (checkpoint_ns, checkpoint_id, task_id, task_path, *write)
-        if not later:
-            await self._with_done(_RECORD)
+        keyed = {
+            (checkpoint_ns, checkpoint_id, task_id, write[0]): (
+                checkpoint_ns, checkpoint_id, task_id, task_path, *write,
+            )
+            for write in writes
+        }  # fmt: skip
+        await self._store(Done(completed=completed_step, writes=keyed), later)
 
     async def save_checkpoint(self, checkpoint: StoredCheckpoint, *, later: bool = False) -> None:
         """Stores a checkpoint, which becomes the current one of its namespace."""
-        key = (checkpoint.checkpoint_ns, checkpoint.checkpoint_id)
-        # Not dataclasses.astuple(), which copies: 5 % of what a worker does.
-        self._done.checkpoints[key] = tuple(getattr(checkpoint, each.name) for each in fields(checkpoint))
-        if not later:
-            await self._with_done(_RECORD)
+        await self._store(Done(checkpoint=checkpoint), later)
+
+    async def _store(self, done: Done, later: bool) -> None:
+        if later:
+            self._behind.later(done)
+        else:
+            await self._behind.store(done)
 
     async def get_checkpoint(self, checkpoint_ns: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
         """The checkpoint of that id, or the current one when the id is None."""
@@ -241,8 +228,7 @@ class HeldRunRepository:
 
     async def has_artifact(self, artifact_id: UUID) -> bool:
         """Whether a run of the tenant has saved that artifact; not this one, if a step was cached."""
-        ((found,),) = await self._scope.call(_HAS_ARTIFACT, artifact_id)
-        return bool(found)
+        return bool(await self._scope.call(_HAS_ARTIFACT, artifact_id))
 
     async def get_cached(self, step_id: str, key: bytes) -> tuple[str, bytes] | None:
         """What the step returned for that key before, as (type, value), unless it has expired."""
@@ -265,7 +251,7 @@ class HeldRunRepository:
         if not completes:
             with suppress(StatementRefused):
                 await self.flush()
-        async with self._in_order:
+        async with self._behind.in_order:
             await self._fenced(
                 _END,
                 ending.target,
@@ -274,6 +260,6 @@ class HeldRunRepository:
                 error.code if error else "COMPLETED",
                 *ending.campaign,
                 # Of a run that failed what was written is needed, with the completion of its step.
-                self._done.completed if completes else [],
+                self._behind.completed if completes else [],
             )
-            self._done = _Done()
+            self._behind.clear()

@@ -12,6 +12,7 @@ import asyncpg
 
 from runengine_server.repositories.connecting import Connection
 from runengine_server.repositories.driver_errors import TRANSIENT_ERRORS, tell
+from runengine_server.repositories.patience import moved
 
 # How long a server that would not let another connection in is not asked again, while there are some.
 _REFUSED_SECONDS = 1.0
@@ -90,16 +91,18 @@ class Pool:
             connection.terminate()
 
     def lose_silent(self) -> None:
-        """Drops all that are idle, and those that are busy now, if they still are after a moment: one was
-        found that answers nothing.
+        """Drops all that are idle, and those that are busy now, if they still are after a moment in which
+        nothing came or went: one was found that answers nothing.
         """
         self.lose_idle()
-        busy = dict(self._busy)
-        asyncio.get_running_loop().call_later(_SILENT_SECONDS, self._lose_those_still_busy, busy)
+        busy = {each: (since, moved(each)) for each, since in self._busy.items() if not each.is_closed()}
+        asyncio.get_running_loop().call_later(_SILENT_SECONDS, self._lose_those_still, busy)
 
-    def _lose_those_still_busy(self, before: dict[Connection, float]) -> None:
-        for connection, since in before.items():
-            if self._busy.get(connection) == since:
+    def _lose_those_still(self, before: dict[Connection, tuple[float, tuple[int, ...]]]) -> None:
+        for connection, (since, then) in before.items():
+            is_busy = self._busy.get(connection) == since and not connection.is_closed()
+            # On a slow link a large statement keeps others waiting.
+            if is_busy and moved(connection) == then:
                 connection.terminate()
 
     async def close(self, seconds: float) -> None:

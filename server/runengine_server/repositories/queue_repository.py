@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -13,37 +13,21 @@ from runengine_server.domain.encoded_run import decode_input
 from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun
 from runengine_server.repositories.channels import CANCELLED, HANDED_BACK, QUEUED
 from runengine_server.repositories.database import Database, DispatchLine
+from runengine_server.repositories.driver_errors import translate_driver_errors
+from runengine_server.repositories.purges import purge_expired
+from runengine_server.repositories.workflow_repository import WorkflowRepository
 
 _CLAIM_QUEUED = dispatch_function("claim_queued")
 _CLAIM_EXPIRED = dispatch_function("claim_expired")
 _HEARTBEAT = dispatch_function("heartbeat")
 _HAND_BACK = dispatch_function("hand_back")
+_BEGIN_CHORE = dispatch_function("begin_chore")
 
 # The first of the pauses.
 _PAUSE_SECONDS = 0.25
 
-# A thousand at a time, so that no transaction is long.
-_FORGET_KEYS = """
-DELETE FROM public.idempotency_keys WHERE (tenant_id, key) IN (
-    SELECT tenant_id, key FROM public.idempotency_keys
-    WHERE created_at < statement_timestamp() - interval '7 days' LIMIT 1000)
-RETURNING 1
-"""
-_FORGET_CACHED = """
-DELETE FROM public.step_cache WHERE (tenant_id, workflow_name, step_id, key) IN (
-    SELECT tenant_id, workflow_name, step_id, key FROM public.step_cache
-    WHERE expires_at < statement_timestamp() LIMIT 1000)
-RETURNING 1
-"""
-
-_CLEAR_CACHED = """
-DELETE FROM public.step_cache WHERE (tenant_id, workflow_name, step_id, key) IN (
-    SELECT tenant_id, workflow_name, step_id, key FROM public.step_cache
-    WHERE ($1::text IS NULL OR workflow_name = $1) AND ($2::text IS NULL OR tenant_id = $2) LIMIT 1000)
-RETURNING 1
-"""
-
-_REGISTER = "INSERT INTO public.workflows (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+# For how long a worker is taken to be there that has said so.
+LEASES_REGISTERED = 2
 
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
@@ -63,16 +47,14 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
     )
 
 
+def _divided(rows: Sequence[asyncpg.Record]) -> tuple[set[UUID], set[UUID]]:
+    """The ids of runs that were updated, and of those that were locked."""
+    updated = {row["id"] for row in rows if not row["is_locked"]}
+    return updated, {row["id"] for row in rows} - updated
+
+
 def _columns(held: Sequence[ClaimedRun]) -> tuple[list[str], list[UUID], list[int]]:
     return [run.tenant_id for run in held], [run.id for run in held], [run.epoch for run in held]
-
-
-async def clear_cache(database: Database, workflow_name: str | None, tenant_id: str | None) -> int:
-    """Deletes what steps have cached, of one workflow and tenant or of all; how many entries."""
-    dispatch, cleared = database.dispatch(), 0
-    while found := await dispatch.fetch(_CLEAR_CACHED, workflow_name, tenant_id):
-        cleared += len(found)
-    return cleared
 
 
 class QueueRepository:
@@ -91,6 +73,9 @@ class QueueRepository:
     ) -> None:
         self._database = database
         self._dispatch = database.dispatch()
+        self._workflows = WorkflowRepository(database)
+        # Of this process alone: names are made of what containers share, a host's name and process ids.
+        self._worker_id = uuid4()
         self._worker = worker
         self._workflow_names = list(workflow_names)
         self._lease = lease
@@ -98,8 +83,14 @@ class QueueRepository:
         self._cursor = ""
 
     async def register_workflows(self) -> None:
-        """Lets callers trigger the workflows of this worker."""
-        await self._dispatch.fetch(_REGISTER, self._workflow_names)
+        """Lets callers trigger the workflows of this worker, which is taken to be there for two leases."""
+        await self._workflows.register(
+            self._worker_id, self._worker, self._workflow_names, LEASES_REGISTERED * self._lease
+        )
+
+    async def withdraw_workflows(self) -> None:
+        """No worker is taken to be there for them, unless another has registered them."""
+        await self._workflows.withdraw(self._worker_id)
 
     async def claim_queued(self, limit: int) -> list[ClaimedRun]:
         """Takes up to `limit` queued runs for one lease, of all tenants in turn, from each those of
@@ -133,18 +124,30 @@ class QueueRepository:
         async with self._database.dispatch_line(heard, QUEUED, CANCELLED) as line:
             yield Line(line, self._lease)
 
-    async def hand_back(self, held: Sequence[ClaimedRun]) -> None:
+    async def hand_back(self, held: Sequence[ClaimedRun]) -> set[UUID]:
         """Ends the leases, so that another worker goes on and no loss is counted: at once, unless a run is
-        handed back again without a step completed in between.
+        handed back again without a step completed in between. Returns those that are still the worker's
+        own, for others have locked them at the moment.
         """
-        if await self._dispatch.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS):
+        handed, locked = _divided(await self._dispatch.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS))
+        if handed:
             self._database.notifier.notify(QUEUED, HANDED_BACK)
+        return locked
 
-    async def forget_old(self) -> None:
-        """Deletes idempotency keys of more than seven days, and cache entries that have expired."""
-        for sql in (_FORGET_KEYS, _FORGET_CACHED):
-            while await self._dispatch.fetch(sql):
-                pass
+    async def check(self) -> None:
+        """Raises Denied when the role lacks what every worker needs, and Unavailable as all do."""
+        with translate_driver_errors():
+            await self._database.check()
+
+    async def purge_expired(self) -> None:
+        """Deletes idempotency keys of more than seven days, and what has expired: cache entries, and workers
+        that went away without a word.
+        """
+        await purge_expired(self._dispatch)
+
+    async def begin_chore(self, name: str, seconds: float) -> bool:
+        """Whether this worker is to do what one of all workers does, at most once in so many seconds."""
+        return bool(await self._dispatch.call(_BEGIN_CHORE, name, seconds))
 
 
 class Line:
@@ -154,10 +157,11 @@ class Line:
         self._line = line
         self._lease = lease
 
-    async def heartbeat(self, held: Sequence[ClaimedRun], seconds: float) -> set[UUID]:
-        """Renews the leases within `seconds`, and answers the ids that are still held."""
-        rows = await self._line.call(_HEARTBEAT, *_columns(held), self._lease, seconds=seconds)
-        return {row["id"] for row in rows}
+    async def heartbeat(self, held: Sequence[ClaimedRun], seconds: float) -> tuple[set[UUID], set[UUID]]:
+        """Renews the leases within `seconds`. The ids of those that it has renewed; and of those that it has
+        not, although they are the worker's own, for others have locked them at the moment.
+        """
+        return _divided(await self._line.call(_HEARTBEAT, *_columns(held), self._lease, seconds=seconds))
 
     async def look(self, seconds: float) -> None:
         """Raises TimeoutError or OSError when the connection is no use any more."""
@@ -165,5 +169,6 @@ class Line:
 
     async def hand_back(self, held: Sequence[ClaimedRun], seconds: float) -> None:
         """As QueueRepository.hand_back, within `seconds`, and without the worker's event loop."""
-        if await self._line.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS, seconds=seconds):
+        rows = await self._line.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS, seconds=seconds)
+        if _divided(rows)[0]:
             await self._line.notify(QUEUED, HANDED_BACK, seconds)

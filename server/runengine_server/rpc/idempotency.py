@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -24,17 +24,21 @@ async def act_once(
     context: grpc.aio.ServicerContext[Any, Any],
     fingerprint: bytes,
     act: Callable[[Actor, Once], Awaitable[Acted]],
+    metadata_for: Callable[[bytes], Sequence[tuple[str, str]]] = lambda response: (),
 ) -> bytes:
-    """The encoded response of `act`, which is told the call's idempotency key.
+    """The encoded response of `act`, which is told the call's idempotency key. Initial metadata of
+    `metadata_for` go with it.
 
     Of a key that the tenant has used for the same request it is the stored one, marked by the
     metadata `idempotency-replayed: true`. Raises IdempotencyKeyReused for another request.
     """
     acted = await act(Actor(caller().actor, _trace_id(context)), Once(_key(context), fingerprint))
-    if acted.outcome is Outcome.REPLAYED:
-        if acted.fingerprint != fingerprint:
-            raise IdempotencyKeyReused
-        await context.send_initial_metadata(_REPLAYED)
+    is_replayed = acted.outcome is Outcome.REPLAYED
+    if is_replayed and acted.fingerprint != fingerprint:
+        raise IdempotencyKeyReused
+    # All in one: gRPC sends them once.
+    if metadata := (*metadata_for(acted.response), *(_REPLAYED if is_replayed else ())):
+        await context.send_initial_metadata(metadata)
     return acted.response
 
 

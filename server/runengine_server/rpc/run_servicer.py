@@ -23,6 +23,7 @@ from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.rpc.idempotency import act_once, fingerprint_of
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.messages import event_message, run_status_value, step_message
+from runengine_server.rpc.served_workflows import ServedWorkflows
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -37,8 +38,9 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     Responses with runs in them are encoded already, as the runs are stored: hence Any.
     """
 
-    def __init__(self, database: Database, queued_limit: int | None) -> None:
+    def __init__(self, database: Database, served: ServedWorkflows, queued_limit: int | None) -> None:
         self._database = database
+        self._served = served
         self._queued_limit = queued_limit
 
     def _runs(self) -> RunRepository:
@@ -58,6 +60,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             context,
             fingerprint,
             lambda actor, once: trigger_run(self._runs(), new, actor, once, self._queued_limit),
+            lambda _: self._served.metadata_for(new.workflow_name),
         )
 
     async def GetRun(  # noqa: N802, D102
@@ -100,6 +103,9 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             context,
             fingerprint_of(request),
             lambda actor, once: retry_run(self._runs(), run_id, actor, once, self._queued_limit),
+            lambda response: self._served.metadata_for(
+                run_service_pb2.RetryRunResponse.FromString(response).run.workflow_name
+            ),
         )
 
     async def CancelRun(  # noqa: N802, D102

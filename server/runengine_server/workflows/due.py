@@ -35,7 +35,7 @@ def missing(
         if is_edge(channel):
             if not _fits(value, channels.get(channel), LastValueAfterFinish):
                 words[_node(channel)] = None
-        elif channel.startswith(_JOIN):
+        elif is_join(channel):
             arrived = value[0] if isinstance(value, tuple | list) else value
             if arrived and not _fits(value, channels.get(channel), NamedBarrierValueAfterFinish):
                 words[_join(channel)] = None
@@ -47,7 +47,7 @@ def missing(
         elif channel not in channels:
             if is_edge(channel):
                 words[_node(channel)] = None
-            elif channel.startswith(_JOIN):
+            elif is_join(channel):
                 words[_join(channel)] = None
     return list(words)
 
@@ -74,6 +74,11 @@ def lost_targets(
 def is_edge(channel: str) -> bool:
     """Whether to write to it makes a node due."""
     return channel.startswith(_NODE)
+
+
+def is_join(channel: str) -> bool:
+    """Whether writes to it make a node due once all those that lead to it have been made."""
+    return channel.startswith(_JOIN)
 
 
 def target_of(channel: str) -> str:

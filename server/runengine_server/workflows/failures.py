@@ -36,6 +36,16 @@ class StateTooLarge(ValueError):
         super().__init__(f"{what} takes {size:,} bytes; RUNENGINE_MAX_STATE_BYTES allows {limit:,}.")
 
 
+class ValueNotStorable(TypeError):
+    """What a node wrote cannot be stored, or not so that it comes back as it was. Another try would not help,
+    which is what LangGraph's retry policies take a TypeError for.
+    """
+
+    def __init__(self, key: str, kind: str, why: str) -> None:
+        under = f"What was written under {key!r}" if key else "What was written"
+        super().__init__(f"{under}, of type {kind!r}, cannot be stored: {why}.")
+
+
 class RunTimedOut(Exception):
     """The run has been running for longer than its time limit."""
 
@@ -45,13 +55,14 @@ _OF_RUNS: dict[type[BaseException], str] = {
     WorkflowChanged: "WORKFLOW_CHANGED",
     WorkflowError: "WORKFLOW_FAILED",
     StateTooLarge: "STATE_TOO_LARGE",
+    ValueNotStorable: "VALUE_NOT_STORABLE",
 }
 
 
 def step_code(error: BaseException) -> str:
     """The code of a step that `error` ended."""
-    if isinstance(error, StateTooLarge):
-        return "STATE_TOO_LARGE"
+    if isinstance(error, StateTooLarge | ValueNotStorable):
+        return _OF_RUNS[type(error)]
     return "STEP_TIMED_OUT" if isinstance(error, NodeTimeoutError) else "STEP_FAILED"
 
 

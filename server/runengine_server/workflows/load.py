@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,19 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel._utils import get_function_nonlocals
-from langgraph.types import RetryPolicy, TimeoutPolicy
+from langgraph.types import RetryPolicy
 
 from runengine_server.settings import SettingsError
 from runengine_server.workflows.recorded_node import RecordedNode
+from runengine_server.workflows.storing_node import store_writes
 from runengine_server.workflows.time_limit import TimeLimit
 
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
     """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is of a run. `subgraphs`
-    has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner"; `called`
-    those that the function of a node knows, and may call.
+    has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner"; `reached`
+    also those that the function of a node knows, and may call.
     """
 
     name: str
@@ -36,18 +39,29 @@ class Workflow:
     retry_policies: dict[str, Sequence[RetryPolicy]]
     timeout_seconds: float | None
     subgraphs: dict[str, Pregel[Any, Any, Any, Any]]
-    called: dict[str, list[Pregel[Any, Any, Any, Any]]]
+    reached: dict[str, list[Pregel[Any, Any, Any, Any]]]
 
     def graphs_of(self, namespace: str) -> list[Pregel[Any, Any, Any, Any]]:
         """The graph whose checkpoints have that namespace, or those among which it is; none where nobody
         knows, because a function makes it.
         """
         graph = self.graph_of(namespace)
-        return self.called.get(namespace_path(namespace), []) if graph is None else [graph]
+        return self.reached.get(namespace_path(namespace), []) if graph is None else [graph]
 
     def graph_of(self, namespace: str) -> Pregel[Any, Any, Any, Any] | None:
         """The graph whose checkpoints have that namespace; None of one that a node calls by itself."""
         return self.subgraphs.get(namespace_path(namespace)) if namespace else self.graph
+
+    def stops_after(self, namespace: str, done: Iterable[str]) -> bool:
+        """Whether the graph of that namespace stops now that its nodes of those names are done."""
+        gated = [graph for graph in self.graphs_of(namespace) if graph.interrupt_after_nodes]
+        names = set(done) - {START} if gated else set()
+        for graph in gated:
+            # Of several that a function may call it is the one that has those nodes.
+            if names <= graph.nodes.keys():
+                gates = graph.interrupt_after_nodes
+                return bool(names if gates == "*" else names & set(gates))
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +131,22 @@ def _subgraphs(graph: Pregel[Any, Any, Any, Any], within: str = "") -> dict[str,
     return found
 
 
+def _reached(graph: Pregel[Any, Any, Any, Any]) -> dict[str, list[Pregel[Any, Any, Any, Any]]]:
+    found: dict[str, list[Pregel[Any, Any, Any, Any]]] = {}
+
+    def look(graph: Pregel[Any, Any, Any, Any], within: str, above: tuple[int, ...]) -> None:
+        for name, node in graph.nodes.items():
+            inner = [node.bound] if isinstance(node.bound, Pregel) else _called(node.bound)
+            if inner:
+                found.setdefault(within + name, []).extend(inner)
+            for each in inner:
+                if id(each) not in above:  # one may call itself
+                    look(each, within + name + NS_SEP, (*above, id(each)))
+
+    look(graph, "", ())
+    return found
+
+
 def _called(node: Runnable[Any, Any]) -> list[Pregel[Any, Any, Any, Any]]:
     functions = (node.func, node.afunc) if isinstance(node, RunnableCallable) else ()
     known = (value for each in functions if each is not None for value in get_function_nonlocals(each))
@@ -134,7 +164,7 @@ def compile_workflow(
     """
     compiled = graph.compile(name=name)
     subgraphs = _subgraphs(compiled)
-    called = {step_id: graphs for step_id, node in compiled.nodes.items() if (graphs := _called(node.bound))}
+    reached = _reached(compiled)
     retry_policies: dict[str, Sequence[RetryPolicy]] = {}
     for step_id, node in compiled.nodes.items():
         if step_id == START:
@@ -148,8 +178,11 @@ def compile_workflow(
     for subgraph in subgraphs.values():
         # A sub-graph as a whole has the limit of the node that it is.
         _limit(subgraph, None)
+    store_writes(compiled, is_top=True)
+    for each in chain.from_iterable(reached.values()):
+        store_writes(each)
     of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
-    return Workflow(name, compiled, retry_policies, of_run, subgraphs, called)
+    return Workflow(name, compiled, retry_policies, of_run, subgraphs, reached)
 
 
 def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
@@ -157,15 +190,15 @@ def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
     their edges, error handlers and the edges that lead into the graph too.
     """
     for name, node in graph.nodes.items():
-        if node.timeout is None:
-            # LangGraph refuses a timeout for a sync node when it compiles. Here it may have one: its run
-            # goes on at once, and its thread is left behind.
-            node.timeout = TimeoutPolicy.coerce(_timeout(node.metadata, default))
         # compile() has read the cached property `node` of a PregelNode with a timeout; it would keep
         # running the node as it was.
         vars(node).pop("node", None)
-        seconds = node.timeout.run_timeout if node.timeout else None
-        if node.is_error_handler and isinstance(seconds, float) and node.node is not None:
+        seconds: float | timedelta | None
+        if node.timeout is None:
+            seconds = _timeout(node.metadata, default)
+        else:
+            seconds = node.timeout.run_timeout if node.is_error_handler else None
+        if isinstance(seconds, float) and node.node is not None:
             vars(node)["node"] = TimeLimit(name, node.node, seconds)
 
 

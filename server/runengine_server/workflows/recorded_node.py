@@ -19,7 +19,6 @@ import uuid_utils.compat
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_SCRATCHPAD, CONFIG_KEY_TASK_ID
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.pregel._algo import LazyAtomicCounter
 from langgraph.runtime import Runtime
@@ -33,11 +32,17 @@ from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
 from runengine_server.workflows.failures import WorkflowError, describe, is_retryable, matches, step_code
 from runengine_server.workflows.fingerprint import fingerprint
 from runengine_server.workflows.run_context import RunContext
+from runengine_server.workflows.stored_values import SERIALISER, as_stored
 
 # Where our own part of a node's config is; `__` keeps it out of the metadata of checkpoints.
 EXECUTION = "__runengine_execution"
 
 _log = structlog.get_logger()
+
+# LangGraph looks at every task of a superstep once for each time that some have ended, which takes it about
+# a microsecond each (langgraph 1.2.22, pregel/_runner.py: asyncio.wait over all futures). Where there are
+# many, those that end at about the same time end at once, so that this takes a fifth of the time at most.
+_MANY, _SECONDS_A_TASK = 200, 5e-6
 
 Answer = TypeVar("Answer")
 
@@ -56,6 +61,9 @@ class Lost(GraphBubbleUp):
     """
 
 
+async def _takes_nothing_back(error: BaseException) -> None: ...
+
+
 @dataclass(slots=True)
 class Execution:
     """One worker's execution of one run: what its nodes and its checkpointer share.
@@ -65,7 +73,8 @@ class Execution:
     `under_way` the tasks of the superstep whose node has been entered, and not left for good;
     `failures` the errors that no handler of the graph took, with the node each came from;
     `interrupted_by` the node that asked for input, which no run can get; `lost` why the run cannot go
-    on here, after which `stop` was called; `holds` whether the lease is still known to be the worker's.
+    on here, after which `stop` was called; `holds` whether the lease is still known to be the worker's;
+    `take_back` forgets the writes that a channel did not take, where that made a graph fail with the error.
     """
 
     held: HeldRunRepository
@@ -79,6 +88,24 @@ class Execution:
     lost: Exception | None = None
     holds: Callable[[], bool] = lambda: True
     stop: Callable[[], object] = lambda: None
+    take_back: Callable[[BaseException], Awaitable[None]] = _takes_nothing_back
+    _ending: asyncio.Event | None = None
+
+    async def end_together(self) -> None:
+        """Returns with the other tasks of a large superstep whose node ends about now: for 12,000 of them
+        that is 60 ms later at most.
+        """
+        if len(self.under_way) < _MANY:
+            return
+        if self._ending is None:
+            self._ending = asyncio.Event()
+            asyncio.get_running_loop().call_later(len(self.under_way) * _SECONDS_A_TASK, self._end)
+        await self._ending.wait()
+
+    def _end(self) -> None:
+        if self._ending is not None:
+            self._ending.set()
+            self._ending = None
 
     async def engine(self, write: Awaitable[Answer]) -> Answer:
         """The answer of a statement of the engine's own. When it shows that the run cannot go on here,
@@ -196,7 +223,7 @@ class RecordedNode(Runnable[Any, Any]):
         )
         execution.begun[task_id] = (self.step_id, attempt)
         if cached is not None:
-            return JsonPlusSerializer().loads_typed(cached)
+            return SERIALISER.loads_typed(cached)
 
         if isinstance(runtime.context, RunContext):
             runtime = runtime.override(context=execution.context_of_step(task_id, attempt))
@@ -230,6 +257,7 @@ class RecordedNode(Runnable[Any, Any]):
             executions = runtime.execution_info.node_attempt if runtime.execution_info else 1
             policy = next((policy for policy in self.retry_policies if matches(policy, error)), None)
             again = policy is not None and executions < policy.max_attempts
+            await execution.take_back(error)
             retryable = is_retryable(error, self.retry_policies)
             words = describe(error, execution.begun)
             await execution.engine(
@@ -238,7 +266,8 @@ class RecordedNode(Runnable[Any, Any]):
             execution.failed.add((task_id, attempt))
             raise
         if key:
-            await self._fill_cache(execution, key, result)
+            result = await self._cached(execution, key, result)
+        await execution.end_together()
         return result
 
     async def _bound(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
@@ -265,13 +294,16 @@ class RecordedNode(Runnable[Any, Any]):
         except Exception as error:
             return None, error
 
-    async def _fill_cache(self, execution: Execution, key: bytes, result: Any) -> None:
+    async def _cached(self, execution: Execution, key: bytes, result: Any) -> Any:
+        """Puts the result there, and returns it as it will come back; as it is where it cannot be cached."""
         assert self.cache_policy is not None
         try:
-            type_, value = JsonPlusSerializer().dumps_typed(result)
+            result = as_stored(result)
+            type_, value = SERIALISER.dumps_typed(result)
         except Exception as error:
             _log.warning("result cannot be cached", step=self.step_id, error=type(error).__name__)
-            return
+            return result
         await execution.engine(
             execution.held.save_cached(self.step_id, key, type_, value, self.cache_policy.ttl)
         )
+        return result

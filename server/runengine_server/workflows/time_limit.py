@@ -1,20 +1,68 @@
-"""The time limit of a node, where LangGraph has none."""
+"""The time limit of a node: how long it may take once it has what it needs to begin."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph._internal._constants import CONFIG_KEY_SEND
 from langgraph.errors import NodeTimeoutError
+
+
+class NodeClock:
+    """How long a node has taken, without what it waited for a thread. Any thread may stop it."""
+
+    def __init__(self, outer: NodeClock | None) -> None:
+        """`outer` is of the node whose graph the node is in, which waits with it."""
+        self._outer = outer
+        self._lock = threading.Lock()
+        self._stopped = 0
+        self._since = time.monotonic()
+        self._counted = 0.0
+
+    def stop(self) -> None:
+        """Counts no more until `go_on` was called as often."""
+        with self._lock:
+            if self._stopped == 0:
+                self._counted += time.monotonic() - self._since
+            self._stopped += 1
+        if self._outer is not None:
+            self._outer.stop()
+
+    def go_on(self) -> None:
+        """See `stop`."""
+        with self._lock:
+            self._stopped -= 1
+            if self._stopped == 0:
+                self._since = time.monotonic()
+        if self._outer is not None:
+            self._outer.go_on()
+
+    def seconds(self) -> float:
+        """So far."""
+        with self._lock:
+            return self._counted + (0.0 if self._stopped else time.monotonic() - self._since)
+
+
+_clock: ContextVar[NodeClock | None] = ContextVar("clock of the node", default=None)
+
+
+def clock_of_node() -> NodeClock | None:
+    """Of the node with a time limit that this is executed for."""
+    return _clock.get()
 
 
 class TimeLimit(Runnable[Any, Any]):
     """Executes `bound` for so many seconds at most, then cancels it, and raises NodeTimeoutError as
-    LangGraph does for other nodes: of error handlers it drops the limit (langgraph 1.2.22,
-    `prepare_node_error_handler_task`; its issue 8843).
+    LangGraph does for nodes that it gives a limit. That it does not to sync nodes and error handlers
+    (langgraph 1.2.22, `prepare_node_error_handler_task`; its issue 8843), and it counts from when a node is
+    due: a sync node may have to wait for its thread until its time is over.
     """
 
     def __init__(self, name: str, bound: Runnable[Any, Any], seconds: float) -> None:
@@ -27,19 +75,34 @@ class TimeLimit(Runnable[Any, Any]):
         raise NotImplementedError
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """What `bound` returns. One that ignores that it is cancelled is left behind."""
-        started = time.monotonic()
+        """What `bound` returns. One that ignores that it is cancelled is left behind, and writes nothing."""
+        assert config is not None
+        is_left = False
+        send = config["configurable"][CONFIG_KEY_SEND]
+
+        def send_in_time(writes: Sequence[tuple[str, Any]]) -> None:
+            if not is_left:
+                send(writes)
+
+        config = {**config, "configurable": {**config["configurable"], CONFIG_KEY_SEND: send_in_time}}
+        clock = NodeClock(_clock.get())
+        before = _clock.set(clock)
         work = asyncio.ensure_future(self.bound.ainvoke(input, config, **kwargs))
+        _clock.reset(before)
         try:
-            done, _ = await asyncio.wait({work}, timeout=self.seconds)
+            left = self.seconds
+            while left > 0:
+                done, _ = await asyncio.wait({work}, timeout=left)
+                if done:
+                    return work.result()
+                left = self.seconds - clock.seconds()
         except asyncio.CancelledError:
+            is_left = True
             _leave(work)
             raise
-        if not done:
-            _leave(work)
-            elapsed = time.monotonic() - started
-            raise NodeTimeoutError(str(self.name), elapsed, kind="run", run_timeout=self.seconds)
-        return work.result()
+        is_left = True
+        _leave(work)
+        raise NodeTimeoutError(str(self.name), clock.seconds(), kind="run", run_timeout=self.seconds)
 
 
 def _leave(work: asyncio.Future[Any]) -> None:

@@ -11,8 +11,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from tests.integration.bad_input.proto_wire import varint
-
-_SECONDS = 20
+from tests.patience import SECONDS
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ async def until_closed(address: str, *parts: bytes) -> bytes:
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(SECONDS):
             sending = asyncio.create_task(_send(writer, parts))
             received = await _read_all(reader)
             sending.cancel()
@@ -109,7 +108,7 @@ async def call_by_hand(address: str, method: str, token: str, encoding: bytes, m
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b""))
         writer.write(_frame(1, 4, 1, head) + _frame(0, 1, 1, body))
         received = b""
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(SECONDS):
             while b"grpc-status" not in received:
                 chunk = await reader.read(65_536)
                 assert chunk, "the connection ends without an answer"
@@ -145,7 +144,7 @@ async def call(
     compression = grpc.Compression.Gzip if gzip else None
     send: Any = channel.unary_stream(method)
     try:
-        async for _ in send(request, metadata=metadata, timeout=_SECONDS, compression=compression):
+        async for _ in send(request, metadata=metadata, timeout=SECONDS, compression=compression):
             pass
     except grpc.aio.AioRpcError as error:
         trailers = tuple(error.trailing_metadata() or ())

@@ -11,14 +11,16 @@ from typing import Any
 import grpc
 import pytest
 import uvicorn
+from runengine_server.gateway import calls
 from runengine_server.gateway.app import create_gateway
 from runengine_server.gateway.http_protocol import BoundedHttp, Limits
+from runengine_server.gateway.http_request import RequestReader
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.integration.bad_input.exchanges import exchange, told, until_closed
+from tests.patience import SECONDS
 from tests.stack import Stack
 
-_SECONDS = 20
 _SOON = 0.2
 
 TIMED_OUT = (408, "REQUEST_TIMEOUT")
@@ -51,8 +53,10 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: ASGIApp, **given: Any) -> AsyncIterator[Served]:
+async def serving(app: ASGIApp, *, patient_at_first: bool = False, **given: Any) -> AsyncIterator[Served]:
+    """`patient_at_first`: the first head of a connection may take as long as it likes."""
     started = asyncio.Event()
+    given = {"goodbye_seconds": SECONDS, **given}
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -68,6 +72,12 @@ async def serving(app: ASGIApp, **given: Any) -> AsyncIterator[Served]:
 
         class Http(BoundedHttp):
             limits = Limits(**given)
+
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+                super().connection_made(transport)
+                if patient_at_first:
+                    self._expect_nothing()
+                    self._expect_within(SECONDS)
 
             def _run_out(self) -> None:
                 super()._run_out()
@@ -92,7 +102,7 @@ async def serving(app: ASGIApp, **given: Any) -> AsyncIterator[Served]:
         )
         running = asyncio.create_task(server.serve([listening]))
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(SECONDS):
                 await started.wait()
                 yield served
         finally:
@@ -162,7 +172,7 @@ async def test_empty_lines_do_not_keep_a_connection() -> None:
             writer.write(b"\r\n")
             await asyncio.sleep(_SOON / 20)
 
-    async with serving(hello, head_seconds=_SOON) as served:
+    async with serving(hello, patient_at_first=True, head_seconds=_SOON) as served:
         reader, writer = await served.connect()
         writer.write(GET)
         await reader.readuntil(b"\r\n\r\n")
@@ -173,7 +183,7 @@ async def test_empty_lines_do_not_keep_a_connection() -> None:
 
 
 async def test_the_head_of_a_further_request_has_its_time_too() -> None:
-    async with serving(hello, head_seconds=_SOON) as served:
+    async with serving(hello, patient_at_first=True, head_seconds=_SOON) as served:
         assert [told(answer) for answer in await exchange(served.address, GET + b"GET /")] == [
             HELLO,
             TIMED_OUT,
@@ -183,7 +193,7 @@ async def test_the_head_of_a_further_request_has_its_time_too() -> None:
 @pytest.mark.parametrize("begun", [b"GET /", b"\r\n"])
 async def test_a_slow_head_does_not_cost_the_answer_before_it(begun: bytes) -> None:
     app = Held()
-    async with serving(app, head_seconds=_SOON) as served:
+    async with serving(app, patient_at_first=True, head_seconds=_SOON) as served:
         reader, writer = await served.connect()
         writer.write(GET)
         await app.asked.wait()
@@ -212,7 +222,7 @@ async def test_a_body_may_end_after_its_answer_and_the_connection_serves_on() ->
 
 
 async def test_a_connection_that_idles_after_such_a_body_is_closed() -> None:
-    async with serving(hello, head_seconds=_SOON) as served:
+    async with serving(hello, patient_at_first=True, head_seconds=_SOON) as served:
         reader, writer = await served.connect()
         writer.write(b"POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\na")
         await reader.readuntil(b"\r\n\r\n")
@@ -262,7 +272,7 @@ async def test_a_connection_too_many_is_turned_away_at_once_and_the_next_is_serv
 
 
 async def test_connections_far_too_many_are_cut_off() -> None:
-    async with serving(hello, connections=4, goodbye_seconds=_SECONDS) as served:
+    async with serving(hello, connections=4) as served:
         for _ in range(5):
             await served.connect()
         assert await until_closed(served.address, GET) == b""
@@ -307,14 +317,28 @@ async def test_a_caller_that_reads_nothing_of_its_answer_is_cut_off() -> None:
         cut_off.set()
 
 
-@pytest.fixture
-async def gateway(stack: Stack) -> AsyncIterator[Served]:
-    """The real gateway before the real server, but for its limits."""
+@contextlib.asynccontextmanager
+async def before(stack: Stack, **given: Any) -> AsyncIterator[Served]:
+    """A gateway before the real server."""
     async with (
         grpc.aio.insecure_channel(stack.grpc_address) as channel,
-        serving(create_gateway(channel, deadline_seconds=5 * _SOON), rest_seconds=_SOON) as served,
+        serving(create_gateway(channel), **given) as served,
     ):
         await channel.channel_ready()
+        yield served
+
+
+@pytest.fixture
+async def gateway(stack: Stack) -> AsyncIterator[Served]:
+    async with before(stack) as served:
+        yield served
+
+
+@pytest.fixture
+async def hasty_gateway(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    """One that does not wait long for a body; for the answer to a call it does."""
+    monkeypatch.setattr(calls, "RequestReader", lambda binding, _: RequestReader(binding, 5 * _SOON))
+    async with before(stack, rest_seconds=_SOON) as served:
         yield served
 
 
@@ -323,9 +347,11 @@ def posting(token: str, *fields: str) -> bytes:
     return "\r\n".join([*lines, "content-type: application/json", "", ""]).encode()
 
 
-async def test_a_body_that_does_not_come_is_refused_after_its_token(gateway: Served, token: str) -> None:
+async def test_a_body_that_does_not_come_is_refused_after_its_token(
+    hasty_gateway: Served, token: str
+) -> None:
     async def ask(given: str, announced: str) -> bytes:
-        reader, writer = await gateway.connect()
+        reader, writer = await hasty_gateway.connect()
         writer.write(posting(given, announced))
         return await reader.readuntil(b"}") + await reader.read()
 

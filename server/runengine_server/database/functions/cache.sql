@@ -1,6 +1,6 @@
 -- What the step returned for that key before, unless it has expired.
 CREATE FUNCTION get_cached(_tenant text, _workflow text, _step text, _key bytea)
-RETURNS TABLE (type text, value bytea) LANGUAGE plpgsql STABLE AS $$
+RETURNS TABLE (type text, value bytea) LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -13,7 +13,7 @@ $$;
 -- Keeps what a step of a run that is held returned; no number of seconds is for ever.
 CREATE FUNCTION save_cached(_tenant text, _run uuid, _epoch bigint, _workflow text, _step text, _key bytea,
     _type text, _value bytea, _seconds float)
-RETURNS TABLE (held int) LANGUAGE plpgsql AS $$
+RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);

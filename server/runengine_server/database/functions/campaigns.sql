@@ -2,7 +2,7 @@
 CREATE FUNCTION create_campaign(_tenant text, _id uuid)
 RETURNS TABLE (id uuid, status text, bundle_url text, latest_run_id uuid, created_at timestamptz,
     updated_at timestamptz)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -16,7 +16,7 @@ $$;
 CREATE FUNCTION get_campaign(_tenant text, _id uuid)
 RETURNS TABLE (id uuid, status text, bundle_url text, latest_run_id uuid, created_at timestamptz,
     updated_at timestamptz)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -49,7 +49,7 @@ CREATE FUNCTION list_campaign_runs(_tenant text, _campaign uuid, _limit bigint, 
     _before_created_at timestamptz, _before_id uuid)
 RETURNS TABLE (runs bytea, last_created_at timestamptz, last_id uuid, more boolean, queued bigint,
     running bigint, completed bigint, failed bigint, cancelled bigint)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -75,7 +75,7 @@ CREATE FUNCTION list_campaign_runs_by_status(_tenant text, _campaign uuid, _limi
     _before_created_at timestamptz, _before_id uuid, _statuses text[])
 RETURNS TABLE (runs bytea, last_created_at timestamptz, last_id uuid, more boolean, queued bigint,
     running bigint, completed bigint, failed bigint, cancelled bigint)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);

@@ -2,7 +2,7 @@
 CREATE FUNCTION get_checkpoint(_tenant text, _run uuid, _namespace text, _id text)
 RETURNS TABLE (checkpoint_ns text, checkpoint_id text, parent_checkpoint_id text, type text,
     checkpoint bytea, metadata bytea)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -18,7 +18,7 @@ $$;
 CREATE FUNCTION list_checkpoints(_tenant text, _run uuid, _namespace text, _before text)
 RETURNS TABLE (checkpoint_ns text, checkpoint_id text, parent_checkpoint_id text, type text,
     checkpoint bytea, metadata bytea)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -36,7 +36,7 @@ $$;
 -- What tasks wrote on top of a checkpoint.
 CREATE FUNCTION list_writes(_tenant text, _run uuid, _namespace text, _checkpoint text)
 RETURNS TABLE (task_id text, task_path text, channel text, type text, value bytea)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -78,7 +78,7 @@ END
 $$;
 
 CREATE FUNCTION prune_checkpoints(_tenant text, _run uuid, _epoch bigint)
-RETURNS TABLE (held int) LANGUAGE plpgsql AS $$
+RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     held := hold_lease(_tenant, _run, _epoch);
@@ -90,7 +90,7 @@ END
 $$;
 
 CREATE FUNCTION drop_checkpoints(_tenant text, _run uuid, _epoch bigint)
-RETURNS TABLE (held int) LANGUAGE plpgsql AS $$
+RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     held := hold_lease(_tenant, _run, _epoch);

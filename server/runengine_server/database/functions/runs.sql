@@ -1,7 +1,7 @@
 -- nothing -> queued.
 CREATE FUNCTION trigger_run(_tenant text, _id uuid, _workflow text, _input bytea, _campaign uuid,
     _priority int, _actor text, _trace text, _key text, _fingerprint bytea, _queued_limit int)
-RETURNS mutation_result LANGUAGE plpgsql AS $$
+RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     result mutation_result;
     run record;
@@ -61,7 +61,7 @@ END
 $$;
 
 CREATE FUNCTION get_run(_tenant text, _id uuid) RETURNS TABLE (response bytea)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     RETURN QUERY SELECT public.encoded_response(encoded_input, encoded_state, priority)
@@ -73,7 +73,7 @@ $$;
 -- skipped, those under way have failed. Notified workers stop the graph; whatever they still write is fenced
 -- off by the status.
 CREATE FUNCTION cancel_run(_tenant text, _id uuid, _actor text, _trace text, _key text, _fingerprint bytea)
-RETURNS mutation_result LANGUAGE plpgsql AS $$
+RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     result mutation_result;
     run record;
@@ -100,7 +100,7 @@ BEGIN
             status = CASE status WHEN 'running' THEN 'failed' ELSE 'skipped' END,
             error = CASE status WHEN 'running' THEN step_error('RUN_CANCELLED', 'The run was cancelled.',
                 step_id, attempt) END,
-            completed_at = CASE status WHEN 'running' THEN public.now_ms() END,
+            completed_at = CASE status WHEN 'running' THEN greatest(public.now_ms(), started_at) END,
             updated_at = public.touch(updated_at)
         WHERE tenant_id = _tenant AND run_id = _id AND status IN ('pending', 'running');
         PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'cancelled', run.attempt,
@@ -117,7 +117,7 @@ $$;
 -- failed | cancelled -> queued, attempt + 1. Steps that failed or were skipped are due again.
 CREATE FUNCTION retry_run(_tenant text, _id uuid, _actor text, _trace text, _key text, _fingerprint bytea,
     _queued_limit int)
-RETURNS mutation_result LANGUAGE plpgsql AS $$
+RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     result mutation_result;
     run record;
@@ -185,7 +185,7 @@ RETURN jsonb_build_object('code', _code, 'message', _message, 'step_id', _step, 
 CREATE FUNCTION list_run_events(_tenant text, _id uuid)
 RETURNS TABLE (at timestamptz, from_status text, to_status text, attempt int, actor text, reason text,
     trace_id text, error bytea)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -195,17 +195,23 @@ END
 $$;
 
 -- The current attempt of each step, or the given one of those that have it. A step keeps its place from its
--- first attempt. LEFT JOIN: a run without a step is one row, and an absent run is none.
+-- first attempt. LEFT JOIN: a run without a step is one row, and an absent run is none. See save_artifact for
+-- where its artifacts are.
 CREATE FUNCTION list_run_steps(_tenant text, _id uuid, _attempt int)
 RETURNS TABLE (id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int, error jsonb,
     output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
     updated_at timestamptz)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     RETURN QUERY SELECT step.id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error,
-            output_artifact_ids, step.started_at, step.completed_at, step.created_at, step.updated_at
+            output_artifact_ids || ARRAY(
+                SELECT artifacts.id FROM public.artifacts
+                WHERE artifacts.tenant_id = _tenant AND artifacts.run_id = _id AND task_id = step.id
+                    AND step_attempt = step.attempt
+                ORDER BY artifacts.id),
+            step.started_at, step.completed_at, step.created_at, step.updated_at
         FROM public.runs LEFT JOIN LATERAL (
             SELECT *, min(seq) OVER step AS place, max(attempt) OVER step AS current FROM public.run_steps
             WHERE tenant_id = _tenant AND run_id = _id WINDOW step AS (PARTITION BY id)
@@ -221,7 +227,7 @@ $$;
 CREATE FUNCTION end_run(_tenant text, _id uuid, _epoch bigint, _target text, _error bytea, _worker text,
     _reason text, _campaign uuid, _campaign_status text, _bundle_url text, _latest_run uuid,
     _completed uuid[])
-RETURNS TABLE (ended int) LANGUAGE plpgsql AS $$
+RETURNS TABLE (ended int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     run record;
 BEGIN
@@ -241,7 +247,7 @@ BEGIN
             ELSE 'failed' END,
         error = CASE WHEN status = 'running' AND id <> ALL(_completed) THEN step_error('STEP_INTERRUPTED',
             'It was stopped because the run ended without it.', step_id, attempt) END,
-        completed_at = CASE WHEN status = 'running' THEN public.now_ms() END,
+        completed_at = CASE WHEN status = 'running' THEN greatest(public.now_ms(), started_at) END,
         updated_at = public.touch(updated_at)
     WHERE tenant_id = _tenant AND run_id = _id AND status IN ('pending', 'running');
     PERFORM record_transition(_tenant, _id, run.campaign_id, 'running', _target, run.attempt, run.updated_at,

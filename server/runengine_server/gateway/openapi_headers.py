@@ -1,0 +1,30 @@
+"""Which headers may an answer have that says what was done? Told in the OpenAPI document."""
+
+from runengine_server.gateway.openapi_errors import Json
+from runengine_server.gateway.routes import Binding
+
+TAKES_IDEMPOTENCY_KEY = {
+    "runengine.v1.RunService.TriggerRun",
+    "runengine.v1.RunService.RetryRun",
+    "runengine.v1.RunService.CancelRun",
+}
+_QUEUES = {"runengine.v1.RunService.TriggerRun", "runengine.v1.RunService.RetryRun"}
+
+_REPLAYED: Json = {
+    "description": "There when the key had been used: this is the answer to that call.",
+    "schema": {"type": "string", "const": "true"},
+}
+_WORKERS: Json = {
+    "description": "There when no worker serves the run's workflow at the moment: the run waits for one.",
+    "schema": {"type": "string", "const": "0"},
+}
+
+
+def headers_of(rule: Binding) -> dict[str, Json]:
+    """By name, those that a success may have."""
+    headers: dict[str, Json] = {}
+    if rule.rpc.full_name in TAKES_IDEMPOTENCY_KEY:
+        headers["Idempotency-Replayed"] = _REPLAYED
+    if rule.rpc.full_name in _QUEUES:
+        headers["Runengine-Workers"] = _WORKERS
+    return headers

@@ -1,0 +1,58 @@
+"""The workflows that workers have registered, and how many workers serve each of them now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from runengine_server.database.functions import dispatch_function
+from runengine_server.repositories.database import Database
+
+_REGISTER = dispatch_function("register_workflows")
+_WITHDRAW = dispatch_function("withdraw_worker")
+_SERVED = dispatch_function("served_workflows")
+_LIST = dispatch_function("list_workflows")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedWorkflow:
+    """A workflow, and how many workers are there for it. `has_queued`: runs of it wait, and none is."""
+
+    name: str
+    workers: int
+    has_queued: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedWorkflow:
+    """A workflow, how many workers are there for it, and how many runs of it, of all tenants, are queued."""
+
+    name: str
+    workers: int
+    queued: int
+
+
+class WorkflowRepository:
+    """All workflows, which belong to no tenant."""
+
+    def __init__(self, database: Database) -> None:
+        self._dispatch = database.dispatch()
+
+    async def register(self, worker_id: UUID, worker: str, names: Sequence[str], seconds: float) -> None:
+        """Lets callers trigger these workflows, and counts the worker process among those that serve them,
+        for so many seconds.
+        """
+        await self._dispatch.call(_REGISTER, worker_id, worker, names, seconds)
+
+    async def withdraw(self, worker_id: UUID) -> None:
+        """The worker process serves nothing any more."""
+        await self._dispatch.call(_WITHDRAW, worker_id)
+
+    async def served(self, look_for_queued: bool) -> list[ServedWorkflow]:
+        """All of them; `has_queued` is false unless it was to be looked for."""
+        return [ServedWorkflow(**row) for row in await self._dispatch.call(_SERVED, look_for_queued)]
+
+    async def list(self) -> list[ListedWorkflow]:
+        """All of them, in the order of their names."""
+        return [ListedWorkflow(**row) for row in await self._dispatch.call(_LIST)]
