@@ -132,9 +132,12 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
         await server.start()
         health.set_serving(True)
         lifetime.ready("serving gRPC", address=settings.grpc_address)
-        watching = asyncio.gather(watch(database, health.set_serving), note_use(database))
+        watching = [
+            asyncio.create_task(each) for each in (watch(database, health.set_serving), note_use(database))
+        ]
         await lifetime.stopping.wait()
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         following.cancel()
         health.stop()
         await server.stop(_GRACE_SECONDS)
@@ -237,7 +240,7 @@ async def worker(settings: Settings) -> None:
             await queue.register_workflows()
         except Unavailable as error:
             raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
-        watching = asyncio.gather(watch(database), note_use(database))
+        watching = [asyncio.create_task(each) for each in (watch(database), note_use(database))]
         working = asyncio.create_task(worker.work())
         lifetime.ready("working", workflows=sorted(workflows))
         stopping = asyncio.create_task(lifetime.stopping.wait())
@@ -245,7 +248,8 @@ async def worker(settings: Settings) -> None:
         worker.stop()
         stopping.cancel()
         await working
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         await database.close()
     # What cannot be stopped must not keep the process alive: its run is handed back, and another worker may
     # be executing it.

@@ -228,7 +228,8 @@ class HeldRunRepository:
 
     async def has_artifact(self, artifact_id: UUID) -> bool:
         """Whether a run of the tenant has saved that artifact; not this one, if a step was cached."""
-        return bool(await self._scope.call(_HAS_ARTIFACT, artifact_id))
+        ((found,),) = await self._scope.call(_HAS_ARTIFACT, artifact_id)
+        return bool(found)
 
     async def get_cached(self, step_id: str, key: bytes) -> tuple[str, bytes] | None:
         """What the step returned for that key before, as (type, value), unless it has expired."""
