@@ -13,7 +13,7 @@ help: ## Say what each target does
 install: $(INSTALLED) ## Make .venv with runengine-server and runengine in it
 
 $(INSTALLED): requirements.txt pyproject.toml protos/compile_protos.py $(wildcard protos/runengine/v1/*.proto)
-	@echo "Installing into .venv; this takes half a minute the first time." >&2
+	@echo "Installing into .venv; this takes a minute or two the first time." >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -72,13 +72,16 @@ bench-against: $(INSTALLED) ## Compare speed with that of the commit REV, in tur
 profile: $(INSTALLED) ## Draw flame graphs of a list, of the gateway, and of a run
 	@$(BIN)/python -m tests.bench.profile
 
-lint: $(INSTALLED) ## Check style, types, import directions and protos
+lint: $(INSTALLED) ## Check style, types, import directions and protos, these also against main
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
 	cd protos && ../$(BIN)/buf format --diff --exit-code --path runengine
+	@if git rev-parse --quiet --verify refs/heads/main >/dev/null; then \
+		cd protos && ../$(BIN)/buf breaking --against '../.git#branch=main,subdir=protos'; \
+	else echo 'There is no branch main here, so the protos are not compared with it.'; fi
 
 format: $(INSTALLED) ## Put everything into the common style
 	$(BIN)/ruff check --fix

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ _TEMPLATE = "runengine"
 _SOCKET_DIR = "RUNENGINE_TEST_POSTGRES"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     # As the processes have it; structlog's own way renders every local variable, for a second each time.
     logs.configure_logging()
@@ -36,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     directory = Path(tempfile.mkdtemp(prefix="runengine-tests-"))
     directory.chmod(0o755)
+    # Before pytest reads it. Without, the directories of all sessions of a user lie in one, which each
+    # session that starts closes to PostgreSQL's own user.
+    config.option.basetemp = config.option.basetemp or directory / "tests"
     postgres = EmbeddedPostgres(directory)
 
     async def prepare() -> str:
@@ -58,6 +63,18 @@ def pytest_configure(config: pytest.Config) -> None:
         shutil.rmtree(directory)
 
     config.add_cleanup(clean_up)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    # pytest parses each module. Where the collector, within ast.parse, comes to Python code (a finaliser, or
+    # what hypothesis has in gc.callbacks) that lets another ast.parse begin, CPython 3.11.7 raises "AST
+    # constructor recursion depth mismatch": the depth is counted once an interpreter.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_runtest_teardown() -> None:

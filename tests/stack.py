@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -57,11 +58,28 @@ def logging_to(path: Path) -> Iterator[None]:
         os.close(before)
 
 
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A temporary one that PostgreSQL gets to, which may run as a user of its own. Not one of pytest's: each
+    pytest that starts, of whatever project, closes the directory of all of these to other users.
+    """
+    with tempfile.TemporaryDirectory(prefix="runengine-tests-", ignore_cleanup_errors=True) as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def readable_by_all(directory: Path) -> None:
+    """For PostgreSQL, which may run as a user of its own. What is not of the tests alone stays as it is."""
+    temporary = Path(tempfile.gettempdir())
+    for each in (directory, *directory.parents):
+        if temporary in each.parents:
+            each.chmod(0o755)
+
+
 @asynccontextmanager
 async def postgres_of_ones_own(directory: Path) -> AsyncIterator[tuple[EmbeddedPostgres, str]]:
     """A PostgreSQL that may be stopped and spoilt, and the application's URL of it."""
-    for parent in (directory, *directory.parents[:3]):
-        parent.chmod(0o755)  # it may run as a user of its own
+    readable_by_all(directory)
     postgres = EmbeddedPostgres(directory)
     owner_url, url = await postgres.start()
     await migrate(owner_url, url)
@@ -88,7 +106,7 @@ class Stack:
         self._children: list[Child] = []
 
     async def start(self, *commands: str, module: str | None = None, **settings: str) -> list[Child]:
-        """Starts processes, with settings that differ, and returns when they are ready."""
+        """Starts processes, with settings that differ, and returns when they are ready: all, or none."""
         module = module or (UNDER_TEST if MUTANT in os.environ else "runengine_server")
         environ = environment(**{**self.settings, **settings})
         children = [Child(command, environ, module) for command in commands]
@@ -97,7 +115,8 @@ class Stack:
             for child in children:
                 await child.until_ready()
         except BaseException:
-            await self.stop()
+            # And not those that other tests use.
+            await asyncio.gather(*(child.stop() for child in children))
             raise
         return children
 

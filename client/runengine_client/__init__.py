@@ -7,53 +7,10 @@
 Answers are the messages of `runengine.v1`.
 """
 
+from runengine_client import errors
 from runengine_client.client import TERMINAL, Artifact, RunEngineClient
-from runengine_client.errors import (
-    ArtifactNotFound,
-    CampaignNotFound,
-    DeadlineExceeded,
-    IdempotencyKeyReused,
-    Internal,
-    Interrupted,
-    InvalidArgument,
-    NoOrganisation,
-    Overloaded,
-    PayloadTooLarge,
-    QuotaExceeded,
-    RunActive,
-    RunEngineError,
-    RunNotFound,
-    RunNotRetryable,
-    RunTerminal,
-    Unauthenticated,
-    Unavailable,
-    Violation,
-)
+from runengine_client.errors import *  # noqa: F403 - one class for each reason
 from runengine_client.structs import struct_to_dict, to_struct
 
-__all__ = [
-    "TERMINAL",
-    "Artifact",
-    "ArtifactNotFound",
-    "CampaignNotFound",
-    "DeadlineExceeded",
-    "IdempotencyKeyReused",
-    "Internal",
-    "Interrupted",
-    "InvalidArgument",
-    "NoOrganisation",
-    "Overloaded",
-    "PayloadTooLarge",
-    "QuotaExceeded",
-    "RunActive",
-    "RunEngineClient",
-    "RunEngineError",
-    "RunNotFound",
-    "RunNotRetryable",
-    "RunTerminal",
-    "Unauthenticated",
-    "Unavailable",
-    "Violation",
-    "struct_to_dict",
-    "to_struct",
-]
+__all__ = ["TERMINAL", "Artifact", "RunEngineClient", "struct_to_dict", "to_struct"]
+__all__ += errors.__all__

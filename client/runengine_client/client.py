@@ -13,6 +13,7 @@ from uuid import UUID
 import grpc
 import grpc.aio
 from google.protobuf.struct_pb2 import Struct
+from runengine.rest_json import words_of
 from runengine.v1.artifact_service_pb2 import DownloadArtifactRequest, DownloadArtifactResponse
 from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from runengine.v1.campaign_pb2 import Campaign
@@ -344,7 +345,7 @@ def _statuses(status: Status | Iterable[Status]) -> list[RunStatus.ValueType]:
 def _status(status: Status) -> RunStatus.ValueType:
     if not isinstance(status, str):
         return status
-    words = {name.removeprefix("RUN_STATUS_").lower(): value for name, value in RunStatus.items()}
+    words = {word: RunStatus.ValueType(number) for number, word in words_of(RunStatus.DESCRIPTOR).items()}
     del words["unspecified"]
     if status not in words:
         raise ValueError(f"No run has the status {status!r}; there are {', '.join(words)}.")

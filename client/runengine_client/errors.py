@@ -12,6 +12,28 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+__all__ = [
+    "ArtifactNotFound",
+    "CampaignNotFound",
+    "DeadlineExceeded",
+    "IdempotencyKeyReused",
+    "Internal",
+    "Interrupted",
+    "InvalidArgument",
+    "NoOrganisation",
+    "Overloaded",
+    "PayloadTooLarge",
+    "QuotaExceeded",
+    "RunActive",
+    "RunEngineError",
+    "RunNotFound",
+    "RunNotRetryable",
+    "RunTerminal",
+    "Unauthenticated",
+    "Unavailable",
+    "Violation",
+]
+
 _DOMAIN = "runengine.v1"
 
 

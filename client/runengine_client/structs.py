@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from runengine.rest_json import MAX_INTEGER, encode_struct
 
-# A Struct holds every number as a double: integers beyond this would come out as others.
-_MAX_INTEGER = 2**53
 # Protobuf parses 100 messages deep, and each nested object takes three.
 _MAX_DEPTH = 33
 
@@ -32,25 +31,7 @@ def struct_to_dict(struct: Struct) -> dict[str, Any]:
     A Struct has doubles alone, so a whole number up to ±2^53 comes back as an int: 3, not 3.0. It
     keeps no order of keys either; they come back sorted.
     """
-    return {key: _plain(struct.fields[key]) for key in sorted(struct.fields)}
-
-
-def _plain(value: Value) -> Any:
-    match value.WhichOneof("kind"):
-        case "struct_value":
-            return struct_to_dict(value.struct_value)
-        case "list_value":
-            return [_plain(item) for item in value.list_value.values]
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return value.bool_value
-        case "number_value":
-            number = value.number_value
-            whole = number.is_integer() and abs(number) <= _MAX_INTEGER
-            return int(number) if whole else number
-        case _:
-            return None
+    return encode_struct(struct)
 
 
 def _object(value: Mapping[str, Any], path: str, depth: int) -> Struct:
@@ -70,7 +51,7 @@ def _value(value: Any, path: str, depth: int) -> Value:
             return Value(null_value=0)  # type: ignore[arg-type]  # NULL_VALUE, of an enum with one word
         case bool():
             return Value(bool_value=value)
-        case int() if abs(value) > _MAX_INTEGER:
+        case int() if abs(value) > MAX_INTEGER:
             raise ValueError(f"{path} is an integer beyond ±2^53; send it as a string.")
         case float() if not math.isfinite(value):
             raise ValueError(f"{path} is {value}, which JSON does not have.")

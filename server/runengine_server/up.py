@@ -25,13 +25,10 @@ from runengine_server.start_database import migrate
 _PROCESSES = ("serve", "worker", "gateway")
 _POSTGRES_LOOK_SECONDS = 0.5
 
-_EXAMPLE = (
-    '{"workflowName": "campaign-bundle", "triggerPayload": {"product": {"name": "Solar Kettle"}, '
-    '"audience": "campers", "channels": ["email", "instagram"], "tone": "friendly", '
-    '"offer": "20 % off until Sunday", "locale": "en"}}'
+_BRIEF = (
+    '{"product": "Solar Kettle", "audience": "campers", "channels": ["email"], "tone": "friendly", '
+    '"offer": "20 % off until Sunday", "locale": "en", "paceSeconds": 0.4}'
 )
-
-_OWN_EXAMPLE = '{"workflowName": "YOUR-WORKFLOW", "triggerPayload": {}}'
 
 _log = structlog.get_logger()
 
@@ -156,19 +153,23 @@ def _greet(settings: Settings) -> None:
     if settings.clerk_issuer is None:
         token = development.sign(settings.state_dir, "org_demo", "user_demo", ttl_seconds=12 * 3600)
         known = SAMPLE in settings.workflows
+        workflow, payload = ("campaign-bundle", _BRIEF) if known else ("YOUR-WORKFLOW", "{}")
+        body = f'{{"workflowName": "{workflow}", "triggerPayload": {payload}}}'
         lines += [
             "",
             "A development token, good for 12 hours (another: .venv/bin/runengine-server token --org ORG):",
             "",
             f"export RUNENGINE_TOKEN={token}",
             "",
-            "Trigger a run and look at it:" if known else "Trigger a run of one of your workflows:",
+            "Trigger a run, and watch its steps:",
+            "",
+            f".venv/bin/runengine --address {settings.grpc_address} \\",
+            f"  trigger {workflow} --wait --payload '{payload}'",
+            "",
+            f"The same over REST, whose reference is http://{settings.rest_address}/docs:",
             "",
             f'curl -s http://{settings.rest_address}/runs -H "authorization: Bearer $RUNENGINE_TOKEN" \\',
-            f"  -H 'content-type: application/json' -d '{_EXAMPLE if known else _OWN_EXAMPLE}'",
-            "",
-            'grpcurl -plaintext -H "authorization: Bearer $RUNENGINE_TOKEN" -d \'{"run_id": "…"}\' \\',
-            f"  {settings.grpc_address} runengine.v1.RunService/GetRun",
+            f"  -H 'content-type: application/json' -d '{body}'",
         ]
     sys.stdout.write("\n".join(lines) + "\n\nCtrl-C stops everything.\n")
     sys.stdout.flush()

@@ -17,7 +17,7 @@ CLIENTS = ["grpc-js", "grpc-js, protobufjs 6", "connect", "Python, pure", "buf c
 async def generate_for_connect(directory: Path) -> Path:
     """What protoc-gen-es makes of the protos, where the packages that it imports are found."""
     (directory / "node_modules").symlink_to(NODE / "node_modules")
-    files = [*PROTOS.glob("runengine/v1/*.proto"), *PROTOS.glob("vendor/google/*/*.proto")]
+    files = [*PROTOS.glob("runengine/v1/*.proto"), *PROTOS.glob("vendor/*/*/*.proto")]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}/vendor", f"-I{PROTOS}",
         f"--plugin={NODE}/node_modules/.bin/protoc-gen-es", f"--es_out={directory}",

@@ -364,7 +364,7 @@ async def test_a_role_that_sees_every_tenant_is_refused(
 async def test_the_server_does_not_import_langgraph() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c",
-        "import sys, runengine_server.app, runengine_server.rpc.server, runengine_server.gateway.app\n"
+        "import sys, runengine_server.app, runengine_server.rpc.server, runengine_gateway.app\n"
         "sys.exit(bool({'langgraph', 'langchain_core', 'sqlalchemy'} & sys.modules.keys()))",
     )  # fmt: skip
     assert await process.wait() == 0

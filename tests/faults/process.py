@@ -34,6 +34,7 @@ from runengine_server.domain.struct import to_dict
 
 from tests.faults.arrivals import arrive
 from tests.faults.history import ours
+from tests.faults.patient import be_patient
 from tests.faults.reporting import REPORTS, answer_signals
 
 WORKER_POINTS = (
@@ -292,19 +293,6 @@ def _follow_clock(path: str) -> None:
 
     for module in (heartbeat, worker):
         vars(module)["time"] = Clock(path)
-
-
-def be_patient() -> None:
-    """For tests that hold a lock until something has happened, which may take longer on a busy machine."""
-    from runengine_server.gateway.app import create_gateway
-    from runengine_server.repositories.connecting import OF_CALLS
-    from runengine_server.repositories.database import Database
-
-    connection: Any = Database.connection
-    connection.__wrapped__.__defaults__ = (3600,)
-    OF_CALLS["statement_timeout"] = "0"
-    gateway: Any = create_gateway
-    gateway.__kwdefaults__["deadline_seconds"] = 3600
 
 
 def main() -> None:

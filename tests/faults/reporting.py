@@ -26,7 +26,7 @@ from typing import Any
 
 import asyncpg
 
-from tests.faults.process import be_patient
+from tests.faults.patient import be_patient
 
 REPORTS = "RUNENGINE_REPORTS"
 

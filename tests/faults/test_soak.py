@@ -14,6 +14,7 @@ from tests.faults.soak import Report, Soak, soak
 from tests.faults.soak_clients import UNSERVED
 from tests.faults.soak_judge import SLACK_MIB, grown, wrong_answers, wrong_runs
 from tests.faults.soak_schedule import LANES, ONCE, schedule
+from tests.stack import readable_by_all
 
 SMALL = {
     "network": ("connections reset", "slowed"),
@@ -47,8 +48,7 @@ async def plant(it: Soak, report: Report) -> None:
 
 @pytest.mark.timeout(420)
 async def test_nothing_is_left_of_a_small_soak_and_what_is_planted_in_it_is_found(tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents[:3]):
-        parent.chmod(0o755)  # PostgreSQL may run as a user of its own
+    readable_by_all(tmp_path)
     report = await soak(
         1, 8, tmp_path, warm_seconds=3, quiet_seconds=3, workers=2, lanes=SMALL, once=(), then=plant
     )

@@ -62,6 +62,13 @@ async def entered_by_zombie(
         ]
         # The step has begun, and the first worker is about to hear of it.
         held = [await arrivals.at(DOOR, run_id, first.pid) for run_id in runs]
+
+        def noted(what: str) -> set[str]:
+            """The runs of which the first worker noted that."""
+            return {
+                note["run"] for note in history.read() if (note["what"], note["pid"]) == (what, first.pid)
+            }
+
         os.kill(first.pid, signal.SIGSTOP)
         # Time has passed for the database and, when it goes on, for the first worker.
         clock.write_text("3600")
@@ -90,18 +97,14 @@ async def entered_by_zombie(
         for arrival in held[1::2]:
             arrival.let_go()
         async with asyncio.timeout(SECONDS):
-            while len(left(history, first.pid)) < runs_at_once:  # noqa: ASYNC110 - another process writes the file
+            # One that entered its node may stay in it.
+            while len(noted("left") | noted("entered")) < runs_at_once:  # noqa: ASYNC110 - another process writes
                 await asyncio.sleep(0.01)
-        entered = [note for note in history.read() if (note["what"], note["pid"]) == ("entered", first.pid)]
+        entered = noted("entered")
         first.kill()
         await second.stop()
     history.close()
     return len(entered)
-
-
-def left(history: History, pid: int) -> set[str]:
-    """The runs that the worker is done with."""
-    return {note["run"] for note in history.read() if (note["what"], note["pid"]) == ("left", pid)}
 
 
 async def measure(aimed: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
@@ -294,6 +295,36 @@ async def until(ask: Callable[[], Awaitable[Answer]], holds: Callable[[Answer], 
         while not holds(answer := await ask()):
             pass
     return answer
+
+
+@asynccontextmanager
+async def locked(database_url: str, run_id: UUID) -> AsyncIterator[None]:
+    """The run is in the transaction of another."""
+    other = await asyncpg.connect(database_url.replace("runengine_app@", "postgres@"))
+    try:
+        async with other.transaction():
+            await other.execute("SELECT FROM runs WHERE id = $1 FOR UPDATE", run_id)
+            yield
+    finally:
+        await other.close()
+
+
+async def without_waiting(database: asyncpg.Connection, asking: Coroutine[Any, Any, Answer]) -> Answer:
+    """What the call answers. Fails as soon as a statement of it waits for a lock; `database` is a superuser's
+    connection to the same database.
+    """
+    call = asyncio.create_task(asking)
+    try:
+        while not call.done():
+            waits = await database.fetchval(
+                """SELECT count(*) > 0 FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+            )
+            assert not waits, "a statement waits for a lock"
+            await asyncio.wait([call], timeout=0.01)
+    finally:
+        call.cancel()
+    return await call
 
 
 class Execution:

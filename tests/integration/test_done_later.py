@@ -15,6 +15,7 @@ from runengine_server.domain.errors import StatementRefused, Unavailable
 from runengine_server.domain.run import Failure, RunStatus
 from runengine_server.repositories import held_run_repository
 from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.repositories.write_behind import StoredCheckpoint
 
 from tests.integration.harness import Graph, Ran, State, chain, ended, happened, serving, until
 
@@ -183,3 +184,32 @@ async def test_a_run_does_not_end_before_what_is_being_stored_of_it(
         store.set()
         await asyncio.gather(flushing, ending)
         assert await engine.executions(run_id) == ["one 1 completed"]
+
+
+async def test_of_what_was_refused_together_nothing_is_lost_or_out_of_order_when_the_database_goes_away(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        await engine.trigger()
+        held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
+        send, calls = held._behind._send, [0]
+
+        async def goes_away(batch: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == 3:  # all together, the begin that is refused, and now
+                raise Unavailable
+            return await send(batch)
+
+        monkeypatch.setattr(held._behind, "_send", goes_away)
+        await held.save_checkpoint(StoredCheckpoint("", "1", None, "null", b"", b""), later=True)
+        outcomes = await asyncio.gather(
+            held.begin_step(uuid4(), "one", "no \0 skill", False),
+            held.save_checkpoint(StoredCheckpoint("", "2", "1", "null", b"", b"")),
+            held.save_writes("", "2", "task", "", [(0, "seen", "null", b"")], None),
+            return_exceptions=True,
+        )
+        assert [type(each) for each in outcomes] == [StatementRefused, Unavailable, Unavailable]
+        assert [task for task, *_ in await held.list_writes("", "2")] == ["task"]
+        current = await held.get_checkpoint("", None)
+        assert current is not None
+        assert current.checkpoint_id == "2"

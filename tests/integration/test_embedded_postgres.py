@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import stat
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runengine_server.embedded_postgres import EmbeddedPostgres
 
 from tests.stack import postgres_of_ones_own
 
@@ -29,3 +34,17 @@ async def test_a_machine_on_which_it_takes_half_a_minute_to_start_waits_for_it(
     async with postgres_of_ones_own(directory) as (postgres, _):
         assert postgres.is_running()
     assert limits
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_directories_above_that_of_root_can_be_passed_and_not_listed_by_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = Path(tempfile.mkdtemp(prefix="runengine-home-"))
+    try:
+        postgres = EmbeddedPostgres(home)
+        await postgres.start()
+        postgres.stop()
+        assert stat.S_IMODE(os.stat(home).st_mode) == 0o711
+    finally:
+        shutil.rmtree(home)

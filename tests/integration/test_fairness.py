@@ -186,14 +186,14 @@ async def test_a_look_for_lost_runs_reads_no_others(engine: Engine, database: as
         "UPDATE runs SET lease_expires_at = clock_timestamp() + interval '1 hour' WHERE status = 'running'"
     )
     await database.execute(
-        """INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, lease_expires_at)
-        SELECT $1, gen_random_uuid(), $2, '', 'running', CASE WHEN number <= 5 THEN '2000-01-01'
+        """INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, lease_seconds,
+            lease_expires_at)
+        SELECT $1, gen_random_uuid(), $2, '', 'running', 7200, CASE WHEN number <= 5 THEN '2000-01-01'
             ELSE clock_timestamp() + interval '1 hour' END FROM generate_series(1, 20000) AS number""",
         engine.tenant_id,
         engine.workflow,
     )
     await database.execute("ANALYZE runs")
-    # Leases are no longer than that.
     arguments = ([engine.workflow], 10, 7200.0, "worker:test", 2, 1)
     async with engine.database.dispatch().transaction() as transaction:
         taken = await transaction.fetch(dispatch_function("claim_expired").call, *arguments)

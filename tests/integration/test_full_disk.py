@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -14,13 +15,15 @@ from typing import Any
 import httpx
 import pytest
 from langgraph.runtime import Runtime
+from runengine_server import start_database
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.database import Database
 from runengine_server.workflows.run_context import RunContext
 
-from tests.integration.harness import chain, serving, until
+from tests.integration.harness import SECONDS, chain, serving, until
 from tests.postgresql_servers import Server
-from tests.stack import Stack, logging_to
+from tests.stack import Stack, logging_to, open_directory
 
 
 @contextmanager
@@ -61,8 +64,6 @@ async def postgresql_on(disk: Path, beside: Path) -> AsyncIterator[Server]:
     for directory in (disk, beside):
         if os.geteuid() == 0:
             shutil.chown(directory, "nobody", "nogroup")
-    for parent in beside.parents[:3]:
-        parent.chmod(0o755)
     wal = ("-X", str(beside / "wal"), "--no-sync")
     server.run("initdb", "-D", str(server.directory), "-U", "postgres", "-A", "trust", *wal)
     (server.directory / "postgresql.auto.conf").write_text("shared_buffers = 16MB\nfsync = off\n")
@@ -75,11 +76,10 @@ async def postgresql_on(disk: Path, beside: Path) -> AsyncIterator[Server]:
 
 
 async def test_readiness_follows_the_room_on_the_disk_of_the_database(
-    tmp_path_factory: pytest.TempPathFactory, state_dir: Path, tmp_path: Path
+    state_dir: Path, tmp_path: Path
 ) -> None:
-    beside = tmp_path_factory.mktemp("beside")
     log = tmp_path / "log"
-    with small_disk(tmp_path_factory.mktemp("disk"), "128m") as disk:
+    with open_directory() as beside, open_directory() as where, small_disk(where, "128m") as disk:
         async with postgresql_on(disk, beside) as server:
             stack = Stack(server.url("app"), state_dir)
             try:
@@ -101,6 +101,44 @@ async def test_readiness_follows_the_room_on_the_disk_of_the_database(
     said = log.read_text()
     assert '"the database takes no writes"' in said
     assert '"53100"' in said
+
+
+async def test_a_process_that_watches_sees_that_there_is_no_room_and_that_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(start_database, "_WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(start_database, "_DISK_SECONDS", 0)
+    with open_directory() as beside, open_directory() as where, small_disk(where, "128m") as disk:
+        async with postgresql_on(disk, beside) as server:
+            looks, told = asyncio.Semaphore(0), list[bool]()
+
+            class Watched(Database):
+                async def check(self, seconds: float = SECONDS) -> str | None:
+                    looks.release()
+                    return await super().check(SECONDS)
+
+            database = Watched(server.url("app"), 1)
+
+            async def look() -> None:
+                """Returns when it has looked since, from beginning to end."""
+                while not looks.locked():
+                    await looks.acquire()
+                for _ in range(2):
+                    await looks.acquire()
+
+            watching = asyncio.create_task(start_database.watch(database, told.append))
+            try:
+                async with asyncio.timeout(SECONDS):
+                    await look()
+                    assert told == []
+                    with filled(disk):
+                        await look()
+                        assert told == [False]
+                    await look()
+                    assert told == [False, True]
+            finally:
+                watching.cancel()
+                await database.close()
 
 
 async def test_an_artifact_that_finds_no_room_fails_its_step_in_plain_words(

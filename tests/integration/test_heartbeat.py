@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,7 +20,7 @@ from runengine_server.domain.run import MAX_LOSSES, ClaimedRun, RunStatus
 from runengine_server.engine.heartbeat import Heartbeat
 from runengine_server.engine.node_threads import NodeThreads
 from runengine_server.repositories.database import Database
-from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.repositories.held_run_repository import HeldRunRepository, _done_columns
 from runengine_server.repositories.queue_repository import Line, QueueRepository
 from runengine_server.workflows.run_context import RunContext
 
@@ -34,8 +34,10 @@ from tests.integration.harness import (
     chain,
     ended,
     happened,
+    locked,
     serving,
     until,
+    without_waiting,
 )
 
 
@@ -66,35 +68,30 @@ async def test_a_heartbeat_keeps_what_is_held_and_says_what_is_not(database_url:
         assert await beat(engine, [successor]) == {lost.id}
 
 
-@asynccontextmanager
-async def locked(database_url: str, run_id: UUID) -> AsyncIterator[None]:
-    """The run is in the transaction of another."""
-    other = await asyncpg.connect(database_url.replace("runengine_app@", "postgres@"))
-    async with other.transaction():
-        await other.execute("SELECT FROM runs WHERE id = $1 FOR UPDATE", run_id)
-        yield
-    await other.close()
-
-
-async def test_a_run_that_is_locked_keeps_no_other_from_being_renewed(database_url: str) -> None:
+async def test_a_run_that_is_locked_keeps_no_other_from_being_renewed(
+    database_url: str, database: asyncpg.Connection
+) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         ids = [await engine.trigger() for _ in range(3)]
         held = [await engine.claim() for _ in ids]
         before = await leases(engine)
         async with engine.queue.line(lambda channel, payload: None) as line:
             async with locked(database_url, ids[0]):
-                assert await line.heartbeat(held, SECONDS) == (set(ids[1:]), {ids[0]})
+                renewed = await without_waiting(database, line.heartbeat(held, SECONDS))
+                assert renewed == (set(ids[1:]), {ids[0]})
                 after = await leases(engine)
                 assert [before[each] < after[each] for each in ids] == [False, True, True]
             assert await line.heartbeat(held, SECONDS) == (set(ids), set())
 
 
-async def test_a_run_that_is_locked_keeps_no_other_from_being_handed_back(database_url: str) -> None:
+async def test_a_run_that_is_locked_keeps_no_other_from_being_handed_back(
+    database_url: str, database: asyncpg.Connection
+) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         ids = [await engine.trigger() for _ in range(2)]
         held = [await engine.claim() for _ in ids]
         async with locked(database_url, ids[0]):
-            assert await engine.queue.hand_back(held) == {ids[0]}
+            assert await without_waiting(database, engine.queue.hand_back(held)) == {ids[0]}
             assert [run.id for run in await engine.queue.claim_expired(2)] == [ids[1]]
         assert await engine.queue.hand_back(held) == set()
         assert [run.id for run in await engine.queue.claim_expired(2)] == [ids[0]]
@@ -109,7 +106,7 @@ async def test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored(
         before = await leases(engine)
         async with engine.tenant.transaction() as storing:
             # It has taken its lock, and has not committed.
-            held = (run_id, run.epoch, *[[]] * 18)
+            held = (run_id, run.epoch, *_done_columns([]))
             assert await storing.fetch(tenant_function("record_progress").call, engine.tenant_id, *held)
             assert await beat(engine, [run]) == {run_id}
             await engine.lose(run_id)
@@ -152,6 +149,34 @@ async def test_a_worker_renews_a_run_that_was_locked_as_soon_as_it_no_longer_is(
                 while first not in (await beats.get())[0]:
                     pass
     assert lost == []
+
+
+async def test_the_process_ends_when_its_event_loop_does_not_move_and_its_runs_are_handed_back(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether the database hears of it is not decided by time here.
+    monkeypatch.setattr("runengine_server.engine.heartbeat._LEAVE_SECONDS", SECONDS)
+    connected, ends, go = asyncio.Event(), threading.Event(), threading.Event()
+
+    def end_process() -> None:
+        ends.set()
+        go.wait(SECONDS)
+
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        await engine.trigger()
+        run = await engine.claim()
+        heartbeat = Heartbeat(
+            engine.queue, 3600, lose=lambda run: None, cancel=lambda run_id, attempt: None,
+            wake=lambda word: connected.set(), blocked_seconds=0.5, end_process=end_process,
+        )  # fmt: skip
+        heartbeat.hold(run, time.monotonic())
+        async with heartbeat:
+            await happened(connected)
+            # In the thread of the event loop.
+            assert ends.wait(SECONDS)
+            (taken,) = await engine.queue.claim_expired(1)
+            assert (taken.id, taken.losses) == (run.id, 0)
+            go.set()
 
 
 async def test_a_run_that_ends_while_a_heartbeat_is_under_way_is_not_lost(
@@ -439,7 +464,7 @@ async def test_a_node_is_not_entered_once_the_lease_has_ended_while_its_begin_wa
 async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_is_not_entered(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, entered, loop = Clock(), list[str](), asyncio.get_running_loop()
+    clock, begun, entered, loop = Clock(), list[int](), list[int](), asyncio.get_running_loop()
     there, go, asked = threading.Event(), threading.Event(), threading.Event()
     holds = Heartbeat.holds
 
@@ -457,15 +482,14 @@ async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_
         go.wait(SECONDS)
 
     def node(state: State) -> State:
-        entered.append("node")
+        entered.append(begun[-1])
         return {}
 
-    begun = asyncio.Event()
     begin = HeldRunRepository.begin_step
 
     async def begin_and_tell(held: HeldRunRepository, *arguments: Any) -> int:
         attempt = await begin(held, *arguments)
-        begun.set()
+        begun.append(held.run.epoch)
         return attempt
 
     monkeypatch.setattr(HeldRunRepository, "begin_step", begin_and_tell)
@@ -482,17 +506,31 @@ async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_
             await until(lambda: asyncio.sleep(0, there.is_set()), bool)
             run_id = await engine.trigger()
             async with engine.working():
-                await happened(begun)
                 await until(lambda: asyncio.sleep(0, len(threads._calls)), lambda waiting: waiting == 1)
                 clock.ahead = LEASE_SECONDS
                 go.set()
-                begun.clear()
                 await until(lambda: asyncio.sleep(0, asked.is_set()), bool)
                 clock.ahead = 0
-                await happened(begun)
                 assert await ended(engine, run_id) is RunStatus.COMPLETED
-            assert entered == ["node"]
+            # It was handed back, and entered by who claimed it then.
+            assert len(entered) == 1
+            assert entered[0] > begun[0] == 1
             await occupying
     finally:
         go.set()
         loop._default_executor = before  # type: ignore[attr-defined]
+
+
+async def test_a_heartbeat_that_comes_after_the_hand_back_keeps_the_run_from_nobody(
+    database_url: str,
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        await engine.trigger()
+        run = await engine.claim()
+        assert await engine.queue.hand_back([run]) == set()
+        assert await beat(engine, [run]) == set()
+        # Nor does it count twice, where the answer to the first was lost.
+        assert await engine.queue.hand_back([run]) == set()
+        (successor,) = await engine.queue.claim_expired(1)
+        assert (successor.hand_backs, successor.losses) == (1, 0)
+        assert await beat(engine, [successor]) == {run.id}

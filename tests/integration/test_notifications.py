@@ -16,6 +16,7 @@ import pytest
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.channels import CANCELLED, HANDED_BACK, QUEUED
 from runengine_server.repositories.database import Database
+from runengine_server.repositories.notifier import Notifier
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.proxy import Proxy
@@ -292,6 +293,29 @@ async def test_a_full_queue_of_notifications_fails_nothing_and_heals(
     assert words.count("notifications cannot be sent") == 1
     assert words.count("notifications are sent again") == 1
     assert '"level":"error"' not in words
+
+
+async def test_a_queue_that_was_full_takes_the_first_notification_after(
+    small_queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, sent = Notifier._send, asyncio.Queue[str]()
+
+    async def noted(notifier: Notifier, batch: dict[tuple[str, str], None]) -> None:
+        try:
+            await send(notifier, batch)
+        except Exception as error:
+            sent.put_nowait(type(error).__name__)
+            raise
+        sent.put_nowait("sent")
+
+    monkeypatch.setattr(Notifier, "_send", noted)
+    async with full_queue(small_queue_url):
+        pass
+    database = Database(small_queue_url, 1)
+    database.notifier.notify(QUEUED)
+    async with asyncio.timeout(SECONDS):
+        assert await sent.get() == "sent"
+    await database.close()
 
 
 async def test_runs_are_handed_back_while_the_queue_of_notifications_is_full(small_queue_url: str) -> None:

@@ -7,11 +7,11 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
+from runengine.rest_json import MAX_INTEGER
 from runengine_client import RunEngineClient
-from runengine_server.gateway.json_mapping import MAX_INTEGER
-from runengine_server.gateway.openapi import openapi_document
-from runengine_server.gateway.routes import bindings
-from runengine_server.gateway.strict_json import MAX_KEYS
+from runengine_gateway.openapi import openapi_document
+from runengine_gateway.routes import bindings
+from runengine_gateway.strict_json import MAX_KEYS
 
 from tests.gates import Gates
 from tests.patience import SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,56 @@ async def test_a_graph_within_another_goes_on_where_it_failed_when_its_run_is_re
         assert run.status is RunStatus.FAILED
         assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
         assert noted.names == ["one", "fails", "fails", "three"]
+
+
+async def test_graphs_that_a_node_calls_side_by_side_go_on_where_each_of_them_was(database_url: str) -> None:
+    """One has ended when the other fails; what is stored of the one does not mix with that of the other."""
+    ran, ended, fails = Ran(), asyncio.Event(), [True]
+
+    async def fail(state: State) -> State:
+        await ended.wait()
+        ran.names.append("fail")
+        if fails and fails.pop():
+            raise RuntimeError("Once.")
+        return {}
+
+    first = chain(one=ran.node("one"), two=ran.node("two"), three=ran.node("three")).compile()
+    second = chain(four=ran.node("four"), fail=fail, six=ran.node("six")).compile()
+
+    async def call(graph: Any, state: State) -> None:
+        await graph.ainvoke(state)
+        ended.set()
+
+    async def outer(state: State) -> State:
+        await asyncio.gather(call(first, state), call(second, state))
+        return {}
+
+    async with serving(database_url, chain(outer=outer)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert (run.error.code, run.error.step_id) == ("STEP_FAILED", "outer")
+        assert sorted(ran.names) == ["fail", "four", "one", "three", "two"]
+        ran.names.clear()
+        assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        assert ran.names == ["fail", "six"]
+
+
+async def test_a_graph_that_a_node_chooses_among_several_goes_on_where_it_failed(database_url: str) -> None:
+    """Beside one that it calls by its name, of whose nodes the other has none."""
+    ran, noted = Ran(), Noted(failures=1)
+    first = chain(other=ran.node("other")).compile()
+    several = {"noted": noted.graph()}
+
+    async def outer(state: State) -> Any:
+        await first.ainvoke(state)
+        return await several["noted"].ainvoke(state)
+
+    async with serving(database_url, chain(outer=outer)) as engine:
+        run = await engine.execute()
+        assert run.status is RunStatus.FAILED
+        run = await engine.execute_again(run.id)
+        assert (run.status, run.error) == (RunStatus.COMPLETED, None)
+        assert (ran.names, noted.names) == (["other"], ["one", "fails", "fails", "three"])
 
 
 @pytest.mark.parametrize("way", SAVING)

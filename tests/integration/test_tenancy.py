@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from runengine_client import RunEngineClient
 from runengine_server.domain.caller import Actor
-from runengine_server.domain.errors import Denied
+from runengine_server.domain.errors import StatementRefused
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
@@ -149,7 +149,7 @@ async def test_without_a_tenant_nothing_is_seen(with_policies: Database, theirs:
 
 async def test_no_row_can_be_written_for_another_tenant(with_policies: Database, theirs: Theirs) -> None:
     scope = with_policies.tenant("org_other")
-    with pytest.raises(Denied):
+    with pytest.raises(StatementRefused):
         await scope.fetch(
             "INSERT INTO campaigns (tenant_id, id) VALUES ($1, $2)", theirs.tenant_id, uuid.uuid4()
         )

@@ -18,6 +18,7 @@ from runengine_server.repositories.queue_repository import QueueRepository
 
 from tests.integration.harness import SECONDS, Engine, Held, Ran, State, chain, ended, happened, serving
 from tests.postgresql_servers import Server, postgresql
+from tests.stack import open_directory
 
 HOUR, LEASE_SECONDS = 3600, 30.0
 
@@ -36,21 +37,15 @@ class Clock:
 
 
 @pytest.fixture(scope="module")
-async def moved(
-    version: int, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[tuple[Server, Clock]]:
+async def moved(version: int) -> AsyncIterator[tuple[Server, Clock]]:
     if (compiler := shutil.which("cc")) is None:
         pytest.skip("needs cc")
-    # Where PostgreSQL, which is another user, may read it.
-    directory = tmp_path_factory.mktemp("clock")
-    for each in (directory, *directory.parents[:2]):
-        each.chmod(0o755)
-    library, clock = directory / "moved_clock.so", Clock(directory / "ahead")
-    source = Path(__file__).with_name("moved_clock.c")
-    subprocess.run(  # noqa: ASYNC221 - nothing else goes on
-        [compiler, "-O2", "-shared", "-fPIC", "-o", library, source], check=True
-    )
-    with pytest.MonkeyPatch.context() as environment:
+    with open_directory() as directory, pytest.MonkeyPatch.context() as environment:
+        library, clock = directory / "moved_clock.so", Clock(directory / "ahead")
+        source = Path(__file__).with_name("moved_clock.c")
+        subprocess.run(  # noqa: ASYNC221 - nothing else goes on
+            [compiler, "-O2", "-shared", "-fPIC", "-o", library, source], check=True
+        )
         environment.setenv("LD_PRELOAD", str(library))
         environment.setenv("MOVED_CLOCK", str(directory / "ahead"))
         async with postgresql(version) as server:

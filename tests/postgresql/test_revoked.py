@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from runengine_server.domain.run import RunStatus
+from runengine_server.repositories.connecting import NotGranted
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.migrations.migrate import migrate
 from runengine_server.start_database import watch
@@ -94,10 +95,20 @@ async def test_a_run_goes_on_once_what_was_revoked_is_granted_again(server: Serv
                 execution.go.set()
                 # What `/readyz` says.
                 assert await serves.get() is False
-                told = await until(
-                    lambda: asyncio.sleep(0.01, said(logs, "cannot work")),
-                    lambda told: revocation.sqlstate in [each["sqlstate"] for each in told],
+
+                async def status_and_words() -> tuple[str, list[Mapping[str, Any]]]:
+                    await asyncio.sleep(0.01)
+                    status = await admin.fetchval("SELECT status FROM runs WHERE id = $1", run_id)
+                    return status, said(logs, "cannot work")
+
+                status, told = await until(
+                    status_and_words,
+                    lambda found: (
+                        found[0] != "running"
+                        or revocation.sqlstate in [each["sqlstate"] for each in found[1]]
+                    ),
                 )
+                assert status == "running"
                 if revocation.undone:
                     await admin.execute(revocation.undone)
                 else:
@@ -113,6 +124,17 @@ async def test_a_run_goes_on_once_what_was_revoked_is_granted_again(server: Serv
     assert len(told) == len({each["sqlstate"] for each in told})
     assert said(logs, "works again")
     assert PASSWORD not in str(logs)
+
+
+async def test_a_process_sees_that_one_grant_is_missing_and_that_it_is_back(server: Server) -> None:
+    database = Database(url_of(server), 1)
+    async with server.superuser() as admin:
+        await admin.execute("REVOKE INSERT ON checkpoints FROM app")
+        with pytest.raises(NotGranted, match="the role lacks INSERT on checkpoints"):
+            await database.check()
+        await migrate(server.url("owner"), url_of(server))
+        assert await database.check() is None
+    await database.close()
 
 
 def said(logs: Sequence[Mapping[str, Any]], what: str) -> list[Mapping[str, Any]]:

@@ -48,6 +48,7 @@ from runengine.v1.run_service_pb2 import (
     ListRunEventsResponse,
     ListRunStepsResponse,
     RetryRunResponse,
+    StatusCounts,
     TriggerRunResponse,
 )
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
@@ -127,7 +128,7 @@ CAMPAIGN = Campaign(
     updated_at=NINE_THIRTY,
 )
 PAGE = ListCampaignRunsResponse(runs=[FAILED], total=4, limit=1, offset=2)
-WHOLE = ListCampaignRunsResponse(runs=RUNS.values(), total=4, limit=4)
+WHOLE = ListCampaignRunsResponse(runs=RUNS.values(), total=4, limit=4, status_counts=StatusCounts())
 
 
 async def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str, *details: Message) -> None:

@@ -16,6 +16,7 @@ from runengine.v1.run_pb2 import Run, RunError, RunStatus, RunStep, StepError, S
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse, StatusCounts
 from runengine_client import struct_to_dict, to_struct
 from runengine_client.json_view import campaign_json, page_json, run_json, steps_json
+from runengine_client.tables import status_text
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -207,6 +208,7 @@ def test_a_page_and_a_campaign_as_rest_shows_them() -> None:
     }
 
 
-def test_a_status_of_a_newer_server_shows_as_its_number() -> None:
+def test_a_status_of_a_newer_server_shows_as_its_number_to_people_and_in_json_as_rest_has_it() -> None:
     run = Run.FromString(b"\x18\x63")  # field 3, status, is 99
-    assert run_json(run)["status"] == "99"
+    assert status_text(run).plain == "? 99"
+    assert run_json(run)["status"] == "unspecified"

@@ -21,7 +21,7 @@ from runengine.v1 import (
     run_pb2,
     run_service_pb2,
 )
-from runengine_server.gateway.app import create_gateway
+from runengine_gateway.app import create_gateway
 from starlette.types import ASGIApp
 
 from tests.patience import SECONDS
@@ -784,12 +784,14 @@ async def test_a_download_that_does_not_begin_is_a_problem(
     problem(await client.get("/artifacts/a"), status, reason)
 
 
-async def begin_download(app: ASGIApp, receive: Any) -> list[Any]:
-    """Asks for an artifact; what the gateway sends before it ends."""
+async def begin_download(app: ASGIApp, receive: Any, third: asyncio.Event | None = None) -> list[Any]:
+    """Asks for an artifact; what the gateway sends before it ends. The third message is told."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if third is not None and len(sent) == 3:
+            third.set()
         await asyncio.sleep(0)
 
     scope = {
@@ -807,14 +809,15 @@ async def begin_download(app: ASGIApp, receive: Any) -> list[Any]:
 async def test_the_download_ends_when_the_caller_goes_away(running: Running, server: Server) -> None:
     server.download = endless
     requests = [{"type": "http.request", "body": b"", "more_body": False}]
+    begun = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
         if requests:
             return requests.pop()
-        await asyncio.sleep(0.2)
+        await begun.wait()
         return {"type": "http.disconnect"}
 
-    sent = await begin_download(running.app, receive)
+    sent = await begin_download(running.app, receive, begun)
     assert len(sent) > 2
     await asyncio.wait_for(server.download_ended.wait(), SECONDS)
 

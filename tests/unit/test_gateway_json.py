@@ -7,16 +7,9 @@ import orjson
 import pytest
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
+from runengine.rest_json import encode_struct, encode_timestamp, encoder_of
 from runengine.v1 import artifact_service_pb2, campaign_pb2, run_pb2, run_service_pb2
-from runengine_server.gateway.json_mapping import (
-    MalformedError,
-    encode_struct,
-    encode_timestamp,
-    encoder_of,
-    json_path,
-    json_setter,
-    text_setter,
-)
+from runengine_gateway.json_mapping import MalformedError, json_path, json_setter, text_setter
 
 
 def encoded(message: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from runengine.v1.run_service_pb2 import TriggerRunRequest
-from runengine_server.gateway.problems import problem_of
+from runengine_gateway.problems import problem_of
 
 REQUEST = TriggerRunRequest.DESCRIPTOR
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from runengine_server.gateway.strict_json import FLAWED, parse_object
+from runengine_gateway.strict_json import FLAWED, parse_object
 
 
 def nested(depth: int) -> bytes:
@@ -120,10 +120,10 @@ def test_arrays_count_as_nesting_too() -> None:
     [b"[" * 100_000, b'{"a":' * 40_000, b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", nested(900)],
 )
 def test_absurd_nesting_is_refused_quickly(raw: bytes) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     [violation] = parse_object(raw).violations
     assert violation.description == "is nested deeper than 32"
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
 
 
 def test_an_object_may_have_1000_keys_and_no_more() -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from runengine_server.gateway.problems import invalid
-from runengine_server.gateway.strict_json import FLAWED, Parsed, parse_object
+from runengine_gateway.problems import invalid
+from runengine_gateway.strict_json import FLAWED, Parsed, parse_object
 
 # Values that stand alone, or have the shape that the name says.
 CASES: dict[str, bytes] = {

@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from runengine_server.gateway.app import create_gateway
-from runengine_server.gateway.docs_page import docs_endpoint
-from runengine_server.gateway.openapi import openapi_document
-from runengine_server.gateway.routes import bindings
+from runengine_gateway.app import create_gateway
+from runengine_gateway.docs_page import docs_endpoint
+from runengine_gateway.openapi import openapi_document
+from runengine_gateway.routes import bindings
 from starlette.requests import Request
 
 

@@ -7,9 +7,10 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from runengine.rest_json import encoder_of
 from runengine.v1 import run_pb2, run_service_pb2
-from runengine_server.gateway.json_mapping import encoder_of, reply_encoder
-from runengine_server.gateway.remembered import remembered, run_encoder
+from runengine_gateway.json_mapping import reply_encoder
+from runengine_gateway.remembered import remembered, run_encoder
 
 RESPONSES = [
     method.output_type

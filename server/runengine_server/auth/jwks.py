@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import re
-import socket
 import ssl
 from collections.abc import Callable
-from http.client import HTTPException, HTTPResponse
-from typing import Protocol, cast
+from typing import Protocol
 from urllib.parse import urlsplit
 
+import httpx
 import jwt
 import structlog
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -25,6 +23,8 @@ _SECONDS_BETWEEN_REFRESHES = 60.0
 # A token with an unknown kid asks for the keys again, but no more often than this.
 _MIN_SECONDS_BETWEEN_FETCHES = 10.0
 _MAX_BYTES = 256 * 1024
+_MAX_HEAD_BYTES = 64 * 1024
+_HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "runengine"}
 
 _log = structlog.get_logger()
 
@@ -61,14 +61,9 @@ class JwksKeys:
             raise ValueError("not an http(s) URL")
         if not re.fullmatch(r"[\x21-\x7e]+", url):
             raise ValueError("the URL has characters that need escaping")
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._host = parts.hostname
-        self._port = parts.port or (443 if self._tls else 80)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._request = (
-            f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nAccept: application/json\r\n"
-            "Accept-Encoding: identity\r\nUser-Agent: runengine\r\nConnection: close\r\n\r\n"
-        ).encode()
+        _ = parts.port  # raises ValueError unless it is a port
+        self._url = url
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else False
         self._timeout_seconds = timeout_seconds
         self._clock: Clock = clock or asyncio.get_running_loop()
         self._keys: dict[str, RSAPublicKey] = {}
@@ -100,7 +95,7 @@ class JwksKeys:
         try:
             self._keys = _parse(await self._fetch())
             seconds = _SECONDS_BETWEEN_REFRESHES
-        except (OSError, ValueError, HTTPException) as error:
+        except (OSError, ValueError, httpx.HTTPError) as error:
             _log.warning("JWKS cannot be fetched; keeping the last good keys", error=type(error).__name__)
         finally:
             self._refreshing = None
@@ -109,37 +104,24 @@ class JwksKeys:
             self._next_refresh = self._clock.call_later(seconds, self._start_refresh)
 
     async def _fetch(self) -> bytes:
-        """The body of the answer. Raises OSError, ValueError or HTTPException.
-
-        By hand, because urllib blocks a thread for as long as the other side lets a byte drip, follows
-        redirects, and reads files. A proxy of the environment is not used.
-        """
-        received = bytearray()
-        async with asyncio.timeout(self._timeout_seconds):
-            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
-            try:
-                writer.write(self._request)
-                while chunk := await reader.read(64 * 1024):
-                    received += chunk
-                    if len(received) > _MAX_BYTES:
-                        raise ValueError("too large")
-            finally:
-                writer.transport.abort()
-        response = HTTPResponse(cast(socket.socket, _Received(bytes(received))))
-        response.begin()
-        if response.status != 200:
-            raise ValueError("not a 200")
-        return response.read()
-
-
-class _Received:
-    """Lets HTTPResponse read what has arrived already."""
-
-    def __init__(self, received: bytes) -> None:
-        self._received = received
-
-    def makefile(self, mode: str) -> io.BytesIO:
-        return io.BytesIO(self._received)
+        """The body of the response. Raises OSError (TimeoutError too), ValueError or httpx.HTTPError."""
+        body = bytearray()
+        async with (
+            # In all: httpx's own time-outs are for each read, and a byte may drip for ever.
+            asyncio.timeout(self._timeout_seconds),
+            # No proxy and no .netrc of the environment; the system's certificates, and not certifi's.
+            httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=None) as client,
+            client.stream("GET", self._url, headers=_HEADERS) as response,
+        ):
+            head = sum(len(name) + len(value) for name, value in response.headers.raw)
+            if response.status_code != 200 or head > _MAX_HEAD_BYTES:
+                raise ValueError("not a 200, or too large")
+            # As it was sent: a compressed body is refused, as no JSON.
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > _MAX_BYTES:
+                    raise ValueError("too large")
+        return bytes(body)
 
 
 def _parse(body: bytes) -> dict[str, RSAPublicKey]:

@@ -24,10 +24,11 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
 from langgraph.errors import GraphInterrupt
 from langgraph.types import Send
 
-from runengine_server.engine.open_writes import Written, take_back, written_on
+from runengine_server.engine.open_writes import On, Written, by_path, take_back
 from runengine_server.engine.superseded import Superseded
 from runengine_server.engine.task_paths import node_of, with_handlers
 from runengine_server.repositories.write_behind import StoredCheckpoint
+from runengine_server.workflows.channels import rejection_of
 from runengine_server.workflows.due import is_edge, lost_targets, missing, target_of
 from runengine_server.workflows.failures import (
     StateTooLarge,
@@ -75,12 +76,12 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._stored: set[str] = set()
         self._superseded, self._prunes = Superseded(), workflow is not None
         self._execution = execution
-        self._saving: set[asyncio.Task[Any]] = set()
+        self._saving: dict[asyncio.Task[Any], On | None] = {}
         self._flushing_soon = False
-        self._broken: dict[str, BaseException] = {}
-        self._done: dict[str, dict[str, Written]] = {}
-        self._led_to: dict[str, set[str]] = {}
-        self._sends: dict[str, Sequence[Send]] = {}
+        self._broken: dict[On, BaseException] = {}
+        self._done: dict[On, dict[str, Written]] = {}
+        self._led_to: dict[On, set[str]] = {}
+        self._sends: dict[On, Sequence[Send]] = {}
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Versions that sort as strings: zero-padded numbers."""
@@ -93,19 +94,20 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._check_thread(config["configurable"]["thread_id"])
         saving = asyncio.current_task()
         assert saving is not None
-        self._saving.add(saving)
+        on = config["configurable"]["checkpoint_ns"], config["configurable"]["checkpoint_id"]
+        self._saving[saving] = on
         try:
-            await self._save_writes(config["configurable"], writes, task_id, task_path)
+            await self._save_writes(on, writes, task_id, task_path)
         except BaseException as error:
-            self._broken.setdefault(config["configurable"]["checkpoint_ns"], error)
+            self._broken.setdefault(on, error)
             raise
         finally:
-            self._saving.discard(saving)
+            del self._saving[saving]
 
     async def _save_writes(
-        self, configurable: dict[str, Any], writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+        self, on: On, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> None:
-        namespace = configurable["checkpoint_ns"]
+        namespace, checkpoint_id = on
         written = dict(writes)
         if namespace == "":
             self._execution.under_way.discard(UUID(task_id))
@@ -118,9 +120,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 await self._note_failure(UUID(task_id), written[ERROR], ERROR_SOURCE_NODE in written)
         try:
             if not written.keys() & {ERROR, INTERRUPT}:
-                self._check_targets(namespace, writes, task_id, task_path)
-                done = Written(configurable["checkpoint_id"], task_id, writes)
-                self._done.setdefault(namespace, {})[task_path] = done
+                self._check_targets(on, writes, task_id, task_path)
+                self._done.setdefault(on, {})[task_path] = Written(task_id, writes)
             rows = [
                 (WRITES_IDX_MAP.get(channel, index), channel, *dump_write(channel, value))
                 # Of a task that wrote only what is never stored, that it is done has to be.
@@ -137,22 +138,18 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         later = completed is not None and not self._execution.under_way
         await self._execution.engine(
             self._execution.held.save_writes(
-                namespace, configurable["checkpoint_id"], task_id, task_path, rows, completed, later=later
+                namespace, checkpoint_id, task_id, task_path, rows, completed, later=later
             )
         )
         if later:
             self._flush_soon()
 
-    def _check_targets(
-        self, namespace: str, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
-    ) -> None:
+    def _check_targets(self, on: On, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str) -> None:
         if self._workflow is None:
             return
-        graph = self._workflow.graph_of(namespace)
+        graph = self._workflow.graph_of(on[0])
         if graph is None:
-            self._led_to.setdefault(namespace, set()).update(
-                channel for channel, _ in writes if is_edge(channel)
-            )
+            self._led_to.setdefault(on, set()).update(channel for channel, _ in writes if is_edge(channel))
             return
         for is_send, target in lost_targets(writes, graph):
             begun = self._execution.begun.get(UUID(task_id))
@@ -195,12 +192,12 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._flushing_soon = False
         if self._execution.held.is_behind:
             task = asyncio.create_task(flush())
-            self._saving.add(task)
-            task.add_done_callback(self._saving.discard)
+            self._saving[task] = None
+            task.add_done_callback(self._saving.pop)
 
     async def settle(self) -> None:
         """Returns when no write is under way any more: LangGraph leaves some behind when it is stopped."""
-        while saving := self._saving - {asyncio.current_task()}:
+        while saving := self._saving.keys() - {asyncio.current_task()}:
             await asyncio.wait(saving)
 
     async def aput(
@@ -215,22 +212,25 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         """
         configurable = config["configurable"]
         self._check_thread(configurable["thread_id"])
-        await self.settle()
-        namespace = configurable["checkpoint_ns"]
-        if (broken := self._broken.pop(namespace, None)) is not None:
+        namespace, parent = configurable["checkpoint_ns"], configurable.get("checkpoint_id")
+        # Not of the next superstep, which may have begun: LangGraph does not wait for the checkpoint of the
+        # input. And not of the graphs beside this one, which would have it wait for as long as they write.
+        on = namespace, parent or ""
+        if under_way := [saving for saving, each in self._saving.items() if each == on]:
+            await asyncio.wait(under_way)
+        if (broken := self._broken.pop(on, None)) is not None:
             raise broken
-        if lost := self._led_to.pop(namespace, set()) - checkpoint["channel_versions"].keys():
+        if lost := self._led_to.pop(on, set()) - checkpoint["channel_versions"].keys():
             raise WorkflowError(
                 f"An edge or goto leads to {target_of(min(lost))!r}, and the graph has no such node."
             )
-        done, sends = self._done.pop(namespace, {}), self._sends.pop(namespace, ())
-        self._sends[namespace] = checkpoint["channel_values"].get(TASKS, ())
+        done, sends = self._done.pop(on, {}), self._sends.pop(on, ())
+        self._sends[namespace, checkpoint["id"]] = checkpoint["channel_values"].get(TASKS, ())
         names = (node_of(path, sends) for path in done)
         if self._workflow is not None and self._workflow.stops_after(namespace, names):
             metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: True})
         type_, encoded = self.serde.dumps_typed(checkpoint)
         self._check_size("The state of the run", len(encoded))
-        parent = configurable.get("checkpoint_id")
         sums_up = self._superseded.put(namespace, checkpoint, metadata, len(encoded))
         oldest, gone = self._superseded.due(len(encoded)) if self._prunes else ({}, [])
         stored = StoredCheckpoint(
@@ -267,7 +267,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         found = await self._tuple(stored)
         if not named and self._workflow is not None:
             self._check_due(namespace, found)
-            self._sends[namespace] = found.checkpoint["channel_values"].get(TASKS, ())
+            self._sends[namespace, stored.checkpoint_id] = found.checkpoint["channel_values"].get(TASKS, ())
             if _STOPPED_AFTER in found.metadata:
                 raise GraphInterrupt
             found.checkpoint["channel_versions"][_GATE] = self.get_next_version(None, None)
@@ -277,9 +277,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         return found
 
     async def take_back(self, error: BaseException) -> None:
-        """See open_writes.take_back."""
-        await self.settle()
-        await take_back(error, self._done, self._sends, self._workflow, self._execution)
+        """See open_writes.take_back. Any other error waits for nobody."""
+        if (rejection := rejection_of(error)) is not None:
+            await self.settle()
+            await take_back(error, rejection, self._done, self._sends, self._workflow, self._execution)
 
     def _check_due(self, namespace: str, found: CheckpointTuple) -> None:
         """Raises Lost, and stops the whole graph, when what is due is not in the graph of today."""
@@ -393,7 +394,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             (task_id, path, channel, self.serde.loads_typed((type_, value)))
             for task_id, path, channel, type_, value in writes
         ]
-        self._done[stored.checkpoint_ns] = written_on(stored.checkpoint_id, loaded)
+        self._done[stored.checkpoint_ns, stored.checkpoint_id] = by_path(loaded)
         parent = stored.parent_checkpoint_id
         return CheckpointTuple(
             config=self._config(stored.checkpoint_ns, stored.checkpoint_id),

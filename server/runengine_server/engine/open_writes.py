@@ -9,21 +9,23 @@ from langgraph.pregel._task_status import CONTROL_WRITES
 from langgraph.types import Send
 
 from runengine_server.engine.task_paths import node_of
-from runengine_server.workflows.channels import Rejection, rejection_of
+from runengine_server.workflows.channels import Rejection
 from runengine_server.workflows.failures import describe, is_retryable
 from runengine_server.workflows.load import Workflow
 from runengine_server.workflows.recorded_node import Execution
 
+# Namespace and id of the checkpoint on top of which something is written.
+On = tuple[str, str]
+
 
 class Written(NamedTuple):
-    """What one task wrote on top of a checkpoint, as (channel, value)."""
+    """What one task wrote, as (channel, value)."""
 
-    checkpoint_id: str
     task_id: str
     writes: Sequence[tuple[str, Any]]
 
 
-def written_on(checkpoint_id: str, writes: Sequence[tuple[str, str, str, Any]]) -> dict[str, Written]:
+def by_path(writes: Sequence[tuple[str, str, str, Any]]) -> dict[str, Written]:
     """The tasks that are done, by their paths, of what is stored on top of a checkpoint: (task id, task path,
     channel, value).
     """
@@ -31,31 +33,29 @@ def written_on(checkpoint_id: str, writes: Sequence[tuple[str, str, str, Any]]) 
     for task_id, path, channel, value in writes:
         if channel not in CONTROL_WRITES:
             found.setdefault((task_id, path), []).append((channel, value))
-    return {path: Written(checkpoint_id, task_id, each) for (task_id, path), each in found.items()}
+    return {path: Written(task_id, each) for (task_id, path), each in found.items()}
 
 
 async def take_back(
     error: BaseException,
-    written: Mapping[str, Mapping[str, Written]],
-    sends: Mapping[str, Sequence[Send]],
+    rejection: Rejection,
+    written: Mapping[On, Mapping[str, Written]],
+    sends: Mapping[On, Sequence[Send]],
     workflow: Workflow | None,
     execution: Execution,
 ) -> None:
-    """Where a channel did not take what nodes wrote, which made their graph fail with `error`: forgets that,
-    so that they run again when the graph resumes, fails their steps, and notes in the error who wrote what.
-    `written` and `sends` have of each namespace the tasks that are done and what was sent to it.
+    """A channel did not take what nodes wrote, which made their graph fail with `error`: forgets that, so
+    that they run again when the graph resumes, fails their steps, and notes in the error who wrote what.
+    `written` and `sends` have of each checkpoint the tasks that are done and what was sent to them.
     """
-    if (rejection := rejection_of(error)) is None:
-        return
-    for namespace, tasks in written.items():
+    for (namespace, checkpoint_id), tasks in written.items():
         if paths := _writers_of(rejection, tasks):
-            names = [node_of(path, sends.get(namespace, ())) for path in paths]
+            names = [node_of(path, sends.get((namespace, checkpoint_id), ())) for path in paths]
             by = " and ".join(map(repr, dict.fromkeys(names)))
             error.add_note(f"written under {rejection.key!r} by {by}")
             if namespace == "":
                 execution.failures.append((error, names[0]))
             policies = workflow.retry_policies.get(names[0], ()) if workflow and namespace == "" else ()
-            checkpoint_id = tasks[paths[0]].checkpoint_id
             task_ids = [tasks[path].task_id for path in paths]
             words, retryable = describe(error, execution.begun), is_retryable(error, policies)
             held = execution.held

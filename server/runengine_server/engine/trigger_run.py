@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 import uuid_utils.compat
@@ -14,21 +15,21 @@ from runengine_server.domain.run import NewRun
 from runengine_server.domain.struct import is_too_large, violations_of
 from runengine_server.repositories.run_repository import Acted, Once, Outcome, RunRepository
 
-_MAX_PRIORITY = 100
-
 
 def check_trigger(
-    workflow_name: str, trigger_payload: Struct | None, context: Struct | None, priority: int = 0
+    workflow_name: str,
+    trigger_payload: Struct | None,
+    context: Struct | None,
+    priority: int = 0,
+    violations: Sequence[Violation] = (),
 ) -> NewRun:
     """The run that these words ask for, with a new id.
 
-    `context.campaignId` becomes lower case. Raises InvalidArgument with every violation, and
-    PayloadTooLarge above 256 KiB.
+    `context.campaignId` becomes lower case. Raises InvalidArgument with every violation, first those that
+    the rules in the protos have found, and PayloadTooLarge above 256 KiB.
     """
-    found: list[Violation] = []
-    if not workflow_name:
-        found.append(Violation("workflow_name", "is required"))
-    elif "\0" in workflow_name:
+    found = list(violations)
+    if "\0" in workflow_name:
         found.append(Violation("workflow_name", "contains \\u0000"))
     if trigger_payload is not None:
         found += violations_of(trigger_payload, "trigger_payload")
@@ -42,8 +43,6 @@ def check_trigger(
                 found.append(Violation("context.campaignId", NOT_A_UUID))
             else:
                 given.string_value = str(campaign_id)
-    if abs(priority) > _MAX_PRIORITY:
-        found.append(Violation("priority", f"must be -{_MAX_PRIORITY} to {_MAX_PRIORITY}"))
     if found:
         raise InvalidArgument(found)
     new = NewRun(

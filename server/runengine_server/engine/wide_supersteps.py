@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from langgraph._internal._constants import NULL_TASK_ID
-from langgraph.pregel._loop import PregelLoop
+from langgraph.pregel._loop import PregelLoop, SyncPregelLoop
 
 _put_writes = PregelLoop.put_writes
 
@@ -21,7 +21,12 @@ _LOADED = "_runengine_loaded"
 def _put_writes_of_one(
     loop: PregelLoop, task_id: str, writes: Sequence[tuple[str, Any]], *, cached: bool = False
 ) -> None:
-    """As PregelLoop.put_writes, which is shown nothing of the others when the task wrote nothing before."""
+    """As PregelLoop.put_writes, which is shown nothing of the others when the task wrote nothing before. Not
+    so for a graph that is invoked in a sync node: there, other threads look at them meanwhile.
+    """
+    if isinstance(loop, SyncPregelLoop):
+        _put_writes(loop, task_id, writes, cached=cached)
+        return
     others = loop.checkpoint_pending_writes
     if _LOADED not in vars(loop):
         vars(loop)[_LOADED] = {each[0] for each in others}

@@ -16,6 +16,10 @@ from runengine_server.repositories.connecting import NotGranted, sqlstate, words
 # quotes no value. Of these the first is a SyntaxOrAccessError too.
 DENIALS = (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidAuthorizationSpecificationError, NotGranted)
 
+# What PostgreSQL 15 and 18 call the function that refuses a row which a policy does not let in, with the
+# code of a missing grant: a fault of ours, and not of whoever grants.
+_OF_POLICIES = "ExecWithCheckOptions"
+
 # What means that the statement, or a value in it, is wrong; anything else that PostgreSQL says is a
 # state of it that will pass. The second is asyncpg's own, an InterfaceError that says nothing of the
 # connection.
@@ -51,6 +55,8 @@ def translate_driver_errors() -> Iterator[None]:
     try:
         yield
     except DENIALS as error:
+        if getattr(error, "server_source_function", None) == _OF_POLICIES:
+            raise StatementRefused from error
         tell(error)
         raise Denied from error
     except PERMANENT_ERRORS as error:

@@ -85,6 +85,8 @@ class WriteBehind:
         self._send = send
         self._queue: deque[Done] = deque()
         self._under_way: list[Done] = []
+        # So many are still to be sent part by part.
+        self._in_parts = 0
         self._sending: asyncio.Task[None] | None = None
         self.in_order = asyncio.Lock()
 
@@ -123,9 +125,7 @@ class WriteBehind:
 
     def clear(self) -> None:
         """Forgets everything: the run has ended, under `in_order`."""
-        for done in self._queue:
-            if done.is_awaited:
-                _fail([done], Fenced())
+        _fail(self._queue, Fenced())
         self._queue.clear()
 
     def _send_next(self) -> None:
@@ -145,23 +145,13 @@ class WriteBehind:
             try:
                 await self._send_or_restore(batch)
             except StatementRefused as refused:
-                await self._send_parts(batch, refused)
+                if len(list(_parts(batch))) == 1:
+                    _fail(batch, refused)
+                else:
+                    self._queue.extendleft(reversed(batch))
+                    self._in_parts += len(batch)
             except Exception as error:
                 self._give_up(error, batch)
-
-    async def _send_parts(self, batch: list[Done], refused: StatementRefused) -> None:
-        parts = list(_parts(batch))
-        if len(parts) == 1:
-            _fail(batch, refused)
-            return
-        for part in parts:
-            try:
-                await self._send_or_restore(part)
-            except StatementRefused as alone:
-                _fail(part, alone)
-            except Exception as error:
-                self._give_up(error, batch)
-                return
 
     async def _send_or_restore(self, batch: list[Done]) -> None:
         """Sends it; what was not stored for sure is sent again, without anybody who waits for it. To store it
@@ -192,21 +182,24 @@ class WriteBehind:
             if done.completed or done.writes or done.checkpoint
         ]
         self._queue.extendleft(reversed(again))
+        self._in_parts += len(again) if self._in_parts else 0
 
     def _give_up(self, error: Exception, batch: Iterable[Done]) -> None:
         """The run is not ours, or the database is away: nobody gets what he waits for."""
         _fail(batch, error)
-        for done in self._queue:
-            _fail([done], error)
+        _fail(self._queue, error)
 
     def _next_batch(self) -> list[Done]:
         batch: list[Done] = []
         size = 0
         while self._queue and len(batch) < _MOST and (size < _MOST_BYTES or not _awaited(batch)):
             done = self._queue.popleft()
+            self._in_parts = max(0, (in_parts := self._in_parts) - 1)
             if done.stored is None or done.is_awaited or done.completed or done.writes or done.checkpoint:
                 size += done.size
                 batch.append(done)
+            if in_parts and done.is_awaited:
+                break
         return batch
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import grpc
 from runengine.v1 import artifact_service_pb2, artifact_service_pb2_grpc
 
 from runengine_server.domain.errors import ArtifactNotFound
-from runengine_server.domain.ids import require_uuid
 from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.database import Database
 from runengine_server.rpc.interceptor import caller
+from runengine_server.rpc.validation import require_valid
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -28,9 +29,9 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
     async def DownloadArtifact(  # noqa: N802, D102
         self, request: artifact_service_pb2.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[artifact_service_pb2.DownloadArtifactResponse]:
-        artifact_id = require_uuid(request.artifact_id, "artifact_id")
+        require_valid(request)
         tenant_id = caller().tenant_id
-        artifact = await ArtifactRepository(self._database.tenant(tenant_id)).get(artifact_id)
+        artifact = await ArtifactRepository(self._database.tenant(tenant_id)).get(UUID(request.artifact_id))
         if artifact is None:
             raise ArtifactNotFound
         header = artifact_service_pb2.DownloadArtifactResponse.Header(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import grpc
 import uuid_utils.compat
 from runengine.v1 import campaign_service_pb2, campaign_service_pb2_grpc
 
 from runengine_server.domain.errors import CampaignNotFound
-from runengine_server.domain.ids import require_uuid
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.database import Database
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.messages import campaign_message
+from runengine_server.rpc.validation import require_valid
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -30,14 +31,16 @@ class CampaignServicer(campaign_service_pb2_grpc.CampaignServiceServicer):
     async def CreateCampaign(  # noqa: N802, D102
         self, request: campaign_service_pb2.CreateCampaignRequest, context: Context
     ) -> campaign_service_pb2.CreateCampaignResponse:
-        given = require_uuid(request.id, "id") if request.HasField("id") else uuid_utils.compat.uuid7()
+        require_valid(request)
+        given = UUID(request.id) if request.HasField("id") else uuid_utils.compat.uuid7()
         campaign = await self._campaigns().insert(given)
         return campaign_service_pb2.CreateCampaignResponse(campaign=campaign_message(campaign))
 
     async def GetCampaign(  # noqa: N802, D102
         self, request: campaign_service_pb2.GetCampaignRequest, context: Context
     ) -> campaign_service_pb2.GetCampaignResponse:
-        campaign = await self._campaigns().get(require_uuid(request.campaign_id, "campaign_id"))
+        require_valid(request)
+        campaign = await self._campaigns().get(UUID(request.campaign_id))
         if campaign is None:
             raise CampaignNotFound
         return campaign_service_pb2.GetCampaignResponse(campaign=campaign_message(campaign))

@@ -1,35 +1,23 @@
-"""The one table from what went wrong to what a gRPC caller gets."""
+"""What a gRPC caller gets of what went wrong: its reason decides the code."""
 
 from __future__ import annotations
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
+from runengine.error_reasons import REASONS
 
 from runengine_server.domain import errors
 
 _DOMAIN = "runengine.v1"
-
-_CODES: dict[type[errors.RunEngineError], grpc.StatusCode] = {
-    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    errors.NoOrganisation: grpc.StatusCode.PERMISSION_DENIED,
-    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.PayloadTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.NotFound: grpc.StatusCode.NOT_FOUND,
-    errors.WrongState: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.IdempotencyKeyReused: grpc.StatusCode.ALREADY_EXISTS,
-    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.Interrupted: grpc.StatusCode.ABORTED,
-    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
-}
 
 
 def status_of(error: errors.RunEngineError) -> tuple[grpc.StatusCode, status_pb2.Status]:
     """The code, and the google.rpc.Status: ErrorInfo; BadRequest where the request was malformed;
     RetryInfo where it should be sent again later. Source: contract, section Codes.
     """
-    code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+    code = REASONS[error.reason].code
+    assert code is not None, f"{error.reason} is of REST alone"
     details: list[message.Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=_DOMAIN, metadata=error.metadata)
     ]

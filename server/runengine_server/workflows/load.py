@@ -150,7 +150,16 @@ def _reached(graph: Pregel[Any, Any, Any, Any]) -> dict[str, list[Pregel[Any, An
 def _called(node: Runnable[Any, Any]) -> list[Pregel[Any, Any, Any, Any]]:
     functions = (node.func, node.afunc) if isinstance(node, RunnableCallable) else ()
     known = (value for each in functions if each is not None for value in get_function_nonlocals(each))
-    return [graph for value in known if isinstance(graph := getattr(value, "__self__", value), Pregel)]
+    return [graph for value in known for graph in _graphs_in(value)]
+
+
+def _graphs_in(value: Any) -> Iterable[Pregel[Any, Any, Any, Any]]:
+    """Itself, that whose method it is, or those that it holds: a function may choose one of them."""
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple | set | frozenset):
+        value = (getattr(value, "__self__", value),)
+    return [each for each in value if isinstance(each, Pregel)]
 
 
 def compile_workflow(

@@ -210,6 +210,7 @@ class RecordedNode(Runnable[Any, Any]):
         execution: Execution = config["configurable"][EXECUTION]
         runtime: Runtime[Any] = config["configurable"][CONFIG_KEY_RUNTIME]
         assert runtime.execution_info is not None
+        executions = runtime.execution_info.node_attempt
         # Not execution_info.task_id: for an error handler that is the task whose error it handles.
         task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
 
@@ -254,16 +255,7 @@ class RecordedNode(Runnable[Any, Any]):
         except GraphBubbleUp:
             raise
         except Exception as error:
-            executions = runtime.execution_info.node_attempt if runtime.execution_info else 1
-            policy = next((policy for policy in self.retry_policies if matches(policy, error)), None)
-            again = policy is not None and executions < policy.max_attempts
-            await execution.take_back(error)
-            retryable = is_retryable(error, self.retry_policies)
-            words = describe(error, execution.begun)
-            await execution.engine(
-                execution.held.fail_step(task_id, attempt, step_code(error), words, retryable, again)
-            )
-            execution.failed.add((task_id, attempt))
+            await self._fail(execution, task_id, attempt, error, executions)
             raise
         if key:
             result = await self._cached(execution, key, result)
@@ -283,6 +275,19 @@ class RecordedNode(Runnable[Any, Any]):
         finally:
             with contextlib.suppress(ValueError):  # one that was left behind is closed in another context
                 var_child_runnable_config.reset(before)
+
+    async def _fail(
+        self, execution: Execution, task_id: UUID, attempt: int, error: Exception, executions: int
+    ) -> None:
+        policy = next((policy for policy in self.retry_policies if matches(policy, error)), None)
+        again = policy is not None and executions < policy.max_attempts
+        await execution.take_back(error)
+        retryable = is_retryable(error, self.retry_policies)
+        words = describe(error, execution.begun)
+        await execution.engine(
+            execution.held.fail_step(task_id, attempt, step_code(error), words, retryable, again)
+        )
+        execution.failed.add((task_id, attempt))
 
     def _cache_key(self, input: Any) -> tuple[bytes | None, Exception | None]:  # noqa: A002
         """The key, or what its function raised, which is an error of the node."""

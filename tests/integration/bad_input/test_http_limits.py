@@ -11,10 +11,10 @@ from typing import Any
 import grpc
 import pytest
 import uvicorn
-from runengine_server.gateway import calls
-from runengine_server.gateway.app import create_gateway
-from runengine_server.gateway.http_protocol import BoundedHttp, Limits
-from runengine_server.gateway.http_request import RequestReader
+from runengine_gateway import calls
+from runengine_gateway.app import create_gateway
+from runengine_gateway.http_protocol import BoundedHttp, Limits
+from runengine_gateway.http_request import RequestReader
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.integration.bad_input.exchanges import exchange, told, until_closed

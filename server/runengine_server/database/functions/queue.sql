@@ -164,14 +164,15 @@ $$;
 CREATE FUNCTION is_loss(_run public.runs) RETURNS int LANGUAGE sql IMMUTABLE
 RETURN (_run.lease_expires_at > '-infinity' AND NOT _run.handed_back)::int;
 
--- The runs that a worker names and that are its own. A run that is running has a lease, and no other has one;
--- were it asked for its status, PostgreSQL might look for the held ones among all that are running (33,000 rows
--- for ten).
+-- The runs that a worker names and that are its own. One that was handed back is nobody's: a heartbeat that was
+-- under way meanwhile would keep it from all for a lease. A run that is running has a lease, and no other has
+-- one; were it asked for its status, PostgreSQL might look for the held ones among all that are running (33,000
+-- rows for ten).
 CREATE FUNCTION own_runs(_tenants text[], _runs uuid[], _epochs bigint[]) RETURNS SETOF public.runs
 LANGUAGE sql STABLE AS $$
     SELECT runs.* FROM unnest(_tenants, _runs, _epochs) AS held(tenant_id, id, epoch)
     JOIN public.runs ON runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-        AND runs.lease_expires_at IS NOT NULL
+        AND runs.lease_expires_at IS NOT NULL AND NOT runs.handed_back
 $$;
 
 -- As own_runs, of those that nobody has locked: a worker's others must not wait for one.
@@ -180,7 +181,7 @@ LANGUAGE plpgsql ROWS 10 AS $$
 BEGIN
     RETURN QUERY SELECT runs.* FROM unnest(_tenants, _runs, _epochs) AS held(tenant_id, id, epoch)
     JOIN public.runs ON runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-        AND runs.lease_expires_at IS NOT NULL
+        AND runs.lease_expires_at IS NOT NULL AND NOT runs.handed_back
     FOR NO KEY UPDATE OF runs SKIP LOCKED;
 END
 $$;

@@ -208,7 +208,7 @@ BEGIN
     DELETE FROM public.checkpoint_writes
     WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = _namespace AND checkpoint_id = _checkpoint
         AND task_id = ANY(_tasks);
-    UPDATE public.run_steps SET status = 'failed', completed_at = public.now_ms(),
+    UPDATE public.run_steps SET status = 'failed', completed_at = greatest(public.now_ms(), started_at),
         updated_at = public.touch(updated_at),
         error = _error || jsonb_build_object('step_id', step_id, 'attempt', attempt)
     WHERE tenant_id = _tenant AND run_id = _run AND id = ANY(_tasks::uuid[])

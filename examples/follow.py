@@ -1,0 +1,49 @@
+"""Trigger a run for a new campaign, follow it step by step, and save its bundle.
+
+$ export RUNENGINE_TOKEN=$(.venv/bin/runengine-server token --org org_demo)
+$ .venv/bin/python examples/follow.py praise-order '{"item": "kettle"}'
+"""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from runengine.v1.run_pb2 import RunStatus, StepStatus
+from runengine_client import RunEngineClient, RunEngineError
+
+
+def word(name: str) -> str:
+    """RUN_STATUS_QUEUED → queued."""
+    return name.rpartition("_STATUS_")[2].lower()
+
+
+async def main(workflow: str, payload: dict[str, object]) -> None:
+    address = os.environ.get("RUNENGINE_GRPC_ADDRESS", "127.0.0.1:50051")
+    async with RunEngineClient(address, os.environ["RUNENGINE_TOKEN"]) as client:
+        campaign = await client.create_campaign()
+        triggered = await client.trigger_run(workflow, trigger_payload=payload, campaign_id=campaign.id)
+        print("run", triggered.id)
+
+        printed: dict[str, StepStatus.ValueType] = {}
+        async for run in client.follow_run(triggered.id):  # polls until the run has ended
+            for step in await client.list_run_steps(run.id):
+                if printed.get(step.id) != step.status:
+                    printed[step.id] = step.status
+                    print(" ", step.step_id, word(StepStatus.Name(step.status)))
+        print(word(RunStatus.Name(run.status)), run.error.message)
+
+        campaign = await client.get_campaign(campaign.id)
+        if campaign.HasField("bundle_url"):
+            bundle = await client.download_artifact(campaign.bundle_url.rpartition("/")[2])
+            await asyncio.to_thread(Path(bundle.name).write_bytes, bundle.data)
+            print("saved", bundle.name, len(bundle.data), "bytes")
+
+
+if __name__ == "__main__":
+    _, workflow, *payload = sys.argv
+    try:
+        asyncio.run(main(workflow, json.loads(payload[0]) if payload else {}))
+    except RunEngineError as error:
+        sys.exit(f"{error.reason}: {error}")

@@ -1,0 +1,39 @@
+"""The one place that builds the REST gateway and joins its parts."""
+
+import grpc
+from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
+from starlette.types import ASGIApp
+
+from runengine_gateway.calls import TokenCheck, UnaryCall
+from runengine_gateway.docs_page import docs_endpoint
+from runengine_gateway.downloads import ArtifactDownload
+from runengine_gateway.health import alive, ready
+from runengine_gateway.openapi import document_endpoint, openapi_document
+from runengine_gateway.routes import Binding, Endpoint, Paths, bindings
+from runengine_gateway.safe_responses import SafeResponses
+
+
+def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0) -> ASGIApp:
+    """Builds the ASGI app that serves every google.api.http rule of the protos over `channel`.
+
+    Each call gets `deadline_seconds`, then the caller a 504. The app keeps no state and does not close the
+    channel. Raises TypeError for a rule or a field that it cannot serve.
+    """
+    token_check = TokenCheck(channel, deadline_seconds)
+    paths: dict[str, dict[str, Endpoint]] = {"/healthz": {"GET": alive}, "/readyz": {"GET": ready(channel)}}
+    rules = list(bindings())
+    document = openapi_document(rules)
+    paths["/openapi.json"] = {"GET": document_endpoint(document)}
+    paths["/docs"] = {"GET": docs_endpoint(document)}
+    for binding in rules:
+        endpoint = _endpoint_class(binding)(channel, binding, token_check, deadline_seconds)
+        paths.setdefault(binding.path, {})[binding.http_method] = endpoint
+    return SafeResponses(Paths(paths))
+
+
+def _endpoint_class(binding: Binding) -> type[UnaryCall] | type[ArtifactDownload]:
+    if not binding.rpc.server_streaming:
+        return UnaryCall
+    if binding.rpc.output_type.full_name == DownloadArtifactResponse.DESCRIPTOR.full_name:
+        return ArtifactDownload
+    raise TypeError(f"the gateway does not serve the stream of {binding.rpc.full_name}")

@@ -1,0 +1,36 @@
+"""Is the gateway alive, and is the server behind it ready? Neither needs a token."""
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from runengine_gateway.problems import unavailable
+from runengine_gateway.routes import Endpoint
+
+_READY_WITHIN_SECONDS = 1.0
+
+
+async def alive(request: Request) -> Response:
+    """200, without asking anyone."""
+    return JSONResponse({"status": "ok"})
+
+
+def ready(channel: grpc.aio.Channel) -> Endpoint:
+    """200 where the server's standard health service says SERVING within a second, else 503."""
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=HealthCheckRequest.SerializeToString,
+        response_deserializer=HealthCheckResponse.FromString,
+    )
+
+    async def answer(request: Request) -> Response:
+        try:
+            health = await check(HealthCheckRequest(), timeout=_READY_WITHIN_SECONDS)
+        except grpc.aio.AioRpcError:
+            return unavailable().response()
+        if health.status != HealthCheckResponse.SERVING:
+            return unavailable().response()
+        return JSONResponse({"status": "ok"})
+
+    return answer

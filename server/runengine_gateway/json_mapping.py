@@ -1,0 +1,134 @@
+"""How are requests filled from JSON and text, and replies told as JSON (contract: REST JSON)?
+
+Everything here is compiled once from a descriptor: a call walks closures, not descriptors.
+"""
+
+import re
+from collections.abc import Callable
+
+import orjson
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.struct_pb2 import Struct
+from runengine.rest_json import encoder_of, no_mapping, words_of
+from runengine.v1.run_pb2 import Run
+
+from runengine_gateway.remembered import run_encoder, with_encoded_runs
+
+_INTEGER = re.compile("-?[0-9]+")
+_STRUCT = Struct.DESCRIPTOR.full_name
+_INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
+
+
+class MalformedError(ValueError):
+    """A value that its field cannot take. Its text says what the field takes, for the caller to read."""
+
+
+def reply_encoder(message: Descriptor, answer: str) -> Callable[[bytes], bytes]:
+    """Compiles what turns encoded messages of this type into JSON text: that of the whole, or of the field
+    that is the `answer`. Raises TypeError for a type this mapping lacks.
+    """
+    stored = with_encoded_runs(message)
+    parse = GetMessageClass(stored).FromString
+    encode = encoder_of(stored, run_encoder(encoder_of(Run.DESCRIPTOR)))
+    key = answer and message.fields_by_name[answer].json_name
+    if key:
+        return lambda reply: orjson.dumps(encode(parse(reply))[key])
+    return lambda reply: orjson.dumps(encode(parse(reply)))
+
+
+def json_setter(field: FieldDescriptor) -> Callable[[Message, object], None]:
+    """Compiles what sets this field from a member of a JSON body, or raises MalformedError.
+
+    A Struct takes an object; every other type takes its own JSON type alone. Null never comes here: it counts
+    as absent.
+    """
+    name = field.name
+    if field.message_type is not None and field.message_type.full_name == _STRUCT and not field.is_repeated:
+
+        def set_struct(message: Message, value: object) -> None:
+            if not isinstance(value, dict):
+                raise MalformedError("must be an object or null")
+            struct: Struct = getattr(message, name)
+            struct.SetInParent()  # an empty object is not an absent one
+            struct.update(value)
+
+        return set_struct
+
+    if field.type in _INTEGER_BITS and not field.is_repeated:
+        limit = 2 ** (_INTEGER_BITS[field.type] - 1)
+
+        def set_integer(message: Message, value: object) -> None:
+            # JSON has one kind of number: 3.0 is an integer.
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
+            if isinstance(value, bool) or not isinstance(value, int) or not -limit <= value < limit:
+                raise MalformedError("must be an integer")
+            setattr(message, name, value)
+
+        return set_integer
+
+    if field.type != FieldDescriptor.TYPE_STRING or field.is_repeated:
+        raise no_mapping(field)
+
+    def set_string(message: Message, value: object) -> None:
+        if not isinstance(value, str):
+            raise MalformedError("must be a string")
+        setattr(message, name, value)
+
+    return set_string
+
+
+def text_setter(field: FieldDescriptor) -> Callable[[Message, str], None]:
+    """Compiles what sets this field from a path or query parameter, or raises MalformedError.
+
+    A repeated field takes one more value each time.
+    """
+    name, parse = field.name, _text_parser(field)
+    if field.is_repeated:
+        return lambda message, text: getattr(message, name).append(parse(text))
+    return lambda message, text: setattr(message, name, parse(text))
+
+
+def _text_parser(field: FieldDescriptor) -> Callable[[str], object]:
+    if field.type == FieldDescriptor.TYPE_STRING:
+        return lambda text: text
+    if field.type in _INTEGER_BITS:
+        limit = 2 ** (_INTEGER_BITS[field.type] - 1)
+
+        def parse_integer(text: str) -> int:
+            # The length comes first: int() takes seconds over a very long text, or refuses it.
+            if _INTEGER.fullmatch(text) and len(text) <= 20 and -limit <= int(text) < limit:
+                return int(text)
+            raise MalformedError(f"must be an integer from {-limit} to {limit - 1}")
+
+        return parse_integer
+    if field.enum_type is not None:
+        numbers = {word: number for number, word in words_of(field.enum_type).items() if number != 0}
+
+        def parse_word(text: str) -> int:
+            if text in numbers:
+                return numbers[text]
+            raise MalformedError(f"must be one of {', '.join(numbers)}")
+
+        return parse_word
+    raise no_mapping(field)
+
+
+def json_path(path: str, message: Descriptor) -> str:
+    """The path of a field in JSON names: `campaign_id` → `campaignId`.
+
+    What lies inside a Struct is the caller's own naming, and stays: `trigger_payload.a_b[3]` →
+    `triggerPayload.a_b[3]`.
+    """
+    names: list[str] = []
+    inside: Descriptor | None = message
+    for part in path.split("."):
+        name, bracket, index = part.partition("[")
+        field = inside.fields_by_name.get(name) if inside is not None else None
+        names.append(part if field is None else field.json_name + bracket + index)
+        inside = None if field is None else field.message_type
+        if inside is not None and inside.full_name == _STRUCT:
+            inside = None
+    return ".".join(names)

@@ -1,0 +1,383 @@
+"""What can a caller ask of the gateway, and what comes back? Told as one OpenAPI 3.1 document.
+
+It is made from the descriptors that the gateway routes on: what a field needs and may hold is in its options,
+what may be missing is `optional`, and the reason of an error says its HTTP status and who returns it. The
+comments in the protos are the descriptions.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+
+import orjson
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from runengine.rest_json import words_of
+from runengine.rules import is_required, rules_of
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runengine_gateway.openapi_errors import Errors, Json
+from runengine_gateway.openapi_headers import headers_of, takes_idempotency_key
+from runengine_gateway.proto_words import Words, json_path
+from runengine_gateway.routes import Binding, Endpoint
+from runengine_gateway.strict_json import MAX_BYTES, MAX_DEPTH, MAX_KEYS
+
+_INTRODUCTION = (
+    "Runs workflows for many tenants, and shows how they go. Every call needs a token, and sees what belongs "
+    "to the token's active organisation alone: what is another's answers exactly like what does not exist. A "
+    "field without a value is `null`, never missing; in a body, `null` for an optional field counts as "
+    "absent. Times are UTC with milliseconds. `GET` paths answer `HEAD` too. No answer may be cached. A body "
+    f"is JSON of at most {MAX_BYTES // 1024} KiB, {MAX_DEPTH} levels and {MAX_KEYS:,} keys an object; it "
+    "holds no NUL, no lone surrogate, no key twice, and no integer beyond 2 to the power of 53."
+)
+
+_IDEMPOTENCY_KEY: Json = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Printable ASCII. Makes the call safe to repeat: the same key with the same request "
+    "takes effect once, and is answered the same. Good for seven days.",
+    # Spaces around a header's value are not part of it.
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+}
+
+_UUID: Json = {"type": "string", "format": "uuid"}
+_UUID_RULES = {"string.uuid", "repeated.items.string.uuid"}
+# What the type of the field says already: an enum's words are its values but the zero.
+_RULES_OF_TYPES = _UUID_RULES | {"repeated.items.enum.defined_only", "repeated.items.enum.not_in"}
+# The rules of buf.validate that are bounds, in the words of JSON Schema.
+_BOUNDS: Mapping[str, str] = {
+    "string.min_len": "minLength",
+    "int32.gte": "minimum",
+    "int32.lte": "maximum",
+    "repeated.max_items": "maxItems",
+}
+_STRUCT_MEMBERS: Mapping[str, Json] = {"context": {"campaignId": _UUID}}
+
+# By the name of a field or an enum. They make the docs read like the real thing; what is not here still gets
+# a sample of its type.
+_EXAMPLES: Mapping[str, object] = {
+    "RunStatus": "completed",
+    "StepStatus": "completed",
+    "CampaignStatus": "live",
+    "workflow_name": "campaign-bundle",
+    "trigger_payload": {
+        "product": {"name": "Solar Kettle"},
+        "audience": "campers",
+        "channels": ["email", "instagram"],
+        "tone": "friendly",
+        "offer": "20 % off until Sunday",
+        "locale": "en",
+    },
+    "context": {"campaignId": "0198d6a2-7c1e-7b53-9f4e-3d2c1b0a9f8e"},
+    "step_id": "copywriting",
+    "skill_id": "copywriting",
+    "code": "STEP_FAILED",
+    "message": "ValueError: the brief has no audience",
+    "duration_ms": 2077,
+    "to_status": "queued",
+    "actor": "user_2b7Qk1",
+    "reason": "TRIGGERED",
+    "bundle_url": "https://runs.example.com/artifacts/0198d6a2-8f03-7d11-8a55-0c9e6b2f4d17",
+    "queued": 0,
+    "running": 0,
+    "failed": 0,
+    "cancelled": 0,
+    "next_page_token": None,
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "limit": 20,
+    "offset": 0,
+}
+
+_INTEGERS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
+
+
+def openapi_document(rules: Iterable[Binding]) -> Json:
+    """The document for these bindings and for the health paths.
+
+    Raises TypeError for a field that JSON has no mapping for (source: rest_json), or a rule that it does not
+    know.
+    """
+    return _Document(list(rules)).build()
+
+
+def document_endpoint(document: Json) -> Endpoint:
+    """Answers the document, which is the same for everyone; no token is asked for."""
+    body = orjson.dumps(document)
+
+    async def answer(request: Request) -> Response:
+        return Response(body, media_type="application/json")
+
+    return answer
+
+
+class _Document:
+    """Builds the document; each schema and each error response is written once, under components."""
+
+    def __init__(self, rules: list[Binding]) -> None:
+        self._rules = rules
+        self._words = Words(rules)
+        self._errors = Errors(self._words)
+        self._schemas: dict[str, Json] = dict(self._errors.schemas)
+
+    def build(self) -> Json:
+        paths: dict[str, Json] = {}
+        for rule in self._rules:
+            paths.setdefault(json_path(rule), {})[rule.http_method.lower()] = self._operation(rule)
+        paths["/healthz"] = {"get": self._health("alive", "Answers as soon as the gateway is alive.")}
+        paths["/readyz"] = {
+            "get": self._health("ready", "Answers whether the server can serve.", "UNAVAILABLE", "OVERLOADED")
+        }
+        files_of_tags = {_tag(rule): rule.rpc.containing_service.file.name for rule in self._rules}
+        return {
+            "openapi": "3.1.0",
+            # Generators name their package by the title; runengine_client is taken, by the gRPC client.
+            "info": {
+                "title": "runengine REST",
+                "version": version("runengine"),
+                "description": _INTRODUCTION,
+            },
+            "security": [{"token": []}],
+            "tags": [
+                *({"name": tag, "description": self._words.of(file)} for tag, file in files_of_tags.items()),
+                {"name": "Health", "description": "For load balancers. No token is needed."},
+            ],
+            "paths": paths,
+            "components": {
+                "securitySchemes": {
+                    "token": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "bearerFormat": "JWT",
+                        "description": "A session token of Clerk. Its active organisation is the tenant.",
+                    }
+                },
+                "responses": dict(sorted(self._errors.responses.items())),
+                "schemas": dict(sorted(self._schemas.items())),
+            },
+        }
+
+    def _operation(self, rule: Binding) -> Json:
+        summary, description = self._told(rule)
+        operation: Json = {
+            "operationId": rule.rpc.name[0].lower() + rule.rpc.name[1:],
+            "tags": [_tag(rule)],
+            "summary": summary,
+        }
+        if description:
+            operation["description"] = description
+        if parameters := self._parameters(rule):
+            operation["parameters"] = parameters
+        if rule.takes_body:
+            operation["requestBody"] = self._body(rule.rpc.input_type)
+        operation["responses"] = {**self._success(rule), **self._errors.of_rule(rule)}
+        return operation
+
+    def _told(self, rule: Binding) -> tuple[str, str]:
+        """The first sentence of the RPC's comment, and the others."""
+        text = self._words.of(rule.rpc.full_name)
+        # Where REST answers something else than gRPC, the comment says what.
+        _, differs, instead = text.partition("REST answers ")
+        if differs:
+            text = "Answers " + instead
+        summary, stop, description = text.partition(". ")
+        return summary.removesuffix(".") + ".", description if stop else ""
+
+    def _parameters(self, rule: Binding) -> list[Json]:
+        request = rule.rpc.input_type
+        found: list[Json] = []
+        for field in request.fields:
+            in_path = field.name in rule.path_fields
+            if not in_path and rule.takes_body:
+                continue
+            found.append(
+                {
+                    "name": field.json_name,
+                    "in": "path" if in_path else "query",
+                    "required": is_required(field),
+                    "description": self._request_words(field),
+                    "schema": self._request_type(field),
+                }
+            )
+        return [*found, _IDEMPOTENCY_KEY] if takes_idempotency_key(rule) else found
+
+    def _body(self, request: Descriptor) -> Json:
+        properties: dict[str, Json] = {}
+        needed: list[str] = []
+        for field in request.fields:
+            schema = self._request_type(field)
+            properties[field.json_name] = {
+                **(schema if is_required(field) else _nullable(schema)),
+                "description": self._request_words(field),
+            }
+            if is_required(field):
+                needed.append(field.json_name)
+        self._schemas[request.name] = {
+            "type": "object",
+            "properties": properties,
+            **({"required": needed} if needed else {}),
+            "additionalProperties": False,
+        }
+        schema = {"$ref": f"#/components/schemas/{request.name}"}
+        return {"required": bool(needed), "content": {"application/json": {"schema": schema}}}
+
+    def _request_words(self, field: FieldDescriptor) -> str:
+        return self._words.of(field.full_name).replace("REST: ", "")
+
+    def _request_type(self, field: FieldDescriptor) -> Json:
+        # Defaults are told in words: generators make a field that has one required (openapi-typescript 7.13),
+        # or send it (openapi-python-client 0.29), and an offset goes with no page token.
+        schema = self._value_type(field) | _examples(field.name)
+        if field.type in _INTEGERS:
+            limit = 2 ** (_INTEGERS[field.type] - 1)
+            schema |= {"minimum": -limit, "maximum": limit - 1}
+        rules = rules_of(field)
+        if unknown := rules.keys() - _BOUNDS.keys() - _RULES_OF_TYPES:
+            raise TypeError(f"the gateway has no JSON Schema for {', '.join(unknown)} of {field.full_name}")
+        bounds = {_BOUNDS[rule]: value for rule, value in rules.items() if rule in _BOUNDS}
+        if field.is_repeated:
+            return {"type": "array", "items": schema, **bounds}
+        return schema | bounds
+
+    def _success(self, rule: Binding) -> dict[str, Json]:
+        if rule.rpc.server_streaming:
+            # 3.1 needs no schema here, but OpenAPI Generator 7.26 then makes a function that returns nothing;
+            # and openapi-python-client 0.29 knows no `*/*`.
+            content = {"schema": {"type": "string", "format": "binary"}}
+            described = "The bytes, with their media type and length."
+            either = {"application/octet-stream": content, "*/*": content}
+            return {"200": {"description": described, "content": either}}
+        response = rule.rpc.output_type
+        if rule.response_body:
+            field = response.fields_by_name[rule.response_body]
+            schema, description = self._value_type(field), self._words.of(field.full_name)
+        else:
+            schema, description = self._message(response), "Success."
+        answer: Json = {"description": description, "content": {"application/json": {"schema": schema}}}
+        if headers := headers_of(rule):
+            answer["headers"] = headers
+        return {"201" if rule.creates else "200": answer}
+
+    def _message(self, message: Descriptor) -> Json:
+        name = message.full_name.removeprefix(f"{message.file.package}.")
+        if name not in self._schemas:
+            self._schemas[name] = {}  # stops at a message that holds itself
+            schema: Json = {
+                "type": "object",
+                "properties": {field.json_name: self._reply_type(field) for field in message.fields},
+                "required": [field.json_name for field in message.fields],
+            }
+            if description := self._words.of(message.full_name):
+                schema["description"] = description
+            self._schemas[name] = schema
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def _reply_type(self, field: FieldDescriptor) -> Json:
+        """As json_mapping.encoder_of writes the field."""
+        schema = self._value_type(field)
+        if _is_map(field):
+            schema, nullable = {"type": "object", "additionalProperties": schema}, False
+        elif field.is_repeated:
+            schema, nullable = {"type": "array", "items": schema}, field.message_type is None
+        else:
+            # What is `optional` in the proto, messages too: any message could be absent.
+            nullable = field.containing_oneof is not None
+        if nullable:
+            schema = _nullable(schema)
+        return {**schema, **_examples(field.name), "description": _nulls(self._words.of(field.full_name))}
+
+    def _value_type(self, field: FieldDescriptor) -> Json:
+        if field.message_type is not None and _is_map(field):
+            return self._value_type(field.message_type.fields_by_name["value"])
+        schema: Json
+        if _is(field, Struct):
+            schema = {
+                "type": "object",
+                "maxProperties": MAX_KEYS,
+                "propertyNames": {"pattern": "^[^\\u0000]*$"},
+                # Any JSON value, and not a schema for it: one that refers to itself compiles nowhere, and one
+                # without a type is a string to some generators and an empty object to others.
+                "additionalProperties": True,
+            }
+            if field.name in _STRUCT_MEMBERS:
+                schema["properties"] = _STRUCT_MEMBERS[field.name]
+        elif _is(field, Timestamp):
+            schema = {"type": "string", "format": "date-time"}
+        elif field.message_type is not None:
+            return self._message(field.message_type)
+        elif field.enum_type is not None:
+            return self._enum(field.enum_type)
+        elif field.type in _INTEGERS:
+            schema = {"type": "integer", "format": f"int{_INTEGERS[field.type]}"}
+        elif field.type == FieldDescriptor.TYPE_BOOL:
+            schema = {"type": "boolean"}
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            is_uuid = not _UUID_RULES.isdisjoint(rules_of(field))
+            schema = dict(_UUID) if is_uuid else {"type": "string"}
+        else:
+            raise TypeError(f"the gateway has no JSON mapping for {field.full_name}")
+        return schema
+
+    def _enum(self, enum: EnumDescriptor) -> Json:
+        words = _enum_words(enum)
+        self._schemas[enum.name] = {
+            "type": "string",
+            "enum": list(words),
+            "description": self._words.of(enum.full_name),
+            "x-enumDescriptions": {
+                word: self._words.of(f"{enum.full_name}.{name}") for word, name in words.items()
+            },
+            **_examples(enum.name),
+        }
+        return {"$ref": f"#/components/schemas/{enum.name}"}
+
+    def _health(self, operation_id: str, summary: str, *reasons: str) -> Json:
+        good: Json = {
+            "type": "object",
+            "properties": {"status": {"type": "string", "const": "ok"}},
+            "required": ["status"],
+        }
+        answer = {"description": "Success.", "content": {"application/json": {"schema": good}}}
+        return {
+            "operationId": operation_id,
+            "tags": ["Health"],
+            "summary": summary,
+            "security": [],
+            "responses": {"200": answer, **self._errors.of_reasons(set(reasons))},
+        }
+
+
+def _tag(rule: Binding) -> str:
+    return rule.rpc.containing_service.name.removesuffix("Service") + "s"
+
+
+def _enum_words(enum: EnumDescriptor) -> dict[str, str]:
+    """REST's word → the proto's name, without the zero value, which is never answered and never accepted."""
+    words = words_of(enum)
+    return {words[value.number]: value.name for value in enum.values if value.number != 0}
+
+
+def _examples(name: str) -> Json:
+    return {"examples": [_EXAMPLES[name]]} if name in _EXAMPLES else {}
+
+
+def _is(field: FieldDescriptor, kind: type[Message]) -> bool:
+    return field.message_type is not None and field.message_type.full_name == kind.DESCRIPTOR.full_name
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _nullable(schema: Json) -> Json:
+    if isinstance(schema.get("type"), str):
+        return {**schema, "type": [schema["type"], "null"]}
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _nulls(text: str) -> str:
+    """Says null where gRPC leaves a field out."""
+    text = re.sub(r"(?:Absent|Empty) \(REST: null\)|Absent\b", "Null", text)
+    return re.sub(r"\babsent\b", "null", text)

@@ -1,0 +1,32 @@
+"""Which headers may an answer have that says what was done? Told in the OpenAPI document."""
+
+from runengine.error_reasons import REASONS
+
+from runengine_gateway.openapi_errors import Json
+from runengine_gateway.routes import Binding
+
+_QUEUES = {"runengine.v1.RunService.TriggerRun", "runengine.v1.RunService.RetryRun"}
+
+_REPLAYED: Json = {
+    "description": "There when the key had been used: this is the answer to that call.",
+    "schema": {"type": "string", "const": "true"},
+}
+_WORKERS: Json = {
+    "description": "There when no worker serves the run's workflow at the moment: the run waits for one.",
+    "schema": {"type": "string", "const": "0"},
+}
+
+
+def takes_idempotency_key(rule: Binding) -> bool:
+    """Whether it is a call whose key may have come before with another request."""
+    return REASONS["IDEMPOTENCY_KEY_REUSED"].comes_from(rule.rpc.name)
+
+
+def headers_of(rule: Binding) -> dict[str, Json]:
+    """By name, those that a success may have."""
+    headers: dict[str, Json] = {}
+    if takes_idempotency_key(rule):
+        headers["Idempotency-Replayed"] = _REPLAYED
+    if rule.rpc.full_name in _QUEUES:
+        headers["Runengine-Workers"] = _WORKERS
+    return headers

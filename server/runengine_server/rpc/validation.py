@@ -1,0 +1,88 @@
+"""What is wrong with a request? What the rules in the protos say, in words that read on from the field.
+
+The rules are those that the protos have so far, compiled once for each message: a GetRun is checked in a
+microsecond, where protovalidate 2.1 takes nine, and in words of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from operator import attrgetter
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from runengine.rest_json import words_of
+from runengine.rules import rules_of
+
+from runengine_server.domain.errors import InvalidArgument, Violation
+from runengine_server.domain.ids import NOT_A_UUID, is_uuid
+
+_Check = Callable[[Any], list[Violation]]
+
+
+def require_valid(request: Message) -> None:
+    """Raises InvalidArgument with every violation of the rules."""
+    if found := violations_of(request):
+        raise InvalidArgument(found)
+
+
+def violations_of(request: Message) -> list[Violation]:
+    """What the rules forbid, in the order of the fields. Raises TypeError for a rule not known here."""
+    found: list[Violation] = []
+    for name, has_presence, check in _checks_of(request.DESCRIPTOR):
+        if not has_presence or request.HasField(name):
+            found += check(request)
+    return found
+
+
+@cache
+def _checks_of(message: Descriptor) -> list[tuple[str, bool, _Check]]:
+    checks = ((field, _check_of(field)) for field in message.fields)
+    return [(field.name, field.has_presence, check) for field, check in checks if check is not None]
+
+
+def _check_of(field: FieldDescriptor) -> _Check | None:
+    match rules_of(field):
+        case rules if not rules:
+            return None
+        case {"string.uuid": True, **others} if not others:
+            return _value(field, is_uuid, NOT_A_UUID)
+        case {"string.min_len": 1, **others} if not others:
+            return _value(field, bool, "is required")
+        case {"int32.gte": least, "int32.lte": most, **others} if not others:
+            return _value(field, lambda value: least <= value <= most, f"must be {least} to {most}")
+        case {"int32.gte": least, **others} if not others:
+            return _value(field, lambda value: value >= least, f"must be {least} or more")
+        case {
+            "repeated.max_items": most,
+            "repeated.items.enum.defined_only": True,
+            "repeated.items.enum.not_in": [0],
+            **others,
+        } if not others:
+            return _words(field, most)
+        case rules:
+            raise TypeError(f"{field.full_name} has rules that are not checked here: {', '.join(rules)}")
+
+
+def _value(field: FieldDescriptor, is_good: Callable[[Any], bool], otherwise: str) -> _Check:
+    read, wrong = attrgetter(field.name), [Violation(field.name, otherwise)]
+    return lambda request: [] if is_good(read(request)) else wrong
+
+
+def _words(field: FieldDescriptor, most: int) -> _Check:
+    assert field.enum_type is not None
+    known = {number: word for number, word in words_of(field.enum_type).items() if number != 0}
+    read, name, one_of = attrgetter(field.name), field.name, f"must be one of {', '.join(known.values())}"
+
+    def check(request: Any) -> list[Violation]:
+        given = read(request)
+        # A message of 2 MiB holds two million of them, which took 3.8 s to find wrong one by one.
+        if len(given) > most:
+            return [Violation(name, f"is given more than {most} times")]
+        return [
+            Violation(f"{name}[{index}]", one_of) for index, value in enumerate(given) if value not in known
+        ]
+
+    return check
