@@ -30,12 +30,6 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 # Half of the runs are of one tenant and half of these of one campaign, a second apart. Each run has one row
 # in each of the other tables.
 FILL = f"""
--- Once it has been there, rows that an index tells all of are not read, and not counted.
-DO $$ DECLARE name regclass; BEGIN
-    FOR name IN SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' LOOP
-        EXECUTE format('ALTER TABLE %s SET (autovacuum_enabled = off)', name);
-    END LOOP;
-END $$;
 SET session_replication_role = replica;
 INSERT INTO workflows (name) VALUES ('{WORKFLOW}');
 INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, campaign_id, epoch, created_at,
