@@ -19,7 +19,7 @@ from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.workflows.run_context import RunContext
 
-from tests.integration.harness import ACTOR, NO_KEY, Engine, chain, serving
+from tests.integration.harness import ACTOR, NO_KEY, SECONDS, Engine, chain, serving
 
 TWO_DAYS = 2 * 24 * 3600
 
@@ -117,6 +117,6 @@ async def test_a_worker_sweeps_when_it_starts_and_goes_on_when_that_fails(engine
         swept.set()
         raise OSError("The disk is gone.")
 
-    async with engine.working(sweep=sweep), asyncio.timeout(30):
+    async with engine.working(sweep=sweep), asyncio.timeout(SECONDS):
         await swept.wait()
         await engine.trigger()

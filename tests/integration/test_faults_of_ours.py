@@ -79,7 +79,9 @@ async def test_no_value_reaches_a_caller_or_a_log(
         assert (answer.status_code, answer.json()["reason"]) == (500, "INTERNAL")
         with pytest.raises(Internal) as internal:
             await client.trigger_run(CANARY, trigger_payload={"secret": CANARY})
-        ids = [answer.json()["metadata"]["id"], internal.value.metadata["id"]]
+        metadata = [answer.json()["metadata"], internal.value.metadata]
+        assert [set(each) for each in metadata] == [{"id"}] * 2
+        ids = [each["id"] for each in metadata]
         told = answer.text + str(internal.value) + json.dumps(internal.value.metadata)
     await admin.execute("ALTER TABLE runs RENAME TO spoilt_runs")
     problem, error = await refusals(stack, token)
