@@ -1,22 +1,39 @@
-"""Changes what the product asks of the database, so that a test can see what a guard was good for."""
+"""Changes the functions that the database keeps, so that a test can see what a guard was good for."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
-from runengine_server.repositories.functions import Function
+import asyncpg
+from runengine_server.database import functions
+
+_DECLARED = re.compile(r"^CREATE FUNCTION (\w+)\(.*?^(?:\$\$|RETURN .*?);$", re.MULTILINE | re.DOTALL)
 
 
-def rewrite(function: Function, change: Callable[[str], str]) -> Callable[[], None]:
-    """Changes its text in place; answers what undoes that. The database has to be told: under its new
-    name it is another function.
-    """
-    before = function.query
+def texts() -> dict[str, str]:
+    """Each function as it stands in its file."""
+    return {found[1]: found[0] for text in functions.FILES.values() for found in _DECLARED.finditer(text)}
 
-    def put(query: str) -> None:
-        vars(function).update(query=query)
-        for derived in ("name", "call"):
-            vars(function).pop(derived, None)
 
-    put(change(before))
-    return lambda: put(before)
+def called() -> set[str]:
+    """The functions that servers call, and not only other functions."""
+    return {name for name, text in texts().items() if "SET search_path FROM CURRENT" in text}
+
+
+def rewrite(name: str, guard: str, instead: str) -> None:
+    """Replaces `guard` in the function of that name, for this process and every database that it migrates."""
+    before = texts()[name]
+    assert guard in before, f"no {guard!r} in {name} any more"
+    for file, text in functions.FILES.items():
+        functions.FILES[file] = text.replace(before, before.replace(guard, instead))
+    functions.schema.cache_clear()
+
+
+async def replace_all(database: asyncpg.Connection[Any], change: Callable[[str], str]) -> None:
+    """Changes all functions of one database, of which the process knows nothing."""
+    changed = [change(text).replace("CREATE ", "CREATE OR REPLACE ", 1) for text in texts().values()]
+    async with database.transaction():
+        await database.execute(f"SET LOCAL search_path = {functions.search_path()}")
+        await database.execute("\n".join(changed))

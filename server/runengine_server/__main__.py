@@ -71,9 +71,14 @@ def _worker() -> None:
 
 
 @cli.command("migrate")
-def _migrate() -> None:
+def _migrate(
+    prune: Annotated[
+        bool,
+        typer.Option("--prune", help="Drop the functions of versions unused for a day."),
+    ] = False,
+) -> None:
     """Bring the database to the newest schema."""
-    _run(migrate)
+    _run(partial(migrate, prune=prune))
 
 
 @cli.command("backup")

@@ -26,6 +26,7 @@ from runengine_server.start_database import (
     cannot_connect,
     database_urls,
     ensure_hearing,
+    note_use,
     open_database,
     watch,
 )
@@ -131,9 +132,12 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
         await server.start()
         health.set_serving(True)
         lifetime.ready("serving gRPC", address=settings.grpc_address)
-        watching = asyncio.create_task(watch(database, health.set_serving))
+        watching = [
+            asyncio.create_task(each) for each in (watch(database, health.set_serving), note_use(database))
+        ]
         await lifetime.stopping.wait()
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         following.cancel()
         health.stop()
         await server.stop(_GRACE_SECONDS)
@@ -235,7 +239,7 @@ async def worker(settings: Settings) -> None:
             await queue.register_workflows()
         except Unavailable as error:
             raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
-        watching = asyncio.create_task(watch(database))
+        watching = [asyncio.create_task(each) for each in (watch(database), note_use(database))]
         working = asyncio.create_task(worker.work())
         lifetime.ready("working", workflows=sorted(workflows))
         stopping = asyncio.create_task(lifetime.stopping.wait())
@@ -243,7 +247,8 @@ async def worker(settings: Settings) -> None:
         worker.stop()
         stopping.cancel()
         await working
-        watching.cancel()
+        for task in watching:
+            task.cancel()
         await database.close()
     # What cannot be stopped must not keep the process alive: its run is handed back, and another worker may
     # be executing it.
@@ -278,11 +283,11 @@ def _end_at_once() -> None:
 
 async def clear_cache(settings: Settings, workflow: str | None, tenant: str | None) -> None:
     """Deletes what steps have cached, and prints how many entries that were."""
-    from runengine_server.repositories import queue_repository
+    from runengine_server.repositories import purges
 
     database = await open_database(settings, "cache", connections=1)
     try:
-        cleared = await queue_repository.clear_cache(database, workflow, tenant)
+        cleared = await purges.clear_cache(database.dispatch(), workflow, tenant)
     except Unavailable as error:
         raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
     finally:

@@ -170,7 +170,8 @@ def _beside(file: Path) -> Iterator[Path]:
 
 async def _count(connection: asyncpg.Connection) -> dict[str, int]:
     names = [row["relname"] for row in await connection.fetch(_TABLES)]
-    return {name: await connection.fetchval(f'SELECT count(*) FROM public."{name}"') for name in names}
+    counting = 'SELECT count(*) FROM public."{}"'
+    return {name: await connection.fetchval(counting.format(name)) for name in names}
 
 
 def _pack(settings: Settings, scratch: Path, manifest: dict[str, Any], sizes: dict[str, int]) -> int:

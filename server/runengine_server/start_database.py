@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import asyncpg
 import structlog
@@ -16,7 +17,6 @@ from runengine_server.repositories.connecting import NotWritable, words
 from runengine_server.repositories.damage import damage
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.driver_errors import DENIALS, TRANSIENT_ERRORS, trouble
-from runengine_server.repositories.schema import FUNCTIONS
 from runengine_server.settings import Settings, SettingsError
 
 # How often a process looks whether the database is there, and how long that may take to answer.
@@ -24,6 +24,9 @@ _WATCH_SECONDS = 1.5
 
 # How often a process that tells others looks whether there is room on the disk, while there is.
 _DISK_SECONDS = 10.0
+
+# How often a process says that it uses the functions of its version, which are kept for a day after that.
+_USE_SECONDS = 3600.0
 
 _log = structlog.get_logger()
 
@@ -72,7 +75,7 @@ async def open_database(
     try:
         await database.open()
         flaw = await database.check()
-        is_current = await database.has(FUNCTIONS)
+        is_current = await database.has_functions()
         damaged = await damage(database) if is_current else None
     except asyncpg.UndefinedTableError:
         raise SettingsError("the database has no schema yet: run `runengine-server migrate`") from None
@@ -107,6 +110,14 @@ async def ensure_hearing(settings: Settings, database: Database) -> None:
         )
 
 
+async def note_use(database: Database) -> None:
+    """Keeps what `migrate` of this version has made from being pruned, for as long as it runs."""
+    while True:
+        with suppress(Exception):  # watch() tells of what is wrong with the database
+            await database.note_use()
+        await asyncio.sleep(_USE_SECONDS)
+
+
 async def watch(database: Database, tell: Callable[[bool], None] | None = None) -> None:
     """Looks whether the database answers and takes writes, and tells when that changes: with `tell`, also
     whether it has room for them. Also what makes it drop connections that the network has forgotten without
@@ -138,8 +149,8 @@ async def watch(database: Database, tell: Callable[[bool], None] | None = None) 
             _log.error("the database cannot be reached", **trouble(failure))
 
 
-async def migrate(settings: Settings) -> None:
-    """Brings the database to the newest schema."""
+async def migrate(settings: Settings, *, prune: bool = False) -> None:
+    """Brings the database to the newest schema; `prune` as in migrations.migrate."""
     from sqlalchemy.exc import DBAPIError
 
     from runengine_server.repositories.migrations.migrate import SessionShared
@@ -148,7 +159,8 @@ async def migrate(settings: Settings) -> None:
     owner_url, url = database_urls(settings)
     _say_what_is_ignored("RUNENGINE_OWNER_DATABASE_URL", settings.owner_database_url)
     try:
-        await run_migrations(owner_url, url)
+        for schema in await run_migrations(owner_url, url, prune=prune):
+            _log.info("functions of a version that no server uses were dropped", schema=schema)
     except SessionShared:
         raise SettingsError(
             f"{'RUNENGINE_OWNER_DATABASE_URL' if settings.owner_database_url else 'RUNENGINE_DATABASE_URL'} "

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from tests.bench.peers.notifying_serve import NOTIFYING_TRIGGER
 from tests.bench.servers import SERVER_CORE, UNSERVED, Bench, Missing
-from tests.stack import Stack, free_address
+from tests.stack import ROOT, Stack, environment, free_address
 
 _SLOW_FSYNC = Path(__file__).with_name("slow_fsync.c")
 _NOTIFYING = "tests.bench.peers.notifying_serve"
@@ -39,9 +40,11 @@ async def both(bench: Bench) -> AsyncIterator[tuple[Stack, str]]:
     """The stack, and the address of the other serve. Nobody else uses them, and no worker listens."""
     name = await bench.create_database()
     await bench.register(name, UNSERVED)
-    async with bench.admin(name) as admin:
-        await admin.execute(NOTIFYING_TRIGGER.definition)
     async with bench.stack(name) as stack:
+        environ = environment(DATABASE_URL=stack.settings["DATABASE_URL"], OWNER_DATABASE_URL=bench.url(name))
+        command = (sys.executable, "-m", _NOTIFYING, "migrate")
+        migrate = await asyncio.create_subprocess_exec(*command, env=environ, cwd=ROOT)
+        assert await migrate.wait() == 0
         address = free_address()
         await bench.start(stack, SERVER_CORE, "serve")
         await bench.start(stack, SERVER_CORE, "serve", module=_NOTIFYING, GRPC_ADDRESS=address)

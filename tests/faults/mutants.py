@@ -17,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from runengine_server.repositories.functions import Function
-
 from tests import patience
 from tests.rewriting import rewrite
 
@@ -30,73 +28,28 @@ _SECONDS = 1800
 _ASSERTION = re.compile(r" - (assert |AssertionError|Failed: DID NOT RAISE)")
 
 
-def _without(module: Any, names: Iterable[str], guard: str, instead: str) -> None:
-    """Replaces `guard` in each of the statements and functions, or dicts of them, that `names` are in the
-    module.
-    """
-    texts: list[str] = []
-    for name in names:
-        found = getattr(module, name)
-        texts += [each if isinstance(each, str) else each.query for each in _values(found)]
-        for each in _values(found):
-            if isinstance(each, Function):
-                rewrite(each, lambda text: text.replace(guard, instead))
-        if isinstance(found, str):
-            setattr(module, name, found.replace(guard, instead))
-        elif isinstance(found, dict):
-            found.update(
-                {key: text.replace(guard, instead) for key, text in found.items() if isinstance(text, str)}
-            )
-    assert any(guard in text for text in texts), f"no {guard!r} in {names} any more"
+_UNFENCED = """(SELECT attempt FROM public.runs
+        WHERE tenant_id = _tenant AND id = _run AND status = 'running' FOR KEY SHARE)"""
 
 
-def _values(found: Any) -> list[Any]:
-    return list(found.values()) if isinstance(found, dict) else [found]
+_RUN_IS_HERE = "(SELECT true FROM public.runs WHERE tenant_id = _tenant AND runs.id = stored.run_id)"
+_CLAIMS = ("claim_queued", "claim_expired")
+_ENDING = ("store_progress", "fail_step", "take_back", "end_run", "cancel_run")
+_ORDER = """
+        AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
+            > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
 
 
-# $3 stays in use, so that the statement's parameters do.
-_EPOCH, _ANY_EPOCH = "AND epoch = $3", "AND $3::bigint IS NOT NULL"
-
-
-def _epoch_of(*statements: str) -> Callable[[], None]:
+def _in(functions: Iterable[str], guard: str, instead: str) -> Callable[[], None]:
     def apply() -> None:
-        from runengine_server.repositories import held_run_repository
-
-        _without(held_run_repository, statements, _EPOCH, _ANY_EPOCH)
+        for name in functions:
+            rewrite(name, guard, instead)
 
     return apply
 
 
-def _epoch_in_heartbeat() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_HEARTBEAT"], "AND runs.epoch = held.epoch", "")
-
-
-def _epoch_in_hand_back() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_HAND_BACK"], "AND runs.epoch = held.epoch", "")
-
-
-def _epoch_rises() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_CLAIM_QUEUED", "_CLAIM_EXPIRED"], "epoch = epoch + 1", "epoch = epoch")
-
-
-def _status_in_fence() -> None:
-    from runengine_server.repositories import held_run_repository
-
-    names = [
-        "_RECORD",
-        "_BEGIN_STEP",
-        "_FAIL_STEP",
-        "_SAVE_ARTIFACT",
-        "_SAVE_CACHED",
-    ]
-    guard = "epoch = $3 AND status = 'running'"
-    _without(held_run_repository, names, guard, "epoch = $3")
+def _epoch_of(function: str) -> Callable[[], None]:
+    return _in([function], "hold_lease(_tenant, _run, _epoch)", _UNFENCED)
 
 
 def _state_kept_from_call_to_call() -> None:
@@ -129,37 +82,14 @@ def _superseded_goes() -> None:
     superseded.Superseded.due = lambda self, size: ({}, [])  # type: ignore[method-assign]
 
 
-def _campaign_order() -> None:
-    from runengine_server.repositories import held_run_repository
-
-    guard = """
-        AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
-            > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
-    _without(held_run_repository, ["_END"], guard, "")
-
-
-def _idempotency_insert() -> None:
-    from runengine_server.repositories import run_repository
-
-    _without(run_repository, ["_TRIGGER"], "WHILE $9 IS NOT NULL LOOP", "WHILE false LOOP")
-
-
 def _status_of_retry() -> None:
-    from runengine_server.repositories import run_repository
-
-    # The statement's own guard, and the lock under which the status was read before it.
-    _without(run_repository, ["_RETRY"], "FOR UPDATE", "")
-    for status in ("failed", "cancelled"):
-        _without(
-            run_repository,
-            ["_RETRY"],
-            f"AND attempt = current_attempt AND status = '{status}'",
-            "AND status <> 'completed'",
-        )
+    # The statement's own guard, the lock under which the status was read before it, and what it read.
+    rewrite("lock_run", " FOR UPDATE", "")
+    rewrite("retry_run", "AND status = result.status", "AND status <> 'completed'")
 
 
 def _campaign_in_own_transaction() -> None:
-    from runengine_server.repositories.campaign_repository import update_from_run
+    from runengine_server.database.functions import schema
     from runengine_server.repositories.held_run_repository import EndingRun, HeldRunRepository
 
     scopes: dict[Any, tuple[Any, str]] = {}
@@ -171,16 +101,10 @@ def _campaign_in_own_transaction() -> None:
 
     async def update_campaign(self: Any, *arguments: Any) -> None:
         scope, tenant_id = scopes[arguments[-1]]
-        await scope.fetch(update_from_run("$2", "$3", "$4", "$5"), tenant_id, *arguments)
+        await scope.fetch(f"SELECT {schema()}.move_campaign($1, $2, $3, $4, $5)", tenant_id, *arguments)
 
     HeldRunRepository.__init__ = remember  # type: ignore[method-assign]
     EndingRun.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
-
-
-def _skip_locked() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_CLAIM_QUEUED", "_CLAIM_EXPIRED"], "FOR UPDATE SKIP LOCKED", "FOR UPDATE")
 
 
 def _force_row_level_security() -> None:
@@ -196,26 +120,31 @@ def _force_row_level_security() -> None:
 
 
 def _tenant_predicate() -> None:
-    from runengine_server.repositories import run_repository
-
-    names = ["_GET", "_LIST_OF_CAMPAIGN", "_LIST_EVENTS", "_LIST_STEPS", "_CANCEL", "_RETRY"]
-    _without(run_repository, names, "runs.tenant_id = $1", "$1::text IS NOT NULL")
-    _without(run_repository, names, " tenant_id = $1", " $1::text IS NOT NULL")
+    for name in (
+        "get_run",
+        "list_campaign_runs",
+        "campaign_runs_in",
+        "count_campaign_runs",
+        "list_run_events",
+        "list_run_steps",
+        "lock_run",
+        "cancel_run",
+        "retry_run",
+    ):
+        rewrite(name, "tenant_id = _tenant", "tenant_id IS NOT NULL")
 
 
 def _tie_break() -> None:
-    from runengine_server.repositories import run_repository
-
-    _without(run_repository, ["_LIST_OF_CAMPAIGN"], "created_at DESC, id DESC", "created_at DESC")
+    for name in ("list_campaign_runs", "list_campaign_runs_by_status", "campaign_runs_in"):
+        rewrite(name, "created_at DESC, id DESC", "created_at DESC")
 
 
 def _clock_of_leases() -> None:
     import asyncpg
-    from runengine_server.repositories import queue_repository
 
-    names = ["_CLAIM_QUEUED", "_CLAIM_EXPIRED", "_HEARTBEAT"]
     clock = "current_setting('runengine.clock')::timestamptz"
-    _without(queue_repository, names, "clock_timestamp() + make_interval", f"{clock} + make_interval")
+    for name in ("claim_queued", "claim_expired", "heartbeat"):
+        rewrite(name, "clock_timestamp() + make_interval", f"{clock} + make_interval")
 
     def by_the_application(fetch: Any) -> Any:
         async def told(self: Any, query: str, *arguments: Any, **named: Any) -> Any:
@@ -291,12 +220,6 @@ def _bound_of_hand_backs() -> None:
     vars(langgraph_run_processor)["MAX_HAND_BACKS"] = 10**6
 
 
-def _pause_between_hand_backs() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_HAND_BACK"], "= 1 THEN '-infinity'", "> 0 THEN '-infinity'")
-
-
 def _reset_of_forked_children() -> None:
     from runengine_server import app
 
@@ -307,35 +230,6 @@ def _threads_left_are_replaced() -> None:
     from runengine_server.engine.node_threads import NodeThreads
 
     NodeThreads._leave = lambda self, call: None  # type: ignore[method-assign]
-
-
-def _skip_locked_in_heartbeat() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_HEARTBEAT", "_HAND_BACK"], " SKIP LOCKED", "")
-
-
-def _lock_of_the_fence(instead: str) -> Callable[[], None]:
-    def apply() -> None:
-        from runengine_server.repositories import held_run_repository
-
-        _without(held_run_repository, ["_RECORD"], "FOR KEY SHARE", instead)
-
-    return apply
-
-
-def _lease_that_is_too_long() -> None:
-    from runengine_server.repositories import queue_repository
-
-    _without(queue_repository, ["_CLAIM_EXPIRED"], "secs => lease_seconds + 1", "secs => 1e9")
-
-
-def _end_after_the_start() -> None:
-    from runengine_server.repositories import held_run_repository, run_repository, transition_sql
-
-    guard, names = transition_sql.ENDED, ["_RECORD", "_FAIL_STEP", "_END"]
-    _without(held_run_repository, names, guard, "public.now_ms()")
-    _without(run_repository, ["_CANCEL"], guard, "public.now_ms()")
 
 
 def _patience_with_a_slow_link() -> None:
@@ -353,7 +247,9 @@ def _denial_is_no_refusal() -> None:
 def _look_at_grants() -> None:
     from runengine_server.repositories import database
 
-    _without(database, ["_ROLE"], "NOT has_table_privilege", "false AND has_table_privilege")
+    guard = "NOT has_table_privilege"
+    assert guard in database._ROLE
+    _put(database, "_ROLE", database._ROLE.replace(guard, f"false AND {guard[4:]}"))
 
 
 def _clock_of_a_node() -> None:
@@ -445,19 +341,6 @@ def _what_policies_read() -> None:
         del connecting.OF_CALLS[name]
 
 
-def _path_of_functions() -> None:
-    from runengine_server.repositories import functions
-
-    _put(functions, "_PATH", "")
-
-
-def _run_of_a_swept_artifact() -> None:
-    from runengine_server.repositories import artifact_repository
-
-    guard = "(SELECT true FROM public.runs WHERE runs.tenant_id = $1 AND runs.id = stored.run_id)"
-    _without(artifact_repository, ["_WITHOUT_ROW"], guard, "true")
-
-
 def _age_of_a_swept_artifact() -> None:
     from runengine_server.engine import artifact_sweep
 
@@ -480,12 +363,6 @@ def _withdrawal_of_a_worker() -> None:
         pass
 
     _put(QueueRepository, "withdraw_workflows", withdraw_nothing)
-
-
-def _expiry_of_a_worker() -> None:
-    from runengine_server.repositories import workflow_repository
-
-    _without(workflow_repository, ["_WORKERS"], "AND expires_at > statement_timestamp()", "")
 
 
 def _written_as_stored() -> None:
@@ -518,12 +395,6 @@ def _rejected_write_is_forgotten() -> None:
     async def keep(*arguments: Any) -> None: ...
 
     _put(checkpoints, "take_back", keep)
-
-
-def _step_of_a_rejected_write() -> None:
-    from runengine_server.repositories import held_run_repository
-
-    _without(held_run_repository, ["_TAKE_BACK"], "status IN ('running', 'completed')", "status = 'running'")
 
 
 def _command_above_the_top() -> None:
@@ -560,12 +431,12 @@ def _mutant(name: str, apply: Callable[[], None], *tests: str) -> Mutant:
 
 
 MUTANTS = (
-    _mutant("epoch in the end of a run", _epoch_of("_END"), _LOST),
-    _mutant("epoch in the begin of a step", _epoch_of("_BEGIN_STEP"), _LOST),
-    _mutant("epoch in the failure of a step", _epoch_of("_FAIL_STEP"), _LOST),
+    _mutant("epoch in the end of a run", _in(["end_run"], "AND epoch = _epoch", ""), _LOST),
+    _mutant("epoch in the begin of a step", _epoch_of("begin_step"), _LOST),
+    _mutant("epoch in the failure of a step", _epoch_of("fail_step"), _LOST),
     _mutant(
         "epoch in what a step wrote and in a checkpoint",
-        _epoch_of("_RECORD"),
+        _epoch_of("record_progress"),
         _LOST,
         "integration/test_pruning.py::test_a_worker_that_lost_its_run_prunes_nothing",
     ),
@@ -584,20 +455,27 @@ MUTANTS = (
         _superseded_goes,
         "integration/test_pruning.py::test_a_loop_keeps_what_it_resumes_from_and_no_more",
     ),
-    _mutant("epoch in an artifact", _epoch_of("_SAVE_ARTIFACT"), _LOST),
-    _mutant("epoch in a cache entry", _epoch_of("_SAVE_CACHED"), _LOST),
-    _mutant("epoch in the heartbeat", _epoch_in_heartbeat, _LOST),
-    _mutant("epoch in the handing back", _epoch_in_hand_back, _LOST),
-    _mutant("a claim raises the epoch", _epoch_rises, _LOST),
-    _mutant("status in the fence", _status_in_fence, _LOST),
+    _mutant("epoch in an artifact", _epoch_of("save_artifact"), _LOST),
+    _mutant("epoch in a cache entry", _epoch_of("save_cached"), _LOST),
+    _mutant(
+        "epoch in the heartbeat and the handing back",
+        _in(["own_runs", "lock_own_runs"], "AND runs.epoch = held.epoch", ""),
+        _LOST,
+    ),
+    _mutant(
+        "a claim raises the epoch",
+        _in(["claim_queued", "claim_expired"], "epoch = epoch + 1", "epoch = epoch"),
+        _LOST,
+    ),
+    _mutant("status in the fence", _in(["hold_lease"], " AND status = 'running'", ""), _LOST),
     _mutant(
         "order of a campaign's runs",
-        _campaign_order,
+        _in(["move_campaign"], _ORDER, ""),
         "e2e/test_lifecycle.py::test_a_slow_old_run_does_not_overwrite_a_newer_one",
     ),
     _mutant(
         "insert of an idempotency key",
-        _idempotency_insert,
+        _in(["claim_idempotency_key"], "WHILE _key IS NOT NULL LOOP", "WHILE false LOOP"),
         "integration/test_idempotency.py::test_fifty_triggers_at_once_make_one_run",
     ),
     _mutant(
@@ -612,28 +490,28 @@ MUTANTS = (
     ),
     _mutant(
         "SKIP LOCKED",
-        _skip_locked,
+        _in(_CLAIMS, "FOR UPDATE SKIP LOCKED", "FOR UPDATE"),
         "faults/test_guards.py::test_a_claimer_does_not_wait_for_a_run_that_another_has_locked",
     ),
     _mutant(
         "SKIP LOCKED in the heartbeat",
-        _skip_locked_in_heartbeat,
+        _in(["lock_own_runs"], " SKIP LOCKED", ""),
         f"{_HEARTBEATS}::test_a_run_that_is_locked_keeps_no_other_from_being_renewed",
         f"{_HEARTBEATS}::test_a_run_that_is_locked_keeps_no_other_from_being_handed_back",
     ),
     _mutant(
         "lock of the fence",
-        _lock_of_the_fence(""),
+        _in(["hold_lease"], " FOR KEY SHARE", ""),
         f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
     ),
     _mutant(
         "heartbeat beside the fence",
-        _lock_of_the_fence("FOR SHARE"),
+        _in(["hold_lease"], "FOR KEY SHARE", "FOR SHARE"),
         f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
     ),
     _mutant(
         "end of a lease before a clock that went back",
-        _lease_that_is_too_long,
+        _in(["claim_expired"], "secs => lease_seconds + 1", "secs => 1e9"),
         f"{_CLOCKS}::test_a_run_whose_worker_is_lost_goes_on_a_lease_after_the_clock_went_back",
     ),
     _mutant(
@@ -664,7 +542,7 @@ MUTANTS = (
     ),
     _mutant(
         "end of a step after its start",
-        _end_after_the_start,
+        _in(_ENDING, "greatest(public.now_ms(), started_at)", "public.now_ms()"),
         f"{_CLOCKS}::test_nothing_takes_less_than_no_time_when_the_clock_goes_back",
     ),
     _mutant(
@@ -745,7 +623,11 @@ MUTANTS = (
         "integration/test_values.py::test_a_value_from_the_cache_is_the_one_that_was_put_there[True]",
     ),
     _mutant("rejected write is forgotten", _rejected_write_is_forgotten, f"{_REJECTED}[in_a_chain]"),
-    _mutant("step of a rejected write", _step_of_a_rejected_write, f"{_REJECTED}[beside_others]"),
+    _mutant(
+        "step of a rejected write",
+        _in(["take_back"], "status IN ('running', 'completed')", "status = 'running'"),
+        f"{_REJECTED}[beside_others]",
+    ),
     _mutant(
         "command above the top",
         _command_above_the_top,
@@ -802,7 +684,7 @@ MUTANTS = (
     ),
     _mutant(
         "pause between hand-backs",
-        _pause_between_hand_backs,
+        _in(["hand_back"], "= 1 THEN '-infinity'", "> 0 THEN '-infinity'"),
         "integration/test_hand_backs.py::test_pauses_grow_and_a_bound_ends_the_run_with_a_code_of_its_own",
     ),
     _mutant(
@@ -824,10 +706,10 @@ MUTANTS = (
     ),
     _mutant(
         "search_path of functions",
-        _path_of_functions,
+        _in(["get_run", "claim_queued"], " SET search_path FROM CURRENT", ""),
         "postgresql/test_defaults.py::test_a_function_means_the_same_on_any_path_of_who_calls_it[18]",
     ),
-    _mutant("run of a swept artifact", _run_of_a_swept_artifact, _SWEPT),
+    _mutant("run of a swept artifact", _in(["artifacts_without_row"], _RUN_IS_HERE, "true"), _SWEPT),
     _mutant("age of a swept artifact", _age_of_a_swept_artifact, _SWEPT),
     _mutant(
         "room on the disk",
@@ -842,7 +724,7 @@ MUTANTS = (
     ),
     _mutant(
         "expiry of a worker",
-        _expiry_of_a_worker,
+        _in(["count_workers"], "AND expires_at > statement_timestamp()", ""),
         "integration/test_served_workflows.py::"
         "test_the_log_tells_of_queued_runs_without_a_worker_once_a_change",
     ),

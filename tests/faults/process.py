@@ -27,10 +27,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
+from runengine_server.database.functions import TenantFunction
 from runengine_server.domain.errors import Fenced
 from runengine_server.domain.run import ClaimedRun, NewRun
 from runengine_server.domain.struct import to_dict
-from runengine_server.repositories.functions import Function
 
 from tests.faults.arrivals import arrive
 from tests.faults.history import ours
@@ -171,8 +171,8 @@ def _install_worker(points: _Points) -> None:
     _wrap(HeldRunRepository, "end", end)
 
     def statement(real: Any) -> Any:
-        async def call(self: Any, function: Function, *arguments: Any) -> Any:
-            if not function.title.startswith("end_"):
+        async def call(self: Any, function: TenantFunction, *arguments: Any) -> Any:
+            if function.name != "end_run":
                 return await real(self, function, *arguments)
             # It is one statement: PostgreSQL has it, and this process may not hear what becomes of it.
             ending = asyncio.ensure_future(real(self, function, *arguments))

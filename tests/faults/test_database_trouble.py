@@ -24,9 +24,9 @@ from runengine.v1 import artifact_service_pb2_grpc, campaign_service_pb2_grpc, r
 from runengine.v1 import campaign_service_pb2 as campaigns
 from runengine.v1 import run_service_pb2 as runs
 from runengine.v1.run_pb2 import Run
+from runengine_server.database.functions import dispatch_function, tenant_function
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
-from runengine_server.repositories import held_run_repository, queue_repository
 from runengine_server.repositories.database import Database
 
 from tests.faults.proxy import Proxy
@@ -436,9 +436,9 @@ async def test_a_rest_trigger_whose_commit_was_lost_makes_one_run(
     assert await database.fetchval("SELECT count(*) FROM runs WHERE tenant_id = $1", organisation) == 1
 
 
-CLAIM = queue_repository._CLAIM_QUEUED.call.encode()
-BEGIN_STEP = held_run_repository._BEGIN_STEP.call.encode()
-END = held_run_repository._END[RunStatus.COMPLETED].call.encode()
+CLAIM = dispatch_function("claim_queued").call.encode()
+BEGIN_STEP = tenant_function("begin_step").call.encode()
+END = tenant_function("end_run").call.encode()
 
 
 @APPLIED

@@ -85,10 +85,11 @@ async def fill(settings: Settings) -> tuple[str, UUID]:
 
 
 async def tables(server: Server, database: str) -> dict[str, list[str]]:
-    """Every row of every table, as a superuser sees them."""
+    """Every row, as a superuser sees them, but of the table that says when a server was last there."""
     connection = await asyncpg.connect(server.url("postgres", database))
     names = await connection.fetch(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+        " AND relname <> 'function_schemas'"
     )
     found = {
         name: [row[0] for row in await connection.fetch(f"SELECT each::text FROM {name} AS each ORDER BY 1")]

@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 from langgraph.func import task
 from langgraph.graph import START, StateGraph
+from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.errors import StatementRefused, Unavailable
 from runengine_server.domain.run import Failure, RunStatus
 from runengine_server.repositories import held_run_repository
-from runengine_server.repositories.functions import Function
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.write_behind import StoredCheckpoint
 
@@ -73,8 +73,10 @@ async def test_a_worker_that_stops_while_a_step_waits_to_begin_has_stored_the_st
     ran, waiting = Ran(), asyncio.Event()
     real = HeldRunRepository._fenced
 
-    async def wait_for_the_first_time(held: HeldRunRepository, function: Function, *arguments: object) -> Any:
-        if function is held_run_repository._BEGIN_STEP and ["two"] in arguments and not waiting.is_set():
+    async def wait_for_the_first_time(
+        held: HeldRunRepository, function: TenantFunction, *arguments: object
+    ) -> Any:
+        if function.name == "begin_step" and ["two"] in arguments and not waiting.is_set():
             waiting.set()
             await asyncio.Event().wait()
         return await real(held, function, *arguments)
@@ -100,7 +102,7 @@ async def test_a_begin_that_was_stopped_in_flight_may_be_committed_during_the_ne
         first = database.transaction()
         await first.start()
         arguments = (*held_run_repository._done_columns([]), [task_id], ["one"], ["one"], [False])
-        begin = held_run_repository._BEGIN_STEP.call
+        begin = tenant_function("begin_step").call
         await database.fetch(begin, run.tenant_id, run.id, run.epoch, *arguments)
         second = asyncio.create_task(held.begin_step(task_id, "one", "one", False))
         waiting = "SELECT count(*) FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
@@ -160,8 +162,8 @@ async def test_a_run_does_not_end_before_what_is_being_stored_of_it(
         await held.begin_step(task_id, "one", "one", False)
         await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, later=True)
 
-        async def store_late(held: HeldRunRepository, function: Function, *arguments: object) -> Any:
-            if function is held_run_repository._RECORD:
+        async def store_late(held: HeldRunRepository, function: TenantFunction, *arguments: object) -> Any:
+            if function.name == "record_progress":
                 storing.set()
                 await store.wait()
             else:

@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 from runengine.v1.run_pb2 import RunStatus as WireStatus
 from runengine_client import QuotaExceeded
+from runengine_server.database.functions import dispatch_function
 from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.engine.trigger_run import check_trigger, trigger_run
-from runengine_server.repositories import queue_repository
 from runengine_server.repositories.connecting import Connection
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
@@ -172,7 +172,7 @@ async def test_a_claim_reads_what_it_takes_however_many_are_queued(
     await database.execute("ANALYZE runs")
     arguments = ([engine.workflow], 10, LEASE_SECONDS, "worker:test", "", limit)
     async with engine.database.dispatch().transaction() as transaction:
-        taken = await transaction.fetch(queue_repository._CLAIM_QUEUED.call, *arguments)
+        taken = await transaction.fetch(dispatch_function("claim_queued").call, *arguments)
         all_read, fetched = await read_rows(transaction)
     assert len(taken) == 10
     assert all_read == 0
@@ -194,9 +194,9 @@ async def test_a_look_for_lost_runs_reads_no_others(engine: Engine, database: as
         engine.workflow,
     )
     await database.execute("ANALYZE runs")
-    arguments = ([engine.workflow], 10, 7200.0, "worker:test", 1)
+    arguments = ([engine.workflow], 10, 7200.0, "worker:test", 2, 1)
     async with engine.database.dispatch().transaction() as transaction:
-        taken = await transaction.fetch(queue_repository._CLAIM_EXPIRED.call, *arguments)
+        taken = await transaction.fetch(dispatch_function("claim_expired").call, *arguments)
         all_read, fetched = await read_rows(transaction)
     assert len(taken) == 5
     assert all_read == 0

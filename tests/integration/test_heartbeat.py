@@ -14,12 +14,12 @@ from uuid import UUID
 import asyncpg
 import pytest
 from langgraph.runtime import Runtime
+from runengine_server.database.functions import tenant_function
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import MAX_LOSSES, ClaimedRun, RunStatus
 from runengine_server.engine.heartbeat import Heartbeat
 from runengine_server.engine.node_threads import NodeThreads
 from runengine_server.repositories.database import Database
-from runengine_server.repositories.held_run_repository import _RECORD as RECORD
 from runengine_server.repositories.held_run_repository import HeldRunRepository, _done_columns
 from runengine_server.repositories.queue_repository import Line, QueueRepository
 from runengine_server.workflows.run_context import RunContext
@@ -106,7 +106,8 @@ async def test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored(
         before = await leases(engine)
         async with engine.tenant.transaction() as storing:
             # It has taken its lock, and has not committed.
-            assert await storing.fetch(RECORD.call, engine.tenant_id, run_id, run.epoch, *_done_columns([]))
+            held = (run_id, run.epoch, *_done_columns([]))
+            assert await storing.fetch(tenant_function("record_progress").call, engine.tenant_id, *held)
             assert await beat(engine, [run]) == {run_id}
             await engine.lose(run_id)
             # However long it takes, nobody takes the run over.

@@ -111,7 +111,7 @@ async def test_a_database_that_only_reads_is_unavailable_in_our_words(
     pool = Database(readonly, 2)
     await pool.open()
     queue = QueueRepository(pool, "test", [], 1)
-    for call in (queue.register_workflows, lambda: queue.claim_queued(1), queue.forget_old):
+    for call in (queue.register_workflows, lambda: queue.claim_queued(1), queue.purge_expired):
         with pytest.raises(Unavailable) as unavailable:
             await call()
         assert "read-only" not in str(unavailable.value)

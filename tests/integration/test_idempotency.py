@@ -134,7 +134,7 @@ async def test_a_key_is_forgotten_after_seven_days_and_not_before(
         )
     pool = Database(database_url, 1)
     await pool.open()
-    await QueueRepository(pool, "test", [], 1).forget_old()
+    await QueueRepository(pool, "test", [], 1).purge_expired()
     await pool.close()
     assert (await client.trigger_run("unserved", idempotency_key=young)).id == runs[young].id
     assert (await client.trigger_run("unserved", idempotency_key=old)).id != runs[old].id

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from runengine.v1.run_pb2 import Run, RunError
 from runengine.v1.run_service_pb2 import GetRunResponse
+from runengine_server.database import functions
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import Failure, NewRun, RunStatus
 from runengine_server.repositories.database import Database
@@ -34,6 +35,10 @@ ERROR = {
     "attempt": 2,
     "retryable": True,
 }
+
+
+async def nothing(*_: object) -> None:
+    """In place of what today's migrate does after the migrations."""
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ async def test_runs_stored_before_they_were_kept_encoded_are_seen_as_they_were(
     upgrade = command.upgrade
     with monkeypatch.context() as before:
         before.setattr(command, "upgrade", lambda config, _: upgrade(config, "0002"))
-        before.setattr("runengine_server.repositories.migrations.migrate.FUNCTIONS", ())
+        before.setattr(functions, "install", nothing)
         await migrate(owner_url, url)
     payload, campaign_id = ParseDict({"brief": {"n": 3}}, Struct()), uuid4()
     ids = {status: uuid4() for status in ("queued", "failed", "completed")}
@@ -134,7 +139,7 @@ async def test_runs_stored_with_longer_varints_are_encoded_again_while_servers_g
     async def migrate_to(revision: str) -> None:
         with monkeypatch.context() as before:
             before.setattr(command, "upgrade", lambda config, _: upgrade(config, revision))
-            before.setattr("runengine_server.repositories.migrations.migrate.FUNCTIONS", ())
+            before.setattr(functions, "install", nothing)
             await migrate(owner_url, url)
 
     payload = ParseDict(PAYLOAD, Struct())
@@ -219,3 +224,26 @@ async def test_runs_stored_with_longer_varints_are_encoded_again_while_servers_g
 def _again(message: type[Message], encoded: bytes) -> bytes:
     """What protobuf's encoder makes of what its decoder reads."""
     return message.FromString(encoded).SerializeToString()
+
+
+async def test_functions_of_a_version_are_pruned_a_day_after_a_server_last_used_them(
+    urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = []
+    for change in ("", "-- Another.\n", "-- One more.\n"):
+        monkeypatch.setitem(functions.FILES, "runs.sql", functions.FILES["runs.sql"] + change)
+        functions.schema.cache_clear()
+        assert await migrate(*urls) == []
+        versions.append(functions.schema())
+    old, young, current = versions
+    owner = await asyncpg.connect(urls[0])
+    age = "UPDATE public.function_schemas SET used_at = now() - $1::text::interval WHERE name = $2"
+    await owner.execute(age, "25 hours", old)
+    await owner.execute(age, "23 hours", young)
+    await owner.execute(age, "25 hours", current)
+    assert await migrate(*urls, prune=True) == [old]
+    left = await owner.fetch("SELECT nspname::text FROM pg_namespace WHERE nspname LIKE 'runengine_%'")
+    assert {row["nspname"] for row in left} == {young, current}
+    await owner.close()
+    monkeypatch.undo()
+    functions.schema.cache_clear()

@@ -19,7 +19,7 @@ from tests.faults.proxy import Proxy
 from tests.integration.harness import SECONDS, Engine, Graph, Held, Ran, alone, chain, ended, fork, serving
 from tests.stack import Stack
 
-CALL = re.compile(r"SELECT \* FROM public\.(\w+)_[0-9a-f]{8}\(")
+CALL = re.compile(r"SELECT \* FROM runengine_[0-9a-f]{12}\.(\w+)\(")
 
 # What a process asks by itself, as often as a clock says: `serve` for its health and for the workflows that
 # are served, a worker to say that it is there; what goes out beside the calls, as often as a tick comes; and
@@ -79,7 +79,7 @@ async def test_each_call_is_one_statement(proxy: Proxy, counted: RunEngineClient
     assert page.total == 1
     assert await statements_of(counted.list_campaign_runs(campaign_id)) == ["list_campaign_runs"]
     some = counted.list_campaign_runs(campaign_id, status=["queued", "failed"], offset=3)
-    assert await statements_of(some) == ["list_campaign_runs"]
+    assert await statements_of(some) == ["list_campaign_runs_by_status"]
     assert await statements_of(counted.get_run(run.id)) == ["get_run"]
     assert await statements_of(counted.list_run_steps(run.id)) == ["list_run_steps"]
     assert await statements_of(counted.list_run_events(run.id)) == ["list_run_events"]
@@ -129,7 +129,7 @@ async def test_a_step_is_one_statement_and_so_is_the_end_of_a_run(proxy: Proxy) 
             claimed = await engine.claim()
             asked(proxy)
             await engine.processor.process(claimed)
-            assert asked(proxy) == ["begin_step"] * 4 + ["end_completed"]
+            assert asked(proxy) == ["begin_step"] * 4 + ["end_run"]
 
 
 async def test_steps_side_by_side_begin_in_one_statement_and_end_in_another(proxy: Proxy) -> None:
@@ -141,7 +141,7 @@ async def test_steps_side_by_side_begin_in_one_statement_and_end_in_another(prox
         asked(proxy)
         await engine.processor.process(claimed)
         # The last of them is recorded with the end.
-        assert asked(proxy) == ["begin_step", "record", "end_completed"]
+        assert asked(proxy) == ["begin_step", "record_progress", "end_run"]
 
 
 async def test_a_step_that_fails_and_one_with_a_cache_are_two_statements_besides_its_begin(
@@ -155,7 +155,7 @@ async def test_a_step_that_fails_and_one_with_a_cache_are_two_statements_besides
         claimed = await engine.claim()
         asked(proxy)
         await engine.processor.process(claimed)
-        assert asked(proxy) == ["begin_step", "fail_step", "record", "end_failed"]
+        assert asked(proxy) == ["begin_step", "fail_step", "record_progress", "end_run"]
     policy = CachePolicy(key_func=lambda state: "one")
     async with serving_at(proxy, alone("one", Ran().node("one"), cache_policy=policy)) as engine:
         for expected in (["get_cached", "begin_step", "save_cached"], ["get_cached", "begin_step"]):
@@ -163,7 +163,7 @@ async def test_a_step_that_fails_and_one_with_a_cache_are_two_statements_besides
             claimed = await engine.claim()
             asked(proxy)
             await engine.processor.process(claimed)
-            assert asked(proxy) == [*expected, "end_completed"]
+            assert asked(proxy) == [*expected, "end_run"]
 
 
 async def test_a_worker_claims_what_is_queued_at_once(proxy: Proxy) -> None:
@@ -179,4 +179,4 @@ async def test_a_worker_claims_what_is_queued_at_once(proxy: Proxy) -> None:
         statements = asked(proxy)
     before_the_first_step = statements[: statements.index("begin_step")]
     assert before_the_first_step.count("claim_queued") == 1
-    assert statements.count("begin_step") == statements.count("end_completed") == len(run_ids)
+    assert statements.count("begin_step") == statements.count("end_run") == len(run_ids)

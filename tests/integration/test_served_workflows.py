@@ -235,7 +235,7 @@ async def test_workers_that_went_away_without_a_word_are_forgotten(
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         gone = uuid4()
         await WorkflowRepository(engine.database).register(gone, "worker:gone", [engine.workflow], 0)
-        await engine.queue.forget_old()
+        await engine.queue.purge_expired()
         left = await database.fetch(
             "SELECT worker FROM workflow_workers WHERE workflow_name = $1", engine.workflow
         )

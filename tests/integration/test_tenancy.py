@@ -19,9 +19,8 @@ from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
-from runengine_server.repositories.schema import FUNCTIONS
 
-from tests.rewriting import rewrite
+from tests.rewriting import replace_all
 
 ACTOR = Actor("test", None)
 
@@ -68,17 +67,11 @@ async def without_policies(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def without_predicates(database: asyncpg.Connection) -> AsyncIterator[None]:
-    """Every `tenant_id = $1` of the repositories' functions becomes true for every row."""
-
-    def blind(sql: str) -> str:
-        return re.sub(r"((?:\w+\.)?tenant_id) = \$1", r"(\1 IS NOT NULL AND $1::text IS NOT NULL)", sql)
-
-    undo = [rewrite(function, blind) for function in FUNCTIONS]
-    for function in FUNCTIONS:
-        await database.execute(function.definition)
+    """Every `tenant_id = _tenant` of the functions becomes true for every row."""
+    predicate = r"((?:\w+\.)?tenant_id) = _tenant\b"
+    await replace_all(database, lambda sql: re.sub(predicate, r"\1 IS NOT NULL", sql))
     yield
-    for each in undo:
-        each()
+    await replace_all(database, lambda sql: sql)
 
 
 async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> list[Any]:

@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from runengine_server.database.functions import dispatch_function, tenant_function
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import RunRepository
-from runengine_server.repositories.schema import FUNCTIONS
 
 from tests.integration.harness import Ran, chain, ended, serving
 from tests.postgresql_servers import PGBOUNCER, Server, pgbouncer
@@ -128,8 +128,7 @@ async def test_a_function_means_the_same_on_any_path_of_who_calls_it(server: Ser
             await admin.execute(EVIL)
     async with serving(server.url("app"), chain(one=Ran().node("one"))) as engine:
         run_id = await engine.trigger()
-        (get,) = (each for each in FUNCTIONS if each.title == "get_run")
-        (claim,) = (each for each in FUNCTIONS if each.title == "claim_queued")
+        get, claim = tenant_function("get_run"), dispatch_function("claim_queued")
         bare = await asyncpg.connect(server.url("app"))
         await bare.execute("SET search_path = evil, pg_catalog, public")
         await bare.execute("CREATE TEMP TABLE runs (id int)")

@@ -18,8 +18,8 @@ from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun
 from runengine_server.engine.loop_watch import LOOK_SECONDS, LoopWatch
 from runengine_server.engine.whereabouts import of_frame, place, run_of
+from runengine_server.repositories.channels import CANCELLED
 from runengine_server.repositories.queue_repository import Line, QueueRepository
-from runengine_server.repositories.transition_sql import CANCELLED
 
 # How often it is seen whether the connection is alive, and how long an answer may take: a network that
 # forgets it without a word costs notifications, and the beats until then.

@@ -16,9 +16,9 @@ import structlog
 from runengine_server.domain.errors import Denied, Unavailable
 from runengine_server.domain.run import ClaimedRun
 from runengine_server.engine.heartbeat import Heartbeat
+from runengine_server.repositories.channels import HANDED_BACK
 from runengine_server.repositories.driver_errors import trouble
 from runengine_server.repositories.queue_repository import QueueRepository
-from runengine_server.repositories.transition_sql import HANDED_BACK
 
 # Notifications are a hint, and may be lost; a poll finds what they missed. A quarter of the lease, where
 # that is less, so that a lost worker's runs go on 1.25 leases after its last heartbeat at the latest.
@@ -62,7 +62,7 @@ class Worker:
         sweep: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._queue = queue
-        self._hourly = [queue.forget_old, *([sweep] if sweep else [])]
+        self._hourly = [queue.purge_expired, *([sweep] if sweep else [])]
         self._process = process
         self._drain = drain
         self._concurrency = concurrency
@@ -97,7 +97,7 @@ class Worker:
 
     async def work(self) -> None:
         """Works until `stop`; then stops its runs and hands them back at once."""
-        forgetting = asyncio.create_task(self._forget_old())
+        forgetting = asyncio.create_task(self._purge_hourly())
         registering = asyncio.create_task(self._stay_registered())
         try:
             async with self._heartbeat:
@@ -226,13 +226,13 @@ class Worker:
         with suppress(Exception):  # it expires
             await self._queue.withdraw_workflows()
 
-    async def _forget_old(self) -> None:
+    async def _purge_hourly(self) -> None:
         while True:
             for clean in self._hourly:
                 try:
                     await clean()
                 except Exception as error:
-                    _log.warning("nothing forgotten this time", error=type(error).__name__)
+                    _log.warning("nothing purged this time", error=type(error).__name__)
             await asyncio.sleep(_FORGET_SECONDS)
 
     async def _stop_all(self) -> None:

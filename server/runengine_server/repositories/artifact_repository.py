@@ -5,38 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from runengine_server.database.functions import tenant_function
 from runengine_server.domain.run import Artifact
-from runengine_server.repositories.database import Scope
-from runengine_server.repositories.functions import Function
+from runengine_server.repositories.database import TenantScope
 
-_GET = Function(
-    "get_artifact",
-    "text, uuid",
-    "id uuid, name text, media_type text, size bigint, key text",
-    "SELECT id, name, media_type, size, key FROM public.artifacts WHERE tenant_id = $1 AND id = $2",
-)
-
-# Not for a run that is not here: its artifacts belong to another database, and have no row in this one. As
-# EXISTS, which PostgreSQL may make a join of, it read all of a tenant's runs.
-_WITHOUT_ROW = Function(
-    "artifacts_without_row",
-    "text, uuid[], uuid[]",
-    "run_id uuid, id uuid",
-    """
-SELECT stored.run_id, stored.id FROM unnest($2, $3) AS stored(run_id, id)
-WHERE (SELECT true FROM public.runs WHERE runs.tenant_id = $1 AND runs.id = stored.run_id)
-    AND (SELECT true FROM public.artifacts
-        WHERE artifacts.tenant_id = $1 AND artifacts.id = stored.id) IS NULL
-""",
-)
-
-FUNCTIONS = (_GET, _WITHOUT_ROW)
+_GET = tenant_function("get_artifact")
+_WITHOUT_ROW = tenant_function("artifacts_without_row")
 
 
 class ArtifactRepository:
     """The artifacts of one tenant."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: TenantScope) -> None:
         self._scope = scope
 
     async def get(self, artifact_id: UUID) -> Artifact | None:

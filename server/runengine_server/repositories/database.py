@@ -9,6 +9,8 @@ from typing import Any
 
 import asyncpg
 
+from runengine_server.database import functions
+from runengine_server.database.functions import DispatchFunction, TenantFunction, dispatch_function
 from runengine_server.domain.errors import StatementRefused
 from runengine_server.repositories.connecting import (
     Connection,
@@ -18,9 +20,7 @@ from runengine_server.repositories.connecting import (
     keeps_session,
     server_of,
 )
-from runengine_server.repositories.disk_space import WRITE_FILE
 from runengine_server.repositories.driver_errors import translate_driver_errors
-from runengine_server.repositories.functions import Function
 from runengine_server.repositories.notifier import Notifier, notification
 from runengine_server.repositories.patience import Patience
 from runengine_server.repositories.pool import Pool
@@ -29,9 +29,9 @@ from runengine_server.repositories.pool import Pool
 # what was cut off from the database has to be well again.
 _SECONDS = 9
 
-_NO_TURN: nullcontext[None] = nullcontext()
+_WRITE_FILE = dispatch_function("write_temporary_file")
 
-_TENANT = "runengine.tenant"
+_NO_TURN: nullcontext[None] = nullcontext()
 
 _ROLE = """
 SELECT CASE
@@ -53,9 +53,6 @@ FROM pg_roles WHERE rolname = current_user
 """
 
 
-_HAS_FUNCTIONS = "SELECT bool_and(to_regproc('public.' || name) IS NOT NULL) FROM unnest($1::text[]) AS name"
-
-
 class Scope:
     """Statements that row-level security lets see one tenant, or what dispatch needs of all.
 
@@ -66,7 +63,6 @@ class Scope:
     def __init__(self, database: Database, setting: str, value: str) -> None:
         self._database = database
         self.notifier = database.notifier
-        self._of_tenant = (value,) if setting == _TENANT else ()
         # E'…', which reads the same whatever the session takes a backslash for.
         quoted = value.replace("\\", "\\\\").replace("'", "''")
         self._set = f"SELECT set_config('{setting}', E'{quoted}', true)"
@@ -83,14 +79,12 @@ class Scope:
                 yield connection
                 await _commit(connection)
 
-    async def call(self, function: Function, *arguments: Any) -> Sequence[asyncpg.Record]:
-        """The rows of a function, after its first parameter, the tenant, if this is one. A transaction
-        of its own, and one round trip, or three through a pooler. Raises as `transaction` does.
-        """
-        assert function.dispatch != bool(self._of_tenant), "a tenant's function is for tenants"
+    async def _call(
+        self, function: TenantFunction | DispatchFunction, *arguments: Any
+    ) -> Sequence[asyncpg.Record]:
         with translate_driver_errors():
-            async with self._database.connection(writes=not function.reads) as connection:
-                return await self._database.fetch_on(connection, function.call, *self._of_tenant, *arguments)
+            async with self._database.connection(writes=not function.is_reading) as connection:
+                return await self._database.fetch_on(connection, function.call, *arguments)
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
         """The rows of one statement, in three round trips: for what is rare."""
@@ -101,6 +95,31 @@ class Scope:
         """The first row of one statement."""
         rows = await self.fetch(sql, *arguments)
         return rows[0] if rows else None
+
+
+class TenantScope(Scope):
+    """What one tenant may see."""
+
+    def __init__(self, database: Database, tenant_id: str) -> None:
+        super().__init__(database, "runengine.tenant", tenant_id)
+        self._tenant_id = tenant_id
+
+    async def call(self, function: TenantFunction, *arguments: Any) -> Sequence[asyncpg.Record]:
+        """The rows of a function, after its first parameter, the tenant. A transaction of its own, and one
+        round trip, or three through a pooler. Raises as `transaction` does.
+        """
+        return await self._call(function, self._tenant_id, *arguments)
+
+
+class DispatchScope(Scope):
+    """What a worker needs of all tenants, to claim runs and keep them; no request gets this."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, "runengine.dispatch", "on")
+
+    async def call(self, function: DispatchFunction, *arguments: Any) -> Sequence[asyncpg.Record]:
+        """As TenantScope.call, without a tenant."""
+        return await self._call(function, *arguments)
 
 
 async def _commit(connection: Connection) -> None:
@@ -192,14 +211,19 @@ class Database:
         """Raises asyncpg.DiskFullError when tables have no room to grow, and as connection() does."""
         with suppress(TimeoutError, asyncpg.ConfigurationLimitExceededError):  # a slow disk, temp_file_limit
             async with self.connection() as connection:
-                await self.fetch_on(connection, WRITE_FILE.call)
+                await self.fetch_on(connection, _WRITE_FILE.call)
 
-    async def has(self, functions: Sequence[Function]) -> bool:
+    async def has_functions(self) -> bool:
         """Whether `migrate` of this version has been there. Raises as connection() does."""
-        names = [function.name for function in functions]
+        sql = "SELECT to_regnamespace($1) IS NOT NULL"
         async with self.connection() as connection:
-            ((has,),) = await self.fetch_on(connection, _HAS_FUNCTIONS, names)
+            ((has,),) = await self.fetch_on(connection, sql, functions.schema())
             return bool(has)
+
+    async def note_use(self) -> None:
+        """Keeps the functions of this version from being pruned. Raises as connection() does."""
+        async with self.connection(writes=True) as connection:
+            await self.fetch_on(connection, functions.NOTE_USE, functions.schema())
 
     async def hears(self) -> bool:
         """Whether a connection for LISTEN is one that stays. Raises as Connector.connect does."""
@@ -210,14 +234,15 @@ class Database:
         await self.notifier.close()
         await self._pool.close(seconds=1)
 
-    def tenant(self, tenant_id: str) -> Scope:
-        """What one tenant may see. Every repository of a tenant's rows is built on this."""
-        assert tenant_id.isprintable(), "checked with the token"
-        return Scope(self, _TENANT, tenant_id)
+    def tenant(self, tenant_id: str) -> TenantScope:
+        """Every repository of a tenant's rows is built on this."""
+        if not tenant_id.isprintable():
+            raise ValueError("the id of a tenant is printable, as its token was checked to be")
+        return TenantScope(self, tenant_id)
 
-    def dispatch(self) -> Scope:
-        """What a worker needs of all tenants, to claim runs and keep them; no request gets this."""
-        return Scope(self, "runengine.dispatch", "on")
+    def dispatch(self) -> DispatchScope:
+        """Every repository of a worker's is built on this."""
+        return DispatchScope(self)
 
     @asynccontextmanager
     async def connection(
@@ -287,9 +312,10 @@ class DispatchLine:
         self._connection = connection
         self._server = server
 
-    async def call(self, function: Function, *arguments: Any, seconds: float) -> Sequence[asyncpg.Record]:
-        """The rows of a function for dispatch, within so many seconds, or TimeoutError."""
-        assert function.dispatch, "there is no tenant here"
+    async def call(
+        self, function: DispatchFunction, *arguments: Any, seconds: float
+    ) -> Sequence[asyncpg.Record]:
+        """The rows of a function, within so many seconds, or TimeoutError."""
         async with asyncio.timeout(seconds):
             return await _fetch(self._connector, self._connection, function.call, *arguments)
 

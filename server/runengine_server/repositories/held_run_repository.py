@@ -11,382 +11,27 @@ from uuid import UUID
 
 import asyncpg
 
+from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.errors import Fenced, StatementRefused
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
-from runengine_server.repositories.campaign_repository import update_from_run
 from runengine_server.repositories.database import Database
-from runengine_server.repositories.functions import Function
-from runengine_server.repositories.transition_sql import ENDED, counted, logged
 from runengine_server.repositories.write_behind import Done, StoredCheckpoint, WriteBehind
 
-# The fence. With a lock, because without it a takeover could commit between this look and the write. FOR KEY
-# SHARE, which goes with a heartbeat, however long a large state takes to store, and not with FOR UPDATE
-# (README.tuplock of PostgreSQL 15): whatever raises the epoch or moves the status takes that lock before,
-# and so it comes wholly before the write or wholly after.
-_HELD = """held AS (
-    SELECT attempt FROM public.runs WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
-    FOR KEY SHARE
-)"""
-
-# The fence of a function of several statements, each of which sees what others have stored before it.
-_HOLD = """SELECT attempt INTO attempt_of_run FROM public.runs
-    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR KEY SHARE;
-    IF NOT FOUND THEN RETURN; END IF;"""
-
-# What has been done since the last statement: $4 the steps that completed, $5 to $12 what tasks wrote, $13
-# to $18 checkpoints, oldest first. Of the namespaces $19 what is older than the checkpoint $20 goes, and all
-# of the namespaces $21. A step completes (running -> completed) in one transaction with the writes that make
-# it so, or the checkpoint that sums them up: it is completed exactly when LangGraph will not run it again.
-_DONE_PARAMETERS = """text, uuid, bigint, uuid[],
-    text[], text[], text[], text[], int[], text[], text[], bytea[],
-    text[], text[], text[], text[], bytea[], bytea[], text[], text[], text[]"""
-_DONE = f"""
-    {_HOLD}
-    IF $5 <> '{{}}' THEN
-        INSERT INTO public.checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id,
-            task_path, idx, channel, type, value)
-        SELECT $1, $2, written.* FROM unnest($5, $6, $7, $8, $9, $10, $11, $12) AS written
-        ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
-            SET channel = excluded.channel, type = excluded.type, value = excluded.value;
-    END IF;
-    IF $13 <> '{{}}' THEN
-        INSERT INTO public.checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
-            type, checkpoint, metadata)
-        SELECT $1, $2, saved.* FROM unnest($13, $14, $15, $16, $17, $18) AS saved
-        ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
-            SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
-    END IF;
-    IF $4 <> '{{}}' THEN
-        UPDATE public.run_steps SET status = 'completed', completed_at = {ENDED},
-            updated_at = public.touch(updated_at)
-        WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($4) AND status = 'running';
-    END IF;
-    IF $19 <> '{{}}' THEN
-        WITH needed AS (
-            SELECT ns, seq FROM unnest($19, $20) AS oldest (ns, oldest_id) JOIN public.checkpoints
-                ON tenant_id = $1 AND run_id = $2 AND checkpoint_ns = ns AND checkpoint_id = oldest_id
-        ), superseded AS (
-            DELETE FROM public.checkpoints AS stored USING needed
-            WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = ns AND stored.seq < needed.seq
-            RETURNING checkpoint_ns AS ns, checkpoint_id AS superseded_id
-        )
-        DELETE FROM public.checkpoint_writes USING superseded
-        WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = ns AND checkpoint_id = superseded_id;
-    END IF;
-    IF $21 <> '{{}}' THEN
-        DELETE FROM public.checkpoints WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = ANY($21);
-        DELETE FROM public.checkpoint_writes
-        WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = ANY($21);
-    END IF;"""
-
-_RECORD = Function(
-    "record",
-    _DONE_PARAMETERS,
-    "id uuid, attempt int",
-    f"{_DONE} attempt := attempt_of_run; RETURN NEXT;",
-    steps=True,
-    variables="attempt_of_run int;",
-)
-
-# Of the tasks $22: pending or nothing -> running; most have nothing yet. An execution still marked running
-# was stopped by its own timeout, and may still be cleaning up; what it writes from now on names its own
-# attempt, and changes nothing.
-_BEGIN_STEP = Function(
-    "begin_step",
-    f"{_DONE_PARAMETERS}, uuid[], text[], text[], boolean[]",
-    "id uuid, attempt int",
-    f"""{_DONE}
-    WITH first AS (
-        INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
-            cache_hit, started_at)
-        SELECT $1, $2, task, 1, attempt_of_run, step, skill, 'running', cached, public.now_ms()
-        FROM unnest($22, $23, $24, $25) WITH ORDINALITY AS begun (task, step, skill, cached, place)
-        ORDER BY place
-        ON CONFLICT DO NOTHING
-        RETURNING run_steps.id
-    )
-    SELECT coalesce(array_agg(first.id), '{{}}') INTO firsts FROM first;
-    RETURN QUERY SELECT unnest(firsts), 1;
-    IF cardinality(firsts) = cardinality($22) THEN RETURN; END IF;
-    FOR task, step, skill, cached IN SELECT * FROM unnest($22, $23, $24, $25) LOOP
-        CONTINUE WHEN task = ANY(firsts);
-        LOOP
-            SELECT run_steps.attempt, run_steps.status INTO attempt, latest FROM public.run_steps
-            WHERE tenant_id = $1 AND run_id = $2 AND run_steps.id = task
-            ORDER BY run_steps.attempt DESC LIMIT 1;
-            IF latest = 'pending' THEN
-                UPDATE public.run_steps SET status = 'running', cache_hit = cached,
-                    started_at = public.now_ms(), updated_at = public.touch(updated_at)
-                WHERE tenant_id = $1 AND run_id = $2 AND run_steps.id = task AND status = 'pending';
-                EXIT;
-            END IF;
-            UPDATE public.run_steps SET status = 'failed', completed_at = {ENDED},
-                updated_at = public.touch(updated_at),
-                error = jsonb_build_object('code', 'STEP_TIMED_OUT', 'message', 'It ran into its time limit.',
-                    'step_id', step_id, 'attempt', run_steps.attempt, 'retryable', true)
-            WHERE latest = 'running' AND tenant_id = $1 AND run_id = $2 AND run_steps.id = task
-                AND status = 'running';
-            attempt := coalesce(attempt, 0) + 1;
-            INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id,
-                status, cache_hit, started_at)
-            VALUES ($1, $2, task, attempt, attempt_of_run, step, skill, 'running', cached, public.now_ms())
-            ON CONFLICT DO NOTHING;
-            -- Not found when one that was stopped while it began has committed only now.
-            EXIT WHEN FOUND;
-        END LOOP;
-        id := task;
-        RETURN NEXT;
-    END LOOP;""",
-    steps=True,
-    variables="""attempt_of_run int; firsts uuid[]; latest text;
-        task uuid; step text; skill text; cached boolean;""",
-)
-
-# running -> failed; when its retry policy grants another execution, that one is pending at once.
-_FAIL_STEP = Function(
-    "fail_step",
-    "text, uuid, bigint, uuid, jsonb, boolean, int, boolean",
-    "held int",
-    f"""
-WITH {_HELD}, failed AS (
-    UPDATE public.run_steps SET status = 'failed', handled = $8,
-        completed_at = {ENDED}, updated_at = public.touch(updated_at),
-        error = $5 || jsonb_build_object('step_id', step_id, 'attempt', run_steps.attempt)
-    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $4 AND run_steps.attempt = $7
-        AND status = 'running'
-    RETURNING run_steps.attempt, run_attempt, step_id, skill_id
-), next AS (
-    INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
-    SELECT $1, $2, $4, attempt + 1, run_attempt, step_id, skill_id, 'pending' FROM failed WHERE $6
-), handled AS (
-    UPDATE public.run_steps SET handled = true
-    FROM held WHERE $8 AND tenant_id = $1 AND run_id = $2 AND id = $4 AND run_steps.attempt = $7
-        AND status = 'failed'
-)
-SELECT 1 FROM held
-""",
-)
-
-# running or completed -> failed, when what the execution wrote turns out to be what its graph cannot take: it
-# is not stored any more, so that the node runs again when the graph resumes. The tasks of a sub-graph are no
-# steps.
-_TAKE_BACK = Function(
-    "take_back",
-    "text, uuid, bigint, text, text, text[], jsonb",
-    "held int",
-    f"""
-WITH {_HELD}, written AS (
-    DELETE FROM public.checkpoint_writes USING held
-    WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $4 AND checkpoint_id = $5 AND task_id = ANY($6)
-), failed AS (
-    UPDATE public.run_steps SET status = 'failed', completed_at = {ENDED},
-        updated_at = public.touch(updated_at),
-        error = $7 || jsonb_build_object('step_id', step_id, 'attempt', run_steps.attempt)
-    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = ANY($6::uuid[])
-        AND status IN ('running', 'completed')
-)
-SELECT 1 FROM held
-""",
-)
-
-_CHECKPOINT = """checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata"""
-_CHECKPOINT_COLUMNS = """checkpoint_ns text, checkpoint_id text, parent_checkpoint_id text, type text,
-    checkpoint bytea, metadata bytea"""
-
-_GET_CHECKPOINT = Function(
-    "get_checkpoint",
-    "text, uuid, text, text",
-    _CHECKPOINT_COLUMNS,
-    f"""
-SELECT {_CHECKPOINT} FROM public.checkpoints
-WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND ($4::text IS NULL OR checkpoint_id = $4)
-ORDER BY seq DESC LIMIT 1
-""",
-)
-
-_LIST_CHECKPOINTS = Function(
-    "list_checkpoints",
-    "text, uuid, text, text",
-    _CHECKPOINT_COLUMNS,
-    f"""
-SELECT {_CHECKPOINT} FROM public.checkpoints
-WHERE tenant_id = $1 AND run_id = $2 AND ($3::text IS NULL OR checkpoint_ns = $3)
-    AND ($4::text IS NULL OR seq < (
-        SELECT seq FROM public.checkpoints AS until WHERE until.tenant_id = $1 AND until.run_id = $2
-            AND until.checkpoint_ns = checkpoints.checkpoint_ns AND until.checkpoint_id = $4))
-ORDER BY seq DESC
-""",
-)
-
-_LIST_WRITES = Function(
-    "list_writes",
-    "text, uuid, text, text",
-    "task_id text, task_path text, channel text, type text, value bytea",
-    """
-SELECT task_id, task_path, channel, type, value FROM public.checkpoint_writes
-WHERE tenant_id = $1 AND run_id = $2 AND checkpoint_ns = $3 AND checkpoint_id = $4
-ORDER BY task_path, task_id, idx
-""",
-)
-
-
-def pruned(moved: str) -> str:
-    """CTEs that leave of run $2, if `moved` has a row, what a retry resumes from: of each namespace the
-    current checkpoint and its writes. A graph with delta channels needs more: their values are replayed
-    from the writes on all the ancestors, so a namespace whose current checkpoint counts supersteps since
-    a snapshot, which LangGraph notes in its metadata, is left whole.
-    """
-    others = f"""tenant_id = $1 AND run_id = $2 AND EXISTS (SELECT FROM {moved}) AND NOT EXISTS (
-        SELECT FROM kept WHERE kept.checkpoint_ns = stored.checkpoint_ns
-            AND (kept.checkpoint_id = stored.checkpoint_id OR kept.replayed))"""
-    return f"""kept AS (
-    SELECT DISTINCT ON (checkpoint_ns) checkpoint_ns, checkpoint_id,
-        position('counters_since_delta_snapshot'::bytea IN metadata) > 0 AS replayed
-    FROM public.checkpoints WHERE tenant_id = $1 AND run_id = $2
-    ORDER BY checkpoint_ns, seq DESC
-), pruned_checkpoints AS (
-    DELETE FROM public.checkpoints AS stored WHERE {others}
-), pruned_writes AS (
-    DELETE FROM public.checkpoint_writes AS stored WHERE {others}
-)"""
-
-
-def _dropped(moved: str) -> str:
-    """CTEs that leave no checkpoint and no write of run $2, if `moved` has a row."""
-    return f"""dropped_checkpoints AS (
-    DELETE FROM public.checkpoints WHERE tenant_id = $1 AND run_id = $2 AND EXISTS (SELECT FROM {moved})
-), dropped_writes AS (
-    DELETE FROM public.checkpoint_writes WHERE tenant_id = $1 AND run_id = $2 AND EXISTS (SELECT FROM {moved})
-)"""
-
-
-_PRUNE_CHECKPOINTS = Function(
-    "prune_checkpoints",
-    "text, uuid, bigint",
-    "held int",
-    f"WITH {_HELD}, {pruned('held')} SELECT 1 FROM held",
-)
-_DROP_CHECKPOINTS = Function(
-    "drop_checkpoints",
-    "text, uuid, bigint",
-    "held int",
-    f"WITH {_HELD}, {_dropped('held')} SELECT 1 FROM held",
-)
-
-# The execution that saved it lists it, up to the hundredth: the list is written again with each. The others
-# name the execution.
-_SAVE_ARTIFACT = Function(
-    "save_artifact",
-    "text, uuid, bigint, uuid, text, text, bigint, text, uuid, int",
-    "held int",
-    f"""
-WITH {_HELD}, step AS (
-    UPDATE public.run_steps SET updated_at = public.touch(updated_at),
-        output_artifact_ids = CASE WHEN cardinality(output_artifact_ids) < 100
-            THEN output_artifact_ids || $4::uuid ELSE output_artifact_ids END
-    FROM held WHERE tenant_id = $1 AND run_id = $2 AND id = $9 AND run_steps.attempt = $10
-        AND status = 'running'
-    RETURNING id, run_steps.attempt, $4 = ANY(output_artifact_ids) AS listed
-), saved AS (
-    INSERT INTO public.artifacts (tenant_id, run_id, id, name, media_type, size, key, task_id, step_attempt)
-    SELECT $1, $2, $4, $5, $6, $7, $8, step.id, step.attempt FROM held LEFT JOIN step ON NOT listed
-)
-SELECT 1 FROM held
-""",
-)
-
-_GET_CACHED = Function(
-    "get_cached",
-    "text, text, text, bytea",
-    "type text, value bytea",
-    """
-SELECT type, value FROM public.step_cache
-WHERE tenant_id = $1 AND workflow_name = $2 AND step_id = $3 AND key = $4
-    AND (expires_at IS NULL OR expires_at > clock_timestamp())
-""",
-)
-
-_SAVE_CACHED = Function(
-    "save_cached",
-    "text, uuid, bigint, text, text, bytea, text, bytea, float",
-    "held int",
-    f"""
-WITH {_HELD}, saved AS (
-    INSERT INTO public.step_cache (tenant_id, workflow_name, step_id, key, type, value, expires_at)
-    SELECT $1, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9) FROM held
-    ON CONFLICT (tenant_id, workflow_name, step_id, key) DO UPDATE
-        SET type = excluded.type, value = excluded.value, expires_at = excluded.expires_at
-)
-SELECT 1 FROM held
-""",
-)
-
-# running -> completed | failed, and the campaign $7, where there is one, with it. The fence is a lock in a
-# statement of its own, so that the next one sees every step that was recorded under it. $11 are steps that
-# have completed; of the others those that were due are skipped, and those under way were stopped by the
-# failure of another. A completed run is final, so nothing will ever resume from its checkpoints.
-_END = {
-    target: Function(
-        f"end_{target}",
-        "text, uuid, bigint, bytea, text, text, uuid, text, text, uuid, uuid[]",
-        "ended int",
-        f"""
-    PERFORM FROM public.runs
-    WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running' FOR UPDATE;
-    IF NOT FOUND THEN RETURN; END IF;
-    WITH run AS (
-        UPDATE public.runs SET status = '{target}', error = $4,
-            completed_at = {ENDED}, lease_expires_at = NULL,
-            updated_at = public.touch(updated_at)
-        WHERE tenant_id = $1 AND id = $2 AND epoch = $3 AND status = 'running'
-        RETURNING tenant_id, id, campaign_id, attempt, updated_at, error, trace_id
-    ), steps AS (
-        UPDATE public.run_steps SET
-            status = CASE WHEN run_steps.status = 'pending' THEN 'skipped'
-                WHEN run_steps.id = ANY($11) THEN 'completed' ELSE 'failed' END,
-            error = CASE WHEN run_steps.status = 'running' AND run_steps.id <> ALL($11) THEN
-                jsonb_build_object('code', 'STEP_INTERRUPTED',
-                    'message', 'It was stopped because the run ended without it.', 'step_id', step_id,
-                    'attempt', run_steps.attempt, 'retryable', true) END,
-            completed_at = CASE WHEN run_steps.status = 'running' THEN
-                greatest(public.now_ms(), run_steps.started_at) END,
-            updated_at = public.touch(run_steps.updated_at)
-        FROM run
-        WHERE run_steps.tenant_id = $1 AND run_id = $2 AND run_steps.status IN ('pending', 'running')
-    ), {logged("run", RunStatus.RUNNING, target, actor="$5", reason="$6")},
-    {counted("run", RunStatus.RUNNING, target)}, {cleared("run")}
-    SELECT 1 INTO ended FROM run;
-    {update_from_run(campaign="$7", status="$8", bundle_url="$9", run="$10")};
-    RETURN NEXT;""",
-        steps=True,
-    )
-    for target, cleared in ((RunStatus.COMPLETED, _dropped), (RunStatus.FAILED, pruned))
-}
-
-_HAS_ARTIFACT = Function(
-    "has_artifact",
-    "text, uuid",
-    "found int",
-    "SELECT 1 FROM public.artifacts WHERE tenant_id = $1 AND id = $2",
-)
-
-FUNCTIONS = (
-    _RECORD,
-    _BEGIN_STEP,
-    _FAIL_STEP,
-    _TAKE_BACK,
-    _GET_CHECKPOINT,
-    _LIST_CHECKPOINTS,
-    _LIST_WRITES,
-    _PRUNE_CHECKPOINTS,
-    _DROP_CHECKPOINTS,
-    _SAVE_ARTIFACT,
-    _GET_CACHED,
-    _SAVE_CACHED,
-    _HAS_ARTIFACT,
-    *_END.values(),
-)
+_RECORD = tenant_function("record_progress")
+_BEGIN_STEP = tenant_function("begin_step")
+_FAIL_STEP = tenant_function("fail_step")
+_TAKE_BACK = tenant_function("take_back")
+_GET_CHECKPOINT = tenant_function("get_checkpoint")
+_LIST_CHECKPOINTS = tenant_function("list_checkpoints")
+_LIST_WRITES = tenant_function("list_writes")
+_PRUNE_CHECKPOINTS = tenant_function("prune_checkpoints")
+_DROP_CHECKPOINTS = tenant_function("drop_checkpoints")
+_SAVE_ARTIFACT = tenant_function("save_artifact")
+_HAS_ARTIFACT = tenant_function("has_artifact")
+_GET_CACHED = tenant_function("get_cached")
+_SAVE_CACHED = tenant_function("save_cached")
+_END = tenant_function("end_run")
 
 
 class EndingRun:
@@ -417,7 +62,7 @@ def _columns(rows: dict[Any, tuple[object, ...]], count: int) -> list[list[objec
 
 
 def _done_columns(batch: Sequence[Done]) -> list[list[object]]:
-    """As _DONE_PARAMETERS has them, of what was done. A checkpoint that another one of them sums up is left
+    """As store_progress has them, of what was done. A checkpoint that another one of them sums up is left
     out, with what was written on top of it.
     """
     saved = [done.checkpoint for done in batch if done.checkpoint is not None]
@@ -454,7 +99,7 @@ class HeldRunRepository:
         self._behind = WriteBehind(self._send)
         self.run = run
 
-    async def _fenced(self, function: Function, *arguments: object) -> Sequence[asyncpg.Record]:
+    async def _fenced(self, function: TenantFunction, *arguments: object) -> Sequence[asyncpg.Record]:
         rows = await self._scope.call(function, self.run.id, self.run.epoch, *arguments)
         if not rows:
             raise Fenced
@@ -583,7 +228,8 @@ class HeldRunRepository:
 
     async def has_artifact(self, artifact_id: UUID) -> bool:
         """Whether a run of the tenant has saved that artifact; not this one, if a step was cached."""
-        return bool(await self._scope.call(_HAS_ARTIFACT, artifact_id))
+        ((found,),) = await self._scope.call(_HAS_ARTIFACT, artifact_id)
+        return bool(found)
 
     async def get_cached(self, step_id: str, key: bytes) -> tuple[str, bytes] | None:
         """What the step returned for that key before, as (type, value), unless it has expired."""
@@ -608,7 +254,8 @@ class HeldRunRepository:
                 await self.flush()
         async with self._behind.in_order:
             await self._fenced(
-                _END[ending.target],
+                _END,
+                ending.target,
                 encode_error(error) if error else None,
                 self._worker,
                 error.code if error else "COMPLETED",

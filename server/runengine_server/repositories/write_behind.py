@@ -36,7 +36,7 @@ class StoredCheckpoint:
 
     @property
     def row(self) -> tuple[object, ...]:
-        """As _DONE_PARAMETERS of HeldRunRepository has it."""
+        """As store_progress of steps.sql has it."""
         return (
             self.checkpoint_ns,
             self.checkpoint_id,

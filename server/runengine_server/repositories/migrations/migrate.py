@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from runengine_server.database import functions
 from runengine_server.postgres_url import parse_postgres_url
 from runengine_server.repositories.connecting import OF_MIGRATIONS, Connector, keeps_session
-from runengine_server.repositories.schema import FUNCTIONS
 
 # duplicate_object, and unique_violation when two create it in the same moment.
 _EXISTS_ALREADY = ("42710", "23505")
@@ -37,10 +37,11 @@ def _quoted(name: str, quote: str) -> str:
     return quote + name.replace(quote, quote * 2) + quote
 
 
-async def migrate(owner_url: str, application_url: str) -> None:
+async def migrate(owner_url: str, application_url: str, *, prune: bool = False) -> list[str]:
     """Runs all migrations that are due, as the owner, makes the functions of this version, and grants
     the role of `application_url` what it needs; creates that role, with the URL's password, where it
-    is missing.
+    is missing. With `prune` it drops the functions of versions that no server has used for a day, and
+    returns their schemas.
 
     Concurrent calls wait for one another. Raises SessionShared; ValueError for a URL that is wrong; and
     OSError, asyncpg.PostgresError, asyncpg.InterfaceError or SQLAlchemy's DBAPIError when the database
@@ -56,20 +57,22 @@ async def migrate(owner_url: str, application_url: str) -> None:
             await connection.commit()
             await connection.run_sync(_upgrade)
             await connection.commit()
-            for function in FUNCTIONS:
-                await connection.exec_driver_sql(function.definition)
+            role = await connection.run_sync(_grant, application_url)
             await connection.commit()
-            await connection.run_sync(_grant, application_url)
-            await connection.commit()
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            await functions.install(driver, role)
+            return await functions.prune(driver) if prune else []
     finally:
         await engine.dispose()
 
 
-def _grant(connection: Connection, application_url: str) -> None:
+def _grant(connection: Connection, application_url: str) -> str | None:
+    """The application's role, quoted; None where it is the owner."""
     url = parse_postgres_url(application_url)
     name = url.user
     if not name or name == connection.scalar(text("SELECT current_user")):
-        return
+        return None
     role = _quoted(name, '"')
     if not connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": name}):
         password = f" PASSWORD {_quoted(url.password, chr(39))}" if url.password else ""
@@ -85,3 +88,4 @@ def _grant(connection: Connection, application_url: str) -> None:
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
     )
     connection.exec_driver_sql(f"REVOKE ALL ON alembic_version FROM {role}")
+    return role

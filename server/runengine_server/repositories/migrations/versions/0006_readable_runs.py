@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from runengine_server.database import functions
+
 revision = "0006"
 down_revision = "0005"
 
@@ -18,68 +20,6 @@ TENANT_TABLES = (
     "checkpoint_writes",
     "step_cache",
 )
-
-# A google.protobuf.Struct as jsonb. JSON has no NaN and no infinity, and neither has
-# anything that was accepted.
-DECODING = r"""
-CREATE FUNCTION public.decoded_double(encoded bytea) RETURNS float8
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
-DECLARE
-    bits bigint := 0;
-    exponent int;
-    fraction float8;
-BEGIN
-    FOR place IN REVERSE 7..0 LOOP
-        bits := (bits << 8) | get_byte(encoded, place);
-    END LOOP;
-    exponent := bits >> 52 & 2047;
-    fraction := bits & 4503599627370495;
-    RETURN CASE WHEN bits < 0 THEN -1 ELSE 1 END * CASE exponent
-        WHEN 2047 THEN NULL
-        WHEN 0 THEN fraction * 2::float8 ^ -1074
-        ELSE (1 + fraction / 4503599627370496) * 2::float8 ^ (exponent - 1023)
-    END;
-END
-$$;
-
-CREATE FUNCTION public.decoded_struct(encoded bytea) RETURNS jsonb
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
-BEGIN
-    RETURN (SELECT coalesce(jsonb_object_agg(
-            coalesce((SELECT convert_from(bytes, 'UTF8') FROM public.decoded_fields(member.bytes)
-                WHERE field = 1), ''),
-            public.decoded_value((SELECT bytes FROM public.decoded_fields(member.bytes)
-                WHERE field = 2))), '{}')
-        FROM public.decoded_fields(encoded) AS member);
-END
-$$;
-
-CREATE FUNCTION public.decoded_value(encoded bytea) RETURNS jsonb
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
-BEGIN
-    RETURN (SELECT CASE field
-            WHEN 2 THEN to_jsonb(public.decoded_double(bytes))
-            WHEN 3 THEN to_jsonb(convert_from(bytes, 'UTF8'))
-            WHEN 4 THEN to_jsonb(number <> 0)
-            WHEN 5 THEN public.decoded_struct(bytes)
-            WHEN 6 THEN (SELECT coalesce(jsonb_agg(public.decoded_value(item.bytes)), '[]')
-                FROM public.decoded_fields(value.bytes) AS item)
-        END
-        FROM public.decoded_fields(encoded) AS value);
-END
-$$;
-
--- A runengine.v1.RunError with the keys that REST shows.
-CREATE FUNCTION public.decoded_error(encoded bytea) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT jsonb_build_object('code', coalesce(max(convert_from(bytes, 'UTF8')) FILTER (WHERE field = 1), ''),
-        'message', coalesce(max(convert_from(bytes, 'UTF8')) FILTER (WHERE field = 2), ''),
-        'stepId', max(convert_from(bytes, 'UTF8')) FILTER (WHERE field = 3),
-        'attempt', coalesce(max(number) FILTER (WHERE field = 4), 0),
-        'retryable', coalesce(bool_or(number <> 0) FILTER (WHERE field = 5), false))
-    FROM public.decoded_fields(encoded) HAVING encoded IS NOT NULL
-$$;
-"""
 
 # security_invoker, so that the policies bind whoever reads it.
 VIEW = """
@@ -107,6 +47,6 @@ def upgrade() -> None:
             f"CREATE POLICY owner ON public.{table} TO pg_database_owner "
             "USING ((SELECT current_setting('runengine.all_tenants', true) = 'on'))"
         )
-    for function in DECODING.split(";\n\n"):
-        op.execute(function)
+    for statement in functions.ENCODING:
+        op.execute(statement)
     op.execute(VIEW)

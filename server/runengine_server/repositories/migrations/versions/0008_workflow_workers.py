@@ -2,20 +2,10 @@
 
 from alembic import op
 
+from runengine_server.database import functions
+
 revision = "0008"
 down_revision = "0007"
-
-# Bodies that are parsed here and now, and not, as those in quotes are, on the search_path of each caller.
-FUNCTIONS = """
-CREATE OR REPLACE FUNCTION public.now_ms() RETURNS timestamptz LANGUAGE sql VOLATILE
-    RETURN date_trunc('milliseconds', clock_timestamp());
-CREATE OR REPLACE FUNCTION public.touch(before timestamptz) RETURNS timestamptz LANGUAGE sql VOLATILE
-    RETURN greatest(public.now_ms(), before + interval '1 millisecond');
-CREATE OR REPLACE FUNCTION public.current_tenant() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN nullif(current_setting('runengine.tenant', true), '');
-CREATE OR REPLACE FUNCTION public.is_dispatch() RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN coalesce(current_setting('runengine.dispatch', true), '') = 'on'
-"""
 
 
 def upgrade() -> None:
@@ -38,5 +28,5 @@ def upgrade() -> None:
             begun_at timestamptz NOT NULL
         )
     """)
-    for function in FUNCTIONS.split(";\n"):
-        op.execute(function)
+    for statement in functions.ENCODING:
+        op.execute(statement)

@@ -1,0 +1,35 @@
+CREATE FUNCTION get_artifact(_tenant text, _id uuid)
+RETURNS TABLE (id uuid, name text, media_type text, size bigint, key text)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    RETURN QUERY SELECT id, name, media_type, size, key FROM public.artifacts
+        WHERE tenant_id = _tenant AND id = _id;
+END
+$$;
+
+-- Which of these artifacts of the tenant's runs have no row. Not those of a run that is not here: they belong to
+-- another database, and have no row in this one. As EXISTS, which PostgreSQL may make a join of, it read all
+-- of a tenant's runs.
+CREATE FUNCTION artifacts_without_row(_tenant text, _runs uuid[], _ids uuid[])
+RETURNS TABLE (run_id uuid, id uuid)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    RETURN QUERY SELECT stored.run_id, stored.id FROM unnest(_runs, _ids) AS stored(run_id, id)
+        WHERE (SELECT true FROM public.runs WHERE tenant_id = _tenant AND runs.id = stored.run_id)
+            AND (SELECT true FROM public.artifacts
+                WHERE tenant_id = _tenant AND artifacts.id = stored.id) IS NULL;
+END
+$$;
+
+-- Whether a run of the tenant has saved it.
+CREATE FUNCTION has_artifact(_tenant text, _id uuid) RETURNS TABLE (found boolean)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    RETURN QUERY SELECT EXISTS (SELECT FROM public.artifacts WHERE tenant_id = _tenant AND id = _id);
+END
+$$;

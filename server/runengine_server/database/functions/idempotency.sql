@@ -1,0 +1,45 @@
+-- What a call that changes a run returns. `outcome` is a word of Outcome in run_repository.py; `response` is an
+-- encoded message with the run in field 1; `fingerprint` is that of the request which a replayed response was
+-- given to; `status` and `attempt` are those that the run had before the call.
+CREATE TYPE mutation_result AS (outcome text, response bytea, fingerprint bytea, status text, attempt int);
+
+-- Makes a call take effect once for each key, however often it is sent. Of fifty calls with one key at the
+-- same time one gets an outcome of NULL, and goes on. The others wait in the INSERT for its commit, and
+-- return what it has stored; or, when it was refused, one of them goes on instead. No key, no wait.
+CREATE FUNCTION claim_idempotency_key(_tenant text, _key text, _fingerprint bytea)
+RETURNS mutation_result LANGUAGE plpgsql AS $$
+DECLARE
+    result mutation_result;
+BEGIN
+    WHILE _key IS NOT NULL LOOP
+        INSERT INTO public.idempotency_keys (tenant_id, key, fingerprint)
+        VALUES (_tenant, _key, _fingerprint)
+        ON CONFLICT (tenant_id, key) DO NOTHING;
+        EXIT WHEN FOUND;
+        SELECT 'replayed', response, fingerprint
+        INTO result.outcome, result.response, result.fingerprint
+        FROM public.idempotency_keys WHERE tenant_id = _tenant AND key = _key;
+        -- Not found when it was seven days old, and deleted in between.
+        EXIT WHEN FOUND;
+    END LOOP;
+    RETURN result;
+END
+$$;
+
+-- Keeps the response for whoever sends the key again.
+CREATE FUNCTION store_response(_tenant text, _key text, _response bytea) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF _key IS NOT NULL THEN
+        UPDATE public.idempotency_keys SET response = _response WHERE tenant_id = _tenant AND key = _key;
+    END IF;
+END
+$$;
+
+-- Of a refused call nothing is kept: it is judged anew each time.
+CREATE FUNCTION release_idempotency_key(_tenant text, _key text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF _key IS NOT NULL THEN
+        DELETE FROM public.idempotency_keys WHERE tenant_id = _tenant AND key = _key;
+    END IF;
+END
+$$;

@@ -1,0 +1,266 @@
+-- nothing -> queued.
+CREATE FUNCTION trigger_run(_tenant text, _id uuid, _workflow text, _input bytea, _campaign uuid,
+    _priority int, _actor text, _trace text, _key text, _fingerprint bytea, _queued_limit int)
+RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    result mutation_result;
+    run record;
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    result := claim_idempotency_key(_tenant, _key, _fingerprint);
+    IF result.outcome IS NOT NULL THEN
+        RETURN result;
+    ELSIF NOT EXISTS (SELECT FROM public.workflows WHERE name = _workflow) THEN
+        result.outcome := 'unknown workflow';
+    ELSIF is_over_quota(_tenant, _queued_limit) THEN
+        result.outcome := 'over quota';
+    END IF;
+    IF result.outcome IS NOT NULL THEN
+        PERFORM release_idempotency_key(_tenant, _key);
+        RETURN result;
+    END IF;
+    INSERT INTO public.runs (tenant_id, id, workflow_name, encoded_input, campaign_id, priority, trace_id)
+    VALUES (_tenant, _id, _workflow, _input, _campaign, _priority, _trace)
+    RETURNING attempt, updated_at, public.encoded_response(encoded_input, encoded_state, priority) AS response
+    INTO run;
+    PERFORM record_transition(_tenant, _id, _campaign, NULL, 'queued', run.attempt, run.updated_at, _actor,
+        'TRIGGERED', _trace, NULL);
+    PERFORM store_response(_tenant, _key, run.response);
+    result.outcome := 'done';
+    result.response := run.response;
+    RETURN result;
+END
+$$;
+
+-- Whether the tenant has as many queued as it may; NULL is no limit. Only this near to its limit must a
+-- tenant's triggers wait for one another's commit, for the count to be exact: 1,000 are more than are
+-- triggered for one tenant at the same instant. The lock has two numbers, so that it is no other
+-- lock's one; tenants that share a hash only wait for each other.
+CREATE FUNCTION is_over_quota(_tenant text, _limit int) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    queued bigint;
+BEGIN
+    IF _limit IS NULL THEN
+        RETURN false;
+    END IF;
+    queued := queued_runs(_tenant, _limit);
+    IF queued + 1000 > _limit THEN
+        PERFORM pg_advisory_xact_lock(7405, hashtext(_tenant));
+        queued := queued_runs(_tenant, _limit);
+    END IF;
+    RETURN queued >= _limit;
+END
+$$;
+
+-- How many runs the tenant has queued, counted up to a limit.
+CREATE FUNCTION queued_runs(_tenant text, _limit int) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT count(*) FROM (
+        SELECT FROM public.runs WHERE tenant_id = _tenant AND status = 'queued' LIMIT _limit) AS queued);
+END
+$$;
+
+CREATE FUNCTION get_run(_tenant text, _id uuid) RETURNS TABLE (response bytea)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    RETURN QUERY SELECT public.encoded_response(encoded_input, encoded_state, priority)
+        FROM public.runs WHERE tenant_id = _tenant AND id = _id;
+END
+$$;
+
+-- queued | running -> cancelled; one that is cancelled is returned as it is. The steps that were due are
+-- skipped, those under way have failed. Notified workers stop the graph; whatever they still write is fenced
+-- off by the status.
+CREATE FUNCTION cancel_run(_tenant text, _id uuid, _actor text, _trace text, _key text, _fingerprint bytea)
+RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    result mutation_result;
+    run record;
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    result := claim_idempotency_key(_tenant, _key, _fingerprint);
+    IF result.outcome IS NOT NULL THEN
+        RETURN result;
+    END IF;
+    result := lock_run(_tenant, _id);
+    IF result.status IS NULL OR result.status NOT IN ('queued', 'running', 'cancelled') THEN
+        result.outcome := CASE WHEN result.status IS NULL THEN 'absent' ELSE 'refused' END;
+        PERFORM release_idempotency_key(_tenant, _key);
+        RETURN result;
+    END IF;
+    IF result.status <> 'cancelled' THEN
+        UPDATE public.runs SET status = 'cancelled', completed_at = greatest(public.now_ms(), started_at),
+            lease_expires_at = NULL, updated_at = public.touch(updated_at)
+        WHERE tenant_id = _tenant AND id = _id AND status = result.status
+        RETURNING campaign_id, attempt, updated_at, coalesce(_trace, trace_id) AS trace_id,
+            public.encoded_response(encoded_input, encoded_state, priority) AS response
+        INTO STRICT run;
+        UPDATE public.run_steps SET
+            status = CASE status WHEN 'running' THEN 'failed' ELSE 'skipped' END,
+            error = CASE status WHEN 'running' THEN step_error('RUN_CANCELLED', 'The run was cancelled.',
+                step_id, attempt) END,
+            completed_at = CASE status WHEN 'running' THEN greatest(public.now_ms(), started_at) END,
+            updated_at = public.touch(updated_at)
+        WHERE tenant_id = _tenant AND run_id = _id AND status IN ('pending', 'running');
+        PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'cancelled', run.attempt,
+            run.updated_at, _actor, 'CANCELLED', run.trace_id, NULL);
+        PERFORM prune_checkpoints_of(_tenant, _id);
+        result.response := run.response;
+    END IF;
+    PERFORM store_response(_tenant, _key, result.response);
+    result.outcome := 'done';
+    RETURN result;
+END
+$$;
+
+-- failed | cancelled -> queued, attempt + 1. Steps that failed or were skipped are due again.
+CREATE FUNCTION retry_run(_tenant text, _id uuid, _actor text, _trace text, _key text, _fingerprint bytea,
+    _queued_limit int)
+RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    result mutation_result;
+    run record;
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    result := claim_idempotency_key(_tenant, _key, _fingerprint);
+    IF result.outcome IS NOT NULL THEN
+        RETURN result;
+    END IF;
+    result := lock_run(_tenant, _id);
+    result.outcome := CASE
+        WHEN result.status IS NULL THEN 'absent'
+        WHEN result.status NOT IN ('failed', 'cancelled') THEN 'refused'
+        WHEN is_over_quota(_tenant, _queued_limit) THEN 'over quota'
+    END;
+    IF result.outcome IS NOT NULL THEN
+        PERFORM release_idempotency_key(_tenant, _key);
+        RETURN result;
+    END IF;
+    UPDATE public.runs SET status = 'queued', attempt = attempt + 1, error = NULL, started_at = NULL,
+        completed_at = NULL, losses = 0, hand_backs = 0, queued_at = public.now_ms(),
+        trace_id = coalesce(_trace, trace_id), updated_at = public.touch(updated_at)
+    WHERE tenant_id = _tenant AND id = _id AND status = result.status
+    RETURNING campaign_id, attempt, updated_at, trace_id,
+        public.encoded_response(encoded_input, encoded_state, priority) AS response
+    INTO STRICT run;
+    INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
+    SELECT _tenant, _id, latest.id, latest.attempt + 1, run.attempt, latest.step_id, latest.skill_id, 'pending'
+    FROM (
+        SELECT DISTINCT ON (id) id, attempt, step_id, skill_id, status, handled FROM public.run_steps
+        WHERE tenant_id = _tenant AND run_id = _id
+        ORDER BY id, attempt DESC
+    ) AS latest
+    WHERE latest.status IN ('failed', 'skipped') AND NOT latest.handled;
+    PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'queued', run.attempt,
+        run.updated_at, _actor, 'RETRIED', run.trace_id, NULL);
+    PERFORM store_response(_tenant, _key, run.response);
+    result.outcome := 'done';
+    result.response := run.response;
+    RETURN result;
+END
+$$;
+
+-- The run as it is before it is moved; no status when there is none. The lock is a statement of its own, so
+-- that the snapshots of those after it have every step that a worker recorded while it held the row: in one
+-- statement the step that was just being started would stay running for ever.
+CREATE FUNCTION lock_run(_tenant text, _id uuid) RETURNS mutation_result LANGUAGE plpgsql AS $$
+DECLARE
+    result mutation_result;
+BEGIN
+    SELECT status, attempt, public.encoded_response(encoded_input, encoded_state, priority)
+    INTO result.status, result.attempt, result.response
+    FROM public.runs WHERE tenant_id = _tenant AND id = _id FOR UPDATE;
+    RETURN result;
+END
+$$;
+
+-- The error of a step that the engine stopped; a retry runs it again.
+CREATE FUNCTION step_error(_code text, _message text, _step text, _attempt int) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN jsonb_build_object('code', _code, 'message', _message, 'step_id', _step, 'attempt', _attempt,
+    'retryable', true);
+
+-- Every run has its first event, so no row means no run.
+CREATE FUNCTION list_run_events(_tenant text, _id uuid)
+RETURNS TABLE (at timestamptz, from_status text, to_status text, attempt int, actor text, reason text,
+    trace_id text, error bytea)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    RETURN QUERY SELECT at, from_status, to_status, attempt, actor, reason, trace_id, error
+        FROM public.run_events WHERE tenant_id = _tenant AND run_id = _id ORDER BY seq;
+END
+$$;
+
+-- The current attempt of each step, or the given one of those that have it. A step keeps its place from its
+-- first attempt. LEFT JOIN: a run without a step is one row, and an absent run is none. See save_artifact for
+-- where its artifacts are.
+CREATE FUNCTION list_run_steps(_tenant text, _id uuid, _attempt int)
+RETURNS TABLE (id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int, error jsonb,
+    output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
+    updated_at timestamptz)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    RETURN QUERY SELECT step.id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error,
+            output_artifact_ids || ARRAY(
+                SELECT artifacts.id FROM public.artifacts
+                WHERE artifacts.tenant_id = _tenant AND artifacts.run_id = _id AND task_id = step.id
+                    AND step_attempt = step.attempt
+                ORDER BY artifacts.id),
+            step.started_at, step.completed_at, step.created_at, step.updated_at
+        FROM public.runs LEFT JOIN LATERAL (
+            SELECT *, min(seq) OVER step AS place, max(attempt) OVER step AS current FROM public.run_steps
+            WHERE tenant_id = _tenant AND run_id = _id WINDOW step AS (PARTITION BY id)
+        ) AS step ON step.attempt = coalesce(_attempt, step.current)
+        WHERE runs.tenant_id = _tenant AND runs.id = _id ORDER BY place;
+END
+$$;
+
+-- running -> completed | failed, and its campaign, where there is one, with it. _completed are steps that have
+-- completed; of the others those that were due are skipped, and those under way were stopped by the failure of
+-- another. A completed run is final, so nothing will ever resume from its checkpoints. The lock is a statement
+-- of its own, so that those after it see every step that was recorded under it.
+CREATE FUNCTION end_run(_tenant text, _id uuid, _epoch bigint, _target text, _error bytea, _worker text,
+    _reason text, _campaign uuid, _campaign_status text, _bundle_url text, _latest_run uuid,
+    _completed uuid[])
+RETURNS TABLE (ended int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    run record;
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    PERFORM FROM public.runs
+    WHERE tenant_id = _tenant AND id = _id AND epoch = _epoch AND status = 'running' FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    UPDATE public.runs SET status = _target, error = _error,
+        completed_at = greatest(public.now_ms(), started_at), lease_expires_at = NULL,
+        updated_at = public.touch(updated_at)
+    WHERE tenant_id = _tenant AND id = _id AND epoch = _epoch AND status = 'running'
+    RETURNING campaign_id, attempt, updated_at, trace_id INTO STRICT run;
+    UPDATE public.run_steps SET
+        status = CASE WHEN status = 'pending' THEN 'skipped' WHEN id = ANY(_completed) THEN 'completed'
+            ELSE 'failed' END,
+        error = CASE WHEN status = 'running' AND id <> ALL(_completed) THEN step_error('STEP_INTERRUPTED',
+            'It was stopped because the run ended without it.', step_id, attempt) END,
+        completed_at = CASE WHEN status = 'running' THEN greatest(public.now_ms(), started_at) END,
+        updated_at = public.touch(updated_at)
+    WHERE tenant_id = _tenant AND run_id = _id AND status IN ('pending', 'running');
+    PERFORM record_transition(_tenant, _id, run.campaign_id, 'running', _target, run.attempt, run.updated_at,
+        _worker, _reason, run.trace_id, _error);
+    IF _target = 'completed' THEN
+        PERFORM drop_checkpoints_of(_tenant, _id);
+    ELSE
+        PERFORM prune_checkpoints_of(_tenant, _id);
+    END IF;
+    IF _campaign IS NOT NULL THEN
+        PERFORM move_campaign(_tenant, _campaign, _campaign_status, _bundle_url, _latest_run);
+    END IF;
+    ended := 1;
+    RETURN NEXT;
+END
+$$;

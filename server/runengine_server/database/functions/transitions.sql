@@ -1,0 +1,32 @@
+-- What every transition of a run does in its transaction besides moving it: it is added to the log, and to
+-- the counts of its campaign. `_source` is NULL for a new run. Where many runs move in one statement, see
+-- claim_queued, it is these two statements, for all of them.
+CREATE FUNCTION record_transition(_tenant text, _id uuid, _campaign uuid, _source text, _target text,
+    _attempt int, _at timestamptz, _actor text, _reason text, _trace text, _error bytea)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.run_events (tenant_id, run_id, at, from_status, to_status, attempt, actor, reason,
+        trace_id, error)
+    VALUES (_tenant, _id, _at, _source, _target, _attempt, _actor, _reason, _trace, _error);
+    IF _campaign IS NOT NULL THEN
+        INSERT INTO public.campaign_run_counts AS counts (tenant_id, campaign_id, slot, queued, running,
+            completed, failed, cancelled)
+        VALUES (_tenant, _campaign, slot_of_run(_id), moved('queued', _source, _target),
+            moved('running', _source, _target), moved('completed', _source, _target),
+            moved('failed', _source, _target), moved('cancelled', _source, _target))
+        ON CONFLICT (tenant_id, campaign_id, slot) DO UPDATE SET
+            queued = counts.queued + excluded.queued, running = counts.running + excluded.running,
+            completed = counts.completed + excluded.completed, failed = counts.failed + excluded.failed,
+            cancelled = counts.cancelled + excluded.cancelled;
+    END IF;
+END
+$$;
+
+-- Which of its campaign's rows of counts a run is counted in: the end of its id.
+CREATE FUNCTION slot_of_run(_id uuid) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN get_byte(uuid_send(_id), 15) % 16;
+
+-- By how much the number of runs in `_status` changes when one moves from `_source` to `_target`.
+CREATE FUNCTION moved(_status text, _source text, _target text) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (_status = _target)::int - coalesce(_status = _source, false)::int;

@@ -1,0 +1,386 @@
+"""What the database looks like today.
+
+A change begins here, and a migration follows; a test says whether what is built from here is what the
+migrations build, and names what differs. What a CHECK, a generated column or a policy calls names its
+schema, because the search_path is empty while a dump is restored.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    Double,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    event,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+
+from runengine_server.database.functions import ENCODING
+
+metadata = MetaData()
+
+_TIME = TIMESTAMP(timezone=True)
+
+
+def _tenant() -> Column[str]:
+    return Column("tenant_id", Text, nullable=False)
+
+
+def _now(name: str) -> Column[object]:
+    return Column(name, _TIME, nullable=False, server_default=text("public.now_ms()"))
+
+
+def _of_run() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["tenant_id", "run_id"], ["runs.tenant_id", "runs.id"])
+
+
+# Names that workers have registered. Of no tenant; a trigger must name one of them.
+workflows = Table(
+    "workflows",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _now("registered_at"),
+)
+
+# For each workflow the worker processes that serve it, until they expire. No index on expires_at, so that to
+# put it off is a HOT update.
+workflow_workers = Table(
+    "workflow_workers",
+    metadata,
+    Column("workflow_name", Text, nullable=False),
+    Column("worker_id", Uuid, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("expires_at", _TIME, nullable=False),
+    PrimaryKeyConstraint("workflow_name", "worker_id"),
+    ForeignKeyConstraint(["workflow_name"], ["workflows.name"], ondelete="CASCADE"),
+)
+
+# What one worker does for all, and when one began it last.
+chores = Table(
+    "chores",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("begun_at", _TIME, nullable=False),
+)
+
+campaigns = Table(
+    "campaigns",
+    metadata,
+    _tenant(),
+    Column("id", Uuid, nullable=False),
+    Column("status", Text, nullable=False, server_default="draft"),
+    Column("bundle_url", Text),
+    Column("latest_run_id", Uuid),
+    Column("latest_run_created_at", _TIME),
+    Column("latest_run_attempt", Integer),
+    _now("created_at"),
+    _now("updated_at"),
+    PrimaryKeyConstraint("tenant_id", "id"),
+    CheckConstraint("status IN ('draft', 'live', 'failed')", name="campaigns_status_check"),
+)
+
+# The run row is the job: a worker holds it while status is running, its epoch is the stored one, and the
+# lease has not ended. encoded_input has fields 1, 2, 4, 5 and 13 of runengine.v1.Run, and never changes;
+# encoded_state has the others, and is generated, so that no transition can forget it.
+runs = Table(
+    "runs",
+    metadata,
+    _tenant(),
+    Column("id", Uuid, nullable=False),
+    Column("workflow_name", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default="queued"),
+    Column("attempt", Integer, nullable=False, server_default=text("1")),
+    Column("campaign_id", Uuid),
+    Column("error", LargeBinary),
+    Column("started_at", _TIME),
+    Column("completed_at", _TIME),
+    _now("created_at"),
+    _now("updated_at"),
+    _now("queued_at"),
+    Column("trace_id", Text),
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column("losses", Integer, nullable=False, server_default=text("0")),
+    Column("lease_expires_at", _TIME),
+    # How long the lease is. claim_expired tells by it that the clock has gone back.
+    Column("lease_seconds", Double),
+    Column("priority", SmallInteger, nullable=False, server_default=text("0")),
+    Column("encoded_input", LargeBinary, nullable=False),
+    Column(
+        "encoded_state",
+        LargeBinary,
+        Computed(
+            "public.encoded_run_state(status, attempt, error, started_at, completed_at, "
+            "created_at, updated_at)",
+            persisted=True,
+        ),
+        nullable=False,
+    ),
+    # What claim_expired tells a hand-back from a loss by, and what hand-backs in a row are counted from.
+    Column("handed_back", Boolean, nullable=False, server_default=text("false")),
+    Column("hand_backs", Integer, nullable=False, server_default=text("0")),
+    Column("steps_at_hand_back", Integer, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("tenant_id", "id"),
+    CheckConstraint(
+        "status IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="runs_status_check"
+    ),
+    CheckConstraint("(error IS NOT NULL) = (status = 'failed')", name="runs_check"),
+    CheckConstraint("(lease_expires_at IS NOT NULL) = (status = 'running')", name="runs_check1"),
+)
+_of_a_campaign = runs.c.campaign_id.is_not(None)
+Index(
+    "runs_of_campaign",  # list_campaign_runs
+    runs.c.tenant_id,
+    runs.c.campaign_id,
+    runs.c.created_at.desc(),
+    runs.c.id.desc(),
+    postgresql_where=_of_a_campaign,
+)
+Index(
+    "runs_of_campaign_by_status",  # list_campaign_runs_by_status
+    runs.c.tenant_id,
+    runs.c.campaign_id,
+    runs.c.status,
+    runs.c.created_at.desc(),
+    runs.c.id.desc(),
+    postgresql_where=_of_a_campaign,
+)
+# claim_queued: the next tenant is one step in it, and so is the next run of a tenant. workflow_name, so that
+# runs which a worker does not serve are passed over within the index.
+Index(
+    "runs_queued",
+    runs.c.tenant_id,
+    runs.c.priority.desc(),
+    runs.c.queued_at,
+    runs.c.id,
+    runs.c.workflow_name,
+    postgresql_where=text("status = 'queued'"),
+)
+# claim_queued: how many runs of a tenant are running.
+Index("runs_running", runs.c.tenant_id, runs.c.id, postgresql_where=text("status = 'running'"))
+# claim_expired.
+Index("runs_leased", runs.c.lease_expires_at, postgresql_where=text("status = 'running'"))
+
+# How many runs of a campaign are in which status, exactly: the sum over its slots. With one row for a
+# campaign all its triggers would wait for one another's commit; a run's slot is the end of its id.
+campaign_run_counts = Table(
+    "campaign_run_counts",
+    metadata,
+    _tenant(),
+    Column("campaign_id", Uuid, nullable=False),
+    Column("slot", Integer, nullable=False),
+    *(
+        Column(status, BigInteger, nullable=False, server_default=text("0"))
+        for status in ("queued", "running", "completed", "failed", "cancelled")
+    ),
+    PrimaryKeyConstraint("tenant_id", "campaign_id", "slot"),
+    postgresql_with={"fillfactor": 50},
+)
+
+# One row for each execution of a step. id is LangGraph's task id: the same when the same task runs again,
+# another when the node comes round again in a loop. seq is the order of execution. handled: it failed, and an
+# error handler of the graph went on; it does not run again.
+run_steps = Table(
+    "run_steps",
+    metadata,
+    _tenant(),
+    Column("run_id", Uuid, nullable=False),
+    Column("id", Uuid, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("run_attempt", Integer, nullable=False),
+    Column("seq", BigInteger, Identity(always=True), nullable=False),
+    Column("step_id", Text, nullable=False),
+    Column("skill_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("cache_hit", Boolean, nullable=False, server_default=text("false")),
+    Column("handled", Boolean, nullable=False, server_default=text("false")),
+    Column("error", JSONB),
+    Column("output_artifact_ids", ARRAY(Uuid), nullable=False, server_default="{}"),
+    Column("started_at", _TIME),
+    Column("completed_at", _TIME),
+    _now("created_at"),
+    _now("updated_at"),
+    PrimaryKeyConstraint("tenant_id", "run_id", "id", "attempt"),
+    _of_run(),
+    CheckConstraint(
+        "status IN ('pending', 'running', 'completed', 'failed', 'skipped')", name="run_steps_status_check"
+    ),
+    CheckConstraint("(error IS NOT NULL) = (status = 'failed')", name="run_steps_check"),
+)
+
+# The log of transitions; each row shares the transaction of the change that it records.
+run_events = Table(
+    "run_events",
+    metadata,
+    _tenant(),
+    Column("run_id", Uuid, nullable=False),
+    Column("seq", BigInteger, Identity(always=True), nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("from_status", Text),
+    Column("to_status", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("trace_id", Text),
+    Column("error", LargeBinary),
+    PrimaryKeyConstraint("tenant_id", "run_id", "seq"),
+    _of_run(),
+)
+
+# The responses of calls that came with an idempotency key, for seven days. fingerprint is the SHA-256 of
+# method and request, response the encoded message.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    _tenant(),
+    Column("key", Text, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("response", LargeBinary),
+    _now("created_at"),
+    PrimaryKeyConstraint("tenant_id", "key"),
+)
+# purge_expired.
+Index("idempotency_keys_by_age", idempotency_keys.c.created_at)
+
+# What steps have saved; the bytes lie in the artifact store under key. task_id and step_attempt: the
+# execution that saved it, unless that has it in output_artifact_ids.
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _tenant(),
+    Column("id", Uuid, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("key", Text, nullable=False),
+    _now("created_at"),
+    Column("task_id", Uuid),
+    Column("step_attempt", Integer),
+    PrimaryKeyConstraint("tenant_id", "id"),
+    _of_run(),
+)
+Index(
+    "artifacts_of_steps",  # list_run_steps
+    artifacts.c.tenant_id,
+    artifacts.c.run_id,
+    artifacts.c.task_id,
+    artifacts.c.step_attempt,
+    artifacts.c.id,
+    postgresql_where=artifacts.c.task_id.is_not(None),
+)
+
+# Each step of a run replaces its checkpoint, of which a large state has a thousand rows in the TOAST table.
+# By default autovacuum would wait until a fifth of all of that is dead, and then take breaks.
+_VACUUMED_OFTEN = {
+    "autovacuum_vacuum_scale_factor": 0.05,
+    "autovacuum_vacuum_cost_delay": 0,
+    "toast.autovacuum_vacuum_scale_factor": 0.05,
+    "toast.autovacuum_vacuum_threshold": 1000,
+    "toast.autovacuum_vacuum_cost_delay": 0,
+}
+
+# LangGraph's checkpoints of runs that have not completed. The one with the greatest seq is current: their ids
+# tell the time too, but that of the worker, and its successor's clock may be behind.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _tenant(),
+    Column("run_id", Uuid, nullable=False),
+    Column("checkpoint_ns", Text, nullable=False),
+    Column("checkpoint_id", Text, nullable=False),
+    Column("parent_checkpoint_id", Text),
+    Column("seq", BigInteger, Identity(always=True), nullable=False),
+    Column("type", Text, nullable=False),
+    Column("checkpoint", LargeBinary, nullable=False),
+    Column("metadata", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "run_id", "checkpoint_ns", "checkpoint_id"),
+    _of_run(),
+    postgresql_with=_VACUUMED_OFTEN,
+)
+checkpoint_writes = Table(
+    "checkpoint_writes",
+    metadata,
+    _tenant(),
+    Column("run_id", Uuid, nullable=False),
+    Column("checkpoint_ns", Text, nullable=False),
+    Column("checkpoint_id", Text, nullable=False),
+    Column("task_id", Text, nullable=False),
+    Column("idx", Integer, nullable=False),
+    Column("task_path", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "run_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"),
+    _of_run(),
+    postgresql_with=_VACUUMED_OFTEN,
+)
+
+# What nodes with a CachePolicy returned. key is the SHA-256 of the node's code and the policy's key.
+step_cache = Table(
+    "step_cache",
+    metadata,
+    _tenant(),
+    Column("workflow_name", Text, nullable=False),
+    Column("step_id", Text, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("expires_at", _TIME),
+    PrimaryKeyConstraint("tenant_id", "workflow_name", "step_id", "key"),
+)
+# purge_expired.
+Index("step_cache_by_age", step_cache.c.expires_at, postgresql_where=step_cache.c.expires_at.is_not(None))
+
+# Which versions of the functions are there, and when a server last used them: see functions.py.
+function_schemas = Table(
+    "function_schemas",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _now("used_at"),
+)
+
+# What a worker touches for all tenants at once: it claims runs, keeps and gives back their leases, fails the
+# steps of lost workers, and purges what has expired.
+_OF_DISPATCH = {runs, campaign_run_counts, run_steps, run_events, idempotency_keys, step_cache}
+
+# (SELECT …), so that the setting is read once a statement; bare, it costs a call for each row.
+_TENANT_POLICY = "CREATE POLICY tenant ON %(fullname)s USING (tenant_id = (SELECT public.current_tenant()))"
+_DISPATCH_POLICY = "CREATE POLICY dispatch ON %(fullname)s USING ((SELECT public.is_dispatch()))"
+
+# For backups. To a role that every cluster has, so that a dump can be restored under another owner; it has
+# the owner of the database for its one member. For all others PostgreSQL leaves the policy out when it plans;
+# looked at, it would take 3 µs a statement.
+_OWNER_POLICY = """CREATE POLICY owner ON %(fullname)s TO pg_database_owner
+    USING ((SELECT current_setting('runengine.all_tenants', true) = 'on'))"""
+
+for _table in metadata.tables.values():
+    if "tenant_id" not in _table.c:
+        continue
+    # FORCE, because the owner of a table is otherwise shown everything.
+    for _statement in (
+        "ALTER TABLE %(fullname)s ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE %(fullname)s FORCE ROW LEVEL SECURITY",
+        _TENANT_POLICY,
+        _OWNER_POLICY,
+        *([_DISPATCH_POLICY] if _table in _OF_DISPATCH else []),
+    ):
+        event.listen(_table, "after_create", DDL(_statement))  # type: ignore[no-untyped-call]
+
+for _statement in ENCODING:
+    event.listen(metadata, "before_create", DDL(_statement.replace("%", "%%")))  # type: ignore[no-untyped-call]

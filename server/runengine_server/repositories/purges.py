@@ -1,0 +1,65 @@
+"""Deletes what has expired, and what somebody asks to be cleared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, Table, delete, func, literal, select, tuple_
+from sqlalchemy.dialects.postgresql import asyncpg
+from sqlalchemy.sql.dml import ReturningDelete
+
+from runengine_server.database.schema import idempotency_keys, step_cache, workflow_workers
+from runengine_server.repositories.database import DispatchScope
+
+# So that no transaction is long.
+_AT_A_TIME = 1000
+
+_DIALECT = asyncpg.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+
+_now = func.statement_timestamp()
+
+
+def _purge(table: Table, *conditions: ColumnElement[bool]) -> ReturningDelete[int]:
+    key = table.primary_key.columns
+    due = select(*key).where(*conditions).limit(_AT_A_TIME)
+    return delete(table).where(tuple_(*key).in_(due)).returning(literal(1))
+
+
+_EXPIRED = (
+    _purge(idempotency_keys, idempotency_keys.c.created_at < _now - timedelta(days=7)),
+    _purge(step_cache, step_cache.c.expires_at < _now),
+    _purge(workflow_workers, workflow_workers.c.expires_at < _now),
+)
+
+
+async def purge_expired(dispatch: DispatchScope) -> None:
+    """Deletes idempotency keys of more than seven days, cache entries that have expired, and workers that
+    went away without a word.
+    """
+    for statement in _EXPIRED:
+        await _repeat(dispatch, statement)
+
+
+async def clear_cache(dispatch: DispatchScope, workflow_name: str | None, tenant_id: str | None) -> int:
+    """Deletes what steps have cached, of one workflow and tenant or of all; how many entries."""
+    of_these: list[ColumnElement[bool]] = []
+    if workflow_name is not None:
+        of_these.append(step_cache.c.workflow_name == workflow_name)
+    if tenant_id is not None:
+        of_these.append(step_cache.c.tenant_id == tenant_id)
+    return await _repeat(dispatch, _purge(step_cache, *of_these))
+
+
+async def _repeat(dispatch: DispatchScope, statement: ReturningDelete[int]) -> int:
+    sql, arguments = _compiled(statement)
+    deleted = 0
+    while found := await dispatch.fetch(sql, *arguments):
+        deleted += len(found)
+    return deleted
+
+
+def _compiled(statement: ReturningDelete[int]) -> tuple[str, Sequence[object]]:
+    """The SQL with the arguments $1, $2 and so on."""
+    compiled = statement.compile(dialect=_DIALECT)
+    return str(compiled), [compiled.params[name] for name in compiled.positiontup or ()]
