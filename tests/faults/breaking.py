@@ -243,15 +243,18 @@ class Breaking(Standing):
     async def vanish(self) -> None:
         """A client that goes away in the middle of its call, and one that asks the same again."""
         tenant = self.random.choice(self.tenants)
-        payload = self.payload()
         campaign = tenant.campaigns[0]
-        call = asyncio.create_task(tenant.trigger("storm", payload, campaign, payload["key"]))
-        await asyncio.sleep(self.random.uniform(0, 0.01))
-        call.cancel()
-        await asyncio.wait([call])
-        if call.cancelled():
-            self.hit("client vanished")
-        await tenant.trigger_until_told("storm", payload, campaign, payload["key"])
+        # Sooner each time, until the call is still under way.
+        for tries in range(1, 11):
+            payload = self.payload()
+            call = asyncio.create_task(tenant.trigger("storm", payload, campaign, payload["key"]))
+            await asyncio.sleep(self.random.uniform(0, 0.01 / tries))
+            call.cancel()
+            await asyncio.wait([call])
+            await tenant.trigger_until_told("storm", payload, campaign, payload["key"])
+            if call.cancelled():
+                self.hit("client vanished")
+                return
 
     async def break_one(self, kind: str) -> None:
         """One fault, until it has passed."""
