@@ -170,6 +170,7 @@ class Database:
         self._listening = Connector(listen_url or url, process)
         self._pool = Pool(self._connector.connect, max_connections + kept_for_reads)
         self._writing = asyncio.Semaphore(max_connections)
+        self._patience = Patience()
         self.notifier = Notifier(self._connector.connect)
 
     async def open(self) -> None:
@@ -258,7 +259,7 @@ class Database:
         try:
             async with asyncio.timeout(seconds) as limit, self._writing if writes else _NO_TURN:
                 connection = await self._pool.take()
-                patience = Patience(limit, seconds, connection)
+                self._patience.begin(limit, seconds, connection)
                 try:
                     yield connection
                 except Exception:
@@ -270,7 +271,7 @@ class Database:
                     self._pool.abandon(connection)
                     raise
                 finally:
-                    patience.end()
+                    self._patience.end(limit)
                     self._pool.put_back(connection)
         except TimeoutError:
             # A server that is gone without a word has left the idle connections dead too, and nobody would
