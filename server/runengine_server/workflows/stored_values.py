@@ -194,6 +194,8 @@ def _read_error(encoded: bytes) -> BaseException | None:
         kind: Any = importlib.import_module(module)
         for name in qualname.split("."):
             kind = getattr(kind, name)
+        if not issubclass(kind, BaseException):  # whatever stands there, nothing else is made or called
+            return None
         error: BaseException = kind.__new__(kind, *arguments)
         if not isinstance(kind.__init__, FunctionType):
             error.__init__(*arguments)  # type: ignore[misc]
