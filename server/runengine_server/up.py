@@ -87,11 +87,13 @@ async def up(settings: Settings) -> None:
             if postgres is not None:
                 postgres.stop()
             if guard is not None:
+                guard.kill()
                 await asyncio.to_thread(guard.communicate)
 
 
 def _start_guard(state_dir: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "runengine_server.postgres_guard", str(state_dir.absolute())]
+    module = "runengine_server.postgres_guard"
+    command = [sys.executable, "-m", module, str(state_dir.absolute()), str(os.getpid())]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
 
 

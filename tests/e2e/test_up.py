@@ -132,6 +132,36 @@ async def test_when_it_is_killed_its_processes_stop_and_the_next_start_works(dir
     assert again.processes() == []
 
 
+LINGERING = """
+import fcntl, os, subprocess, sys
+state_dir = sys.argv[1]
+lock = os.open(state_dir + "/lock", os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+module = "runengine_server.postgres_guard"
+guard = subprocess.Popen([sys.executable, "-m", module, state_dir, str(os.getpid())], stdin=subprocess.PIPE)
+guard.stdin.close()
+try:
+    guard.wait(2)  # one that takes the lock for another `up`'s ends within 0.1 s
+except subprocess.TimeoutExpired:
+    pass
+"""
+
+
+async def test_the_guard_stops_postgresql_though_the_lock_of_the_dead_is_held_longer_than_its_pipe(
+    directory: Path,
+) -> None:
+    postmaster = await asyncio.create_subprocess_exec("sleep", "1000")
+    (directory / "postgres").mkdir()
+    (directory / "postgres" / "postmaster.pid").write_text(f"{postmaster.pid}\n")
+    try:
+        dying = await asyncio.create_subprocess_exec(sys.executable, "-c", LINGERING, str(directory))
+        assert await dying.wait() == 0
+        assert await asyncio.wait_for(postmaster.wait(), SECONDS) == -signal.SIGTERM
+    finally:
+        if postmaster.returncode is None:
+            postmaster.kill()
+
+
 async def test_a_state_directory_may_have_spaces_and_quotes_in_its_path(directory: Path) -> None:
     up = Up(directory / "the user's state directory")
     async with running(up):

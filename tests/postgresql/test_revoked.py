@@ -20,7 +20,7 @@ from tests.postgresql_servers import Server, empty_postgresql
 
 PASSWORD = "not-for-logs"
 END_SESSIONS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'runengine %'"
+    "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name LIKE 'runengine %'"
 )
 
 

@@ -91,8 +91,11 @@ class Worker:
         self.left_behind = False
 
     def stop(self) -> None:
-        """Makes `work` return, after its runs are handed back."""
+        """Makes `work` return, after its runs are handed back. No graph begins another node from now on, even
+        while a claim is under way.
+        """
         self._stopping = True
+        self._drain()
         self._wake.set()
 
     async def work(self) -> None:
@@ -239,7 +242,7 @@ class Worker:
         held = list(self._held.values())
         tasks = [task for _, task in held]
         if tasks:
-            self._drain()
+            self._drain()  # those too that a claim under way has brought since
             _, working = await asyncio.wait(tasks, timeout=self._drain_seconds)
             for task in working:
                 task.cancel()
