@@ -32,7 +32,7 @@ run: $(INSTALLED) ## Start everything on an embedded PostgreSQL
 	@exec $(BIN)/runengine-server up
 
 demo: $(INSTALLED) ## Take a campaign from its brief to its bundle, on free ports
-	@$(BIN)/python -m runengine_server.demo
+	@$(BIN)/python -m runengine_server.processes.demo
 
 test: $(INSTALLED) ## Run all tests
 	@$(BIN)/python -m pytest

@@ -8,7 +8,7 @@ from typing import TypedDict
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
-from runengine_server.workflows.run_context import RunContext
+from runengine.context import RunContext
 
 
 class Order(TypedDict, total=False):

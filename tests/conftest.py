@@ -17,8 +17,8 @@ import httpx
 import pytest
 from runengine_client import RunEngineClient
 from runengine_server import logs
-from runengine_server.embedded_postgres import EmbeddedPostgres
-from runengine_server.repositories.migrations.migrate import migrate
+from runengine_server.database.migrations.migrate import migrate
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults import mutants
 from tests.gates import Gates

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy, Command, RetryPolicy, Send, interrupt
-from runengine_server.workflows.run_context import RunContext
+from runengine.context import RunContext
 
 from tests.gates import pass_gate
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from runengine_server.repositories.migrations.migrate import migrate
+from runengine_server.database.migrations.migrate import migrate
 
 from tests.patience import SECONDS
 from tests.stack import free_address

@@ -13,14 +13,14 @@ from pathlib import Path
 import httpx
 from runengine_client import RunEngineClient
 from runengine_server.auth import development
-from runengine_server.children import Child
-from runengine_server.embedded_postgres import EmbeddedPostgres
-from runengine_server.repositories.migrations.migrate import migrate
+from runengine_server.database.migrations.migrate import migrate
+from runengine_server.processes.children import Child
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.patience import SECONDS
 
 ROOT = Path(__file__).parent.parent
-WORKFLOWS = "runengine_server.workflows.campaign_bundle:WORKFLOWS,tests.graphs:WORKFLOWS"
+WORKFLOWS = "runengine_samples.campaign_bundle:WORKFLOWS,tests.graphs:WORKFLOWS"
 
 # A guard of the product that its processes are to be without, so that a test can be seen to fail.
 MUTANT = "RUNENGINE_MUTANT"

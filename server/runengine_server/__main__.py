@@ -13,12 +13,13 @@ try:
     import typer
     import uvloop
 
-    from runengine_server import app, backup, logs
+    from runengine_server import logs
     from runengine_server.auth import development
-    from runengine_server.children import ChildFailed
+    from runengine_server.processes import app, backup
+    from runengine_server.processes.children import ChildFailed
+    from runengine_server.processes.start_database import migrate
+    from runengine_server.processes.up import up
     from runengine_server.settings import Settings, SettingsError, read_settings
-    from runengine_server.start_database import migrate
-    from runengine_server.up import up
 except ModuleNotFoundError as missing:
     sys.exit(f"runengine-server needs {missing.name}: pip install 'runengine[server]'")
 

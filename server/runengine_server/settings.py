@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from runengine_server.postgres_url import parse_postgres_url
+from runengine_server.database.postgres_url import parse_postgres_url
 
-SAMPLE = "runengine_server.workflows.campaign_bundle:WORKFLOWS"
+SAMPLE = "runengine_samples.campaign_bundle:WORKFLOWS"
 
 # A state is sent to the database in one statement, which may take ten seconds.
 DEFAULT_MAX_STATE_BYTES = 16 * 1024 * 1024

@@ -28,10 +28,10 @@ import asyncpg
 import grpc.aio
 from runengine.v1.run_service_pb2 import GetRunRequest, ListCampaignRunsRequest, ListCampaignRunsResponse
 from runengine_client import RunEngineClient
-from runengine_server.children import Child
-from runengine_server.embedded_postgres import EmbeddedPostgres
-from runengine_server.repositories.database import Database
-from runengine_server.repositories.migrations.migrate import migrate
+from runengine_server.database.database import Database
+from runengine_server.database.migrations.migrate import migrate
+from runengine_server.processes.children import Child
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 from runengine_server.repositories.queue_repository import QueueRepository
 
 from tests.bench import data

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.docs.pages import blocks
 from tests.docs.reader import Reader, with_ports_of_ones_own

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient
-from runengine_server.children import Child
+from runengine_server.processes.children import Child
 
 from tests.gates import Gates
 from tests.patience import SECONDS

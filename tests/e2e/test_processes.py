@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from runengine.v1 import run_service_pb2, run_service_pb2_grpc
-from runengine_server.children import Child, ChildFailed
+from runengine_server.processes.children import Child, ChildFailed
 
 from tests.patience import SECONDS
 from tests.stack import Stack

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 from runengine.v1.run_service_pb2 import ListRunEventsRequest
-from runengine_server.children import Child
+from runengine_server.processes.children import Child
 
 from tests.patience import SECONDS
 from tests.stack import Stack

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 from runengine_client import InvalidArgument, RunEngineClient, RunEngineError
 from runengine_server.auth import development
-from runengine_server.repositories.migrations.migrate import _ADVISORY_LOCK, migrate
+from runengine_server.database.migrations.migrate import _ADVISORY_LOCK, migrate
 
 from tests.patience import SECONDS
 from tests.stack import environment, free_address
@@ -137,7 +137,7 @@ import fcntl, os, subprocess, sys
 state_dir = sys.argv[1]
 lock = os.open(state_dir + "/lock", os.O_RDWR | os.O_CREAT)
 fcntl.flock(lock, fcntl.LOCK_EX)
-module = "runengine_server.postgres_guard"
+module = "runengine_server.processes.postgres_guard"
 guard = subprocess.Popen([sys.executable, "-m", module, state_dir, str(os.getpid())], stdin=subprocess.PIPE)
 guard.stdin.close()
 try:
@@ -394,7 +394,7 @@ async def test_a_role_that_sees_every_tenant_is_refused(
 async def test_the_server_does_not_import_langgraph() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c",
-        "import sys, runengine_server.app, runengine_server.rpc.server, runengine_gateway.app\n"
+        "import sys, runengine_server.processes.app, runengine_server.rpc.server, runengine_gateway.app\n"
         "sys.exit(bool({'langgraph', 'langchain_core', 'sqlalchemy'} & sys.modules.keys()))",
     )  # fmt: skip
     assert await process.wait() == 0

@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import uuid_utils.compat
+from runengine_server.database.database import Database
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, NewRun
-from runengine_server.engine.worker import Worker
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
+from runengine_server.worker.worker import Worker
 
 _ACTOR = Actor("user_test", None)
 _LEASE_SECONDS = 30.0

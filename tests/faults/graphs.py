@@ -17,7 +17,7 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypedDict
 
 from langgraph.runtime import Runtime
-from runengine_server.workflows.run_context import RunContext
+from runengine.context import RunContext
 
 from tests.chains import chain_of
 from tests.faults.arrivals import arrive, arrive_on_thread

@@ -8,7 +8,7 @@ from typing import Any
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy
-from runengine_server.workflows.run_context import RunContext
+from runengine.context import RunContext
 
 from tests import graphs
 from tests.faults.arrivals import arrive, arrive_on_thread

@@ -53,9 +53,9 @@ from runengine_client import (
     Unauthenticated,
 )
 from runengine_server.auth import development
-from runengine_server.children import Child
-from runengine_server.embedded_postgres import EmbeddedPostgres
-from runengine_server.repositories.migrations.migrate import migrate
+from runengine_server.database.migrations.migrate import migrate
+from runengine_server.processes.children import Child
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.leak_graphs import LARGE

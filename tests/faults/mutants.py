@@ -53,7 +53,7 @@ def _epoch_of(function: str) -> Callable[[], None]:
 
 
 def _state_kept_from_call_to_call() -> None:
-    from runengine_server.engine import superseded
+    from runengine_server.worker.graph import superseded
 
     put = superseded.Superseded.put
 
@@ -66,7 +66,7 @@ def _state_kept_from_call_to_call() -> None:
 
 
 def _ancestors_of_a_delta_channel() -> None:
-    from runengine_server.engine import superseded
+    from runengine_server.worker.graph import superseded
 
     put = superseded.Superseded.put
 
@@ -77,7 +77,7 @@ def _ancestors_of_a_delta_channel() -> None:
 
 
 def _superseded_goes() -> None:
-    from runengine_server.engine import superseded
+    from runengine_server.worker.graph import superseded
 
     superseded.Superseded.due = lambda self, size: ({}, [])  # type: ignore[method-assign]
 
@@ -159,7 +159,7 @@ def _clock_of_leases() -> None:
 
 
 def _poll() -> None:
-    from runengine_server.engine.worker import Worker
+    from runengine_server.worker.worker import Worker
 
     create = Worker.__init__
 
@@ -171,7 +171,7 @@ def _poll() -> None:
 
 
 def _tail_of_a_full_queue() -> None:
-    from runengine_server.repositories import notifier
+    from runengine_server.database import notifier
 
     notifier._ADVANCE_TAIL = "SELECT"
 
@@ -203,49 +203,49 @@ def _category() -> None:
 
 
 def _lease_before_a_node() -> None:
-    from runengine_server.engine.heartbeat import Heartbeat
+    from runengine_server.worker.heartbeat import Heartbeat
 
     Heartbeat.holds = lambda self, run: True  # type: ignore[method-assign]
 
 
 def _watch_over_the_loop() -> None:
-    from runengine_server.engine.loop_watch import LoopWatch
+    from runengine_server.worker.loop_watch import LoopWatch
 
     LoopWatch.look = lambda self: 0.0  # type: ignore[method-assign]
 
 
 def _bound_of_hand_backs() -> None:
-    from runengine_server.engine import langgraph_run_processor
+    from runengine_server.worker import processor
 
-    vars(langgraph_run_processor)["MAX_HAND_BACKS"] = 10**6
+    vars(processor)["MAX_HAND_BACKS"] = 10**6
 
 
 def _reset_of_forked_children() -> None:
-    from runengine_server import app
+    from runengine_server.processes import app
 
     vars(app)["release_forked_children"] = lambda *_: None
 
 
 def _threads_left_are_replaced() -> None:
-    from runengine_server.engine.node_threads import NodeThreads
+    from runengine_server.worker.node_threads import NodeThreads
 
     NodeThreads._leave = lambda self, call: None  # type: ignore[method-assign]
 
 
 def _patience_with_a_slow_link() -> None:
-    from runengine_server.repositories.patience import Patience
+    from runengine_server.database.patience import Patience
 
     _put(Patience, "_look", lambda self: None)
 
 
 def _denial_is_no_refusal() -> None:
-    from runengine_server.repositories import driver_errors
+    from runengine_server.database import driver_errors
 
     _put(driver_errors, "DENIALS", ())
 
 
 def _look_at_grants() -> None:
-    from runengine_server.repositories import database
+    from runengine_server.database import database
 
     guard = "NOT has_table_privilege"
     assert guard in database._ROLE
@@ -253,7 +253,7 @@ def _look_at_grants() -> None:
 
 
 def _clock_of_a_node() -> None:
-    from runengine_server.workflows.time_limit import NodeClock
+    from runengine_server.worker.graph.time_limit import NodeClock
 
     _put(NodeClock, "stop", lambda self: None)
     _put(NodeClock, "go_on", lambda self: None)
@@ -271,55 +271,56 @@ def _put(module: Any, name: str, instead: Any) -> None:
 
 
 def _look_for_due_nodes() -> None:
-    from runengine_server.engine import checkpoints, langgraph_run_processor
+    from runengine_server.worker import processor
+    from runengine_server.worker.graph import checkpointer
 
-    _put(checkpoints, "missing", lambda *due: [])
-    _put(langgraph_run_processor, "undone", lambda values: [])
+    _put(checkpointer, "missing", lambda *due: [])
+    _put(processor, "undone", lambda values: [])
 
 
 def _look_where_an_edge_leads() -> None:
-    from runengine_server.engine import checkpoints
+    from runengine_server.worker.graph import checkpointer
 
-    _put(checkpoints, "lost_targets", lambda *written: iter(()))
+    _put(checkpointer, "lost_targets", lambda *written: iter(()))
 
 
 def _gate_before_a_node() -> None:
-    from runengine_server.engine import checkpoints
+    from runengine_server.worker.graph import checkpointer
 
-    _put(checkpoints, "_GATE", "__start__")
+    _put(checkpointer, "_GATE", "__start__")
 
 
 def _gate_after_a_node() -> None:
-    from runengine_server.workflows.load import Workflow
+    from runengine_server.worker.graph.load import Workflow
 
     _put(Workflow, "stops_after", lambda *done: False)
 
 
 def _completed_handler() -> None:
-    from runengine_server.engine import checkpoints
+    from runengine_server.worker.graph import checkpointer
 
     def as_stored(writes: Any) -> Any:
         return ((task_id, channel, value) for task_id, _, channel, value in writes)
 
-    _put(checkpoints, "with_handlers", as_stored)
+    _put(checkpointer, "with_handlers", as_stored)
 
 
 def _code_in_the_key_of_the_cache() -> None:
-    from runengine_server.workflows import recorded_node
+    from runengine_server.worker.graph import recorded_node
 
     _put(recorded_node, "fingerprint", lambda node: b"")
 
 
 def _limit_of_an_error_handler() -> None:
-    from runengine_server.workflows import load
+    from runengine_server.worker.graph import load
 
     _put(load, "TimeLimit", lambda name, bound, seconds: bound)
 
 
 def _place_in_an_idempotency_key() -> None:
-    from runengine_server.workflows import run_context
+    from runengine_server.worker.graph import idempotency_key
 
-    _put(run_context, "_within", lambda task_id: "")
+    _put(idempotency_key, "place_within", lambda task_id: "")
 
 
 def _rules_of_requests() -> None:
@@ -335,20 +336,20 @@ def _bound_of_a_jwks() -> None:
 
 
 def _what_policies_read() -> None:
-    from runengine_server.repositories import connecting
+    from runengine_server.database import connecting
 
     for name in ("runengine.dispatch", "runengine.tenant", "runengine.all_tenants"):
         del connecting.OF_CALLS[name]
 
 
 def _age_of_a_swept_artifact() -> None:
-    from runengine_server.engine import artifact_sweep
+    from runengine_server.worker import artifact_sweep
 
     _put(artifact_sweep, "_OLD_SECONDS", 0.0)
 
 
 def _room_on_the_disk() -> None:
-    from runengine_server.repositories.database import Database
+    from runengine_server.database.database import Database
 
     async def look_at_nothing(database: Database) -> None:
         pass
@@ -366,39 +367,39 @@ def _withdrawal_of_a_worker() -> None:
 
 
 def _written_as_stored() -> None:
-    from runengine_server.workflows.storing_node import StoringNode
+    from runengine_server.worker.graph.storing_node import StoringNode
 
     _put(StoringNode, "_as_stored", lambda self, channel, value: value)
 
 
 def _reduced_as_stored() -> None:
-    from runengine_server.workflows import channels
+    from runengine_server.worker.graph import channels
 
     _put(channels, "with_objects_as_stored", lambda value, known, key: value)
 
 
 def _type_of_what_was_stored() -> None:
-    from runengine_server.workflows import stored_values
+    from runengine_server.worker.graph import stored_values
 
     _put(stored_values, "_lost", lambda before, after: None)
 
 
 def _cached_as_stored() -> None:
-    from runengine_server.workflows import recorded_node
+    from runengine_server.worker.graph import recorded_node
 
     _put(recorded_node, "as_stored", lambda value: value)
 
 
 def _rejected_write_is_forgotten() -> None:
-    from runengine_server.engine import checkpoints
+    from runengine_server.worker.graph import checkpointer
 
     async def keep(*arguments: Any) -> None: ...
 
-    _put(checkpoints, "take_back", keep)
+    _put(checkpointer, "take_back", keep)
 
 
 def _command_above_the_top() -> None:
-    from runengine_server.workflows import load, storing_node
+    from runengine_server.worker.graph import load, storing_node
 
     _put(load, "store_writes", lambda graph, is_top=False: storing_node.store_writes(graph))
 

@@ -102,11 +102,11 @@ def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
 
 
 def _install_worker(points: _Points) -> None:
-    from runengine_server.engine import checkpoints
-    from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
-    from runengine_server.engine.worker import Worker
     from runengine_server.repositories.held_run_repository import HeldRunRepository
     from runengine_server.repositories.queue_repository import Line, QueueRepository
+    from runengine_server.worker.graph import checkpointer as checkpoints
+    from runengine_server.worker.processor import LangGraphRunProcessor
+    from runengine_server.worker.worker import Worker
 
     if points.are_armed:
         # What is done later goes out with the next statement, and not by the clock: so it is known which one
@@ -246,7 +246,7 @@ async def _noted(name: str, run: ClaimedRun) -> AsyncIterator[None]:
 
 
 def _install_server(points: _Points) -> None:
-    from runengine_server.repositories.notifier import Notifier
+    from runengine_server.database.notifier import Notifier
     from runengine_server.rpc import run_servicer
 
     def trigger_run(real: Any) -> Any:
@@ -289,7 +289,7 @@ class Clock:
 
 
 def _follow_clock(path: str) -> None:
-    from runengine_server.engine import heartbeat, worker
+    from runengine_server.worker import heartbeat, worker
 
     for module in (heartbeat, worker):
         vars(module)["time"] = Clock(path)

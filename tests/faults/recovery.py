@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from runengine_client import RunEngineClient
-from runengine_server.children import Child
+from runengine_server.processes.children import Child
 
 from tests.faults.arrivals import Arrival, Arrivals
 from tests.patience import SECONDS

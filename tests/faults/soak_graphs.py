@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypedDict
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
-from runengine_server.workflows.run_context import RunContext
+from runengine.context import RunContext
 
 from tests.chains import chain_of
 from tests.child_graphs import terminate_child

@@ -19,9 +19,9 @@ from typing import Any
 import asyncpg
 from runengine_client import RunEngineClient
 from runengine_server.auth import development
-from runengine_server.children import Child, ChildFailed
-from runengine_server.embedded_postgres import EmbeddedPostgres
-from runengine_server.repositories.migrations.migrate import migrate
+from runengine_server.database.migrations.migrate import migrate
+from runengine_server.processes.children import Child, ChildFailed
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.clients import Lag, Tenant

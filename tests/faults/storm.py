@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.database.migrations.migrate import migrate
 from runengine_server.logs import configure_logging
-from runengine_server.repositories.migrations.migrate import migrate
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults import claims, recovery
 from tests.faults.arrivals import Arrivals

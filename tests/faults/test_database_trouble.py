@@ -24,10 +24,10 @@ from runengine.v1 import artifact_service_pb2_grpc, campaign_service_pb2_grpc, r
 from runengine.v1 import campaign_service_pb2 as campaigns
 from runengine.v1 import run_service_pb2 as runs
 from runengine.v1.run_pb2 import Run
+from runengine_server.database.database import Database
 from runengine_server.database.functions import dispatch_function, tenant_function
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
-from runengine_server.repositories.database import Database
 
 from tests.faults.proxy import Proxy
 from tests.gates import Gates

@@ -12,14 +12,14 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-import runengine_server.repositories.connecting
+import runengine_server.database.connecting
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, NewRun, RunStatus
-from runengine_server.engine.campaign_service import CampaignService
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import Line, QueueRepository
 from runengine_server.repositories.write_behind import StoredCheckpoint
+from runengine_server.worker.campaign_service import CampaignService
 
 from tests.integration.harness import (
     LEASE_SECONDS,
@@ -185,7 +185,7 @@ async def test_a_process_that_stops_while_it_holds_the_lock_of_a_run_does_not_ho
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        runengine_server.repositories.connecting.OF_CALLS, "idle_in_transaction_session_timeout", "0.2s"
+        runengine_server.database.connecting.OF_CALLS, "idle_in_transaction_session_timeout", "0.2s"
     )
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         run_id = await engine.trigger()

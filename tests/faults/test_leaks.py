@@ -12,10 +12,10 @@ from typing import Any
 import grpc
 import pytest
 from langgraph.runtime import Runtime
+from runengine.context import RunContext
 from runengine_server.domain.errors import Fenced
-from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
-from runengine_server.workflows.recorded_node import Execution
-from runengine_server.workflows.run_context import RunContext
+from runengine_server.worker.graph.recorded_node import Execution
+from runengine_server.worker.processor import LangGraphRunProcessor
 
 from tests.faults import leaks, reporting
 from tests.faults.graphs import deaf

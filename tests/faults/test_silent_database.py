@@ -7,12 +7,12 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
+from runengine_server.processes.start_database import watch
 from runengine_server.repositories.campaign_repository import CampaignRepository
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import RunRepository
-from runengine_server.start_database import watch
 
 from tests.faults.proxy import Proxy
 from tests.integration.harness import Held, chain, ended, serving
@@ -68,7 +68,7 @@ async def test_calls_under_way_end_and_others_work_before_long(database_url: str
 async def test_calls_that_wait_for_a_lock_are_not_taken_for_dead(
     database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runengine_server.repositories.pool._SILENT_SECONDS", 0)
+    monkeypatch.setattr("runengine_server.database.pool._SILENT_SECONDS", 0)
     pool = Database(database_url, 2)
     lock = database.transaction()
     await lock.start()

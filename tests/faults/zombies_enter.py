@@ -16,9 +16,9 @@ from pathlib import Path
 
 import asyncpg
 from runengine.v1.run_pb2 import RunStatus
-from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.database.migrations.migrate import migrate
 from runengine_server.logs import configure_logging
-from runengine_server.repositories.migrations.migrate import migrate
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults.arrivals import SECONDS, Arrivals
 from tests.faults.history import History

@@ -20,25 +20,25 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
+from runengine.context import RunContext
 from runengine.v1.run_pb2 import RunStatus as WireStatus
 from runengine.v1.run_service_pb2 import GetRunResponse
+from runengine_server.commands.cancel_run import cancel_run
+from runengine_server.commands.retry_run import retry_run
+from runengine_server.commands.trigger_run import check_trigger, trigger_run
+from runengine_server.database.database import Database
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import Campaign, ClaimedRun, Failure, RunStatus
 from runengine_server.domain.struct import to_dict
-from runengine_server.engine.cancel_run import cancel_run
-from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
-from runengine_server.engine.retry_run import retry_run
-from runengine_server.engine.trigger_run import check_trigger, trigger_run
-from runengine_server.engine.worker import Worker
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import Once, RunRepository
-from runengine_server.workflows.load import Timeouts, compile_workflow
-from runengine_server.workflows.run_context import RunContext
+from runengine_server.worker.graph.load import Timeouts, compile_workflow
+from runengine_server.worker.processor import LangGraphRunProcessor
+from runengine_server.worker.worker import Worker
 
 from tests.chains import chain_of
 from tests.patience import SECONDS as SECONDS

@@ -12,12 +12,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from langgraph.runtime import Runtime
-from runengine_server.engine.artifact_sweep import ArtifactSweep
-from runengine_server.engine.trigger_run import check_trigger, trigger_run
+from runengine.context import RunContext
+from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.repositories import artifact_store
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.run_repository import RunRepository
-from runengine_server.workflows.run_context import RunContext
+from runengine_server.worker.artifact_sweep import ArtifactSweep
 
 from tests.integration.harness import ACTOR, NO_KEY, SECONDS, Engine, chain, serving
 

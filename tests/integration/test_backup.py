@@ -15,15 +15,15 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from langgraph.runtime import Runtime
+from runengine.context import RunContext
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
-from runengine_server import backup
+from runengine_server.database.damage import damage
+from runengine_server.database.database import Database
+from runengine_server.processes import backup
+from runengine_server.processes.start_database import migrate
 from runengine_server.repositories.campaign_repository import CampaignRepository
-from runengine_server.repositories.damage import damage
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.settings import Settings, SettingsError
-from runengine_server.start_database import migrate
-from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import State, chain, serving
 from tests.postgresql_servers import Server, empty_postgresql, installed

@@ -21,14 +21,14 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.report import CapabilityResult
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
+from runengine.context import RunContext
+from runengine_server.commands.trigger_run import trigger_run
 from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import ClaimedRun, Failure, NewRun, RunStatus
-from runengine_server.engine.checkpoints import FencedCheckpointer
-from runengine_server.engine.trigger_run import trigger_run
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.workflows.recorded_node import Execution, Lost
-from runengine_server.workflows.run_context import RunContext
+from runengine_server.worker.graph.checkpointer import FencedCheckpointer
+from runengine_server.worker.graph.recorded_node import Execution, Lost
 
 from tests.integration.harness import ACTOR, NO_KEY, Engine, Graph, Ran, Run, chain, happened, serving, until
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.stack import postgres_of_ones_own
 

@@ -18,11 +18,11 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy, Command, RetryPolicy, Send
 from pydantic import BaseModel
+from runengine.context import RunContext
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import CampaignStatus, Failure, RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.write_behind import StoredCheckpoint
-from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import (
     Graph,

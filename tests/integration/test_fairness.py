@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 from runengine.v1.run_pb2 import RunStatus as WireStatus
 from runengine_client import QuotaExceeded
+from runengine_server.commands.trigger_run import check_trigger, trigger_run
+from runengine_server.database.connecting import Connection
 from runengine_server.database.functions import dispatch_function
 from runengine_server.domain.run import ClaimedRun, RunStatus
-from runengine_server.engine.trigger_run import check_trigger, trigger_run
-from runengine_server.repositories.connecting import Connection
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
 

@@ -19,7 +19,7 @@ from runengine_client import Internal, Overloaded, QuotaExceeded, RunEngineClien
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.domain.errors import InvalidArgument, Violation
-from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 from runengine_server.rpc.interceptor import CallInterceptor
 from runengine_server.rpc.statuses import status_of
 

@@ -15,11 +15,11 @@ from typing import Any
 import httpx
 import pytest
 from langgraph.runtime import Runtime
-from runengine_server import start_database
+from runengine.context import RunContext
+from runengine_server.database.database import Database
 from runengine_server.domain.run import RunStatus
+from runengine_server.processes import start_database
 from runengine_server.repositories.artifact_store import ArtifactStore
-from runengine_server.repositories.database import Database
-from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import SECONDS, chain, serving, until
 from tests.postgresql_servers import Server

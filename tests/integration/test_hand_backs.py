@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import MAX_HAND_BACKS, ClaimedRun, RunStatus
-from runengine_server.engine.langgraph_run_processor import LangGraphRunProcessor
 from runengine_server.repositories.queue_repository import QueueRepository
+from runengine_server.worker.processor import LangGraphRunProcessor
 from structlog.testing import capture_logs
 
 from tests.integration.harness import (
@@ -148,7 +148,7 @@ async def test_a_state_that_is_too_large_fails_at_once_in_words(
 async def test_a_worker_says_once_why_it_cannot_work_and_once_that_it_can(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runengine_server.engine.worker._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("runengine_server.worker.worker._POLL_SECONDS", 0.01)
     failures, enough = 5, asyncio.Event()
     claims = {name: getattr(QueueRepository, name) for name in ("claim_expired", "claim_queued")}
 

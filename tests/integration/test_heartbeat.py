@@ -14,15 +14,15 @@ from uuid import UUID
 import asyncpg
 import pytest
 from langgraph.runtime import Runtime
+from runengine.context import RunContext
+from runengine_server.database.database import Database
 from runengine_server.database.functions import tenant_function
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import MAX_LOSSES, ClaimedRun, RunStatus
-from runengine_server.engine.heartbeat import Heartbeat
-from runengine_server.engine.node_threads import NodeThreads
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository, _done_columns
 from runengine_server.repositories.queue_repository import Line, QueueRepository
-from runengine_server.workflows.run_context import RunContext
+from runengine_server.worker.heartbeat import Heartbeat
+from runengine_server.worker.node_threads import NodeThreads
 
 from tests.integration.harness import (
     LEASE_SECONDS,
@@ -155,7 +155,7 @@ async def test_the_process_ends_when_its_event_loop_does_not_move_and_its_runs_a
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whether the database hears of it is not decided by time here.
-    monkeypatch.setattr("runengine_server.engine.heartbeat._LEAVE_SECONDS", SECONDS)
+    monkeypatch.setattr("runengine_server.worker.heartbeat._LEAVE_SECONDS", SECONDS)
     connected, ends, go = asyncio.Event(), threading.Event(), threading.Event()
 
     def end_process() -> None:
@@ -268,7 +268,7 @@ async def test_a_worker_that_cannot_renew_stops_its_graph_before_the_lease_ends_
 
     monkeypatch.setattr(Line, "heartbeat", heartbeat)
     monkeypatch.setattr(QueueRepository, "hand_back", hand_back_after_the_look)
-    monkeypatch.setattr("runengine_server.engine.heartbeat.time", clock)
+    monkeypatch.setattr("runengine_server.worker.heartbeat.time", clock)
     held = Held()
     async with serving(database_url, chain(held=held.node)) as engine:
         run_id = await engine.trigger()
@@ -315,7 +315,7 @@ async def test_a_drained_run_goes_on_at_once_with_a_worker_that_waits(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not because the other one looks again: that it does an hour later.
-    monkeypatch.setattr("runengine_server.engine.worker._POLL_SECONDS", 3600.0)
+    monkeypatch.setattr("runengine_server.worker.worker._POLL_SECONDS", 3600.0)
     held = Held()
     async with (
         serving(database_url, chain(one=held.node, two=held.node), lease_seconds=4 * 3600) as engine,
@@ -451,7 +451,7 @@ async def test_a_node_is_not_entered_once_the_lease_has_ended_while_its_begin_wa
         return {}
 
     monkeypatch.setattr(HeldRunRepository, "begin_step", begin_late)
-    monkeypatch.setattr("runengine_server.engine.heartbeat.time", clock)
+    monkeypatch.setattr("runengine_server.worker.heartbeat.time", clock)
     async with serving(database_url, chain(node=node)) as engine:
         run_id = await engine.trigger()
         async with engine.working():
@@ -496,7 +496,7 @@ async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_
     monkeypatch.setattr(Heartbeat, "holds", ask)
     # It would see it too, sooner or later.
     monkeypatch.setattr(Heartbeat, "_watch_the_clock", never)
-    monkeypatch.setattr("runengine_server.engine.heartbeat.time", clock)
+    monkeypatch.setattr("runengine_server.worker.heartbeat.time", clock)
     before = loop._default_executor  # type: ignore[attr-defined]
     threads = NodeThreads(1, lambda: None)
     loop.set_default_executor(threads)

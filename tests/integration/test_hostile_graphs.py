@@ -9,13 +9,13 @@ import asyncpg
 import pytest
 from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
+from runengine.context import RunContext
+from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.logs import _frames
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
-from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import State, alone, chain, serving, until
 
@@ -93,7 +93,7 @@ async def test_a_run_that_cannot_be_ended_is_left_to_its_lease_and_counted(
             raise RuntimeError("a fault of the engine")
 
         monkeypatch.setattr(engine.processor, "process", process)
-        monkeypatch.setattr("runengine_server.engine.worker._POLL_SECONDS", 0.01)
+        monkeypatch.setattr("runengine_server.worker.worker._POLL_SECONDS", 0.01)
         run_id = await engine.trigger()
         async with engine.working():
             for losses in range(3):

@@ -13,7 +13,7 @@ import pytest
 from runengine.v1 import run_service_pb2_grpc
 from runengine.v1.run_service_pb2 import CancelRunRequest, RetryRunRequest, TriggerRunRequest
 from runengine_client import IdempotencyKeyReused, InvalidArgument, RunActive, RunEngineClient
-from runengine_server.repositories.database import Database
+from runengine_server.database.database import Database
 from runengine_server.repositories.queue_repository import QueueRepository
 
 from tests.gates import Gates

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from runengine_server import app
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier
 from runengine_server.auth.jwks import JwksKeys
 from runengine_server.domain.errors import Unauthenticated
+from runengine_server.processes import app
 from runengine_server.settings import Settings, SettingsError
 from structlog.testing import capture_logs
 

@@ -20,10 +20,10 @@ from google.protobuf.struct_pb2 import Struct
 from runengine.v1.run_pb2 import Run, RunError
 from runengine.v1.run_service_pb2 import GetRunResponse
 from runengine_server.database import functions
+from runengine_server.database.database import Database
+from runengine_server.database.migrations.migrate import migrate
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import Failure, NewRun, RunStatus
-from runengine_server.repositories.database import Database
-from runengine_server.repositories.migrations.migrate import migrate
 from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
 
 from tests.integration.harness import ACTOR, run_of

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from runengine_server.domain.run import RunStatus
-from runengine_server.engine.node_threads import NodeThreads
-from runengine_server.workflows.load import Timeouts
+from runengine_server.worker.graph.load import Timeouts
+from runengine_server.worker.node_threads import NodeThreads
 from structlog.testing import capture_logs
 
 from tests.integration.harness import SECONDS, Ran, State, chain, fork, serving

@@ -13,10 +13,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED
+from runengine_server.database.database import Database
+from runengine_server.database.notifier import Notifier
 from runengine_server.domain.run import RunStatus
-from runengine_server.repositories.channels import CANCELLED, HANDED_BACK, QUEUED
-from runengine_server.repositories.database import Database
-from runengine_server.repositories.notifier import Notifier
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.proxy import Proxy

@@ -14,10 +14,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from runengine_server.database.database import Database
 from runengine_server.database.functions import dispatch_function, tenant_function
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import NewRun
-from runengine_server.repositories.database import Database
 
 from tests.rewriting import called, texts
 

@@ -13,12 +13,12 @@ import pytest
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from runengine.context import RunContext
 from runengine_server.domain.errors import Fenced
 from runengine_server.domain.run import RunStatus
-from runengine_server.engine import superseded
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.write_behind import StoredCheckpoint
-from runengine_server.workflows.run_context import RunContext
+from runengine_server.worker.graph import superseded
 
 from tests.integration.harness import Graph, serving
 

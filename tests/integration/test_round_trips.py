@@ -13,7 +13,7 @@ import pytest
 from langgraph.types import CachePolicy
 from runengine_client import RunEngineClient
 from runengine_server.domain.run import RunStatus
-from runengine_server.engine import checkpoints
+from runengine_server.worker.graph import checkpointer as checkpoints
 
 from tests.faults.proxy import Proxy
 from tests.integration.harness import SECONDS, Engine, Graph, Held, Ran, alone, chain, ended, fork, serving

@@ -14,7 +14,7 @@ import asyncpg
 import httpx
 import pytest
 from runengine_client import RunEngineClient
-from runengine_server.repositories.database import Database
+from runengine_server.database.database import Database
 from runengine_server.repositories.workflow_repository import WorkflowRepository
 from runengine_server.rpc import served_workflows
 from runengine_server.rpc.served_workflows import ServedWorkflows

@@ -22,12 +22,12 @@ from hypothesis.stateful import (
 )
 from runengine.v1.run_pb2 import Run, RunStatus
 from runengine_client import RunEngineError
+from runengine_server.database.database import Database
 from runengine_server.domain.errors import Fenced
 from runengine_server.domain.run import CampaignStatus, ClaimedRun, Failure
-from runengine_server.engine.campaign_service import CampaignService
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
+from runengine_server.worker.campaign_service import CampaignService
 
 from tests.stack import Stack
 

@@ -10,8 +10,8 @@ import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Command, RetryPolicy, Send
+from runengine.context import RunContext
 from runengine_server.domain.run import RunStatus
-from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import Graph, Ran, State, alone, chain, serving
 

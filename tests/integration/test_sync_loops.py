@@ -9,7 +9,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import task
 from langgraph.pregel import _loop
-from runengine_server.engine import wide_supersteps
+from runengine_server.worker.graph import wide_supersteps
 
 from tests.integration.harness import SECONDS, State, chain
 

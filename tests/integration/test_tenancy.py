@@ -11,13 +11,13 @@ from typing import Any
 import asyncpg
 import pytest
 from runengine_client import RunEngineClient
+from runengine_server.database.database import Database
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import StatementRefused
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
 
 from tests.rewriting import replace_all

@@ -10,7 +10,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import RetryPolicy
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.workflows.load import Timeouts, compile_workflow
+from runengine_server.worker.graph.load import Timeouts, compile_workflow
 
 from tests.integration.harness import Graph, Held, Ran, State, alone, chain, serving
 from tests.integration.time_limits import (

@@ -29,7 +29,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.types import CachePolicy, Command, Overwrite, Send
 from runengine_server.domain.run import RunStatus
-from runengine_server.workflows.stored_values import as_stored, is_plain
+from runengine_server.worker.graph.stored_values import as_stored, is_plain
 
 from tests.integration.harness import Graph, State, alone, chain, serving
 

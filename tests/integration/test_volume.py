@@ -12,11 +12,10 @@ from langgraph.graph import START, StateGraph
 from langgraph.pregel import _runner
 from langgraph.runtime import Runtime
 from langgraph.types import Send
+from runengine.context import RunContext
 from runengine_server.domain.run import RunStatus
-from runengine_server.engine import wide_supersteps
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.workflows import recorded_node
-from runengine_server.workflows.run_context import RunContext
+from runengine_server.worker.graph import recorded_node, wide_supersteps
 
 from tests.faults.proxy import Proxy
 from tests.integration.harness import Graph, State, alone, serving

@@ -13,11 +13,11 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from langgraph.runtime import Runtime
+from runengine.context import RunContext
 from runengine_server.domain.errors import Unavailable, WrongState
 from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import Line
-from runengine_server.workflows.run_context import RunContext
 
 from tests.integration.harness import (
     SECONDS,
@@ -36,8 +36,8 @@ from tests.integration.harness import (
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runengine_server.engine.worker._POLL_SECONDS", 0.05)
-    monkeypatch.setattr("runengine_server.engine.worker._STOP_SECONDS", 0.2)
+    monkeypatch.setattr("runengine_server.worker.worker._POLL_SECONDS", 0.05)
+    monkeypatch.setattr("runengine_server.worker.worker._STOP_SECONDS", 0.2)
     monkeypatch.setattr("runengine_server.repositories.queue_repository._PAUSE_SECONDS", 0.001)
 
 
@@ -383,7 +383,7 @@ async def test_updated_at_rises_with_every_transition_although_the_clock_was_set
 async def test_a_node_that_ignores_being_cancelled_does_not_keep_its_place(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runengine_server.engine.langgraph_run_processor._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("runengine_server.worker.processor._GRACE_SECONDS", 0.1)
     entered, go = asyncio.Event(), asyncio.Event()
 
     async def deaf(state: State) -> State:

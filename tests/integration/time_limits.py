@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from langgraph.pregel import _retry
-from runengine_server.engine import langgraph_run_processor
-from runengine_server.workflows import time_limit
+from runengine_server.worker import processor
+from runengine_server.worker.graph import time_limit
 
 from tests.integration.harness import State
 from tests.patience import SECONDS
@@ -74,7 +74,7 @@ def begin_in_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     ENTERED.clear()
     monkeypatch.setattr(_retry, "_run_timeout_watchdog", after_entering)
     monkeypatch.setattr(time_limit, "asyncio", _WaitsForNode(of_node=True))
-    monkeypatch.setattr(langgraph_run_processor, "asyncio", _WaitsForNode(of_node=False))
+    monkeypatch.setattr(processor, "asyncio", _WaitsForNode(of_node=False))
 
 
 in_the_node = pytest.mark.usefixtures("limits_begin_in_the_node")

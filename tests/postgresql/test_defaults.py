@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from runengine_server.database.database import Database
 from runengine_server.database.functions import dispatch_function, tenant_function
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.campaign_repository import CampaignRepository
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import RunRepository
 
 from tests.integration.harness import Ran, chain, ended, serving

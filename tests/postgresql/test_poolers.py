@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient, RunNotFound, Unavailable
-from runengine_server.repositories.connecting import OF_CALLS, Connector, keeps_session
+from runengine_server.database.connecting import OF_CALLS, Connector, keeps_session
+from runengine_server.processes.start_database import ensure_hearing, migrate, open_database
 from runengine_server.settings import Settings, SettingsError
-from runengine_server.start_database import ensure_hearing, migrate, open_database
 
 from tests.gates import Gates
 from tests.patience import SECONDS

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from runengine_server.database.connecting import NotGranted
+from runengine_server.database.database import Database
+from runengine_server.database.migrations.migrate import migrate
 from runengine_server.domain.run import RunStatus
-from runengine_server.repositories.connecting import NotGranted
-from runengine_server.repositories.database import Database
-from runengine_server.repositories.migrations.migrate import migrate
-from runengine_server.start_database import watch
+from runengine_server.processes.start_database import watch
 from structlog.testing import capture_logs
 
 from tests.integration.harness import SECONDS, Held, Ran, chain, ended, serving, until

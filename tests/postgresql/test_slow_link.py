@@ -11,10 +11,10 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from runengine_server.database import database, patience
+from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
-from runengine_server.repositories import database, patience
-from runengine_server.repositories.database import Database
 
 from tests.integration.harness import SECONDS, State, chain, serving
 from tests.postgresql_servers import Server

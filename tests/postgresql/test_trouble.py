@@ -12,12 +12,12 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from runengine_server.database.connecting import OF_CALLS, Connector
+from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import NewRun
-from runengine_server.repositories.connecting import OF_CALLS, Connector
-from runengine_server.repositories.database import Database
+from runengine_server.processes.start_database import watch
 from runengine_server.repositories.run_repository import Once, RunRepository
-from runengine_server.start_database import watch
 
 from tests.integration.harness import ACTOR
 from tests.patience import SECONDS

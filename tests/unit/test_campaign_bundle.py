@@ -18,17 +18,17 @@ import pytest
 from langgraph.cache.base import BaseCache
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
-from runengine_server.workflows.campaign_bundle import WORKFLOWS
-from runengine_server.workflows.campaign_bundle.brief import SOCIAL_CHANNELS, BriefError
-from runengine_server.workflows.campaign_bundle.messages import post_length
-from runengine_server.workflows.campaign_bundle.phrases import ENGLISH, LANGUAGES, TONES, Language, Voice
-from runengine_server.workflows.campaign_bundle.pictures import (
+from runengine.context import RunContext
+from runengine_samples.campaign_bundle import WORKFLOWS
+from runengine_samples.campaign_bundle.brief import SOCIAL_CHANNELS, BriefError
+from runengine_samples.campaign_bundle.messages import post_length
+from runengine_samples.campaign_bundle.phrases import ENGLISH, LANGUAGES, TONES, Language, Voice
+from runengine_samples.campaign_bundle.pictures import (
     TEXT_ON_PAGE,
     TEXT_ON_PICTURE,
     contrast,
     direct_art,
 )
-from runengine_server.workflows.run_context import RunContext
 
 BRIEF: dict[str, Any] = {
     "product": {"name": "Solar Kettle", "description": "Boils a litre of water with nothing but sunlight."},
@@ -70,7 +70,7 @@ Save = Callable[[str, bytes, str], Awaitable[str]]
 
 
 def a_context(save: Save) -> RunContext:
-    return RunContext(uuid.uuid4(), "tenant", None, None, 1, uuid.uuid4(), save)
+    return RunContext(uuid.uuid4(), "tenant", None, 1, lambda: None, lambda: "key", save)
 
 
 async def run(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from langgraph.graph import START, StateGraph
-from runengine_server.workflows.fingerprint import fingerprint
+from runengine_server.worker.graph.fingerprint import fingerprint
 
 NODE = """
 import functools

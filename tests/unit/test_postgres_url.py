@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from runengine_server.postgres_url import parse_postgres_url
+from runengine_server.database.postgres_url import parse_postgres_url
+from runengine_server.processes.start_database import cannot_connect
 from runengine_server.settings import SettingsError, read_settings
-from runengine_server.start_database import cannot_connect
 
 SECRET = "hunter2"
 

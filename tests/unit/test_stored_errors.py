@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ormsgpack
 import pytest
-from runengine_server.workflows.stored_values import SERIALISER, dump_error
+from runengine_server.worker.graph.stored_values import SERIALISER, dump_error
 
 made = list[str]()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runengine_server.engine.superseded import Superseded
+from runengine_server.worker.graph.superseded import Superseded
 
 LARGE = 1 << 20
 

@@ -20,12 +20,12 @@ from runengine.v1 import (
     run_service_pb2,
     run_service_pb2_grpc,
 )
-from runengine_server import app
 from runengine_server.auth import clerk, development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why
 from runengine_server.domain.caller import Caller
 from runengine_server.domain.errors import NoOrganisation, RunEngineError, Unauthenticated
+from runengine_server.processes import app
 from runengine_server.settings import Settings, SettingsError, read_settings
 from structlog.testing import capture_logs
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from runengine_server.database.database import TenantScope
 from runengine_server.database.functions import tenant_function
 from runengine_server.domain.run import Artifact
-from runengine_server.repositories.database import TenantScope
 
 _GET = tenant_function("get_artifact")
 _WITHOUT_ROW = tenant_function("artifacts_without_row")

@@ -6,9 +6,9 @@ from uuid import UUID
 
 import asyncpg
 
+from runengine_server.database.database import TenantScope
 from runengine_server.database.functions import tenant_function
 from runengine_server.domain.run import Campaign, CampaignStatus
-from runengine_server.repositories.database import TenantScope
 
 _INSERT = tenant_function("create_campaign")
 _GET = tenant_function("get_campaign")

@@ -11,11 +11,11 @@ from uuid import UUID
 
 import asyncpg
 
+from runengine_server.database.database import Database
 from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.errors import Fenced, StatementRefused
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.write_behind import Done, StoredCheckpoint, WriteBehind
 
 _RECORD = tenant_function("record_progress")

@@ -8,12 +8,12 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED
+from runengine_server.database.database import Database, DispatchLine
+from runengine_server.database.driver_errors import translate_driver_errors
 from runengine_server.database.functions import dispatch_function
 from runengine_server.domain.encoded_run import decode_input
 from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun
-from runengine_server.repositories.channels import CANCELLED, HANDED_BACK, QUEUED
-from runengine_server.repositories.database import Database, DispatchLine
-from runengine_server.repositories.driver_errors import translate_driver_errors
 from runengine_server.repositories.purges import purge_expired
 from runengine_server.repositories.workflow_repository import WorkflowRepository
 

@@ -10,12 +10,12 @@ from uuid import UUID
 
 import asyncpg
 
+from runengine_server.database.channels import CANCELLED, QUEUED
+from runengine_server.database.database import TenantScope
 from runengine_server.database.functions import tenant_function
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.encoded_run import canonical_response, encode_input
 from runengine_server.domain.run import Failure, NewRun, RunEvent, RunStatus, RunStep, StepStatus
-from runengine_server.repositories.channels import CANCELLED, QUEUED
-from runengine_server.repositories.database import TenantScope
 
 _TRIGGER = tenant_function("trigger_run")
 _GET = tenant_function("get_run")

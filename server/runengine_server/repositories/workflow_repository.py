@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from runengine_server.database.database import Database
 from runengine_server.database.functions import dispatch_function
-from runengine_server.repositories.database import Database
 
 _REGISTER = dispatch_function("register_workflows")
 _WITHDRAW = dispatch_function("withdraw_worker")

@@ -9,10 +9,10 @@ from uuid import UUID
 import grpc
 from runengine.v1 import artifact_service_pb2, artifact_service_pb2_grpc
 
+from runengine_server.database.database import Database
 from runengine_server.domain.errors import ArtifactNotFound
 from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
-from runengine_server.repositories.database import Database
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.validation import require_valid
 

@@ -9,9 +9,9 @@ import grpc
 import uuid_utils.compat
 from runengine.v1 import campaign_service_pb2, campaign_service_pb2_grpc
 
+from runengine_server.database.database import Database
 from runengine_server.domain.errors import CampaignNotFound
 from runengine_server.repositories.campaign_repository import CampaignRepository
-from runengine_server.repositories.database import Database
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.messages import campaign_message
 from runengine_server.rpc.validation import require_valid

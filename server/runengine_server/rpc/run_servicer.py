@@ -10,13 +10,13 @@ from uuid import UUID
 import grpc
 from runengine.v1 import run_service_pb2, run_service_pb2_grpc
 
+from runengine_server.commands.cancel_run import cancel_run
+from runengine_server.commands.retry_run import retry_run
+from runengine_server.commands.trigger_run import check_trigger, trigger_run
+from runengine_server.database.database import Database
 from runengine_server.domain import page_token
 from runengine_server.domain.errors import InvalidArgument, RunNotFound, Violation
 from runengine_server.domain.run import RunStatus
-from runengine_server.engine.cancel_run import cancel_run
-from runengine_server.engine.retry_run import retry_run
-from runengine_server.engine.trigger_run import check_trigger, trigger_run
-from runengine_server.repositories.database import Database
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.rpc.idempotency import act_once, fingerprint_of
 from runengine_server.rpc.interceptor import caller

@@ -14,8 +14,8 @@ from runengine.v1 import (
 )
 
 from runengine_server.auth.clerk import ClerkVerifier
+from runengine_server.database.database import Database
 from runengine_server.repositories.artifact_store import ArtifactStore
-from runengine_server.repositories.database import Database
 from runengine_server.rpc import health
 from runengine_server.rpc.artifact_servicer import ArtifactServicer
 from runengine_server.rpc.campaign_servicer import CampaignServicer

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from runengine_server.__main__ import main as command
-from runengine_server.repositories.channels import QUEUED
-from runengine_server.repositories.notifier import Notifier
+from runengine_server.database.channels import QUEUED
+from runengine_server.database.notifier import Notifier
 
 from tests.rewriting import rewrite
 

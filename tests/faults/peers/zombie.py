@@ -27,9 +27,9 @@ from uuid import uuid4
 import asyncpg
 from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient
-from runengine_server.embedded_postgres import EmbeddedPostgres
+from runengine_server.database.migrations.migrate import migrate
 from runengine_server.logs import configure_logging
-from runengine_server.repositories.migrations.migrate import migrate
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.gates import Gates
 from tests.stack import ROOT, Stack

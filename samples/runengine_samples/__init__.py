@@ -1,0 +1,1 @@
+"""Workflows as a user would write them."""

@@ -1,0 +1,1 @@
+"""What callers ask of runs: check, one call of a repository, a typed refusal."""

@@ -1,1 +1,0 @@
-"""All that decides: trigger, cancel, retry, and the worker that executes."""

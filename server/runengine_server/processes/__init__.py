@@ -1,0 +1,1 @@
+"""One file builds one process."""

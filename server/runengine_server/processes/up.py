@@ -1,0 +1,177 @@
+"""Everything on one machine: PostgreSQL, migrations, and one process each for gRPC, REST and work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import structlog
+
+from runengine_server.auth import development
+from runengine_server.processes import app
+from runengine_server.processes.children import Child
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
+from runengine_server.processes.start_database import migrate
+from runengine_server.settings import SAMPLE, Settings, SettingsError
+
+_PROCESSES = ("serve", "worker", "gateway")
+_POSTGRES_LOOK_SECONDS = 0.5
+
+_BRIEF = (
+    '{"product": "Solar Kettle", "audience": "campers", "channels": ["email"], "tone": "friendly", '
+    '"offer": "20 % off until Sunday", "locale": "en", "paceSeconds": 0.4}'
+)
+
+_log = structlog.get_logger()
+
+
+@contextlib.contextmanager
+def state_directory(path: Path) -> Iterator[None]:
+    """The directory, ours alone while the block runs."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError(f"RUNENGINE_STATE_DIR: cannot write {path}: {reason}") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SettingsError(
+                f"runengine already runs in {path}: stop it, or set RUNENGINE_STATE_DIR to another directory"
+            ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+async def up(settings: Settings) -> None:
+    """Starts everything, says where it is, and keeps it running until SIGINT or SIGTERM.
+
+    Raises SettingsError or ChildFailed when something cannot start; nothing is left running then.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stopping.set)
+    with state_directory(settings.state_dir):
+        for variable, address in (
+            ("RUNENGINE_GRPC_ADDRESS", settings.grpc_address),
+            ("RUNENGINE_REST_ADDRESS", settings.rest_address),
+        ):
+            app.bind(variable, address).close()
+        postgres = EmbeddedPostgres(settings.state_dir) if settings.database_url is None else None
+        children: list[Child] = []
+        # Its standard input ends with this process, even by SIGKILL.
+        guard = _start_guard(settings.state_dir) if postgres is not None else None
+        try:
+            until_stopping = asyncio.create_task(stopping.wait())
+            running = asyncio.create_task(_run(settings, postgres, children))
+            done, _ = await asyncio.wait([running, until_stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in (running, until_stopping):
+                task.cancel()
+            await asyncio.gather(running, until_stopping, return_exceptions=True)
+            if running in done:
+                running.result()
+        finally:
+            await asyncio.gather(*(child.stop() for child in children))
+            if postgres is not None:
+                postgres.stop()
+            if guard is not None:
+                guard.kill()
+                await asyncio.to_thread(guard.communicate)
+
+
+def _start_guard(state_dir: Path) -> subprocess.Popen[bytes]:
+    module = "runengine_server.processes.postgres_guard"
+    command = [sys.executable, "-m", module, str(state_dir.absolute()), str(os.getpid())]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dict[str, str]:
+    """The database up and migrated; answers the environment of the processes."""
+    environment = dict(os.environ)
+    # The processes run users' code, which has no business with the owner's credentials.
+    environment.pop("RUNENGINE_OWNER_DATABASE_URL", None)
+    environment["RUNENGINE_STATE_DIR"] = str(settings.state_dir.absolute())
+    if postgres is None:
+        await migrate(settings)
+    else:
+        try:
+            owner_url, url = await postgres.start()
+        except (OSError, subprocess.SubprocessError, asyncpg.PostgresError) as error:
+            log = settings.state_dir.absolute() / "postgres" / "log"
+            raise SettingsError(f"PostgreSQL cannot start ({type(error).__name__}); see {log}") from None
+        environment["RUNENGINE_DATABASE_URL"] = url
+        await migrate(settings.model_copy(update={"database_url": url, "owner_database_url": owner_url}))
+        await postgres.forget_workflows()
+    if settings.clerk_issuer is None:
+        if settings.clerk_jwt_key or settings.clerk_jwks_url:
+            raise SettingsError("RUNENGINE_CLERK_ISSUER is missing: without it Clerk's key would be ignored")
+        environment["RUNENGINE_CLERK_ISSUER"] = development.ISSUER
+        environment["RUNENGINE_CLERK_JWT_KEY"] = development.public_pem(settings.state_dir)
+    return environment
+
+
+async def _run(settings: Settings, postgres: EmbeddedPostgres | None, children: list[Child]) -> None:
+    environment = await _prepare(settings, postgres)
+    for command in _PROCESSES:
+        # One at a time, so that those that did start are stopped.
+        children += [Child(command, environment)]
+    await asyncio.gather(*(child.until_ready() for child in children))
+    _greet(settings)
+    keeping = [child.keep() for child in children]
+    if postgres is not None:
+        keeping.append(_keep_postgres(postgres))
+    await asyncio.gather(*keeping)
+
+
+async def _keep_postgres(postgres: EmbeddedPostgres) -> None:
+    while True:
+        await asyncio.sleep(_POSTGRES_LOOK_SECONDS)
+        try:
+            if not postgres.is_running():
+                _log.warning("PostgreSQL ended; starting it again")
+                await postgres.start()
+        except Exception as error:
+            _log.error("PostgreSQL does not start", error=type(error).__name__)
+
+
+def _greet(settings: Settings) -> None:
+    lines = [
+        "runengine is up.",
+        f"  gRPC  {settings.grpc_address}",
+        f"  REST  http://{settings.rest_address}",
+    ]
+    if settings.clerk_issuer is None:
+        token = development.sign(settings.state_dir, "org_demo", "user_demo", ttl_seconds=12 * 3600)
+        known = SAMPLE in settings.workflows
+        workflow, payload = ("campaign-bundle", _BRIEF) if known else ("YOUR-WORKFLOW", "{}")
+        body = f'{{"workflowName": "{workflow}", "triggerPayload": {payload}}}'
+        lines += [
+            "",
+            "A development token, good for 12 hours (another: .venv/bin/runengine-server token --org ORG):",
+            "",
+            f"export RUNENGINE_TOKEN={token}",
+            "",
+            "Trigger a run, and watch its steps:",
+            "",
+            f".venv/bin/runengine --address {settings.grpc_address} \\",
+            f"  trigger {workflow} --wait --payload '{payload}'",
+            "",
+            f"The same over REST, whose reference is http://{settings.rest_address}/docs:",
+            "",
+            f'curl -s http://{settings.rest_address}/runs -H "authorization: Bearer $RUNENGINE_TOKEN" \\',
+            f"  -H 'content-type: application/json' -d '{body}'",
+        ]
+    sys.stdout.write("\n".join(lines) + "\n\nCtrl-C stops everything.\n")
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""What executes runs: claims, heartbeats, and the graph of each."""

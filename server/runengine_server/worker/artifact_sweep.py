@@ -1,0 +1,53 @@
+"""Deletes the bytes of artifacts that no row tells of: their worker was lost in between."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from uuid import UUID
+
+import structlog
+
+from runengine_server.database.database import Database
+from runengine_server.repositories.artifact_repository import ArtifactRepository
+from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.queue_repository import QueueRepository
+
+# The row follows the bytes at once, or, where the worker is frozen or cut off in between, within its lease,
+# of an hour at most: later it is fenced off.
+_OLD_SECONDS = 24 * 3600.0
+
+# A little less than the hour after which each worker asks.
+_EVERY_SECONDS = 3300.0
+
+_log = structlog.get_logger()
+
+
+class ArtifactSweep:
+    """What one worker of all does once an hour. Two at a time would do no harm."""
+
+    def __init__(self, database: Database, store: ArtifactStore, queue: QueueRepository) -> None:
+        self._database = database
+        self._store = store
+        self._queue = queue
+
+    async def sweep_when_due(self) -> None:
+        """Sweeps, unless another worker has within the hour."""
+        if await self._queue.begin_chore("sweep of artifacts", _EVERY_SECONDS):
+            await self.sweep()
+
+    async def sweep(self) -> None:
+        """Deletes what is older than a day, belongs to a run of this database, and has no row. Keeps a page
+        of keys in memory, however many there are.
+        """
+        deleted = await self._store.delete_unfinished(_OLD_SECONDS)
+        async for page in self._store.older_than(_OLD_SECONDS):
+            stored: defaultdict[str, list[tuple[UUID, UUID]]] = defaultdict(list)
+            for each in page:
+                stored[each.tenant_id].append((each.run_id, each.artifact_id))
+            for tenant_id, ids in stored.items():
+                artifacts = ArtifactRepository(self._database.tenant(tenant_id))
+                for run_id, artifact_id in await artifacts.without_row(ids):
+                    await self._store.delete(self._store.key(tenant_id, run_id, artifact_id))
+                    deleted += 1
+        if deleted:
+            _log.info("artifacts without a row deleted", deleted=deleted)

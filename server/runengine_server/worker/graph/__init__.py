@@ -1,0 +1,1 @@
+"""LangGraph's graphs as they are executed here: compiled, recorded, checkpointed."""

@@ -1,0 +1,220 @@
+"""`module:attribute` → workflows that the worker can execute."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from langchain_core.runnables import Runnable
+from langgraph._internal._constants import NS_END, NS_SEP
+from langgraph._internal._runnable import RunnableCallable
+from langgraph.graph import START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel import Pregel
+from langgraph.pregel._utils import get_function_nonlocals
+from langgraph.types import RetryPolicy
+
+from runengine_server.settings import SettingsError
+from runengine_server.worker.graph.recorded_node import RecordedNode
+from runengine_server.worker.graph.storing_node import store_writes
+from runengine_server.worker.graph.time_limit import TimeLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is of a run. `subgraphs`
+    has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner"; `reached`
+    also those that the function of a node knows, and may call.
+    """
+
+    name: str
+    graph: CompiledStateGraph[Any, Any, Any, Any]
+    retry_policies: dict[str, Sequence[RetryPolicy]]
+    timeout_seconds: float | None
+    subgraphs: dict[str, Pregel[Any, Any, Any, Any]]
+    reached: dict[str, list[Pregel[Any, Any, Any, Any]]]
+
+    def graphs_of(self, namespace: str) -> list[Pregel[Any, Any, Any, Any]]:
+        """The graph whose checkpoints have that namespace, or those among which it is; none where nobody
+        knows, because a function makes it.
+        """
+        graph = self.graph_of(namespace)
+        return self.reached.get(namespace_path(namespace), []) if graph is None else [graph]
+
+    def graph_of(self, namespace: str) -> Pregel[Any, Any, Any, Any] | None:
+        """The graph whose checkpoints have that namespace; None of one that a node calls by itself."""
+        return self.subgraphs.get(namespace_path(namespace)) if namespace else self.graph
+
+    def stops_after(self, namespace: str, done: Iterable[str]) -> bool:
+        """Whether the graph of that namespace stops now that its nodes of those names are done."""
+        gated = [graph for graph in self.graphs_of(namespace) if graph.interrupt_after_nodes]
+        names = set(done) - {START} if gated else set()
+        for graph in gated:
+            # Of several that a function may call it is the one that has those nodes.
+            if names <= graph.nodes.keys():
+                gates = graph.interrupt_after_nodes
+                return bool(names if gates == "*" else names & set(gates))
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a run and a step may take, in seconds, where the graph's metadata says nothing of it."""
+
+    run: float | None = None
+    step: float | None = None
+
+
+_NO_TIMEOUTS = Timeouts()
+
+
+def load_workflows(entries: Sequence[str], timeouts: Timeouts) -> dict[str, Workflow]:
+    """All workflows that `entries` name, by name.
+
+    Raises SettingsError, in one line, for what cannot be imported, is no dict of uncompiled
+    StateGraphs, does not compile, or names a workflow twice.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    loaded: dict[str, Workflow] = {}
+    for entry in entries:
+        for name, graph in _read(entry).items():
+            if name in loaded:
+                raise SettingsError(f"RUNENGINE_WORKFLOWS: the workflow {name!r} is named twice")
+            try:
+                loaded[name] = compile_workflow(name, graph, timeouts)
+            except Exception as error:
+                raise SettingsError(f"RUNENGINE_WORKFLOWS: {name!r} does not compile: {error}") from error
+    return loaded
+
+
+def _read(entry: str) -> dict[str, StateGraph[Any, Any, Any, Any]]:
+    module_name, _, attribute = entry.partition(":")
+    try:
+        value = getattr(importlib.import_module(module_name), attribute)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise SettingsError(
+            f"RUNENGINE_WORKFLOWS: cannot import {entry} ({reason}); "
+            "it must be installed, or lie in the current directory"
+        ) from error
+    if not isinstance(value, dict) or not all(
+        isinstance(name, str) and name and isinstance(graph, StateGraph) for name, graph in value.items()
+    ):
+        raise SettingsError(
+            f"RUNENGINE_WORKFLOWS: {entry} must be a dict from name to a StateGraph that is not compiled"
+        )
+    return value
+
+
+def namespace_path(namespace: str) -> str:
+    """A namespace of checkpoints without the ids of tasks: "outer|inner"."""
+    # A part that is a number counts the graphs that one execution of a node calls.
+    parts = [part.partition(NS_END)[0] for part in namespace.split(NS_SEP) if not part.isdigit()]
+    return NS_SEP.join(parts)
+
+
+def _subgraphs(graph: Pregel[Any, Any, Any, Any], within: str = "") -> dict[str, Pregel[Any, Any, Any, Any]]:
+    found: dict[str, Pregel[Any, Any, Any, Any]] = {}
+    for name, node in graph.nodes.items():
+        if isinstance(node.bound, Pregel):
+            path = within + name
+            found[path] = node.bound
+            found |= _subgraphs(node.bound, path + NS_SEP)
+    return found
+
+
+def _reached(graph: Pregel[Any, Any, Any, Any]) -> dict[str, list[Pregel[Any, Any, Any, Any]]]:
+    found: dict[str, list[Pregel[Any, Any, Any, Any]]] = {}
+
+    def look(graph: Pregel[Any, Any, Any, Any], within: str, above: tuple[int, ...]) -> None:
+        for name, node in graph.nodes.items():
+            inner = [node.bound] if isinstance(node.bound, Pregel) else _called(node.bound)
+            if inner:
+                found.setdefault(within + name, []).extend(inner)
+            for each in inner:
+                if id(each) not in above:  # one may call itself
+                    look(each, within + name + NS_SEP, (*above, id(each)))
+
+    look(graph, "", ())
+    return found
+
+
+def _called(node: Runnable[Any, Any]) -> list[Pregel[Any, Any, Any, Any]]:
+    functions = (node.func, node.afunc) if isinstance(node, RunnableCallable) else ()
+    known = (value for each in functions if each is not None for value in get_function_nonlocals(each))
+    return [graph for value in known for graph in _graphs_in(value)]
+
+
+def _graphs_in(value: Any) -> Iterable[Pregel[Any, Any, Any, Any]]:
+    """Itself, that whose method it is, or those that it holds: a function may choose one of them."""
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple | set | frozenset):
+        value = (getattr(value, "__self__", value),)
+    return [each for each in value if isinstance(each, Pregel)]
+
+
+def compile_workflow(
+    name: str, graph: StateGraph[Any, Any, Any, Any], timeouts: Timeouts = _NO_TIMEOUTS
+) -> Workflow:
+    """The graph compiled, with a RecordedNode around each node's own runnable.
+
+    The node's CachePolicy moves into the RecordedNode, because LangGraph answers from its cache
+    without telling which task was answered; RetryPolicy and timeout stay where they are.
+    Raises ValueError for a `timeout_seconds` that is no positive number.
+    """
+    compiled = graph.compile(name=name)
+    subgraphs = _subgraphs(compiled)
+    reached = _reached(compiled)
+    retry_policies: dict[str, Sequence[RetryPolicy]] = {}
+    for step_id, node in compiled.nodes.items():
+        if step_id == START:
+            continue
+        policies = node.retry_policy or ()
+        retry_policies[step_id] = (policies,) if isinstance(policies, RetryPolicy) else tuple(policies)
+        skill_id = str((node.metadata or {}).get("skill_id", step_id))
+        node.bound = RecordedNode(step_id, skill_id, node.bound, retry_policies[step_id], node.cache_policy)
+        node.cache_policy = None
+    _limit(compiled, timeouts.step)
+    for subgraph in subgraphs.values():
+        # A sub-graph as a whole has the limit of the node that it is.
+        _limit(subgraph, None)
+    store_writes(compiled, is_top=True)
+    for each in chain.from_iterable(reached.values()):
+        store_writes(each)
+    of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
+    return Workflow(name, compiled, retry_policies, of_run, subgraphs, reached)
+
+
+def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
+    """Gives nodes without a timeout that of their metadata, `timeout_seconds`, or else the default: with
+    their edges, error handlers and the edges that lead into the graph too.
+    """
+    for name, node in graph.nodes.items():
+        # compile() has read the cached property `node` of a PregelNode with a timeout; it would keep
+        # running the node as it was.
+        vars(node).pop("node", None)
+        seconds: float | timedelta | None
+        if node.timeout is None:
+            seconds = _timeout(node.metadata, default)
+        else:
+            seconds = node.timeout.run_timeout if node.is_error_handler else None
+        if isinstance(seconds, float) and node.node is not None:
+            vars(node)["node"] = TimeLimit(name, node.node, seconds)
+
+
+def _timeout(metadata: Mapping[str, Any] | None, default: float | None) -> float | None:
+    seconds = (metadata or {}).get("timeout_seconds", default)
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"timeout_seconds must be a positive number of seconds, not {seconds!r}")
+    return float(seconds)

@@ -1,0 +1,157 @@
+"""A node whose writes are, from the moment they are written, as the store gives them back."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph._internal._config import recast_checkpoint_ns
+from langgraph._internal._constants import (
+    CONFIG_KEY_CALL,
+    CONFIG_KEY_CHECKPOINT_NS,
+    CONFIG_KEY_SEND,
+    TASKS,
+)
+from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.errors import ParentCommand
+from langgraph.pregel import Pregel
+from langgraph.types import Command, Send
+
+from runengine_server.worker.graph.channels import keep_as_stored
+from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowError
+from runengine_server.worker.graph.stored_values import FLAT, as_stored
+
+Future = asyncio.Future[Any] | concurrent.futures.Future[Any]
+Write = tuple[str, Any]
+
+
+def store_writes(graph: Pregel[Any, Any, Any, Any], is_top: bool = False) -> None:
+    """Makes the nodes of the graph, with the edges that lead from them, StoringNodes. Above the one at the
+    top there is no graph.
+    """
+    keep_as_stored(graph.channels)
+    untracked = frozenset(name for name, each in graph.channels.items() if isinstance(each, UntrackedValue))
+    for name, node in graph.nodes.items():
+        if (bound := node.node) is not None and not isinstance(bound, StoringNode):
+            vars(node)["node"] = StoringNode(name, bound, untracked, is_top)
+
+
+class StoringNode(Runnable[Any, Any]):
+    """Executes `bound`, a node with its edges. What it writes, what its tasks return, and what it tells a
+    graph above are as_stored; channels that are not stored take what they are given.
+    """
+
+    def __init__(self, name: str, bound: Runnable[Any, Any], untracked: frozenset[str], is_top: bool) -> None:
+        self.name = name
+        self.bound = bound
+        self._untracked = untracked
+        self._is_top = is_top
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """As ainvoke."""
+        assert config is not None
+        try:
+            return self.bound.invoke(input, self._storing(config), **kwargs)
+        except ParentCommand as above:
+            self._pass_on(above, config)
+            raise
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """What `bound` returns. Raises ValueNotStorable, and WorkflowError for a Command to a graph above
+        where there is none.
+        """
+        assert config is not None
+        try:
+            return await self.bound.ainvoke(input, self._storing(config), **kwargs)
+        except ParentCommand as above:
+            self._pass_on(above, config)
+            raise
+
+    def _storing(self, config: RunnableConfig) -> RunnableConfig:
+        configurable = config["configurable"]
+        given = {**configurable, CONFIG_KEY_SEND: partial(self._write, configurable[CONFIG_KEY_SEND])}
+        if (call := configurable.get(CONFIG_KEY_CALL)) is not None:
+            given[CONFIG_KEY_CALL] = partial(_call, call)
+        return {**config, "configurable": given}
+
+    def _write(self, send: Callable[[Sequence[Write]], None], writes: Sequence[Write]) -> None:
+        if not all(type(value) in FLAT for _, value in writes):
+            writes = [(channel, self._as_stored(channel, value)) for channel, value in writes]
+        send(writes)
+
+    def _as_stored(self, channel: str, value: Any) -> Any:
+        if value is None or channel in self._untracked:
+            return value
+        if channel == TASKS and isinstance(value, Send):
+            return self._sent(value)
+        return as_stored(value, channel)
+
+    def _sent(self, send: Send) -> Send:
+        key = f"Send to {send.node}"
+        if type(send.arg) is dict:
+            arg = {
+                name: each if name in self._untracked else as_stored(each, f"{key}: {name}")
+                for name, each in send.arg.items()
+            }
+        else:
+            arg = as_stored(send.arg, key)
+        return Send(send.node, arg, timeout=send.timeout)
+
+    def _pass_on(self, above: ParentCommand, config: RunnableConfig) -> None:
+        command: Command[Any] = above.args[0]
+        namespace: str = config["configurable"][CONFIG_KEY_CHECKPOINT_NS]
+        here = command.graph in (namespace, recast_checkpoint_ns(namespace), self.name)
+        if self._is_top and not here:
+            words = f"{self.name!r} returned a Command to the graph above, and there is none."
+            raise WorkflowError(words) from None
+        update, goto = command.update, command.goto
+        if isinstance(update, dict):
+            update = {name: self._as_stored(name, each) for name, each in update.items()}
+        elif isinstance(update, list | tuple) and all(_is_pair(each) for each in update):
+            update = [(name, self._as_stored(name, each)) for name, each in update]
+        if isinstance(goto, Send):
+            goto = self._sent(goto)
+        elif not isinstance(goto, str):
+            goto = [self._sent(each) if isinstance(each, Send) else each for each in goto]
+        above.args = (replace(command, update=update, goto=goto),)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _call(call: Callable[..., Future], *arguments: Any, **named: Any) -> Future:
+    """What a task (`@task`) returns is stored too, and read from there when the node runs again."""
+    return _returning(call(*arguments, **named))
+
+
+def _returning(call: Future) -> Future:
+    returned: Future = (
+        asyncio.Future(loop=call.get_loop()) if isinstance(call, asyncio.Future) else type(call)()
+    )
+
+    def settle(done: Future) -> None:
+        if returned.cancelled():
+            return
+        if done.cancelled():
+            returned.cancel()
+        elif (error := done.exception()) is not None:
+            returned.set_exception(error)
+        else:
+            try:
+                returned.set_result(as_stored(done.result(), "the result of a task"))
+            except ValueNotStorable as refused:
+                returned.set_exception(refused)
+
+    def cancel(future: Future) -> None:
+        if future.cancelled():
+            call.cancel()
+
+    call.add_done_callback(settle)
+    returned.add_done_callback(cancel)
+    return returned

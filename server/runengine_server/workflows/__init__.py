@@ -1,1 +1,0 @@
-"""How a user's StateGraph becomes runs and steps, and the sample workflow."""
