@@ -23,7 +23,7 @@ from tests.bench.data import CONTEXT_BYTES, PAYLOAD_BYTES
 from tests.bench.profile import COSTS
 from tests.bench.rows import ROWS, Row
 from tests.bench.servers import LOAD_CORE, SERVER_CORE, Bench, Missing
-from tests.stack import ROOT
+from tests.support.stack import ROOT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 # What was found out about the missed rows, by hand.

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import quantiles
 
 from tests.bench.rows import ROWS, Row
-from tests.stack import ROOT
+from tests.support.stack import ROOT
 
 ROUNDS = 24
 DEFAULT_ROWS = ("1", "2", "6", "7", "8", "9", "10", "11")

@@ -41,7 +41,7 @@ from tests.bench.servers import (
     trigger,
     until_completed,
 )
-from tests.stack import ROOT, Stack, free_address
+from tests.support.stack import ROOT, Stack, free_address
 
 # How long a rate is measured in one round, and a peer whose calls are slow.
 SECONDS = 2.0

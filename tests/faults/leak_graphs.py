@@ -10,7 +10,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy
 from runengine.context import RunContext
 
-from tests import graphs
+from tests.support import graphs
 from tests.faults.arrivals import arrive, arrive_on_thread
 from tests.faults.graphs import State
 from tests.faults.graphs import deaf as deafly

@@ -62,8 +62,8 @@ from tests.faults.leak_graphs import LARGE
 from tests.faults.pools import fill_server, fill_worker, locked, until_waiting, wide_payload
 from tests.faults.reporting import REPORTS
 from tests.faults.resources import Reading, Reports, connections_of, differences, ports_of
-from tests.patience import SECONDS
-from tests.stack import Stack, logging_to
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack, logging_to
 
 PROCESSES = ("serve", "gateway", "worker")
 WORKFLOWS = "tests.faults.leak_graphs:WORKFLOWS"

@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tests import patience
-from tests.rewriting import rewrite
+from tests.support import patience
+from tests.support.rewritten_functions import rewrite
 
 VARIABLE = "RUNENGINE_MUTANT"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -32,8 +32,8 @@ from tests.faults.breaking import KINDS, LEASE_SECONDS, POINTS, POISON, ZOMBIES_
 from tests.faults.invariants import Facts, violations
 from tests.faults.process import DOORS, SERVER_POINTS, WORKER_POINTS
 from tests.faults.standing import Kept, cancel
-from tests.patience import SECONDS
-from tests.stack import Stack, free_address
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack, free_address
 
 AT_LEAST = 3
 MAX_RECOVERY_LEASES = 1.7

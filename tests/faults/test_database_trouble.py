@@ -30,10 +30,10 @@ from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
 
 from tests.faults.proxy import Proxy
-from tests.gates import Gates
-from tests.integration.harness import Ran, State, chain, serving, until
-from tests.patience import SECONDS
-from tests.stack import Stack, postgres_of_ones_own
+from tests.support.gates import Gates
+from tests.support.own_worker import Ran, State, chain, serving, until
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack, postgres_of_ones_own
 
 # Less than the nine after which the server itself gives up a call: what ends by then did not wait for that.
 AT_ONCE_SECONDS = 8

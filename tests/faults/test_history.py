@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.history import History
 from tests.faults.invariants import INVARIANTS, Facts, Rows, violations
-from tests.stack import environment
+from tests.support.stack import environment
 
 TENANT, OTHER, CAMPAIGN = "org_a", "org_b", "campaign"
 OLD, NEW = "run-1", "run-2"

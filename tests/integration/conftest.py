@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration import time_limits
+from tests.support import time_limits
 
 
 @pytest.fixture

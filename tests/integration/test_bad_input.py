@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from runengine.v1.run_pb2 import Run
 from runengine_server.auth import development
 
-from tests.gates import Gates
-from tests.integration import corpus
-from tests.integration.bad_input.exchanges import (
+from tests.support.gates import Gates
+from tests.support.bad_input import corpus
+from tests.support.bad_input.exchanges import (
     GrpcAnswer,
     HttpAnswer,
     call,
@@ -27,10 +27,10 @@ from tests.integration.bad_input.exchanges import (
     told,
     until_closed,
 )
-from tests.integration.bad_input.proto_wire import trigger
-from tests.integration.corpus import Grpc, Http, Raw, Row
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.bad_input.proto_wire import trigger
+from tests.support.bad_input.corpus import Grpc, Http, Raw, Row
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 _AT_ONCE = 8
 _MAX_TRAILERS = 8 * 1024  # what every client of gRPC takes

@@ -11,7 +11,7 @@ import pytest
 from langgraph.types import CachePolicy
 from runengine_server.domain.run import RunStatus
 
-from tests.integration.harness import Engine, Ran, alone, serving
+from tests.support.own_worker import Engine, Ran, alone, serving
 
 
 async def cache(database_url: str, state_dir: Path, *options: str) -> tuple[int | None, str, str]:

@@ -30,7 +30,7 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.worker.graph.checkpointer import FencedCheckpointer
 from runengine_server.worker.graph.recorded_node import Execution, Lost
 
-from tests.integration.harness import ACTOR, NO_KEY, Engine, Graph, Ran, Run, chain, happened, serving, until
+from tests.support.own_worker import ACTOR, NO_KEY, Engine, Graph, Ran, Run, chain, happened, serving, until
 
 Write = Callable[[FencedCheckpointer], Awaitable[Any]]
 METADATA: CheckpointMetadata = {"source": "loop", "step": 0, "parents": {}}

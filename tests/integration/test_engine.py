@@ -24,7 +24,7 @@ from runengine_server.domain.run import CampaignStatus, Failure, RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.write_behind import StoredCheckpoint
 
-from tests.integration.harness import (
+from tests.support.own_worker import (
     Graph,
     Ran,
     State,
@@ -35,8 +35,8 @@ from tests.integration.harness import (
     happened,
     serving,
 )
-from tests.integration.time_limits import ENTERED, in_the_node
-from tests.patience import SECONDS
+from tests.support.time_limits import ENTERED, in_the_node
+from tests.support.patience import SECONDS
 
 NO_ARTIFACT = "00000000-0000-0000-0000-000000000000"
 AT_ONCE = RetryPolicy(initial_interval=0, jitter=False, retry_on=Exception)

@@ -24,7 +24,7 @@ from runengine_server.repositories.queue_repository import Line, QueueRepository
 from runengine_server.worker.heartbeat import Heartbeat
 from runengine_server.worker.node_threads import NodeThreads
 
-from tests.integration.harness import (
+from tests.support.own_worker import (
     LEASE_SECONDS,
     SECONDS,
     Engine,

@@ -26,9 +26,9 @@ from runengine_server.processes import app
 from runengine_server.settings import Settings, SettingsError
 from structlog.testing import capture_logs
 
-from tests.patience import SECONDS
-from tests.stack import Stack, free_address
-from tests.token_forge import Forge, generated, part
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack, free_address
+from tests.support.token_forge import Forge, generated, part
 from tests.unit.test_tokens import grpc_answer
 
 ONE, TWO = generated(), generated()

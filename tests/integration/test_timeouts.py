@@ -12,14 +12,14 @@ from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.worker.graph.load import Timeouts, compile_workflow
 
-from tests.integration.harness import Graph, Held, Ran, State, alone, chain, serving
-from tests.integration.time_limits import (
+from tests.support.own_worker import Graph, Held, Ran, State, alone, chain, serving
+from tests.support.time_limits import (
     DEAF,
     ENTERED,
     forever,
     in_the_node,
 )
-from tests.patience import SECONDS
+from tests.support.patience import SECONDS
 
 
 def with_metadata(graph: Graph, **metadata: Any) -> Graph:

@@ -31,7 +31,7 @@ from langgraph.types import CachePolicy, Command, Overwrite, Send
 from runengine_server.domain.run import RunStatus
 from runengine_server.worker.graph.stored_values import as_stored, is_plain
 
-from tests.integration.harness import Graph, State, alone, chain, serving
+from tests.support.own_worker import Graph, State, alone, chain, serving
 
 Item = TypeVar("Item")
 

@@ -19,7 +19,7 @@ from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import Line
 
-from tests.integration.harness import (
+from tests.support.own_worker import (
     SECONDS,
     Held,
     Ran,

@@ -24,7 +24,7 @@ from runengine.v1 import (
 from runengine_gateway.app import create_gateway
 from starlette.types import ASGIApp
 
-from tests.patience import SECONDS
+from tests.support.patience import SECONDS
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 

@@ -16,9 +16,9 @@ from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why, shown
 from structlog.testing import capture_logs
 
-from tests.stack import ROOT
-from tests.token_forge import MACHINES, PARTY, Forge, Make, claims, edited, header, machine, pem_of, repacked
-from tests.token_table import BAD, NO_TOKEN_OF_OURS
+from tests.support.stack import ROOT
+from tests.support.token_forge import MACHINES, PARTY, Forge, Make, claims, edited, header, machine, pem_of, repacked
+from tests.support.token_table import BAD, NO_TOKEN_OF_OURS
 
 _BEFORE_THE_SIGNATURE = {
     "no_token", "opaque_token", "too_long", "malformed", "wrong_type", "wrong_algorithm", "forbidden_header",

@@ -29,8 +29,8 @@ from runengine_server.processes import app
 from runengine_server.settings import Settings, SettingsError, read_settings
 from structlog.testing import capture_logs
 
-from tests.stack import Stack
-from tests.token_forge import (
+from tests.support.stack import Stack
+from tests.support.token_forge import (
     ANOTHER_KEY,
     MACHINES,
     MISSING,
@@ -43,7 +43,7 @@ from tests.token_forge import (
     machine,
     pem_of,
 )
-from tests.token_table import BAD, GOOD, GOOD_MACHINES, IMPERSONATED, NO_TENANT
+from tests.support.token_table import BAD, GOOD, GOOD_MACHINES, IMPERSONATED, NO_TENANT
 
 _NO_RUN = str(uuid.uuid4())
 

@@ -17,10 +17,10 @@ from runengine_server.database.migrations.migrate import migrate
 from runengine_server.processes.children import Child
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
-from tests.patience import SECONDS
+from tests.support.patience import SECONDS
 
-ROOT = Path(__file__).parent.parent
-WORKFLOWS = "runengine_samples.campaign_bundle:WORKFLOWS,tests.graphs:WORKFLOWS"
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = "runengine_samples.campaign_bundle:WORKFLOWS,tests.support.graphs:WORKFLOWS"
 
 # A guard of the product that its processes are to be without, so that a test can be seen to fail.
 MUTANT = "RUNENGINE_MUTANT"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from tests.integration.bad_input.proto_wire import (
+from tests.support.bad_input.proto_wire import (
     NO_KIND,
     Wire,
     a_struct,

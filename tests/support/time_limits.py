@@ -11,8 +11,8 @@ from langgraph.pregel import _retry
 from runengine_server.worker import processor
 from runengine_server.worker.graph import time_limit
 
-from tests.integration.harness import State
-from tests.patience import SECONDS
+from tests.support.own_worker import State
+from tests.support.patience import SECONDS
 
 # Set by a node that is to run into its limit.
 ENTERED = asyncio.Event()

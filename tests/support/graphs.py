@@ -10,7 +10,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy, Command, RetryPolicy, Send, interrupt
 from runengine.context import RunContext
 
-from tests.gates import pass_gate
+from tests.support.gates import pass_gate
 
 
 class State(TypedDict, total=False):

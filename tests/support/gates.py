@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from tests.patience import SECONDS
+from tests.support.patience import SECONDS
 
 
 class Gate:

@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from tests.integration.bad_input.proto_wire import varint
-from tests.patience import SECONDS
+from tests.support.bad_input.proto_wire import varint
+from tests.support.patience import SECONDS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from runengine_server.auth import development
 
-from tests.token_forge import (
+from tests.support.token_forge import (
     ITS_JWK,
     MISSING,
     PARTY,

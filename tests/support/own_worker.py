@@ -40,8 +40,8 @@ from runengine_server.worker.graph.load import Timeouts, compile_workflow
 from runengine_server.worker.processor import LangGraphRunProcessor
 from runengine_server.worker.worker import Worker
 
-from tests.chains import chain_of
-from tests.patience import SECONDS as SECONDS
+from tests.support.chains import chain_of
+from tests.support.patience import SECONDS as SECONDS
 
 ACTOR = Actor("user_test", None)
 LEASE_SECONDS = 30.0

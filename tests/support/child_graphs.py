@@ -9,9 +9,9 @@ import threading
 import time
 from typing import Any, TypedDict
 
-from tests.chains import chain_of
-from tests.gates import pass_gate
-from tests.patience import SECONDS
+from tests.support.chains import chain_of
+from tests.support.gates import pass_gate
+from tests.support.patience import SECONDS
 
 # Where the platform has it: what a child inherits is what is looked at here.
 _forking = multiprocessing.get_context("fork")

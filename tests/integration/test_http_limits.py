@@ -17,9 +17,9 @@ from runengine_gateway.http_protocol import BoundedHttp, Limits
 from runengine_gateway.http_request import RequestReader
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.integration.bad_input.exchanges import exchange, told, until_closed
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.bad_input.exchanges import exchange, told, until_closed
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 _SOON = 0.2
 

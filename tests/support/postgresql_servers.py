@@ -19,8 +19,8 @@ import asyncpg
 import pytest
 from runengine_server.database.migrations.migrate import migrate
 
-from tests.patience import SECONDS
-from tests.stack import free_address
+from tests.support.patience import SECONDS
+from tests.support.stack import free_address
 
 BINARIES = {
     15: Path("/usr/lib/postgresql/15/bin"),
