@@ -20,8 +20,9 @@ import uvloop
 from runengine_server.logs import configure_logging
 
 from tests.bench.data import CONTEXT_BYTES, PAYLOAD_BYTES
+from tests.bench.goals import Row
 from tests.bench.profile import COSTS
-from tests.bench.rows import ROWS, Row
+from tests.bench.rows import ROWS
 from tests.bench.servers import LOAD_CORE, SERVER_CORE, Bench, Missing
 from tests.support.stack import ROOT
 

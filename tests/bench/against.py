@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from statistics import quantiles
 
-from tests.bench.rows import ROWS, Row
+from tests.bench.goals import Row
+from tests.bench.rows import ROWS
 from tests.support.stack import ROOT
 
 ROUNDS = 24

@@ -22,7 +22,9 @@ from tests.support.stack import Stack, logging_to
 
 @pytest.fixture
 async def worker(stack: Stack) -> AsyncIterator[Child]:
-    (worker,) = await stack.start("worker", WORKFLOWS="tests.support.child_graphs:WORKFLOWS", LEASE_SECONDS="1")
+    (worker,) = await stack.start(
+        "worker", WORKFLOWS="tests.support.child_graphs:WORKFLOWS", LEASE_SECONDS="1"
+    )
     yield worker
     await worker.stop()
 

@@ -19,9 +19,9 @@ from runengine_server.domain.run import NewRun
 from runengine_server.processes.start_database import watch
 from runengine_server.repositories.run_repository import Once, RunRepository
 
+from tests.postgresql.commands import refusal
 from tests.support.own_worker import ACTOR
 from tests.support.patience import SECONDS
-from tests.postgresql.commands import refusal
 from tests.support.postgresql_servers import Server, postgresql_with_standby
 from tests.support.stack import Stack, logging_to
 

@@ -143,6 +143,11 @@ def run_of(response: bytes) -> Run:
     )
 
 
+def code_and_step(error: Failure | None) -> tuple[str, str | None]:
+    assert error is not None
+    return error.code, error.step_id
+
+
 class Engine:
     """One tenant, one workflow, and what a worker is made of; each step of its work is a call."""
 

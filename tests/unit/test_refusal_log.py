@@ -17,7 +17,18 @@ from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefus
 from structlog.testing import capture_logs
 
 from tests.support.stack import ROOT
-from tests.support.token_forge import MACHINES, PARTY, Forge, Make, claims, edited, header, machine, pem_of, repacked
+from tests.support.token_forge import (
+    MACHINES,
+    PARTY,
+    Forge,
+    Make,
+    claims,
+    edited,
+    header,
+    machine,
+    pem_of,
+    repacked,
+)
 from tests.support.token_table import BAD, NO_TOKEN_OF_OURS
 
 _BEFORE_THE_SIGNATURE = {
