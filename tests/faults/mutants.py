@@ -264,12 +264,12 @@ MUTANTS = (
     _mutant(
         "azp of a token",
         without.azp,
-        "unit/test_tokens.py::test_a_bad_token_is_refused_however_often_it_comes",
+        "unit/auth/test_tokens.py::test_a_bad_token_is_refused_however_often_it_comes",
     ),
     _mutant(
         "category of a token",
         without.category,
-        "unit/test_tokens.py::test_a_bad_token_is_refused_however_often_it_comes",
+        "unit/auth/test_tokens.py::test_a_bad_token_is_refused_however_often_it_comes",
     ),
     _mutant(
         "lease before a node",

@@ -19,9 +19,9 @@ from runengine_server.processes import app
 from runengine_server.settings import Settings, SettingsError
 
 from tests.support.jwks_server import ONE, TWO, Clock, JwksServer
+from tests.support.refusals import grpc_answer
 from tests.support.stack import Stack
 from tests.support.token_forge import Forge
-from tests.unit.test_tokens import grpc_answer
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,21 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runengine_server.auth import development
-from runengine_server.auth.clerk import ClerkVerifier, PemKey
+from runengine_server.auth.clerk import ClerkVerifier
 from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why, shown
 from structlog.testing import capture_logs
 
 from tests.support.stack import ROOT
 from tests.support.token_forge import (
-    MACHINES,
-    PARTY,
     Forge,
     Make,
     claims,
     edited,
     header,
     machine,
-    pem_of,
     repacked,
 )
 from tests.support.token_table import BAD, NO_TOKEN_OF_OURS
@@ -55,16 +51,6 @@ def clock() -> Clock:
 @pytest.fixture
 def log(clock: Clock) -> RefusalLog:
     return RefusalLog(clock)
-
-
-@pytest.fixture(scope="module")
-def forge(state_dir: Path) -> Forge:
-    return Forge(development.private_key(state_dir))
-
-
-@pytest.fixture
-def verifier(forge: Forge) -> ClerkVerifier:
-    return ClerkVerifier(PemKey(pem_of(forge.key)), development.ISSUER, [PARTY], MACHINES)
 
 
 async def refusal(verifier: ClerkVerifier, token: str, tenant: str | None = None) -> Any:
