@@ -99,7 +99,7 @@ async def completed_run(up: Up) -> str:
         return (await client.wait(run.id, timeout_seconds=SECONDS)).id
 
 
-async def test_it_keeps_its_data_and_leaves_nothing_running(directory: Path) -> None:
+async def test_an_embedded_postgresql_keeps_its_data_and_leaves_nothing_running(directory: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         up = Up(directory)
         async with running(up) as greeting:
@@ -118,7 +118,7 @@ async def test_it_keeps_its_data_and_leaves_nothing_running(directory: Path) -> 
             assert (await client.get_run(run_id)).id == run_id
 
 
-async def test_when_it_is_killed_its_processes_stop_and_the_next_start_works(directory: Path) -> None:
+async def test_the_processes_of_a_killed_start_stop_and_the_next_start_works(directory: Path) -> None:
     up = Up(directory)
     async with running(up):
         await up.end(signal.SIGKILL)

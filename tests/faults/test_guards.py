@@ -237,7 +237,7 @@ async def test_leases_are_told_by_the_clock_of_the_database_alone(
         assert row["soon"]
 
 
-async def test_what_is_not_notified_is_found_all_the_same(
+async def test_a_change_that_is_not_notified_is_found_all_the_same(
     database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim, heartbeat = QueueRepository.claim_queued, Line.heartbeat

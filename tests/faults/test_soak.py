@@ -73,7 +73,7 @@ def test_every_kind_comes_before_any_of_its_lane_comes_again() -> None:
             assert sorted(kinds[start : start + len(LANES[lane])]) == sorted(LANES[lane])
 
 
-def test_what_a_process_has_more_of_is_told_and_memory_beyond_its_slack() -> None:
+def test_growth_of_a_process_is_reported_and_memory_beyond_its_slack() -> None:
     before = {
         "worker-0": {"threads": Counter({"node": 10, "tokio": 3}), "memory": Counter({"of its own": 100})}
     }

@@ -55,7 +55,9 @@ def files(engine: Engine) -> set[Path]:
     return {path for path in engine.directory.rglob("*") if path.is_file()}
 
 
-async def test_what_has_no_row_is_deleted_once_it_is_a_day_old_and_nothing_else(engine: Engine) -> None:
+async def test_an_artifact_without_a_row_is_deleted_once_it_is_a_day_old_and_nothing_else(
+    engine: Engine,
+) -> None:
     run_id = (await engine.execute()).id
     (saved,) = files(engine)
     kept = {

@@ -213,7 +213,7 @@ async def test_bad_input_gets_the_same_typed_answer_from_both_doors_and_changes_
     assert wrong == [], "\n".join(wrong)
 
 
-async def test_what_is_no_http_gets_a_problem_and_never_a_second_answer(
+async def test_a_request_that_is_no_http_gets_a_problem_and_never_a_second_response(
     world: World, database: asyncpg.Connection
 ) -> None:
     async with nothing_changes(world, database):
@@ -222,7 +222,7 @@ async def test_what_is_no_http_gets_a_problem_and_never_a_second_answer(
 
 
 @pytest.mark.parametrize("sent", NO_GRPC.values(), ids=NO_GRPC)
-async def test_what_is_no_grpc_ends_its_connection_and_no_other(
+async def test_a_message_that_is_no_grpc_ends_its_connection_and_no_other(
     world: World, database: asyncpg.Connection, sent: bytes
 ) -> None:
     async with nothing_changes(world, database):
@@ -230,7 +230,7 @@ async def test_what_is_no_grpc_ends_its_connection_and_no_other(
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"deflate", b"snappy", b"\xff"])
-async def test_what_cannot_be_decompressed_reaches_no_handler(
+async def test_a_message_that_cannot_be_decompressed_reaches_no_handler(
     world: World, database: asyncpg.Connection, encoding: bytes
 ) -> None:
     async with nothing_changes(world, database):

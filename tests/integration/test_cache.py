@@ -33,7 +33,7 @@ async def fill(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("of", ["all", "workflow", "tenant"])
-async def test_what_is_cleared_is_executed_again_and_nothing_else(
+async def test_a_cleared_step_is_executed_again_and_no_other(
     database_url: str, tmp_path: Path, of: str
 ) -> None:
     ran, other_ran = Ran(), Ran()

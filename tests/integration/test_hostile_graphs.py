@@ -58,7 +58,7 @@ def leave(state: State) -> NoReturn:
         (leave, {}, "NodeExited: SystemExit: 3"),
     ],
 )
-async def test_whatever_a_node_raises_its_step_and_its_run_fail_once(
+async def test_an_exception_of_a_node_fails_its_step_and_its_run_once(
     database_url: str, node: Any, options: dict[str, Any], message: str
 ) -> None:
     async with serving(database_url, alone("node", node, **options)) as engine:
@@ -69,7 +69,7 @@ async def test_whatever_a_node_raises_its_step_and_its_run_fail_once(
 
 
 @pytest.mark.parametrize("error", [Speechless(), Panic()])
-async def test_whatever_an_edge_raises_its_run_fails(database_url: str, error: BaseException) -> None:
+async def test_an_exception_of_an_edge_fails_its_run(database_url: str, error: BaseException) -> None:
     graph = chain(node=lambda state: {})
 
     def choose(state: State) -> NoReturn:

@@ -206,7 +206,7 @@ async def test_a_slow_head_does_not_cost_the_answer_before_it(begun: bytes) -> N
         assert b"408" not in answer
 
 
-async def test_what_is_left_of_a_body_when_its_answer_is_out_has_its_time() -> None:
+async def test_the_rest_of_a_body_whose_response_is_out_has_its_time() -> None:
     unfinished = b"POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc"
     async with serving(hello, rest_seconds=_SOON) as served:
         assert [told(answer) for answer in await exchange(served.address, unfinished)] == [HELLO]

@@ -67,7 +67,7 @@ async def test_validation_comes_before_the_key(client: RunEngineClient) -> None:
         await client.trigger_run("unserved", context={"campaignId": "x"}, idempotency_key=same)
 
 
-async def test_cancel_and_retry_act_once(client: RunEngineClient) -> None:
+async def test_a_cancel_and_a_retry_with_a_key_act_once(client: RunEngineClient) -> None:
     run = await client.trigger_run("unserved")
     cancel_key, retry_key = key(), key()
     cancelled = await client.cancel_run(run.id, idempotency_key=cancel_key)

@@ -101,7 +101,7 @@ async def test_each_transition_that_a_worker_waits_for_is_notified(database_url:
         assert await heard.next() == (QUEUED, "")
 
 
-async def test_what_changes_nothing_is_not_notified(database_url: str) -> None:
+async def test_a_call_that_changes_nothing_is_not_notified(database_url: str) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine, Heard.at(database_url) as heard:
         run_id = await engine.trigger()
         # Nobody holds a run that is queued, or one that is cancelled already.
@@ -112,7 +112,7 @@ async def test_what_changes_nothing_is_not_notified(database_url: str) -> None:
         assert await heard.until(LAST) == ["", LAST]
 
 
-async def test_what_comes_while_a_notification_is_under_way_goes_out_in_one_statement(
+async def test_notifications_that_come_while_one_is_under_way_go_out_in_one_statement(
     proxy: Proxy, behind: Database, database_url: str
 ) -> None:
     async with Heard.at(database_url) as heard:
@@ -164,7 +164,7 @@ async def test_a_notifier_that_has_lost_its_connection_opens_another(
             await database.execute("SELECT pg_terminate_backend($1, 5000)", pid)
 
 
-async def test_what_cannot_be_sent_waits_in_bounds_and_is_sent_later(
+async def test_a_notification_that_cannot_be_sent_waits_in_bounds_and_is_sent_later(
     proxy: Proxy, behind: Database, database_url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with Heard.at(database_url) as heard:
@@ -189,7 +189,7 @@ async def test_what_cannot_be_sent_waits_in_bounds_and_is_sent_later(
     assert logged.count("notifications cannot be sent") == 1
 
 
-async def test_what_was_told_is_sent_before_a_process_ends(database_url: str) -> None:
+async def test_a_notification_is_sent_before_its_process_ends(database_url: str) -> None:
     async with Heard.at(database_url) as heard:
         database = Database(database_url, 1)
         database.notifier.notify(QUEUED, HANDED_BACK)

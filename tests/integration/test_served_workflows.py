@@ -74,7 +74,7 @@ async def test_a_worker_that_stopped_is_gone_at_once_and_a_killed_one_when_it_ha
     assert await there() == []
 
 
-async def test_grpc_tells_it_on_a_trigger_its_replay_and_a_retry(
+async def test_a_workflow_without_a_worker_is_named_on_a_trigger_its_replay_and_a_retry(
     client: RunEngineClient, rest: httpx.AsyncClient
 ) -> None:
     await until_served(rest, "unserved", False)
@@ -171,7 +171,7 @@ async def test_the_log_tells_of_triggers_once_in_a_while(
             assert lines(capfd, engine.workflow) == [WAITS]
 
 
-async def test_what_is_not_known_is_said_of_no_workflow(database_url: str) -> None:
+async def test_no_workflow_is_called_unserved_before_it_is_known(database_url: str) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         await engine.queue.withdraw_workflows()
         served = ServedWorkflows(WorkflowRepository(engine.database))

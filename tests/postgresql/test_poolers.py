@@ -150,7 +150,7 @@ async def test_a_pooler_is_found_out_by_the_first_connection(server: Server, set
     assert await keeps_session(connector)
 
 
-async def test_whoever_needs_a_session_refuses_to_start_without_one(server: Server) -> None:
+async def test_a_process_that_needs_a_session_refuses_to_start_without_one(server: Server) -> None:
     async def start(process: Callable[[Settings], Awaitable[object]], **urls: Any) -> str:
         with pytest.raises(SettingsError) as refusal:
             await process(Settings(**urls))

@@ -32,7 +32,7 @@ def test_reasons_with_one_status_code_have_one_http_status() -> None:
     assert len(codes) == len(set(codes))
 
 
-def test_what_returns_a_reason_is_a_method() -> None:
+def test_each_reason_is_returned_by_methods_that_there_are() -> None:
     methods = {
         method.name
         for file in (run_service_pb2, campaign_service_pb2, artifact_service_pb2)

@@ -123,7 +123,7 @@ log.info("six")
 """
 
 
-def test_what_cannot_be_rendered_costs_its_own_line_alone() -> None:
+def test_a_value_that_cannot_be_rendered_costs_its_own_line_alone() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _LOG_WHAT_CANNOT_BE_RENDERED], capture_output=True, text=True, check=False
     )

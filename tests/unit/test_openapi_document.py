@@ -85,12 +85,12 @@ def types_of(schema: dict[str, Any]) -> dict[str, object]:
     return {name: type_of(each) for name, each in schema["properties"].items()}
 
 
-def test_it_is_openapi_3_1(document: dict[str, Any]) -> None:
+def test_the_document_is_openapi_3_1(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1.")
     openapi_spec_validator.validate(document)
 
 
-def test_it_has_every_http_rule_and_nothing_else(document: dict[str, Any]) -> None:
+def test_the_document_has_every_http_rule_and_nothing_else(document: dict[str, Any]) -> None:
     rules = set()
     for method in methods():
         rule = method.GetOptions().Extensions[annotations_pb2.http]
@@ -288,7 +288,7 @@ def test_every_field_that_a_reply_may_leave_out_says_when() -> None:
     assert silent == []
 
 
-async def test_it_is_served_to_everyone_and_not_cached(document: dict[str, Any]) -> None:
+async def test_the_document_is_served_to_everyone_and_not_cached(document: dict[str, Any]) -> None:
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
         transport = httpx.ASGITransport(create_gateway(channel))
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as caller:

@@ -36,7 +36,7 @@ async def test_a_machine_has_the_tenants_that_the_settings_give_it(
         assert await refuses(verifier, machine(sub="mch_9")(forge), tenant)
 
 
-async def test_what_a_machines_token_says_of_an_organisation_does_not_count(
+async def test_an_organisation_in_the_token_of_a_machine_does_not_count(
     forge: Forge, verifier: ClerkVerifier
 ) -> None:
     for organisation in ({"id": "org_a"}, ["org_a"], "org_a"):

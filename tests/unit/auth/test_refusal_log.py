@@ -117,7 +117,7 @@ async def test_a_key_that_we_do_not_have_is_a_reason_of_its_own(forge: Forge) ->
     assert (refused.why, refused.details) == (Why.UNKNOWN_KEY, {})
 
 
-async def test_how_long_a_token_has_been_expired_is_in_the_log(forge: Forge, verifier: ClerkVerifier) -> None:
+async def test_the_age_of_an_expired_token_is_in_the_log(forge: Forge, verifier: ClerkVerifier) -> None:
     refused = await refusal(verifier, forge.token(exp=1_000_000_000))
     assert refused.why is Why.EXPIRED
     assert refused.details["seconds_ago"] > 600_000_000
@@ -151,7 +151,7 @@ async def test_no_line_names_a_user_or_an_organisation_or_is_long(
 
 
 @given(st.text())
-def test_what_is_shown_is_one_short_line_of_printable_ascii(text: str) -> None:
+def test_a_text_from_a_token_is_shown_as_one_short_line_of_printable_ascii(text: str) -> None:
     line = shown(text)
     assert len(line) <= 200
     assert all(0x20 <= ord(letter) <= 0x7E for letter in line)

@@ -72,7 +72,7 @@ def test_tuples_count_as_lists() -> None:
         ("text", r"payload must be a JSON object, not str"),
     ],
 )
-def test_what_json_cannot_carry_is_refused_with_its_place(value: Any, sentence: str) -> None:
+def test_a_value_that_json_cannot_carry_is_refused_with_its_place(value: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         to_struct(value, "payload")
 
@@ -146,7 +146,7 @@ def test_a_failed_run_as_rest_shows_it() -> None:
     assert document["durationMs"] == 0
 
 
-def test_steps_as_rest_shows_them() -> None:
+def test_steps_look_as_rest_shows_them() -> None:
     failed = RunStep(
         id="s",
         step_id="render",

@@ -79,7 +79,9 @@ async def test_a_server_that_is_away_is_503_without_its_address() -> None:
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
 
 
-async def test_ready_follows_the_health_of_the_server(running: Running, client: httpx.AsyncClient) -> None:
+async def test_readiness_follows_the_health_of_the_server(
+    running: Running, client: httpx.AsyncClient
+) -> None:
     del client.headers["authorization"]
     await running.health.set("", health_pb2.HealthCheckResponse.SERVING)
     assert (await client.get("/readyz")).status_code == 200

@@ -199,7 +199,7 @@ def test_an_integer_parameter_is_read(text: str, number: int) -> None:
         "1\n",
     ],
 )
-def test_what_is_no_32_bit_integer_is_refused(text: str) -> None:
+def test_a_number_that_is_no_32_bit_integer_is_refused(text: str) -> None:
     request = run_service_pb2.ListCampaignRunsRequest()
     with pytest.raises(MalformedError, match="must be an integer from -2147483648 to 2147483647"):
         text_setter(request.DESCRIPTOR.fields_by_name["limit"])(request, text)

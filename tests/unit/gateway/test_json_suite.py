@@ -332,12 +332,12 @@ def as_a_field(name: str) -> Parsed:
 
 
 @pytest.mark.parametrize("name", [name for name in of_verdict("y") if name not in REFUSED_FOR_A_BOUND])
-def test_what_must_be_accepted_is_read_as_python_reads_it(name: str) -> None:
+def test_a_document_that_must_be_accepted_is_read_as_python_reads_it(name: str) -> None:
     assert as_a_field(name) == ({"v": json.loads(CASES[name])}, [])
 
 
 @pytest.mark.parametrize("name", REFUSED_FOR_A_BOUND)
-def test_what_breaks_a_bound_is_refused_for_it_and_for_nothing_else(name: str) -> None:
+def test_a_document_out_of_bounds_is_refused_for_its_bound_and_for_nothing_else(name: str) -> None:
     json.loads(CASES[name])
     parsed = as_a_field(name)
     assert parsed.members == {"v": FLAWED}
@@ -345,7 +345,7 @@ def test_what_breaks_a_bound_is_refused_for_it_and_for_nothing_else(name: str) -
 
 
 @pytest.mark.parametrize("name", of_verdict("n"))
-def test_what_must_be_refused_is_an_invalid_argument(name: str) -> None:
+def test_a_document_that_must_be_refused_is_an_invalid_argument(name: str) -> None:
     parsed = as_a_field(name)
     assert parsed.members in ({}, {"v": FLAWED})
     problem = invalid(parsed.violations)
@@ -354,7 +354,7 @@ def test_what_must_be_refused_is_an_invalid_argument(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", of_verdict("i"))
-def test_what_may_be_either_is_read_whole_or_refused(name: str) -> None:
+def test_a_document_that_may_be_accepted_is_read_whole_or_refused(name: str) -> None:
     parsed = as_a_field(name)
     if not parsed.violations:
         assert parsed.members == {"v": json.loads(CASES[name])}

@@ -43,7 +43,7 @@ def test_every_response_has_the_json_that_it_has_without(response: Descriptor) -
         assert orjson.loads(as_json(reply)) == expected  # and from memory
 
 
-def test_what_was_made_once_is_not_made_again_until_the_run_changes() -> None:
+def test_the_json_of_a_run_is_not_made_again_until_the_run_changes() -> None:
     made: list[Message] = []
 
     def make(run: Message) -> dict[str, object]:

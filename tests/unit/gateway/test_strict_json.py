@@ -54,7 +54,7 @@ def test_good_json_is_parsed(raw: bytes, members: dict[str, object]) -> None:
         (b"1", "must be a JSON object"),
     ],
 )
-def test_what_is_no_json_object_is_a_violation_of_the_body(raw: bytes, description: str) -> None:
+def test_a_body_that_is_no_json_object_is_a_violation(raw: bytes, description: str) -> None:
     assert parse_object(raw) == ({}, [("body", description)])
 
 
