@@ -24,7 +24,7 @@ from runengine_server.rpc.interceptor import CallInterceptor
 from runengine_server.rpc.statuses import status_of
 
 from tests.support.patience import SECONDS
-from tests.support.stack import Stack, free_address, logging_to, postgres_of_ones_own
+from tests.support.stack import Stack, free_address, logging_to, own_postgres
 
 CANARY = "canary-7f3a9c"
 
@@ -32,7 +32,7 @@ CANARY = "canary-7f3a9c"
 @pytest.fixture
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[EmbeddedPostgres, str]]:
     """A PostgreSQL that the test may stop and spoil."""
-    async with postgres_of_ones_own(tmp_path_factory.mktemp("postgres")) as it:
+    async with own_postgres(tmp_path_factory.mktemp("postgres")) as it:
         yield it
 
 

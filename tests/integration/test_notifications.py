@@ -22,7 +22,7 @@ from tests.faults.arrivals import Arrivals
 from tests.faults.proxy import Proxy
 from tests.support.gates import Gates
 from tests.support.own_worker import SECONDS, Held, Ran, chain, ended, serving, until
-from tests.support.stack import UNDER_TEST, Stack, logging_to, postgres_of_ones_own
+from tests.support.stack import UNDER_TEST, Stack, logging_to, own_postgres
 
 # What a test notifies of its own, when all before has been heard.
 LAST = "last"
@@ -241,7 +241,7 @@ async def test_a_run_whose_server_is_killed_before_its_notification_is_found_by_
 @pytest.fixture(scope="module")
 async def small_queue_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """A PostgreSQL of this module's own, whose queue of notifications is full after half a megabyte."""
-    async with postgres_of_ones_own(tmp_path_factory.mktemp("postgres")) as (postgres, url):
+    async with own_postgres(tmp_path_factory.mktemp("postgres")) as (postgres, url):
         admin = await asyncpg.connect(url.replace("runengine_app@", "postgres@"))
         await admin.execute("ALTER SYSTEM SET fsync = off")
         await admin.execute("ALTER SYSTEM SET max_notify_queue_pages = 64")

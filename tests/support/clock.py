@@ -1,4 +1,4 @@
-"""A clock that is ahead of the real one."""
+"""Clocks that a test sets."""
 
 from __future__ import annotations
 
@@ -12,3 +12,13 @@ class Clock:
 
     def monotonic(self) -> float:
         return time.monotonic() + self.ahead
+
+
+class StandingClock:
+    """Stands still until it is told otherwise."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now

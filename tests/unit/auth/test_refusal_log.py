@@ -15,6 +15,7 @@ from runengine_server.auth.clerk import ClerkVerifier
 from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why, shown
 from structlog.testing import capture_logs
 
+from tests.support.clock import StandingClock
 from tests.support.stack import ROOT
 from tests.support.token_forge import (
     Forge,
@@ -33,23 +34,13 @@ _BEFORE_THE_SIGNATURE = {
 }  # fmt: skip
 
 
-class Clock:
-    """Stands still until it is told otherwise."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def log(clock: Clock) -> RefusalLog:
+def log(clock: StandingClock) -> RefusalLog:
     return RefusalLog(clock)
 
 
@@ -136,7 +127,7 @@ async def test_nothing_is_quoted_of_a_token_that_is_not_signed(forge: Forge, ver
 
 
 async def test_no_line_names_a_user_or_an_organisation_or_is_long(
-    forge: Forge, verifier: ClerkVerifier, log: RefusalLog, clock: Clock
+    forge: Forge, verifier: ClerkVerifier, log: RefusalLog, clock: StandingClock
 ) -> None:
     for name, word, make in BAD:
         refused = await refusal(verifier, make(forge))
@@ -176,7 +167,7 @@ async def test_an_issuer_that_would_write_into_the_log_is_escaped(
 
 
 def test_a_reason_is_logged_once_in_ten_seconds_and_then_says_how_many_were_left_out(
-    log: RefusalLog, clock: Clock
+    log: RefusalLog, clock: StandingClock
 ) -> None:
     expired, party = TokenRefused(Why.EXPIRED), TokenRefused(Why.WRONG_PARTY)
     assert [line["suppressed"] for line in lines_of(log, expired, expired, expired)] == [0]
@@ -192,7 +183,7 @@ def test_a_reason_is_logged_once_in_ten_seconds_and_then_says_how_many_were_left
     assert [line["suppressed"] for line in lines_of(log, expired)] == [1]
 
 
-def test_a_flood_of_all_reasons_leaves_a_line_of_each(log: RefusalLog, clock: Clock) -> None:
+def test_a_flood_of_all_reasons_leaves_a_line_of_each(log: RefusalLog, clock: StandingClock) -> None:
     flood = [TokenRefused(why) for why in Why] * 1000
     random.Random(1).shuffle(flood)
     with capture_logs() as lines:

@@ -9,37 +9,23 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from runengine_server.auth import clerk, development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 
+from tests.support.clock import StandingClock
 from tests.support.token_forge import ANOTHER_KEY, MACHINES, PARTY, Forge, In, header
 from tests.unit.auth.test_tokens import refuses
 
 
-class Clock:
-    """Stands still until it is told otherwise."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def timed(key: PemKey, clock: Clock) -> ClerkVerifier:
+def timed(key: PemKey, clock: StandingClock) -> ClerkVerifier:
     return ClerkVerifier(key, development.ISSUER, [PARTY], MACHINES, clock)
 
 
 @pytest.fixture
-def timed_forge(forge: Forge, clock: Clock) -> Forge:
+def timed_forge(forge: Forge, clock: StandingClock) -> Forge:
     return Forge(forge.key, clock)
 
 
 async def test_clocks_may_differ_by_five_seconds(
-    timed: ClerkVerifier, timed_forge: Forge, clock: Clock
+    timed: ClerkVerifier, timed_forge: Forge, clock: StandingClock
 ) -> None:
     assert not await refuses(timed, timed_forge.token(exp=In(-4)))
     assert await refuses(timed, timed_forge.token(exp=In(-5)))
@@ -49,7 +35,7 @@ async def test_clocks_may_differ_by_five_seconds(
 
 
 async def test_a_remembered_token_ends_with_its_lifetime(
-    timed: ClerkVerifier, timed_forge: Forge, clock: Clock
+    timed: ClerkVerifier, timed_forge: Forge, clock: StandingClock
 ) -> None:
     token = timed_forge.token(exp=In(60))
     await timed.verify(token)
