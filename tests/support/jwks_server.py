@@ -65,7 +65,6 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
         self.timers: list[Timer] = []
-        self.set_again = asyncio.Event()
 
     def time(self) -> float:
         return self.now
@@ -73,12 +72,10 @@ class Clock:
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
         timer = Timer(self, self.now + delay, callback)
         self.timers.append(timer)
-        self.set_again.set()
         return timer
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
-        self.set_again.clear()
         for timer in [each for each in self.timers if each.due <= self.now]:
             timer.cancel()
             timer.callback()
