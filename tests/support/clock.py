@@ -1,4 +1,4 @@
-"""Clocks that a test sets."""
+"""A clock that is ahead of the real one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,3 @@ class Clock:
 
     def monotonic(self) -> float:
         return time.monotonic() + self.ahead
-
-
-class StandingClock:
-    """Stands still until it is told otherwise."""
-
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now

@@ -8,7 +8,7 @@ import pytest
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 
-from tests.support.clock import StandingClock
+from tests.support.standing_clock import Clock
 from tests.support.token_forge import MACHINES, PARTY, Forge, pem_of
 
 
@@ -28,5 +28,5 @@ def verifier(key: PemKey) -> ClerkVerifier:
 
 
 @pytest.fixture
-def clock() -> StandingClock:
-    return StandingClock(1_800_000_000.0)
+def clock() -> Clock:
+    return Clock(1_800_000_000.0)

@@ -15,8 +15,8 @@ from runengine_server.auth.clerk import ClerkVerifier
 from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why, shown
 from structlog.testing import capture_logs
 
-from tests.support.clock import StandingClock
 from tests.support.stack import ROOT
+from tests.support.standing_clock import Clock
 from tests.support.token_forge import (
     Forge,
     Make,
@@ -35,12 +35,12 @@ _BEFORE_THE_SIGNATURE = {
 
 
 @pytest.fixture
-def clock() -> StandingClock:
-    return StandingClock()
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-def log(clock: StandingClock) -> RefusalLog:
+def log(clock: Clock) -> RefusalLog:
     return RefusalLog(clock)
 
 
@@ -127,7 +127,7 @@ async def test_nothing_is_quoted_of_a_token_that_is_not_signed(forge: Forge, ver
 
 
 async def test_no_line_names_a_user_or_an_organisation_or_is_long(
-    forge: Forge, verifier: ClerkVerifier, log: RefusalLog, clock: StandingClock
+    forge: Forge, verifier: ClerkVerifier, log: RefusalLog, clock: Clock
 ) -> None:
     for name, word, make in BAD:
         refused = await refusal(verifier, make(forge))
@@ -167,7 +167,7 @@ async def test_an_issuer_that_would_write_into_the_log_is_escaped(
 
 
 def test_a_reason_is_logged_once_in_ten_seconds_and_then_says_how_many_were_left_out(
-    log: RefusalLog, clock: StandingClock
+    log: RefusalLog, clock: Clock
 ) -> None:
     expired, party = TokenRefused(Why.EXPIRED), TokenRefused(Why.WRONG_PARTY)
     assert [line["suppressed"] for line in lines_of(log, expired, expired, expired)] == [0]
@@ -183,7 +183,7 @@ def test_a_reason_is_logged_once_in_ten_seconds_and_then_says_how_many_were_left
     assert [line["suppressed"] for line in lines_of(log, expired)] == [1]
 
 
-def test_a_flood_of_all_reasons_leaves_a_line_of_each(log: RefusalLog, clock: StandingClock) -> None:
+def test_a_flood_of_all_reasons_leaves_a_line_of_each(log: RefusalLog, clock: Clock) -> None:
     flood = [TokenRefused(why) for why in Why] * 1000
     random.Random(1).shuffle(flood)
     with capture_logs() as lines:

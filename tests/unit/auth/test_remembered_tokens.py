@@ -9,23 +9,23 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from runengine_server.auth import clerk, development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 
-from tests.support.clock import StandingClock
+from tests.support.standing_clock import Clock
 from tests.support.token_forge import ANOTHER_KEY, MACHINES, PARTY, Forge, In, header
 from tests.unit.auth.test_tokens import refuses
 
 
 @pytest.fixture
-def timed(key: PemKey, clock: StandingClock) -> ClerkVerifier:
+def timed(key: PemKey, clock: Clock) -> ClerkVerifier:
     return ClerkVerifier(key, development.ISSUER, [PARTY], MACHINES, clock)
 
 
 @pytest.fixture
-def timed_forge(forge: Forge, clock: StandingClock) -> Forge:
+def timed_forge(forge: Forge, clock: Clock) -> Forge:
     return Forge(forge.key, clock)
 
 
 async def test_clocks_may_differ_by_five_seconds(
-    timed: ClerkVerifier, timed_forge: Forge, clock: StandingClock
+    timed: ClerkVerifier, timed_forge: Forge, clock: Clock
 ) -> None:
     assert not await refuses(timed, timed_forge.token(exp=In(-4)))
     assert await refuses(timed, timed_forge.token(exp=In(-5)))
@@ -35,7 +35,7 @@ async def test_clocks_may_differ_by_five_seconds(
 
 
 async def test_a_remembered_token_ends_with_its_lifetime(
-    timed: ClerkVerifier, timed_forge: Forge, clock: StandingClock
+    timed: ClerkVerifier, timed_forge: Forge, clock: Clock
 ) -> None:
     token = timed_forge.token(exp=In(60))
     await timed.verify(token)
