@@ -187,8 +187,21 @@ async def test_a_backup_that_is_not_whole_changes_nothing(
     assert not after.artifact_directory.exists()
 
 
+@pytest.fixture
+def failing(servers: tuple[Server, Server], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PATH with programs of the servers' version that fail."""
+    directory = tmp_path_factory.mktemp("failing")
+    for name in ("pg_dump", "pg_restore"):
+        program = directory / name
+        program.write_text(
+            f'#!/bin/sh\n[ "$1" = --version ] && exec {servers[0].binaries / name} --version\nexit 1\n'
+        )
+        program.chmod(0o755)
+    return f"{directory}{os.pathsep}{os.environ['PATH']}"
+
+
 async def test_backup_and_restore_say_what_stands_in_their_way(
-    servers: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    servers: tuple[Server, Server], failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = servers
     name = new_database(one)
@@ -209,8 +222,8 @@ async def test_backup_and_restore_say_what_stands_in_their_way(
     assert "no artifact that the database names is in" in await refusal(backup.backup(elsewhere, file))
     assert "cannot write" in await refusal(backup.backup(before, tmp_path / "absent" / "file"))
     with monkeypatch.context() as without:
-        without.setattr(backup, "_program", lambda *_: Path("/bin/false"))
-        assert "false failed" in await refusal(backup.backup(before, file))
+        without.setenv("PATH", failing)
+        assert "pg_dump failed" in await refusal(backup.backup(before, file))
     assert os.listdir(tmp_path) == ["before"]
     await backup.backup(before, file)
     assert "is there already" in await refusal(backup.backup(before, file))
@@ -221,8 +234,8 @@ async def test_backup_and_restore_say_what_stands_in_their_way(
     # A restore that fails in the middle leaves neither rows nor artifacts, and can be done again.
     after = settings_of(other, copy := new_database(other), tmp_path / "after")
     with monkeypatch.context() as without:
-        without.setattr(backup, "_program", lambda *_: Path("/bin/false"))
-        assert "false failed" in await refusal(backup.restore(after, file))
+        without.setenv("PATH", failing)
+        assert "pg_restore failed" in await refusal(backup.restore(after, file))
     assert not after.artifact_directory.exists()
     await backup.restore(after, file)
     assert (await tables(other, copy))["runs"] == rows["runs"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -50,11 +49,11 @@ ends with the other. Each variant has a database of its own. Options not named h
 VARIANTS = [("go", "fail"), ("fail", "go")]
 
 
-async def until_stopped(worker: subprocess.Popen[bytes]) -> None:
+async def until_stopped(pid: int) -> None:
     """Stops the process as Ctrl-Z does, and returns once it stands still."""
-    worker.send_signal(signal.SIGSTOP)
+    os.kill(pid, signal.SIGSTOP)
     # WNOWAIT leaves the news to be heard again, so that Popen loses nothing of it.
-    await asyncio.to_thread(os.waitid, os.P_PID, worker.pid, os.WSTOPPED | os.WNOWAIT)
+    await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 async def play(project: Project, zombie: str, successor: str) -> Observed:
@@ -65,14 +64,14 @@ async def play(project: Project, zombie: str, successor: str) -> Observed:
             worker_a = await project.start_worker()
             await project.trigger(gates)
             at_a = await gates.next()
-            await until_stopped(worker_a)
+            await until_stopped(worker_a.pid)
 
             worker_b = await project.start_worker()
             at_b = await gates.next()
             taken_over = await project.state()
 
             at_a.open(zombie)
-            worker_a.send_signal(signal.SIGCONT)
+            os.kill(worker_a.pid, signal.SIGCONT)
             await asyncio.wait_for(at_a.left.wait(), SECONDS)
             await project.until_zombie_is_through(worker_a)
             if at_b.left.is_set():
