@@ -168,7 +168,7 @@ MUTANTS = (
     _mutant(
         "clock of leases",
         without.clock_of_leases,
-        "faults/test_guards.py::test_leases_are_told_by_the_clock_of_the_database_alone",
+        "faults/test_guards.py::test_leases_follow_the_clock_of_the_database_alone",
     ),
     _mutant(
         "poll behind NOTIFY",
@@ -336,8 +336,7 @@ MUTANTS = (
     _mutant(
         "expiry of a worker",
         rewriting(["count_workers"], "AND expires_at > statement_timestamp()", ""),
-        "integration/test_served_workflows.py::"
-        "test_the_log_tells_of_queued_runs_without_a_worker_once_a_change",
+        "integration/test_served_workflows.py::test_the_log_names_queued_runs_without_a_worker_once_a_change",
     ),
 )
 

@@ -217,7 +217,7 @@ async def lost(engine: Engine, run_id: UUID) -> bool:
 
 
 @pytest.mark.parametrize("ahead", [-86_400, 86_400])
-async def test_leases_are_told_by_the_clock_of_the_database_alone(
+async def test_leases_follow_the_clock_of_the_database_alone(
     database_url: str, monkeypatch: pytest.MonkeyPatch, ahead: float
 ) -> None:
     real = time.time

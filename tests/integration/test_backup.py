@@ -258,7 +258,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("harm", DAMAGE)
-async def test_damage_of_a_database_is_told_in_words(
+async def test_damage_of_a_database_is_reported_in_words(
     servers: tuple[Server, Server], tmp_path: Path, harm: str
 ) -> None:
     one, _ = servers

@@ -167,7 +167,7 @@ async def spoilt(state_dir: Path) -> AsyncIterator[tuple[Spoilt, RunEngineClient
     await server.stop(0)
 
 
-async def test_an_uncaught_exception_tells_an_id_and_nothing_else(
+async def test_an_uncaught_exception_shows_an_id_and_nothing_else(
     spoilt: tuple[Spoilt, RunEngineClient],
 ) -> None:
     _, client = spoilt
@@ -187,7 +187,7 @@ async def test_a_handler_that_is_cancelled_does_not_leave_its_caller_hanging(
     assert (interrupted.value.code, interrupted.value.reason) == (grpc.StatusCode.ABORTED, "INTERRUPTED")
 
 
-async def test_one_call_too_many_is_refused_at_once_and_told_when_to_come_back(
+async def test_one_call_too_many_is_refused_at_once_with_the_time_to_come_back(
     spoilt: tuple[Spoilt, RunEngineClient],
 ) -> None:
     servicer, client = spoilt

@@ -118,7 +118,7 @@ async def test_a_database_that_only_reads_is_unavailable_in_our_words(
     await pool.close()
 
 
-async def test_an_artifact_is_kept_when_only_the_answer_to_its_commit_was_lost(
+async def test_an_artifact_is_kept_when_only_the_response_to_its_commit_was_lost(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = HeldRunRepository.save_artifact

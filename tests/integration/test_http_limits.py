@@ -191,7 +191,7 @@ async def test_the_head_of_a_further_request_has_its_time_too() -> None:
 
 
 @pytest.mark.parametrize("begun", [b"GET /", b"\r\n"])
-async def test_a_slow_head_does_not_cost_the_answer_before_it(begun: bytes) -> None:
+async def test_a_slow_head_does_not_cost_the_response_before_it(begun: bytes) -> None:
     app = Held()
     async with serving(app, patient_at_first=True, head_seconds=_SOON) as served:
         reader, writer = await served.connect()
@@ -212,7 +212,7 @@ async def test_the_rest_of_a_body_whose_response_is_out_has_its_time() -> None:
         assert [told(answer) for answer in await exchange(served.address, unfinished)] == [HELLO]
 
 
-async def test_a_body_may_end_after_its_answer_and_the_connection_serves_on() -> None:
+async def test_a_body_may_end_after_its_response_and_the_connection_serves_on() -> None:
     async with serving(hello) as served:
         reader, writer = await served.connect()
         writer.write(b"POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\na")
@@ -293,14 +293,14 @@ async def test_a_request_too_many_is_turned_away_at_once_but_not_the_question_fo
         assert [told(answer) for answer in await exchange(served.address, LAST)] == [HELLO]
 
 
-async def test_requests_sent_ahead_are_answered_up_to_a_number() -> None:
+async def test_requests_sent_ahead_are_served_up_to_a_number() -> None:
     async with serving(hello, pipelined=5) as served:
         answers = await exchange(served.address, GET * 1000)
         assert len(answers) == 6
         assert answers[-1].headers["connection"] == "close"
 
 
-async def test_a_caller_that_reads_nothing_of_its_answer_is_cut_off() -> None:
+async def test_a_caller_that_reads_nothing_of_its_response_is_cut_off() -> None:
     async def endless(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not cut_off.is_set():

@@ -36,7 +36,7 @@ async def test_fifty_triggers_at_once_make_one_run(
     assert await database.fetchval("SELECT count(*) FROM runs WHERE tenant_id = $1", organisation) == 1
 
 
-async def test_a_replay_is_the_first_answer_even_when_the_run_has_moved_on(
+async def test_a_replay_is_the_first_response_even_when_the_run_has_moved_on(
     client: RunEngineClient, gates: Gates
 ) -> None:
     same = key()
@@ -93,7 +93,7 @@ async def test_keys_are_each_tenants_own(stack: Stack, client: RunEngineClient) 
         assert (await other.trigger_run("unserved", idempotency_key=same)).id != run.id
 
 
-async def test_a_replay_is_marked_in_both_doors(stack: Stack, token: str, rest: httpx.AsyncClient) -> None:
+async def test_a_replay_is_marked_in_grpc_and_rest(stack: Stack, token: str, rest: httpx.AsyncClient) -> None:
     async with grpc.aio.insecure_channel(stack.grpc_address) as channel:
         stub = run_service_pb2_grpc.RunServiceStub(channel)
 

@@ -192,7 +192,7 @@ async def test_a_url_that_says_nothing_keeps_nobody_waiting_whose_kid_is_known(
 @pytest.mark.parametrize(
     "says", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"]
 )
-async def test_an_unknown_kid_is_refused_in_time_though_the_url_never_ends_its_answer(
+async def test_an_unknown_kid_is_refused_in_time_though_the_url_never_ends_its_response(
     clock: Clock, says: bytes
 ) -> None:
     never = asyncio.Event()
@@ -279,7 +279,7 @@ async def test_a_redirect_is_not_followed(server: JwksServer, clock: Clock) -> N
     await listening.wait_closed()
 
 
-async def test_an_answer_in_chunks_or_without_a_length_is_read(server: JwksServer, clock: Clock) -> None:
+async def test_a_response_in_chunks_or_without_a_length_is_read(server: JwksServer, clock: Clock) -> None:
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in (GOOD[:100], GOOD[100:]))
     for answer in (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n",
@@ -329,7 +329,7 @@ async def test_a_key_may_leave_out_what_it_is_for(server: JwksServer, keys: Jwks
     assert await keys.find("one") == ONE.public_key()
 
 
-async def test_a_kid_of_two_keys_is_nobodys(server: JwksServer, keys: JwksKeys) -> None:
+async def test_a_kid_of_two_keys_finds_neither(server: JwksServer, keys: JwksKeys) -> None:
     server.answer = http(jwks(jwk(ONE, "a"), jwk(TWO, "a"), jwk(ONE, "a"), jwk(TWO, "b"), jwk(TWO, "b")))
     assert await keys.find("a") is None
     assert await keys.find("b") == TWO.public_key()

@@ -131,7 +131,7 @@ WAITS = ("warning", "runs wait for a worker: none serves their workflow")
 AGAIN = ("info", "a worker serves the workflow again")
 
 
-async def test_the_log_tells_of_queued_runs_without_a_worker_once_a_change(
+async def test_the_log_names_queued_runs_without_a_worker_once_a_change(
     database_url: str, database: asyncpg.Connection, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -157,7 +157,7 @@ async def test_the_log_tells_of_queued_runs_without_a_worker_once_a_change(
             assert served.metadata_for(engine.workflow) == ()
 
 
-async def test_the_log_tells_of_triggers_once_in_a_while(
+async def test_the_log_names_triggers_without_a_worker_once_in_a_while(
     database_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:

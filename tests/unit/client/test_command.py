@@ -86,7 +86,7 @@ async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-async def test_json_is_the_one_document_that_rest_answers(
+async def test_json_is_the_one_document_that_rest_returns(
     runengine: Command, arguments: list[str], document: dict[str, Any]
 ) -> None:
     ended = await runengine(*arguments, "--json")

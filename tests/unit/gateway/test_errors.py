@@ -39,7 +39,7 @@ async def test_an_error_of_the_server_is_a_problem(
     assert body["detail"] == f"words about {reason}"
 
 
-async def test_an_exception_in_the_server_tells_nothing(client: httpx.AsyncClient, server: Server) -> None:
+async def test_an_exception_in_the_server_shows_nothing(client: httpx.AsyncClient, server: Server) -> None:
     async def answer(request: Message, context: Context) -> None:
         await context.abort(grpc.StatusCode.UNKNOWN, "Unexpected: postgresql://user:secret@db")
 
@@ -49,7 +49,7 @@ async def test_an_exception_in_the_server_tells_nothing(client: httpx.AsyncClien
     assert "secret" not in response.text
 
 
-async def test_an_exception_in_the_gateway_tells_nothing(client: httpx.AsyncClient, server: Server) -> None:
+async def test_an_exception_in_the_gateway_shows_nothing(client: httpx.AsyncClient, server: Server) -> None:
     far_away = Timestamp(seconds=2**60)  # no datetime goes so far
     server.replies(run_service_pb2.GetRunResponse(run=run_pb2.Run(created_at=far_away)))
     response = await client.get(f"/runs/{RUN_ID}")

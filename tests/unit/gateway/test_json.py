@@ -99,7 +99,7 @@ def test_each_enum_has_its_own_prefix_removed() -> None:
     assert encoded(campaign_pb2.Campaign(status=campaign_pb2.CAMPAIGN_STATUS_LIVE))["status"] == "live"
 
 
-def test_a_status_of_a_newer_server_does_not_break_the_answer() -> None:
+def test_a_status_of_a_newer_server_does_not_break_the_response() -> None:
     assert encoded(run_pb2.Run(status=99))["status"] == "unspecified"  # type: ignore[arg-type]
 
 
@@ -214,7 +214,7 @@ def test_a_repeated_parameter_adds_up() -> None:
 
 
 @pytest.mark.parametrize("word", ["", "unspecified", "FAILED", "RUN_STATUS_FAILED", "4", "dead"])
-def test_an_unknown_word_is_refused_and_the_known_ones_are_told(word: str) -> None:
+def test_an_unknown_word_is_refused_and_the_known_ones_are_listed(word: str) -> None:
     request = run_service_pb2.ListCampaignRunsRequest()
     with pytest.raises(
         MalformedError, match=r"^must be one of queued, running, completed, failed, cancelled$"

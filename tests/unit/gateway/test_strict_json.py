@@ -87,18 +87,18 @@ def test_a_trailing_comma_is_refused() -> None:
         (b'{"items":[0,0,0,{"price":NaN}]}', "items[3].price", "is NaN, which is not JSON"),
     ],
 )
-def test_a_broken_bound_is_told_with_its_path(raw: bytes, field: str, description: str) -> None:
+def test_a_broken_bound_is_reported_with_its_path(raw: bytes, field: str, description: str) -> None:
     assert parse_object(raw).violations == [(field, description)]
 
 
-def test_every_violation_is_told_at_once() -> None:
+def test_every_violation_is_reported_at_once() -> None:
     raw = b'{"a":NaN,"b":[1e999,"\\u0000"],"c":{"d":1,"d":2},"e":1}'
     parsed = parse_object(raw)
     assert [violation.field for violation in parsed.violations] == ["a", "b[0]", "b[1]", "c.d"]
     assert parsed.members == {"a": FLAWED, "b": FLAWED, "c": FLAWED, "e": 1}
 
 
-def test_no_more_than_a_hundred_violations_are_told() -> None:
+def test_no_more_than_a_hundred_violations_are_reported() -> None:
     parsed = parse_object(b'{"a":[' + b",".join([b"NaN"] * 60_000) + b'],"b":NaN}')
     assert len(parsed.violations) == 100
     assert parsed.members == {"a": FLAWED, "b": FLAWED}
