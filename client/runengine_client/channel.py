@@ -20,7 +20,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # after 5 s; by default they are two minutes and 20 s.
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.min_reconnect_backoff_ms", 5000),
-    # The server bounds what it answers: a page of 100 runs with large payloads, or a status with many
+    # The server limits its responses: a page of 100 runs with large payloads, or a status with many
     # violations, exceeds gRPC's own 4 MiB and 8 KiB.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_metadata_size", 256 * 1024),

@@ -49,7 +49,7 @@ class RunEngineError(Exception):
     """A call that did not succeed. `str(error)` is a sentence for a person, violations included.
 
     `reason` is the word to branch on: a name of `runengine.v1.ErrorReason` without its prefix, the
-    same that REST answers. Each reason has a subclass; a server newer than this client may send a
+    same that REST returns. Each reason has a subclass; a server newer than this client may send a
     reason that has none, in a plain RunEngineError. `detail` is the sentence alone. `metadata` holds
     what the server adds to the reason, such as `status`, `attempt` and `allowed` when the state of a
     run forbids the call. `retry_after_seconds` is set when the server says how long to wait.
@@ -77,8 +77,8 @@ class RunEngineError(Exception):
 
     def __str__(self) -> str:
         # The server's own sentence about a malformed request is the list of its violations already.
-        told = (f"{each.field}: {each.description}" for each in self.violations)
-        return "; ".join([self.detail, *(each for each in told if each not in self.detail)])
+        listed = (f"{each.field}: {each.description}" for each in self.violations)
+        return "; ".join([self.detail, *(each for each in listed if each not in self.detail)])
 
 
 class Unauthenticated(RunEngineError):
@@ -178,7 +178,7 @@ class DeadlineExceeded(RunEngineError):
 
 
 class Internal(RunEngineError):
-    """A fault of the server, or an answer that no run engine gives."""
+    """A fault of the server, or a response that no run engine sends."""
 
     reason = "INTERNAL"
 
@@ -205,7 +205,7 @@ _ANY_OTHER = (Internal, "The server at {address} answered {code}, as no run engi
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, address: str) -> RunEngineError:
-    """Answers the RunEngineError that says what `error`, raised by a call to `address`, means."""
+    """Returns the RunEngineError that says what `error`, raised by a call to `address`, means."""
     status = _status(error)
     info, bad_request, retry = ErrorInfo(), BadRequest(), RetryInfo()
     for detail in status.details:

@@ -14,7 +14,7 @@ _MAX_DEPTH = 33
 
 
 def to_struct(value: Mapping[str, Any], name: str = "value") -> Struct:
-    """Answers `value` as a Struct; tuples count as lists.
+    """Returns `value` as a Struct; tuples count as lists.
 
     Raises ValueError for what JSON or a Struct cannot carry: NaN, infinity, an integer beyond ±2^53,
     a lone surrogate, a key that is no string, nesting deeper than 33, any other type. The sentence
@@ -26,7 +26,7 @@ def to_struct(value: Mapping[str, Any], name: str = "value") -> Struct:
 
 
 def struct_to_dict(struct: Struct) -> dict[str, Any]:
-    """Answers the Struct as JSON values.
+    """Returns the Struct as JSON values.
 
     A Struct has doubles alone, so a whole number up to ±2^53 comes back as an int: 3, not 3.0. It
     keeps no order of keys either; they come back sorted.
