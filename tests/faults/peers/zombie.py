@@ -31,8 +31,8 @@ from runengine_server.database.migrations.migrate import migrate
 from runengine_server.logs import configure_logging
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
-from tests.gates import Gates
-from tests.stack import ROOT, Stack
+from tests.support.gates import Gates
+from tests.support.stack import ROOT, Stack
 
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 REQUIREMENTS = Path(__file__).with_name("requirements.txt").relative_to(ROOT)
@@ -304,7 +304,7 @@ class RunEngine(Project):
 
     async def start_worker(self) -> subprocess.Popen[bytes]:
         (worker,) = await self._stack.start(
-            "worker", WORKFLOWS="tests.graphs:WORKFLOWS", LEASE_SECONDS="1", WORKER_CONCURRENCY="1"
+            "worker", WORKFLOWS="tests.support.graphs:WORKFLOWS", LEASE_SECONDS="1", WORKER_CONCURRENCY="1"
         )
         return worker._process
 
