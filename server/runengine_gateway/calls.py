@@ -46,7 +46,7 @@ class TokenCheck:
         )
 
     async def refuse(self, metadata: Metadata, problem: Problem) -> Response:
-        """The response to a request with this problem: the server's refusal of the token, else the problem."""
+        """The server's refusal of the token, else the problem, as a response."""
         return (await self.refusal(metadata) or problem).response()
 
     async def refusal(self, metadata: Metadata) -> Problem | None:

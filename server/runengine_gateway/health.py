@@ -17,7 +17,7 @@ async def alive(request: Request) -> Response:
 
 
 def ready(channel: grpc.aio.Channel) -> Endpoint:
-    """The endpoint that returns 200 when the server's health service says SERVING within a second, else 503."""
+    """The endpoint that returns 200 when the server's health service says SERVING in a second, else 503."""
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=HealthCheckRequest.SerializeToString,

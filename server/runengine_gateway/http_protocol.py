@@ -72,7 +72,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) <= self.limits.connections:
-            self._set_deadline(self.limits.head_seconds)
+            self.set_deadline(self.limits.head_seconds)
         elif len(self.connections) <= self.limits.connections * 5 // 4:
             self._refuse(overloaded())
         else:
@@ -91,7 +91,7 @@ class BoundedHttp(HttpToolsProtocol):
                 return
             self._feed(data[start : start + _SLICE_BYTES])
         if (self._unfinished or self._head_begun) and not self._receiving_body and not self._closing:
-            self._set_deadline(self.limits.head_seconds)
+            self.set_deadline(self.limits.head_seconds)
 
     def _feed(self, part: bytes) -> None:
         self._unfinished += len(part)
@@ -128,7 +128,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unfinished = 0
         self._head_begun = False
         self._receiving_body = True
-        self._clear_deadline()
+        self.clear_deadline()
         if len(self.pipeline) > self.limits.pipelined:
             self.pipeline.popleft()
             self._close_after_responses()
@@ -144,8 +144,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._receiving_body = False
         super().on_message_complete()
         if self.cycle.response_complete:
-            self._clear_deadline()
-            self._set_deadline(self.limits.head_seconds)
+            self.clear_deadline()
+            self.set_deadline(self.limits.head_seconds)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._current = cycle
@@ -157,7 +157,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_response_complete()
         if self._receiving_body and self.cycle.response_complete:
             self._rest = 0
-            self._set_deadline(self.limits.rest_seconds)
+            self.set_deadline(self.limits.rest_seconds)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -178,17 +178,19 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             self._watch_writing(unsent)
 
-    def _set_deadline(self, seconds: float) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """Ends the connection in `seconds`, unless an earlier deadline is set."""
         if self._deadline is None:
-            self._deadline = self.loop.call_later(seconds, self._on_deadline)
+            self._deadline = self.loop.call_later(seconds, self.on_deadline)
 
-    def _clear_deadline(self) -> None:
+    def clear_deadline(self) -> None:
+        """Lets the connection go on without a deadline."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _on_deadline(self) -> None:
+    def on_deadline(self) -> None:
+        """Ends the connection: what it was waiting for has not come."""
         self._deadline = None
         if self._head_begun and not self._closing:
             self._refuse(request_timeout())
@@ -219,7 +221,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _close_after_responses(self) -> None:
         """Reads no more, and closes the connection once every request that was read has its response."""
         self._closing = True
-        self._clear_deadline()
+        self.clear_deadline()
         last = self.pipeline[0][0] if self.pipeline else self._current
         if last is None or last.response_complete:
             self.transport.close()
@@ -228,12 +230,12 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _send_and_close(self, problem: Problem) -> None:
         self._closing = True
-        self._clear_deadline()
+        self.clear_deadline()
         self.transport.write(_encoded(problem))
         if self.transport.can_write_eof():
             # Closing with unread bytes would reset the connection, and the caller might lose the response.
             self.transport.write_eof()
-            self._set_deadline(self.limits.linger_seconds)
+            self.set_deadline(self.limits.linger_seconds)
         else:
             self.transport.close()
 

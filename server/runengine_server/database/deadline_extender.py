@@ -53,13 +53,14 @@ class DeadlineExtender:
         self._watched[deadline] = _Watched(seconds, connection)
         if not self._is_scheduled:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
+            asyncio.get_running_loop().call_later(CHECK_SECONDS, self.extend_moving)
 
     def end(self, deadline: asyncio.Timeout) -> None:
         """The call has ended."""
         del self._watched[deadline]
 
-    def _check(self) -> None:
+    def extend_moving(self) -> None:
+        """Moves the deadlines of those connections on that have moved data since the last time."""
         loop = asyncio.get_running_loop()
         for deadline, watched in self._watched.items():
             if deadline.expired() or watched.connection.is_closed():
@@ -69,7 +70,7 @@ class DeadlineExtender:
                 deadline.reschedule(loop.time() + watched.seconds)
         self._is_scheduled = bool(self._watched)
         if self._is_scheduled:
-            loop.call_later(CHECK_SECONDS, self._check)
+            loop.call_later(CHECK_SECONDS, self.extend_moving)
 
 
 @dataclass(slots=True)

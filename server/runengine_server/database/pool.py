@@ -22,7 +22,7 @@ _REFUSED_SECONDS = 1.0
 _ABANDON_SECONDS = 3.0
 
 # How long the busy connections have to move data, after another one did not respond at all.
-_STALLED_SECONDS = 1.5
+STALLED_SECONDS = 1.5
 
 
 class Pool:
@@ -101,7 +101,7 @@ class Pool:
             for each, since in self._busy.items()
             if not each.is_closed()
         }
-        asyncio.get_running_loop().call_later(_STALLED_SECONDS, self._drop_unless_moved, busy)
+        asyncio.get_running_loop().call_later(STALLED_SECONDS, self._drop_unless_moved, busy)
 
     def _drop_unless_moved(self, before: dict[Connection, tuple[float, tuple[int, ...]]]) -> None:
         for connection, (since, counters) in before.items():

@@ -88,6 +88,11 @@ class Child:
         finally:
             receiving.cancel()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._ended.done()
+
     async def until_ended(self) -> int:
         """Waits for the end of the process, and returns its exit code."""
         return await asyncio.shield(self._ended)
@@ -98,10 +103,10 @@ class Child:
 
     async def stop(self) -> None:
         """Sends SIGTERM, SIGKILL after six seconds, and returns when the process has ended."""
-        if not self._ended.done():
+        if not self.has_ended:
             self._process.terminate()
             await asyncio.wait({self._ended}, timeout=_STOP_SECONDS)
-            if not self._ended.done():
+            if not self.has_ended:
                 self._process.kill()
             await self.until_ended()
         self._socket.close()
