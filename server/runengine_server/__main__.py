@@ -10,20 +10,28 @@ import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from runengine_server.processes.run_process import Process
+
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _run(process: Process) -> None:
+    from runengine_server.processes.run_process import run_process
+
+    run_process(process)
 
 
 @cli.command("up")
 def _up() -> None:
     """Start everything: PostgreSQL, migrations, gRPC, REST, one worker."""
-    from runengine_server.processes.run_process import run_process
     from runengine_server.processes.up import up
 
-    run_process(up)
+    _run(up)
 
 
 @cli.command("serve")
@@ -34,31 +42,28 @@ def _serve(
     shares_port: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """The gRPC server alone."""
-    from runengine_server.processes.run_process import run_process
     from runengine_server.processes.serve import serve, serve_processes
 
     if processes > 1:
-        run_process(partial(serve_processes, processes=processes))
+        _run(partial(serve_processes, processes=processes))
     else:
-        run_process(partial(serve, shares_port=shares_port))
+        _run(partial(serve, shares_port=shares_port))
 
 
 @cli.command("gateway")
 def _gateway() -> None:
     """The REST gateway alone."""
     from runengine_server.processes.gateway import gateway
-    from runengine_server.processes.run_process import run_process
 
-    run_process(gateway)
+    _run(gateway)
 
 
 @cli.command("worker")
 def _worker() -> None:
     """One worker alone."""
-    from runengine_server.processes.run_process import run_process
     from runengine_server.processes.worker import worker
 
-    run_process(worker)
+    _run(worker)
 
 
 @cli.command("migrate")
@@ -72,27 +77,24 @@ def _migrate(
 ) -> None:
     """Bring the database to the newest schema."""
     from runengine_server.processes.migrate import migrate
-    from runengine_server.processes.run_process import run_process
 
-    run_process(partial(migrate, prune=prune))
+    _run(partial(migrate, prune=prune))
 
 
 @cli.command("backup")
 def _backup(file: Path) -> None:
     """Write the database and the artifacts into FILE, while everything goes on."""
     from runengine_server.processes.backup import backup
-    from runengine_server.processes.run_process import run_process
 
-    run_process(partial(backup, file=file))
+    _run(partial(backup, file=file))
 
 
 @cli.command("restore")
 def _restore(file: Path) -> None:
     """Restore a backup into an empty database and an empty state directory."""
     from runengine_server.processes.backup import restore
-    from runengine_server.processes.run_process import run_process
 
-    run_process(partial(restore, file=file))
+    _run(partial(restore, file=file))
 
 
 @cli.command("cache")
@@ -111,18 +113,16 @@ def _cache(
     if not clear:
         raise typer.BadParameter("there is nothing to do without it", param_hint="--clear")
     from runengine_server.processes.operator_commands import clear_cache
-    from runengine_server.processes.run_process import run_process
 
-    run_process(partial(clear_cache, workflow=workflow, tenant=tenant))
+    _run(partial(clear_cache, workflow=workflow, tenant=tenant))
 
 
 @cli.command("workflows")
 def _workflows() -> None:
     """List the workflows, with the workers that serve each and the runs that are queued for it."""
     from runengine_server.processes.operator_commands import list_workflows
-    from runengine_server.processes.run_process import run_process
 
-    run_process(list_workflows)
+    _run(list_workflows)
 
 
 @cli.command("token")

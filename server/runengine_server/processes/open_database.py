@@ -11,7 +11,7 @@ from runengine_server.database.driver_errors import TRANSIENT_ERRORS
 from runengine_server.database.integrity import find_damage
 from runengine_server.database.postgres_url import parse_postgres_url
 from runengine_server.domain.errors import Unavailable
-from runengine_server.processes.embedded_postgres import running_urls
+from runengine_server.processes.embedded_urls import running_urls
 from runengine_server.settings import Settings, SettingsError
 
 _log = structlog.get_logger()

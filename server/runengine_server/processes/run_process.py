@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeAlias
 
 import uvloop
 
@@ -13,8 +13,10 @@ from runengine_server import logs
 from runengine_server.processes.children import ChildFailed
 from runengine_server.settings import Settings, SettingsError, read_settings
 
+Process: TypeAlias = Callable[[Settings], Coroutine[Any, Any, None]]
 
-def run_process(process: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+
+def run_process(process: Process) -> None:
     """Returns when the process has ended well, and otherwise exits: with 1 for a setting that is wrong or a
     child that failed, with 130 after Ctrl-C.
     """
