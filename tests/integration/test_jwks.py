@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -21,8 +21,23 @@ from tests.support.token_forge import Forge, generated, part
 
 
 @pytest.fixture
+async def server() -> AsyncIterator[JwksServer]:
+    server = JwksServer()
+    listening = await server.start()
+    yield server
+    server.answering.set()
+    listening.close()
+    await listening.wait_closed()
+
+
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def keys(server: JwksServer, clock: Clock) -> JwksKeys:
+    return JwksKeys(server.url, clock=clock)
 
 
 async def refreshed(keys: JwksKeys) -> None:

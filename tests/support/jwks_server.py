@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from runengine_server.auth.jwks import JwksKeys
 
 from tests.support.token_forge import generated, part
 
@@ -92,18 +90,3 @@ class Timer:
     def cancel(self) -> None:
         if self in self._clock.timers:
             self._clock.timers.remove(self)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[JwksServer]:
-    server = JwksServer()
-    listening = await server.start()
-    yield server
-    server.answering.set()
-    listening.close()
-    await listening.wait_closed()
-
-
-@pytest.fixture
-def keys(server: JwksServer, clock: Clock) -> JwksKeys:
-    return JwksKeys(server.url, clock=clock)

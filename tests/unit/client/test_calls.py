@@ -1,35 +1,17 @@
 """The client against a real server in this process, which answers what each test tells it to."""
 
-# ruff: noqa: N802  # gRPC names the methods of a servicer
-
 from __future__ import annotations
 
-import asyncio
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID
 
 import grpc
 import grpc.aio
 import pytest
-from google.protobuf.any_pb2 import Any as Packed
-from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
 from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
-from runengine.v1.artifact_service_pb2_grpc import (
-    ArtifactServiceServicer,
-    add_ArtifactServiceServicer_to_server,
-)
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.campaign_service_pb2 import CreateCampaignResponse, GetCampaignResponse
-from runengine.v1.campaign_service_pb2_grpc import (
-    CampaignServiceServicer,
-    add_CampaignServiceServicer_to_server,
-)
 from runengine.v1.run_pb2 import Run, RunStatus, RunStep
 from runengine.v1.run_service_pb2 import (
     CancelRunResponse,
@@ -39,90 +21,9 @@ from runengine.v1.run_service_pb2 import (
     RetryRunResponse,
     TriggerRunResponse,
 )
-from runengine.v1.run_service_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
-from runengine_client import RunEngineClient, RunEngineError, Violation, errors, struct_to_dict
+from runengine_client import RunEngineClient, errors, struct_to_dict
 
-RUN_ID = UUID("0199c0de-7a11-7bad-8c0f-000000000001")
-CAMPAIGN_ID = UUID("0199c0de-7a11-7bad-8c0f-00000000000c")
-RUN = Run(id=str(RUN_ID), workflow_name="campaign-bundle", status=RunStatus.RUN_STATUS_QUEUED)
-NEVER = object()
-
-
-class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer):
-    """Answers each call with the next of `answers`, and keeps what it was asked.
-
-    A message is the answer, a Status or a code an abort, NEVER a call that hangs. The last of
-    `answers` answers all further calls.
-    """
-
-    def __init__(self) -> None:
-        self.answers: list[Any] = []
-        self.requests: list[Any] = []
-        self.metadata: dict[str, Any] = {}
-
-    async def _answer(self, request: Message, context: Any) -> Any:
-        self.requests.append(request)
-        self.metadata = dict(context.invocation_metadata())
-        return await self._next(context)
-
-    async def _next(self, context: Any) -> Any:
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if answer is NEVER:
-            await asyncio.Event().wait()
-        if isinstance(answer, Status):
-            code = next(code for code in grpc.StatusCode if code.value[0] == answer.code)
-            details = (("grpc-status-details-bin", answer.SerializeToString()),)
-            await context.abort(code, answer.message, details)
-        if isinstance(answer, grpc.StatusCode):
-            await context.abort(answer, "said the proxy")
-        return answer
-
-    async def DownloadArtifact(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        yield await self._answer(request, context)
-        while len(self.answers) > 1:
-            yield await self._next(context)
-
-    async def TriggerRun(self, request: Any, context: Any) -> Any:
-        return await self._answer(request, context)
-
-    GetRun = ListRunSteps = ListRunEvents = RetryRun = CancelRun = ListCampaignRuns = TriggerRun
-    CreateCampaign = GetCampaign = TriggerRun
-
-
-@pytest.fixture
-async def engine() -> Engine:
-    return Engine()
-
-
-@pytest.fixture
-async def address(engine: Engine) -> AsyncIterator[str]:
-    server = grpc.aio.server()
-    add_RunServiceServicer_to_server(engine, server)
-    add_CampaignServiceServicer_to_server(engine, server)
-    add_ArtifactServiceServicer_to_server(engine, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
-
-
-@pytest.fixture
-async def client(address: str) -> AsyncIterator[RunEngineClient]:
-    async with RunEngineClient(address, "the-token") as client:
-        yield client
-
-
-def failure(code: grpc.StatusCode, message: str, *details: Message) -> Status:
-    status = Status(code=code.value[0], message=message)
-    for detail in details:
-        packed = Packed()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return status
-
-
-def info(reason: str, **metadata: str) -> Any:
-    return ErrorInfo(reason=reason, domain="runengine.v1", metadata=metadata)
+from tests.support.answering_server import CAMPAIGN_ID, NEVER, RUN, RUN_ID, Engine, failure, info
 
 
 def page(numbers: range, total: int, next_page_token: str | None = None) -> ListCampaignRunsResponse:
@@ -322,136 +223,6 @@ async def test_an_answer_larger_than_four_mebibytes_arrives(engine: Engine, clie
 def test_a_client_outside_a_loop_is_refused_at_once() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         RunEngineClient("127.0.0.1:1", "t")
-
-
-@pytest.mark.parametrize(
-    ("reason", "kind"),
-    [
-        ("UNAUTHENTICATED", errors.Unauthenticated),
-        ("NO_ORGANISATION", errors.NoOrganisation),
-        ("INVALID_ARGUMENT", errors.InvalidArgument),
-        ("RUN_NOT_FOUND", errors.RunNotFound),
-        ("CAMPAIGN_NOT_FOUND", errors.CampaignNotFound),
-        ("ARTIFACT_NOT_FOUND", errors.ArtifactNotFound),
-        ("RUN_ACTIVE", errors.RunActive),
-        ("RUN_NOT_RETRYABLE", errors.RunNotRetryable),
-        ("RUN_TERMINAL", errors.RunTerminal),
-        ("IDEMPOTENCY_KEY_REUSED", errors.IdempotencyKeyReused),
-        ("QUOTA_EXCEEDED", errors.QuotaExceeded),
-        ("OVERLOADED", errors.Overloaded),
-        ("PAYLOAD_TOO_LARGE", errors.PayloadTooLarge),
-        ("UNAVAILABLE", errors.Unavailable),
-        ("DEADLINE_EXCEEDED", errors.DeadlineExceeded),
-        ("INTERNAL", errors.Internal),
-        ("A_REASON_OF_TOMORROW", RunEngineError),
-    ],
-)
-async def test_each_reason_raises_its_own_class(
-    engine: Engine, client: RunEngineClient, reason: str, kind: type[RunEngineError]
-) -> None:
-    engine.answers = [failure(grpc.StatusCode.ABORTED, "So it is.", info(reason))]
-    with pytest.raises(RunEngineError, match=r"^So it is\.$") as raised:
-        await client.get_run(RUN_ID)
-    assert type(raised.value) is kind
-    assert raised.value.reason == reason
-    assert raised.value.code is grpc.StatusCode.ABORTED
-
-
-async def test_an_error_carries_what_the_server_adds(engine: Engine, client: RunEngineClient) -> None:
-    fields = [("limit", "must be 1 to 100"), ("offset", "must not be negative")]
-    retry = RetryInfo()
-    retry.retry_delay.FromMilliseconds(1500)
-    engine.answers = [
-        failure(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            "The request is malformed.",
-            info("INVALID_ARGUMENT", status="failed"),
-            BadRequest(field_violations=[{"field": f, "description": d} for f, d in fields]),
-            retry,
-        )
-    ]
-    with pytest.raises(errors.InvalidArgument) as raised:
-        await client.list_campaign_runs(CAMPAIGN_ID, limit=0)
-    error = raised.value
-    assert str(error) == "The request is malformed.; limit: must be 1 to 100; offset: must not be negative"
-    assert error.detail == "The request is malformed."
-    assert error.violations == [Violation(*field) for field in fields]
-    assert error.metadata == {"status": "failed"}
-    assert error.retry_after_seconds == 1.5
-
-
-async def test_violations_that_the_servers_sentence_lists_are_not_told_twice(
-    engine: Engine, client: RunEngineClient
-) -> None:
-    bad_request = BadRequest(field_violations=[{"field": "limit", "description": "must be 1 to 100"}])
-    sentence = "limit: must be 1 to 100"
-    engine.answers = [
-        failure(grpc.StatusCode.INVALID_ARGUMENT, sentence, info("INVALID_ARGUMENT"), bad_request)
-    ]
-    with pytest.raises(errors.InvalidArgument) as raised:
-        await client.list_campaign_runs(CAMPAIGN_ID, limit=0)
-    assert str(raised.value) == sentence
-
-
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        (grpc.StatusCode.UNAVAILABLE, errors.Unavailable),
-        (grpc.StatusCode.CANCELLED, errors.Unavailable),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, errors.DeadlineExceeded),
-        (grpc.StatusCode.UNAUTHENTICATED, errors.Unauthenticated),
-        (grpc.StatusCode.INVALID_ARGUMENT, errors.InvalidArgument),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.PayloadTooLarge),
-        (grpc.StatusCode.UNIMPLEMENTED, errors.Internal),
-        (grpc.StatusCode.PERMISSION_DENIED, errors.Internal),
-    ],
-)
-async def test_an_error_without_details_follows_its_code_and_names_the_address(
-    engine: Engine, client: RunEngineClient, address: str, code: grpc.StatusCode, kind: type[RunEngineError]
-) -> None:
-    engine.answers = [code]
-    with pytest.raises(kind, match=address) as raised:
-        await client.get_run(RUN_ID)
-    assert raised.value.code is code
-    assert raised.value.reason == kind.reason
-
-
-async def test_details_of_another_service_are_not_taken_for_ours(
-    engine: Engine, client: RunEngineClient
-) -> None:
-    foreign = ErrorInfo(reason="RUN_NOT_FOUND", domain="proxy.example.com")
-    engine.answers = [failure(grpc.StatusCode.UNAVAILABLE, "said the proxy", foreign)]
-    with pytest.raises(errors.Unavailable, match="said the proxy"):
-        await client.get_run(RUN_ID)
-
-
-async def test_details_that_cannot_be_read_count_as_none(engine: Engine, client: RunEngineClient) -> None:
-    error = grpc.aio.AioRpcError(
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.aio.Metadata(),
-        grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff")),
-        "gone",
-        None,
-    )
-    assert type(errors.from_rpc_error(error, "here:1")) is errors.Unavailable
-
-
-async def test_a_server_that_is_away_is_unavailable_at_its_address() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound but not listening: whoever connects is refused
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        async with RunEngineClient(address, "t") as client:
-            with pytest.raises(
-                errors.Unavailable, match=f"The run engine at {address} cannot be reached: .*refused"
-            ):
-                await client.get_run(RUN_ID)
-
-
-async def test_a_server_that_does_not_answer_is_over_the_deadline(engine: Engine, address: str) -> None:
-    engine.answers = [NEVER]
-    async with RunEngineClient(address, "t", timeout_seconds=0.05) as client:
-        with pytest.raises(errors.DeadlineExceeded, match=f"{address} was too slow to answer"):
-            await client.get_run(RUN_ID)
 
 
 def test_importing_the_client_imports_neither_typer_nor_rich() -> None:
