@@ -1,6 +1,4 @@
-"""What a call raises when the run engine refuses it or cannot be reached."""
-
-# named after the reasons, as callers read them in `except RunNotFound`
+"""The exceptions of a call that the run engine refuses, or that cannot reach it, named after the reasons."""
 
 from __future__ import annotations
 
@@ -172,7 +170,7 @@ class Interrupted(RunEngineError):
 
 
 class DeadlineExceeded(RunEngineError):
-    """The call took longer than its timeout. What it asked for may have been done all the same."""
+    """The call took longer than its timeout. The server may have executed it all the same."""
 
     reason = "DEADLINE_EXCEEDED"
 
@@ -186,7 +184,7 @@ class Internal(RunEngineError):
 _BY_REASON = {error.reason: error for error in RunEngineError.__subclasses__()}
 
 
-# What a code means that comes without details, from the transport or a proxy.
+# The errors of calls that failed without details, in the transport or a proxy.
 _BY_CODE: Mapping[grpc.StatusCode, tuple[type[RunEngineError], str]] = {
     grpc.StatusCode.UNAVAILABLE: (Unavailable, "The run engine at {address} cannot be reached"),
     grpc.StatusCode.CANCELLED: (Unavailable, "The run engine at {address} dropped the call"),
@@ -205,7 +203,7 @@ _ANY_OTHER = (Internal, "The server at {address} answered {code}, as no run engi
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, address: str) -> RunEngineError:
-    """Returns the RunEngineError that says what `error`, raised by a call to `address`, means."""
+    """Returns the RunEngineError for `error`, which a call to `address` has raised."""
     status = _status(error)
     info, bad_request, retry = ErrorInfo(), BadRequest(), RetryInfo()
     for detail in status.details:
@@ -237,9 +235,9 @@ def _status(error: grpc.aio.AioRpcError) -> Status:
 def _without_details(error: grpc.aio.AioRpcError, address: str) -> RunEngineError:
     kind, sentence = _BY_CODE.get(error.code(), _ANY_OTHER)
     sentence = sentence.format(address=address, code=error.code().name)
-    # The address is named already, and nothing but the last error tells more.
+    # The sentence has the address already; only the last error adds something.
     cause = (error.details() or "").removeprefix("failed to connect to all addresses; last error: ")
-    # The deadline's own details say nothing but its name.
+    # The details of a deadline only repeat its name.
     if cause and error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
         sentence = f"{sentence}: {cause}"
     return kind(sentence.removesuffix(".") + ".", code=error.code())

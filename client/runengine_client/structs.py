@@ -1,4 +1,4 @@
-"""JSON values as google.protobuf.Struct and back, with nothing changed on the way unnoticed."""
+"""Converts JSON values to google.protobuf.Struct and back, and refuses what a Struct would change."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def to_struct(value: Mapping[str, Any], name: str = "value") -> Struct:
     """Returns `value` as a Struct; tuples count as lists.
 
     Raises ValueError for what JSON or a Struct cannot carry: NaN, infinity, an integer beyond ±2^53,
-    a lone surrogate, a key that is no string, nesting deeper than 33, any other type. The sentence
-    says where, such as `payload.items[3]`, beginning with `name`.
+    a lone surrogate, a key that is no string, nesting deeper than 33, any other type. The message
+    has the path of the value, such as `payload.items[3]`, beginning with `name`.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a JSON object, not {type(value).__name__}.")

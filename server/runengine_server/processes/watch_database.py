@@ -36,7 +36,7 @@ async def watch_database(
     """Checks every `seconds` that the database responds and takes writes, and logs each change. `on_change`
     gets whether it does; only with it, the disk is checked too.
 
-    The checks also find connections that the network has dropped without a word, and close them.
+    The checks also find connections that the network has dropped without a reset, and close them.
     """
     working, disk_is_due = True, time.monotonic()
     while True:
