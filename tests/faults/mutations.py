@@ -152,7 +152,7 @@ def poll() -> None:
 def tail_of_a_full_queue() -> None:
     from runengine_server.database import notifier
 
-    notifier._ADVANCE_TAIL = "SELECT"
+    notifier.ADVANCE_QUEUE_TAIL = "SELECT"
 
 
 def catch_all() -> None:
@@ -200,9 +200,9 @@ def bound_of_hand_backs() -> None:
 
 
 def reset_of_forked_children() -> None:
-    from runengine_server.processes import app
+    from runengine_server.processes import worker
 
-    vars(app)["release_forked_children"] = lambda *_: None
+    vars(worker)["detach_forked_children"] = lambda *_: None
 
 
 def threads_left_are_replaced() -> None:
@@ -212,9 +212,9 @@ def threads_left_are_replaced() -> None:
 
 
 def patience_with_a_slow_link() -> None:
-    from runengine_server.database.patience import Patience
+    from runengine_server.database.deadline_extender import DeadlineExtender
 
-    _put(Patience, "_look", lambda self: None)
+    _put(DeadlineExtender, "extend_moving", lambda self: None)
 
 
 def denial_is_no_refusal() -> None:
@@ -227,8 +227,8 @@ def look_at_grants() -> None:
     from runengine_server.database import database
 
     guard = "NOT has_table_privilege"
-    assert guard in database._ROLE
-    _put(database, "_ROLE", database._ROLE.replace(guard, f"false AND {guard[4:]}"))
+    assert guard in database.CHECK_ROLE
+    _put(database, "CHECK_ROLE", database.CHECK_ROLE.replace(guard, f"false AND {guard[4:]}"))
 
 
 def clock_of_a_node() -> None:
@@ -239,9 +239,9 @@ def clock_of_a_node() -> None:
 
 
 def signal_to_a_blocked_worker() -> None:
-    from runengine_server.lifecycle import Lifetime
+    from runengine_server.lifecycle import ProcessLifecycle
 
-    _put(Lifetime, "_and_tell", lambda self, of_loop: of_loop)
+    _put(ProcessLifecycle, "_also_outside_the_loop", lambda self, of_loop: of_loop)
 
 
 def _put(module: Any, name: str, instead: Any) -> None:
@@ -318,7 +318,7 @@ def what_policies_read() -> None:
     from runengine_server.database import connecting
 
     for name in ("runengine.dispatch", "runengine.tenant", "runengine.all_tenants"):
-        del connecting.OF_CALLS[name]
+        del connecting.CALL_SETTINGS[name]
 
 
 def age_of_a_swept_artifact() -> None:

@@ -185,7 +185,7 @@ async def test_a_process_that_stops_while_it_holds_the_lock_of_a_run_does_not_ho
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        runengine_server.database.connecting.OF_CALLS, "idle_in_transaction_session_timeout", "0.2s"
+        runengine_server.database.connecting.CALL_SETTINGS, "idle_in_transaction_session_timeout", "0.2s"
     )
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         run_id = await engine.trigger()

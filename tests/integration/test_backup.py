@@ -17,10 +17,10 @@ import pytest
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
-from runengine_server.database.damage import damage
 from runengine_server.database.database import Database
+from runengine_server.database.integrity import find_damage
 from runengine_server.processes import backup
-from runengine_server.processes.start_database import migrate
+from runengine_server.processes.migrate import migrate
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.settings import Settings, SettingsError
@@ -103,7 +103,7 @@ async def responses(url: str, tenant_id: str, campaign_id: UUID) -> list[object]
     """What the tenant is told of its campaign and its runs."""
     database = Database(url, 2)
     await database.open()
-    assert await damage(database) is None
+    assert await find_damage(database) is None
     scope = database.tenant(tenant_id)
     runs = RunRepository(scope)
     page = await runs.list_of_campaign(campaign_id, [], 20, 0, None)
@@ -273,9 +273,9 @@ async def test_damage_of_a_database_is_reported_in_words(
     )
     database = Database(str(settings.database_url), 1)
     await database.open()
-    assert await damage(database) is None
+    assert await find_damage(database) is None
     await admin.execute(harm)
-    assert await damage(database) == DAMAGE[harm]
+    assert await find_damage(database) == DAMAGE[harm]
     await database.close()
     await admin.close()
 

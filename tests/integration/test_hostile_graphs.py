@@ -13,7 +13,7 @@ from runengine.context import RunContext
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, RunStatus
-from runengine_server.logs import _frames
+from runengine_server.logs import frames_of
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 
@@ -157,4 +157,4 @@ async def test_a_table_without_forced_row_level_security_is_refused_at_start(
 def test_an_exception_that_is_its_own_cause_can_be_logged() -> None:
     error = ValueError("hush")
     error.__cause__ = error
-    assert _frames(error) == "builtins.ValueError"
+    assert frames_of(error) == "builtins.ValueError"

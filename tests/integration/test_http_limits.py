@@ -56,7 +56,7 @@ class Served:
 async def serving(app: ASGIApp, *, patient_at_first: bool = False, **given: Any) -> AsyncIterator[Served]:
     """`patient_at_first`: the first head of a connection may take as long as it likes."""
     started = asyncio.Event()
-    given = {"goodbye_seconds": SECONDS, **given}
+    given = {"linger_seconds": SECONDS, **given}
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -76,11 +76,11 @@ async def serving(app: ASGIApp, *, patient_at_first: bool = False, **given: Any)
             def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
                 super().connection_made(transport)
                 if patient_at_first:
-                    self._expect_nothing()
-                    self._expect_within(SECONDS)
+                    self.clear_deadline()
+                    self.set_deadline(SECONDS)
 
-            def _run_out(self) -> None:
-                super()._run_out()
+            def on_deadline(self) -> None:
+                super().on_deadline()
                 served.ran_out.set()
 
             def connection_lost(self, exc: Exception | None) -> None:

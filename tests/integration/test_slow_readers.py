@@ -12,7 +12,7 @@ import pytest
 from runengine.v1.artifact_service_pb2 import DownloadArtifactRequest, DownloadArtifactResponse
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
-from runengine_server.processes.app import GATEWAY_CHANNEL
+from runengine_server.processes.gateway import GATEWAY_CHANNEL
 from runengine_server.rpc import interceptor
 from runengine_server.rpc.interceptor import CallInterceptor
 

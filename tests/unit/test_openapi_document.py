@@ -21,7 +21,7 @@ from runengine.v1 import (
 )
 from runengine_gateway.app import create_gateway
 from runengine_gateway.openapi import openapi_document
-from runengine_gateway.proto_words import proto_comments
+from runengine_gateway.rest_comments import proto_comments
 from runengine_gateway.routes import bindings
 
 FILES: list[FileDescriptor] = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from runengine_server.database.database import TenantScope
 from runengine_server.database.functions import tenant_function
+from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.run import Artifact
 
 _GET = tenant_function("get_artifact")

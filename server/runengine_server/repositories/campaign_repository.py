@@ -6,8 +6,8 @@ from uuid import UUID
 
 import asyncpg
 
-from runengine_server.database.database import TenantScope
 from runengine_server.database.functions import tenant_function
+from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.run import Campaign, CampaignStatus
 
 _INSERT = tenant_function("create_campaign")

@@ -9,8 +9,8 @@ from sqlalchemy import ColumnElement, Table, delete, func, literal, select, tupl
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.sql.dml import ReturningDelete
 
-from runengine_server.database.database import DispatchScope
 from runengine_server.database.schema import idempotency_keys, step_cache, workflow_workers
+from runengine_server.database.scopes import DispatchScope
 
 # So that no transaction is long.
 _AT_A_TIME = 1000

@@ -11,8 +11,8 @@ from uuid import UUID
 import asyncpg
 
 from runengine_server.database.channels import CANCELLED, QUEUED
-from runengine_server.database.database import TenantScope
 from runengine_server.database.functions import tenant_function
+from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.encoded_run import canonical_response, encode_input
 from runengine_server.domain.run import Failure, NewRun, RunEvent, RunStatus, RunStep, StepStatus

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from runengine_gateway.strict_json import FLAWED, parse_object
+from runengine_gateway.strict_json import INVALID, parse_object
 
 
 def nested(depth: int) -> bytes:
@@ -95,13 +95,13 @@ def test_every_violation_is_reported_at_once() -> None:
     raw = b'{"a":NaN,"b":[1e999,"\\u0000"],"c":{"d":1,"d":2},"e":1}'
     parsed = parse_object(raw)
     assert [violation.field for violation in parsed.violations] == ["a", "b[0]", "b[1]", "c.d"]
-    assert parsed.members == {"a": FLAWED, "b": FLAWED, "c": FLAWED, "e": 1}
+    assert parsed.members == {"a": INVALID, "b": INVALID, "c": INVALID, "e": 1}
 
 
 def test_no_more_than_a_hundred_violations_are_reported() -> None:
     parsed = parse_object(b'{"a":[' + b",".join([b"NaN"] * 60_000) + b'],"b":NaN}')
     assert len(parsed.violations) == 100
-    assert parsed.members == {"a": FLAWED, "b": FLAWED}
+    assert parsed.members == {"a": INVALID, "b": INVALID}
 
 
 def test_nesting_may_be_32_deep_and_no_deeper() -> None:
