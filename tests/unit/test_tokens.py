@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import grpc
 import httpx
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -20,9 +21,9 @@ from runengine.v1 import (
     run_service_pb2,
     run_service_pb2_grpc,
 )
-from runengine_server.auth import clerk, development
+from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
-from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why
+from runengine_server.auth.refusals import RefusalCause, RefusalLog, TenantRefused, TokenRefused
 from runengine_server.domain.caller import Caller
 from runengine_server.domain.errors import NoOrganisation, RunEngineError, Unauthenticated
 from runengine_server.processes import app
@@ -81,16 +82,16 @@ async def test_a_bad_token_is_refused_however_often_it_comes(
 
 
 def word_of(refused: RunEngineError) -> str:
-    return refused.why.word if isinstance(refused, TokenRefused | TenantRefused) else ""
+    return refused.cause.word if isinstance(refused, TokenRefused | TenantRefused) else ""
 
 
 def test_each_reason_of_a_bad_token_is_in_the_table() -> None:
     apart = {
-        Why.NO_TOKEN,
-        Why.UNKNOWN_KEY,
-        Why.FOREIGN_TENANT,
+        RefusalCause.NO_TOKEN,
+        RefusalCause.UNKNOWN_KEY,
+        RefusalCause.FOREIGN_TENANT,
     }  # of the call, of a JWKS, of the tenant asked for
-    assert {word for _, word, _ in BAD if word} == {why.word for why in set(Why) - apart}
+    assert {word for _, word, _ in BAD if word} == {cause.word for cause in set(RefusalCause) - apart}
 
 
 @pytest.mark.parametrize(("name", "make"), GOOD, ids=names(GOOD))
@@ -173,7 +174,7 @@ async def test_clocks_may_differ_by_five_seconds(
         assert await refuses(timed, timed_forge.token(**{begin: In(6)}))
 
 
-async def test_a_remembered_token_ends_with_its_lifetime(
+async def test_a_cached_token_ends_with_its_lifetime(
     timed: ClerkVerifier, timed_forge: Forge, clock: Clock
 ) -> None:
     token = timed_forge.token(exp=In(60))
@@ -209,14 +210,14 @@ async def test_no_key_is_looked_up_for_a_token_whose_header_is_wrong(
 
 
 @pytest.mark.parametrize("successor", [None, ANOTHER_KEY.public_key()], ids=["none", "another"])
-async def test_a_remembered_token_ends_with_its_key(forge: Forge, successor: rsa.RSAPublicKey | None) -> None:
+async def test_a_cached_token_ends_with_its_key(forge: Forge, successor: rsa.RSAPublicKey | None) -> None:
     keys = OneKey(forge.key)
     verifier = ClerkVerifier(keys, development.ISSUER, [PARTY])
     token = forge.token()
     await verifier.verify(token)
     keys.key = successor
     assert await refuses(verifier, token)
-    assert not verifier._verified
+    assert verifier.cached_tokens == 0
 
 
 async def test_a_signature_is_checked_once(
@@ -224,11 +225,11 @@ async def test_a_signature_is_checked_once(
 ) -> None:
     token = forge.token()
     await verifier.verify(token)
-    monkeypatch.setattr(clerk, "_jws", None)
+    monkeypatch.setattr(jwt.PyJWS, "decode", None)
     assert (await verifier.verify(token)).subject == "user_1"
 
 
-async def test_a_remembered_token_is_not_taken_for_another(forge: Forge, verifier: ClerkVerifier) -> None:
+async def test_a_cached_token_is_not_taken_for_another(forge: Forge, verifier: ClerkVerifier) -> None:
     token, other = forge.token(), forge.token(sub="user_2", o={"id": "org_b"})
     assert (await verifier.verify(token)).tenant_id == "org_a"
     assert (await verifier.verify(other)).tenant_id == "org_b"
@@ -237,13 +238,11 @@ async def test_a_remembered_token_is_not_taken_for_another(forge: Forge, verifie
     assert await refuses(verifier, f"{signed}.{signature[::-1]}")
 
 
-async def test_no_more_tokens_are_remembered_than_there_is_room_for(
-    forge: Forge, verifier: ClerkVerifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clerk, "_CACHED_TOKENS", 3)
+async def test_no_more_tokens_are_cached_than_there_is_room_for(forge: Forge) -> None:
+    verifier = ClerkVerifier(OneKey(forge.key), development.ISSUER, [PARTY], max_cached=3)
     for number in range(5):
         await verifier.verify(forge.token(sub=f"user_{number}"))
-    assert len(verifier._verified) == 3
+    assert verifier.cached_tokens == 3
 
 
 async def test_a_machine_has_the_tenants_that_the_settings_give_it(
