@@ -34,7 +34,7 @@ _UNFENCED = """(SELECT attempt FROM public.runs
 
 _RUN_IS_HERE = "(SELECT true FROM public.runs WHERE tenant_id = _tenant AND runs.id = stored.run_id)"
 _CLAIMS = ("claim_queued", "claim_expired")
-_ENDING = ("store_progress", "fail_step", "take_back", "end_run", "cancel_run")
+_ENDING = ("store_progress", "fail_step", "take_back", "end_run", "end_steps", "cancel_run")
 _ORDER = """
         AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
             > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
@@ -128,6 +128,7 @@ def _tenant_predicate() -> None:
         "list_run_events",
         "list_run_steps",
         "lock_run",
+        "end_steps",
         "cancel_run",
         "retry_run",
     ):
@@ -193,13 +194,13 @@ def _catch_all() -> None:
 def _azp() -> None:
     from runengine_server.auth.clerk import ClerkVerifier
 
-    ClerkVerifier._judge_party = lambda self, party: None  # type: ignore[method-assign]
+    ClerkVerifier._check_party = lambda self, party: None  # type: ignore[method-assign]
 
 
 def _category() -> None:
     from runengine_server.auth import clerk
 
-    clerk._judge_category = lambda header, machine: None
+    clerk._check_category = lambda header, machine: None
 
 
 def _lease_before_a_node() -> None:

@@ -22,6 +22,7 @@ from langgraph.checkpoint.conformance.report import CapabilityResult
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.commands.trigger_run import trigger_run
 from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import ClaimedRun, Failure, NewRun, RunStatus
@@ -30,7 +31,7 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.worker.graph.checkpointer import FencedCheckpointer
 from runengine_server.worker.graph.recorded_node import Execution, Lost
 
-from tests.integration.harness import ACTOR, NO_KEY, Engine, Graph, Ran, Run, chain, happened, serving, until
+from tests.integration.harness import ACTOR, Engine, Graph, Ran, Run, chain, happened, serving, until
 
 Write = Callable[[FencedCheckpointer], Awaitable[Any]]
 METADATA: CheckpointMetadata = {"source": "loop", "step": 0, "parents": {}}
@@ -100,8 +101,8 @@ class RunOfThread:
 
     async def saver(self, thread_id: str) -> FencedCheckpointer:
         if thread_id not in self._savers:
-            new = NewRun(UUID(thread_id), self._engine.workflow, None, None, None)
-            await trigger_run(self._engine.runs, new, ACTOR, NO_KEY, None)
+            new = NewRun(UUID(thread_id), TriggerRunRequest(workflow_name=self._engine.workflow))
+            await trigger_run(self._engine.runs, new, ACTOR, None, None)
             self._savers[thread_id] = saver_of(self._engine, await self._engine.claim())
         return self._savers[thread_id]
 
