@@ -11,8 +11,8 @@ import httpx
 import pytest
 from runengine.v1.run_pb2 import Run
 
-from tests.gates import Gates
-from tests.patience import SECONDS
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
 
 Check = Callable[[Any], bool]
 

@@ -15,8 +15,8 @@ from runengine_server.domain.run import RunStatus
 from runengine_server.processes.start_database import watch
 from structlog.testing import capture_logs
 
-from tests.integration.harness import SECONDS, Held, Ran, chain, ended, serving, until
-from tests.postgresql_servers import Server, empty_postgresql
+from tests.support.own_worker import SECONDS, Held, Ran, chain, ended, serving, until
+from tests.support.postgresql_servers import Server, empty_postgresql
 
 PASSWORD = "not-for-logs"
 END_SESSIONS = (
