@@ -9,9 +9,13 @@ from runengine_server.domain.run import Failure, NewRun
 
 
 def encode_input(new: NewRun) -> bytes:
-    """The fields of a Run that never change: its id, and those of the request, which have the same names."""
-    given = {field.name: value for field, value in new.request.ListFields()}
-    return run_pb2.Run(id=str(new.id), **given).SerializeToString()
+    """The fields of a Run that never change: its id, and those of the request, which have the same names.
+
+    The priority is last, where `encoded_rare_response` in encoding.sql expects it.
+    """
+    given = {field.name: value for field, value in new.request.ListFields() if field.name != "priority"}
+    priority = run_pb2.Run(priority=new.request.priority)
+    return run_pb2.Run(id=str(new.id), **given).SerializeToString() + priority.SerializeToString()
 
 
 def decode_input(encoded: bytes) -> tuple[Struct | None, Struct | None]:
