@@ -47,10 +47,11 @@ class RunEngineError(Exception):
     """A call that did not succeed. `str(error)` is a sentence for a person, violations included.
 
     `reason` is the word to branch on: a name of `runengine.v1.ErrorReason` without its prefix, the
-    same that REST returns. Each reason has a subclass; a server newer than this client may send a
-    reason that has none, in a plain RunEngineError. `detail` is the sentence alone. `metadata` holds
-    what the server adds to the reason, such as `status`, `attempt` and `allowed` when the state of a
-    run forbids the call. `retry_after_seconds` is set when the server says how long to wait.
+    same that REST returns. A reason that callers branch on has a subclass; one that has none, as of
+    a server newer than this client, comes as a plain RunEngineError. `detail` is the sentence alone.
+    `metadata` holds what the server adds to the reason, such as `status`, `attempt` and `allowed`
+    when the state of a run forbids the call. `retry_after_seconds` is set when the server says how
+    long to wait.
     """
 
     reason: str = "UNSPECIFIED"

@@ -13,7 +13,7 @@ _UNFENCED = """(SELECT attempt FROM public.runs
 
 RUN_IS_HERE = "(SELECT true FROM public.runs WHERE tenant_id = _tenant AND runs.id = stored.run_id)"
 CLAIMS = ("claim_queued", "claim_expired")
-ENDING = ("store_progress", "fail_step", "take_back", "end_run", "cancel_run")
+ENDING = ("store_progress", "fail_step", "take_back", "end_run", "end_steps", "cancel_run")
 ORDER = """
         AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
             > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
@@ -107,6 +107,7 @@ def tenant_predicate() -> None:
         "list_run_events",
         "list_run_steps",
         "lock_run",
+        "end_steps",
         "cancel_run",
         "retry_run",
     ):
@@ -172,13 +173,13 @@ def catch_all() -> None:
 def azp() -> None:
     from runengine_server.auth.clerk import ClerkVerifier
 
-    ClerkVerifier._judge_party = lambda self, party: None  # type: ignore[method-assign]
+    ClerkVerifier._check_party = lambda self, party: None  # type: ignore[method-assign]
 
 
 def category() -> None:
     from runengine_server.auth import clerk
 
-    clerk._judge_category = lambda header, machine: None
+    clerk._check_category = lambda header, machine: None
 
 
 def lease_before_a_node() -> None:

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 import runengine_server.database.connecting
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, NewRun, RunStatus
@@ -269,7 +270,7 @@ async def test_a_change_that_is_not_notified_is_found_all_the_same(
                 engine.tenant_id,
                 run_id,
                 engine.workflow,
-                encode_input(NewRun(run_id, engine.workflow, None, None, None)),
+                encode_input(NewRun(run_id, TriggerRunRequest(workflow_name=engine.workflow))),
             )
             return run_id
 

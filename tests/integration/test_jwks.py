@@ -40,15 +40,9 @@ def keys(server: JwksServer, clock: Clock) -> JwksKeys:
     return JwksKeys(server.url, clock=clock)
 
 
-async def refreshed(keys: JwksKeys) -> None:
-    """Until the fetch that is under way has ended."""
-    assert keys._refreshing is not None
-    await asyncio.wait([keys._refreshing])
-
-
 async def refresh(keys: JwksKeys, clock: Clock, seconds: float = 60) -> None:
     clock.advance(seconds)
-    await refreshed(keys)
+    assert await keys.wait_for_fetch()
 
 
 def at_once(finding: Coroutine[Any, Any, Any]) -> Any:
@@ -106,7 +100,7 @@ async def test_an_unknown_kid_has_the_keys_fetched_anew_but_not_at_will(
     assert len(server.requests) == 2
 
 
-async def test_a_withdrawn_key_is_forgotten_within_a_minute_though_its_tokens_are_remembered(
+async def test_a_withdrawn_key_is_forgotten_within_a_minute_though_its_tokens_are_cached(
     server: JwksServer, keys: JwksKeys, clock: Clock
 ) -> None:
     verifier = ClerkVerifier(keys, development.ISSUER, [])
@@ -117,7 +111,7 @@ async def test_a_withdrawn_key_is_forgotten_within_a_minute_though_its_tokens_ar
     assert await accepts(verifier, token)
     await refresh(keys, clock)
     assert not await accepts(verifier, token)
-    assert not verifier._verified
+    assert verifier.cached_tokens == 0
 
 
 async def test_the_keys_are_fetched_once_a_minute_and_every_ten_seconds_during_an_outage(
@@ -186,7 +180,7 @@ async def test_a_url_that_says_nothing_keeps_nobody_waiting_whose_kid_is_known(
     await server.asked.wait()
     assert at_once(keys.find("one")) == ONE.public_key()
     server.answering.set()
-    await refreshed(keys)
+    assert await keys.wait_for_fetch()
 
 
 @pytest.mark.parametrize(
@@ -320,7 +314,7 @@ async def test_an_unusable_key_among_good_ones_is_left_out(
     server.answer = http(jwks(entry(), jwk(ONE, "one")))
     assert await keys.find("one") == ONE.public_key()
     assert await keys.find("two") is None
-    assert set(keys._keys) == {"one"}
+    assert keys.kids == {"one"}
 
 
 async def test_a_key_may_leave_out_what_it_is_for(server: JwksServer, keys: JwksKeys) -> None:

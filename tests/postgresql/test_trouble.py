@@ -12,12 +12,13 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.database.connecting import CALL_SETTINGS, Connector
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import NewRun
 from runengine_server.processes.watch_database import watch_database
-from runengine_server.repositories.run_repository import Once, RunRepository
+from runengine_server.repositories.run_repository import RunRepository
 
 from tests.postgresql.commands import refusal
 from tests.support.own_worker import ACTOR
@@ -37,8 +38,8 @@ def runs_of(database: Database) -> RunRepository:
 
 
 async def trigger(runs: RunRepository) -> UUID:
-    new = NewRun(uuid4(), "unserved", None, None, None)
-    await runs.trigger(new, ACTOR, Once(None, b""), None)
+    new = NewRun(uuid4(), TriggerRunRequest(workflow_name="unserved"))
+    await runs.trigger(new, ACTOR, None, None)
     return new.id
 
 

@@ -36,8 +36,8 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
     except RuntimeError:
         raise address_taken("RUNENGINE_GRPC_ADDRESS", settings.grpc_address) from None
     with lifecycle.handle_signals():
-        await served.look()
-        following = asyncio.create_task(served.follow())
+        await served.refresh()
+        following = asyncio.create_task(served.keep_current())
         await server.start()
         health.set_serving(True)
         lifecycle.announce_ready("serving gRPC", address=settings.grpc_address)

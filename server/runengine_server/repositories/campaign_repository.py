@@ -32,7 +32,7 @@ class CampaignRepository:
         self._scope = scope
 
     async def insert(self, campaign_id: UUID) -> Campaign:
-        """The campaign, a draft if it is new, else as it is."""
+        """Creates a draft, unless the tenant has the campaign; returns it as it is then."""
         (row,) = await self._scope.call(_INSERT, campaign_id)
         return _campaign(row)
 

@@ -106,15 +106,10 @@ def test_a_new_run_as_rest_shows_it() -> None:
         attempt=1,
     )
     assert run_json(run) == {
+        **{field.json_name: None for field in Run.DESCRIPTOR.fields},
         "id": "r",
         "workflowName": "w",
         "status": "queued",
-        "triggerPayload": None,
-        "context": None,
-        "error": None,
-        "startedAt": None,
-        "completedAt": None,
-        "durationMs": None,
         "createdAt": "2026-01-31T09:30:00.123Z",
         "updatedAt": "2026-01-31T09:30:00.123Z",
         "attempt": 1,

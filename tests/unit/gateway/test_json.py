@@ -20,17 +20,10 @@ def encoded(message: Any) -> dict[str, Any]:
 
 def test_an_empty_run_has_every_field_and_null_where_there_is_no_value() -> None:
     assert encoded(run_pb2.Run(status=run_pb2.RUN_STATUS_QUEUED)) == {
+        **{field.json_name: None for field in run_pb2.Run.DESCRIPTOR.fields},
         "id": "",
         "workflowName": "",
         "status": "queued",
-        "triggerPayload": None,
-        "context": None,
-        "error": None,
-        "startedAt": None,
-        "completedAt": None,
-        "durationMs": None,
-        "createdAt": None,
-        "updatedAt": None,
         "attempt": 0,
         "priority": 0,
     }
