@@ -21,14 +21,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 from runengine.context import RunContext
 from runengine_samples.campaign_bundle import WORKFLOWS
 from runengine_samples.campaign_bundle.brief import SOCIAL_CHANNELS, BriefError
+from runengine_samples.campaign_bundle.colours import contrast
 from runengine_samples.campaign_bundle.messages import post_length
 from runengine_samples.campaign_bundle.phrases import ENGLISH, LANGUAGES, TONES, Language, Voice
-from runengine_samples.campaign_bundle.pictures import (
-    TEXT_ON_PAGE,
-    TEXT_ON_PICTURE,
-    contrast,
-    direct_art,
-)
+from runengine_samples.campaign_bundle.pictures import TEXT_ON_PAGE, TEXT_ON_PICTURE, direct_art
 
 BRIEF: dict[str, Any] = {
     "product": {"name": "Solar Kettle", "description": "Boils a litre of water with nothing but sunlight."},
