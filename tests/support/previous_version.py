@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.stack import ROOT, environment
 
 # A commit, in place of those that are found.
-REVISION = "RUNENGINE_TEST_REVISION"
+REVISION = "PREVIOUS_REVISION"
 
 # What is executed in place of the product, by a child process that is to be of that version.
 LAUNCHER = __name__
