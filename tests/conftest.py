@@ -21,8 +21,8 @@ from runengine_server.database.migrations.migrate import migrate
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults import mutants
-from tests.gates import Gates
-from tests.stack import MUTANT, Stack
+from tests.support.gates import Gates
+from tests.support.stack import MUTANT, Stack
 
 _TEMPLATE = "runengine"
 _SOCKET_DIR = "RUNENGINE_TEST_POSTGRES"
@@ -102,7 +102,7 @@ def state_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 async def stack(database_url: str, state_dir: Path) -> AsyncIterator[Stack]:
-    """serve, gateway and worker as real processes; the worker knows tests.graphs and the sample."""
+    """serve, gateway and worker as real processes; the worker knows tests.support.graphs and the sample."""
     stack = Stack(database_url, state_dir)
     await stack.start("serve", "gateway", "worker")
     # A workflow that can be triggered, but that no worker takes: its runs stay queued.

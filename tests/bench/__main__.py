@@ -20,10 +20,11 @@ import uvloop
 from runengine_server.logs import configure_logging
 
 from tests.bench.data import CONTEXT_BYTES, PAYLOAD_BYTES
+from tests.bench.goals import Row
 from tests.bench.profile import COSTS
-from tests.bench.rows import ROWS, Row
+from tests.bench.rows import ROWS
 from tests.bench.servers import LOAD_CORE, SERVER_CORE, Bench, Missing
-from tests.stack import ROOT
+from tests.support.stack import ROOT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 # What was found out about the missed rows, by hand.

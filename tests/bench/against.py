@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from statistics import quantiles
 
-from tests.bench.rows import ROWS, Row
-from tests.stack import ROOT
+from tests.bench.goals import Row
+from tests.bench.rows import ROWS
+from tests.support.stack import ROOT
 
 ROUNDS = 24
 DEFAULT_ROWS = ("1", "2", "6", "7", "8", "9", "10", "11")

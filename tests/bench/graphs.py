@@ -10,7 +10,7 @@ from typing import Annotated, TypedDict
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send
 
-from tests.chains import chain_of
+from tests.support.chains import chain_of
 
 STEPS = ("one", "two", "three", "four")
 

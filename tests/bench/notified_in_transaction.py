@@ -14,7 +14,7 @@ from statistics import median
 from time import perf_counter
 
 from tests.bench.servers import SERVER_CORE, UNSERVED, Bench, Missing
-from tests.stack import ROOT, Stack, environment, free_address
+from tests.support.stack import ROOT, Stack, environment, free_address
 
 _SLOW_FSYNC = Path(__file__).with_name("slow_fsync.c")
 _NOTIFYING = "tests.bench.peers.notifying_serve"

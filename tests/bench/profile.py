@@ -18,7 +18,8 @@ import uvloop
 from runengine_server.logs import configure_logging
 
 from tests.bench.load import grpc_load, http_load
-from tests.bench.rows import IN_FLIGHT, four_steps
+from tests.bench.measured_calls import IN_FLIGHT
+from tests.bench.measured_runs import four_steps
 from tests.bench.servers import LIST, LOAD_CORE, Bench, peer_python
 
 GRAPHS = Path(__file__).with_name("profile")

@@ -36,7 +36,7 @@ from runengine_server.repositories.queue_repository import QueueRepository
 
 from tests.bench import data
 from tests.bench.load import grpc_load
-from tests.stack import ROOT, Stack, environment, logging_to
+from tests.support.stack import ROOT, Stack, environment, logging_to
 
 PEERS = Path(__file__).parent / "peers"
 

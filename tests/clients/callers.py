@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypedDict
 from google.protobuf.json_format import MessageToDict
 from google.rpc import error_details_pb2
 
-from tests.stack import ROOT
+from tests.support.stack import ROOT
 
 PROTOS = ROOT / "protos"
 NODE = ROOT / "tests/node/grpc"

@@ -16,9 +16,9 @@ import pytest
 from tests.clients.callers import Asked, Caller, Json, Told
 from tests.clients.conftest import CLIENTS
 from tests.faults.wire import Wire
-from tests.graphs import LARGE
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.graphs import LARGE
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 THAT_CAN_STOP = [client for client in CLIENTS if client != "buf curl"]
 ABSENT = "0190a000-0000-7000-8000-000000000001"

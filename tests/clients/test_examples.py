@@ -13,7 +13,7 @@ import pytest
 from runengine_client import RunEngineClient
 
 from tests.clients.callers import HAS_NODE, NODE, PROTOS
-from tests.stack import ROOT, Stack
+from tests.support.stack import ROOT, Stack
 
 GRPC = (ROOT / "docs/clients.md").read_text().partition("\n## REST")[0]
 BLOCKS = re.findall(r"```(python|js|sh)\n(?:// (\S+)\n)?(.*?)```", GRPC, re.DOTALL)

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.stack import ROOT, Stack
+from tests.support.stack import ROOT, Stack
 
 NODE = ROOT / "tests" / "node" / "openapi"
 VENV = ROOT / ".venv-generators" / "bin"

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests import patience
-from tests.stack import ROOT, free_address
+from tests.support import patience
+from tests.support.stack import ROOT, free_address
 
 
 class Reader:

@@ -15,7 +15,7 @@ from runengine_server.__main__ import cli
 from runengine_server.settings import Settings
 
 from tests.docs.pages import PAGES, commands, name
-from tests.stack import ROOT
+from tests.support.stack import ROOT
 
 PROGRAMS = {"runengine": typer.main.get_command(app), "runengine-server": typer.main.get_command(cli)}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

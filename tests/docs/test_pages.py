@@ -14,7 +14,7 @@ from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.docs.pages import blocks
 from tests.docs.reader import Reader, with_ports_of_ones_own
-from tests.stack import ROOT, Stack, readable_by_all
+from tests.support.stack import ROOT, Stack, readable_by_all
 
 README, WORKFLOWS = ROOT / "README.md", ROOT / "docs/workflows.md"
 DEPLOY, GRPC = ROOT / "docs/deploy.md", ROOT / "docs/reference/grpc.md"

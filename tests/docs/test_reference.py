@@ -18,7 +18,7 @@ from runengine_server.__main__ import cli
 from runengine_server.settings import Settings
 
 from tests.docs.pages import code, rows
-from tests.stack import ROOT
+from tests.support.stack import ROOT
 
 REFERENCE = ROOT / "docs/reference"
 REST, GRPC = REFERENCE / "rest.md", REFERENCE / "grpc.md"

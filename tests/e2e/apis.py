@@ -15,7 +15,7 @@ from runengine.v1 import run_service_pb2 as runs
 from runengine_client import RunEngineClient, RunEngineError
 from runengine_client.json_view import campaign_json, page_json, run_json, steps_json
 
-from tests.patience import SECONDS
+from tests.support.patience import SECONDS
 
 Json = dict[str, Any]
 

@@ -10,7 +10,7 @@ import pytest
 from runengine_client import RunEngineClient
 
 from tests.e2e.apis import Api, ClientApi, GrpcApi, RestApi
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 
 @pytest.fixture(params=["gRPC", "REST", "client"])

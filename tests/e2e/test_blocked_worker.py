@@ -11,11 +11,11 @@ import asyncpg
 from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient
 
-from tests.gates import Gates
-from tests.patience import SECONDS
-from tests.stack import Stack, logging_to
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack, logging_to
 
-WORKER = {"WORKFLOWS": "tests.child_graphs:WORKFLOWS", "LEASE_SECONDS": "3"}
+WORKER = {"WORKFLOWS": "tests.support.child_graphs:WORKFLOWS", "LEASE_SECONDS": "3"}
 
 
 async def test_a_worker_whose_event_loop_is_blocked_stops_when_it_is_told_to_and_hands_back_all(

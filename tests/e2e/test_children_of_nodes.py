@@ -15,14 +15,16 @@ from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient
 from runengine_server.processes.children import Child
 
-from tests.gates import Gates
-from tests.patience import SECONDS
-from tests.stack import Stack, logging_to
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack, logging_to
 
 
 @pytest.fixture
 async def worker(stack: Stack) -> AsyncIterator[Child]:
-    (worker,) = await stack.start("worker", WORKFLOWS="tests.child_graphs:WORKFLOWS", LEASE_SECONDS="1")
+    (worker,) = await stack.start(
+        "worker", WORKFLOWS="tests.support.child_graphs:WORKFLOWS", LEASE_SECONDS="1"
+    )
     yield worker
     await worker.stop()
 
@@ -46,7 +48,7 @@ async def test_a_worker_that_dies_is_seen_to_be_dead_although_a_child_of_it_live
     name = uuid4().hex
     (worker,) = await stack.start(
         "worker",
-        WORKFLOWS="tests.child_graphs:WORKFLOWS",
+        WORKFLOWS="tests.support.child_graphs:WORKFLOWS",
         DATABASE_URL=f"{database_url}&application_name={name}",
     )
     run = await client.trigger_run("leave-child", trigger_payload={"gates": gates.path})
@@ -71,7 +73,7 @@ async def test_a_worker_that_is_stopped_does_not_wait_for_what_a_node_has_left(
     log = tmp_path / "log"
     with logging_to(log):
         (worker,) = await stack.start(
-            "worker", WORKFLOWS="tests.child_graphs:WORKFLOWS", DRAIN_SECONDS="0", LEASE_SECONDS="30"
+            "worker", WORKFLOWS="tests.support.child_graphs:WORKFLOWS", DRAIN_SECONDS="0", LEASE_SECONDS="30"
         )
     run = await client.trigger_run(f"leave-{what}", trigger_payload={"gates": gates.path})
     gate = await gates.next()

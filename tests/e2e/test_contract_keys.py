@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gates import Gates
-from tests.patience import SECONDS
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
 
 Check = Callable[[Any], bool]
 

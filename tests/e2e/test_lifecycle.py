@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from tests.e2e.apis import Api, Json, Refused
-from tests.gates import Gates
-from tests.patience import SECONDS
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
 
 BRIEF = {
     "product": {"name": "Solar Kettle", "description": "Boils a litre of water with sunlight."},

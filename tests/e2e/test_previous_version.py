@@ -18,10 +18,10 @@ from runengine_client import RunEngineClient
 from runengine_server.database.migrations.migrate import migrate
 
 from tests.e2e.test_lifecycle import BRIEF
-from tests.gates import Gates
-from tests.patience import SECONDS
-from tests.stack import ROOT, Stack
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
 from tests.support.previous_version import LAUNCHER, PreviousVersion, previous_commits
+from tests.support.stack import ROOT, Stack
 
 # Imported by the processes of both sides, each time with a side's name.
 GRAPHS = "tests.support.graphs_of_two_versions"

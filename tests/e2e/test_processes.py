@@ -14,8 +14,8 @@ import pytest
 from runengine.v1 import run_service_pb2, run_service_pb2_grpc
 from runengine_server.processes.children import Child, ChildFailed
 
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 PROCESSES = 2
 CONNECTIONS = 40

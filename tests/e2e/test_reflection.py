@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from runengine_client import RunEngineClient
 
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 BUF = Path(sys.executable).parent / "buf"
 

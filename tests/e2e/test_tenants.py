@@ -8,8 +8,8 @@ import uuid
 import httpx
 import pytest
 
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 
 @pytest.fixture

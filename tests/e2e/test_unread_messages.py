@@ -11,8 +11,8 @@ import grpc
 from runengine.v1.run_service_pb2 import ListRunEventsRequest
 from runengine_server.processes.children import Child
 
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 MESSAGES = 400
 MESSAGE_BYTES = 2 * 1024 * 1024 - 4096

@@ -19,8 +19,8 @@ from runengine_client import InvalidArgument, RunEngineClient, RunEngineError
 from runengine_server.auth import development
 from runengine_server.database.migrations.migrate import _ADVISORY_LOCK, migrate
 
-from tests.patience import SECONDS
-from tests.stack import environment, free_address
+from tests.support.patience import SECONDS
+from tests.support.stack import environment, free_address
 
 
 class Up:
@@ -194,7 +194,7 @@ async def test_the_greeting_and_the_triggers_follow_the_workflows_of_now(directo
     async with running(up) as greeting:
         assert '"campaign-bundle"' in greeting
         assert await completed_run(up)
-    other = Up(directory, WORKFLOWS="tests.graphs:RESTARTED")
+    other = Up(directory, WORKFLOWS="tests.support.graphs:RESTARTED")
     async with running(other) as greeting:
         assert "campaign-bundle" not in greeting
         assert "YOUR-WORKFLOW" in greeting
@@ -236,9 +236,9 @@ async def test_a_database_that_cannot_be_reached_is_named_without_its_password(d
     ("workflows", "says"),
     [
         ("no.such:WORKFLOWS", "cannot import no.such:WORKFLOWS (ModuleNotFoundError"),
-        ("tests.graphs:NONE", "cannot import tests.graphs:NONE (AttributeError"),
-        ("tests.graphs:GATED", "must be a dict"),
-        ("tests.graphs", "must be module:attribute"),
+        ("tests.support.graphs:NONE", "cannot import tests.support.graphs:NONE (AttributeError"),
+        ("tests.support.graphs:GATED", "must be a dict"),
+        ("tests.support.graphs", "must be module:attribute"),
     ],
 )
 async def test_workflows_that_cannot_be_had_are_named(directory: Path, workflows: str, says: str) -> None:

@@ -7,11 +7,11 @@ import pytest
 from runengine.v1.run_pb2 import RunStatus, StepStatus
 from runengine_client import RunEngineClient
 
-from tests.gates import Gates
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
-RESTARTED = {"WORKFLOWS": "tests.graphs:RESTARTED", "LEASE_SECONDS": "1"}
+RESTARTED = {"WORKFLOWS": "tests.support.graphs:RESTARTED", "LEASE_SECONDS": "1"}
 
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])

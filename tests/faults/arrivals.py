@@ -1,6 +1,6 @@
 """Where an execution has arrived in a process under test, told to the test, which lets it go on or not.
 
-As tests/gates.py, but of many processes at once: an arrival says its place, its process and its run.
+As tests/support/gates.py, but of many processes at once: an arrival says its place, its process and its run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from tests.patience import SECONDS as SECONDS
+from tests.support.patience import SECONDS as SECONDS
 
 
 @dataclass(eq=False)

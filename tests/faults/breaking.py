@@ -16,7 +16,7 @@ import asyncpg
 
 from tests.faults.process import SERVER_POINTS, WORKER_POINTS
 from tests.faults.standing import AWAY, Standing, cancel
-from tests.patience import SECONDS
+from tests.support.patience import SECONDS
 
 LEASE_SECONDS = 1.0
 ZOMBIES_A_ROUND = 16

@@ -19,9 +19,9 @@ from typing import Annotated, Any, TypedDict
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
 
-from tests.chains import chain_of
 from tests.faults.arrivals import arrive, arrive_on_thread
 from tests.faults.history import ours
+from tests.support.chains import chain_of
 
 
 class State(TypedDict, total=False):

@@ -6,29 +6,26 @@ Each answers its violations in words; none means that it held.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cached_property
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
-from uuid import UUID
 
-import asyncpg
-from runengine_server.domain.encoded_run import decode_input
-from runengine_server.domain.struct import to_dict
-
+from tests.faults.campaign_invariant import i7_transitions_share_a_transaction
+from tests.faults.facts import (
+    ACTIVE,
+    CLAIMS,
+    RESOLUTION,
+    STATUSES,
+    TERMINAL,
+    Call,
+    Facts,
+    Row,
+    grouped,
+    in_sequence,
+)
 from tests.faults.history import Note
 
-Row = dict[str, Any]
-
-# What is stored is in whole milliseconds, and a commit comes after the time that it carries.
-_RESOLUTION = 0.003
 _PATIENCE = 0.5
-
-_ACTIVE, _TERMINAL = ("queued", "running"), ("completed", "failed", "cancelled")
-_STATUSES = (*_ACTIVE, *_TERMINAL)
-_RANK = {status: min(rank, 2) for rank, status in enumerate(_STATUSES)}
+_RANK = {status: min(rank, 2) for rank, status in enumerate(STATUSES)}
 _LEGAL = {
     (None, "queued"): "TRIGGERED",
     ("queued", "running"): "CLAIMED",
@@ -41,172 +38,6 @@ _LEGAL = {
     ("failed", "queued"): "RETRIED",
     ("cancelled", "queued"): "RETRIED",
 }
-_CLAIMS = ("CLAIMED", "TAKEN_OVER")
-
-_TABLES = {
-    "runs": """SELECT tenant_id, id, workflow_name, status, attempt, campaign_id, epoch, losses, created_at,
-        encoded_input FROM runs""",
-    "events": """SELECT tenant_id, run_id, at, from_status, to_status, attempt, actor, reason
-        FROM run_events""",
-    "steps": """SELECT tenant_id, run_id, id, attempt, run_attempt, step_id, status, output_artifact_ids,
-        completed_at FROM run_steps""",
-    "campaigns": """SELECT tenant_id, id, status, bundle_url, latest_run_id, latest_run_attempt
-        FROM campaigns""",
-    "counts": """SELECT tenant_id, campaign_id, sum(queued)::int AS queued, sum(running)::int AS running,
-        sum(completed)::int AS completed, sum(failed)::int AS failed, sum(cancelled)::int AS cancelled
-        FROM campaign_run_counts""",
-    "artifacts": "SELECT tenant_id, id, run_id FROM artifacts",
-}
-_REST = {"counts": "GROUP BY tenant_id, campaign_id", "events": "ORDER BY seq", "steps": "ORDER BY seq"}
-
-
-@dataclass
-class Rows:
-    """The tables; ids are strings and times seconds, as in the history. Events are in their order."""
-
-    runs: list[Row] = field(default_factory=list)
-    events: list[Row] = field(default_factory=list)
-    steps: list[Row] = field(default_factory=list)
-    campaigns: list[Row] = field(default_factory=list)
-    counts: list[Row] = field(default_factory=list)
-    artifacts: list[Row] = field(default_factory=list)
-
-
-async def read_rows(superuser: asyncpg.Connection, tenants: Sequence[str]) -> Rows:
-    """All rows of these tenants, in one snapshot."""
-    async with superuser.transaction(isolation="repeatable_read", readonly=True):
-        tables = {
-            name: await superuser.fetch(
-                f"{sql} WHERE tenant_id = ANY($1) {_REST.get(name, '')}", list(tenants)
-            )
-            for name, sql in _TABLES.items()
-        }
-    return Rows(**{name: [_plain(row) for row in rows] for name, rows in tables.items()})
-
-
-def _plain(row: asyncpg.Record) -> Row:
-    plain = {name: _plain_value(value) for name, value in row.items()}
-    if "encoded_input" in plain:
-        plain["key"] = to_dict(decode_input(plain.pop("encoded_input"))[0]).get("key")
-    return plain
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, datetime):
-        return value.timestamp()
-    if isinstance(value, list):
-        return [_plain_value(each) for each in value]
-    return value
-
-
-@dataclass(frozen=True)
-class Call:
-    """A client's call; without an answer, its client went away first."""
-
-    asked: Note
-    answer: Note | None
-
-    @property
-    def began(self) -> float:
-        """When it was sent."""
-        return float(self.asked["at"])
-
-    @property
-    def ended(self) -> float:
-        """When it was answered."""
-        assert self.answer is not None
-        return float(self.answer["at"])
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether it was answered, and with no error."""
-        return self.answer is not None and bool(self.answer["ok"])
-
-    @property
-    def runs(self) -> list[Row]:
-        """The runs in the answer."""
-        answer = self.answer or {}
-        return [answer["run"]] if answer.get("run") else list(answer.get("list", {}).get("runs", []))
-
-
-@dataclass
-class Facts:
-    """What is judged."""
-
-    history: list[Note]
-    rows: Rows
-
-    def notes(self, what: str) -> Iterator[Note]:
-        """Those of a kind."""
-        return (note for note in self.history if note["what"] == what)
-
-    @cached_property
-    def calls(self) -> list[Call]:
-        """All calls in the order they were sent."""
-        answers = {note["call"]: note for note in self.notes("answer")}
-        return [Call(note, answers.get(note["call"])) for note in self.notes("call")]
-
-    def answered(self, method: str, **asked: Any) -> list[Call]:
-        """The successful calls of one's own tenant."""
-        return [
-            call
-            for call in self.calls
-            if call.succeeded
-            and call.asked["method"] == method
-            and not call.asked.get("foreign")
-            and all(call.asked.get(name) == value for name, value in asked.items())
-        ]
-
-    @cached_property
-    def run(self) -> dict[str, Row]:
-        """The runs by id."""
-        return {run["id"]: run for run in self.rows.runs}
-
-    @cached_property
-    def events(self) -> dict[str, list[Row]]:
-        """The transitions of each run, in order."""
-        return _grouped(self.rows.events, "run_id")
-
-    @cached_property
-    def claims(self) -> dict[str, list[Row]]:
-        """The claims of each run, in order; the nth brought the epoch n."""
-        return {
-            run_id: [event for event in events if event["reason"] in _CLAIMS]
-            for run_id, events in self.events.items()
-        }
-
-    @cached_property
-    def entered(self) -> dict[str, list[Note]]:
-        """The executions of nodes of each run."""
-        return _grouped(self.notes("entered"), "run")
-
-    def order(self, run_id: str) -> tuple[float, str]:
-        """Where a run is among those of its campaign."""
-        return self.run[run_id]["created_at"], run_id
-
-
-def _grouped(items: Iterable[Row], name: str) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for item in items:
-        groups[item[name]].append(item)
-    return groups
-
-
-def _in_sequence(calls: Iterable[Call]) -> Iterator[tuple[Call, Call]]:
-    """Pairs of which the first was answered before the second was sent, so that one knows which of their
-    answers is the older one: each call with the last that had ended before it.
-    """
-    ended: list[Call] = []
-    for call in sorted(calls, key=lambda call: call.began):
-        before = [each for each in ended if each.ended <= call.began]
-        if before:
-            last = max(before, key=lambda each: each.ended)
-            yield last, call
-            # All that had ended before `last` are compared with it, or with one in between.
-            ended = [each for each in ended if each.ended > last.ended or each is last]
-        ended.append(call)
 
 
 def i1_acknowledged_triggers_are_stored(facts: Facts) -> list[str]:
@@ -236,21 +67,21 @@ def i2_one_run_a_key(facts: Facts) -> list[str]:
 
 def i3_every_run_ends(facts: Facts) -> list[str]:
     """Every run reaches a terminal state once faults stop."""
-    return [f"run {run['id']} is {run['status']}" for run in facts.rows.runs if run["status"] in _ACTIVE]
+    return [f"run {run['id']} is {run['status']}" for run in facts.rows.runs if run["status"] in ACTIVE]
 
 
 def i4_terminal_states_stay(facts: Facts) -> list[str]:
     """A terminal state changes only by retry (attempt + 1); one terminal event for each (run, attempt)."""
     found = []
     for run_id, events in facts.events.items():
-        ends = Counter(event["attempt"] for event in events if event["to_status"] in _TERMINAL)
+        ends = Counter(event["attempt"] for event in events if event["to_status"] in TERMINAL)
         found += [
             f"run {run_id} ended {count} times in attempt {attempt}"
             for attempt, count in ends.items()
             if count > 1
         ]
         for before, after in pairwise(events):
-            if before["to_status"] in _TERMINAL and not (
+            if before["to_status"] in TERMINAL and not (
                 after["reason"] == "RETRIED" and after["attempt"] == before["attempt"] + 1
             ):
                 found.append(
@@ -290,7 +121,7 @@ def i5_older_epochs_change_nothing(facts: Facts) -> list[str]:
             continue  # told above
         place = next(at for at, event in enumerate(events) if event is claims[note["epoch"] - 1])
         after = events[place + 1] if place + 1 < len(events) else None
-        if after is not None and note["began"] > after["at"] + _RESOLUTION:
+        if after is not None and note["began"] > after["at"] + RESOLUTION:
             found.append(
                 f"run {note['run']}: {note['name']} of epoch {note['epoch']} was applied although the run "
                 f"was {after['reason']} {note['began'] - after['at']:.3f} s before it began"
@@ -298,7 +129,7 @@ def i5_older_epochs_change_nothing(facts: Facts) -> list[str]:
     for run_id, events in facts.events.items():
         holder = None
         for event in events:
-            if event["reason"] in _CLAIMS:
+            if event["reason"] in CLAIMS:
                 holder = event["actor"]
             elif event["to_status"] in ("completed", "failed") and event["actor"] != holder:
                 found.append(
@@ -315,7 +146,7 @@ def i6_cancelled_stays_cancelled(facts: Facts) -> list[str]:
         ends = [
             event["to_status"]
             for event in facts.events.get(run["id"], [])
-            if event["attempt"] == run["attempt"] and event["to_status"] in _TERMINAL
+            if event["attempt"] == run["attempt"] and event["to_status"] in TERMINAL
         ]
         if ends != ["cancelled"]:
             found.append(f"run {run['id']} was cancelled in attempt {run['attempt']}, which ended as {ends}")
@@ -329,125 +160,12 @@ def i6_cancelled_stays_cancelled(facts: Facts) -> list[str]:
     return found
 
 
-def i7_transitions_share_a_transaction(facts: Facts) -> list[str]:
-    """Run, campaign, counters and event move together; `latestRunId` never goes backwards."""
-    found = _wrong_counts(facts)
-    for campaign in facts.rows.campaigns:
-        found += _wrong_campaign(facts, campaign)
-    seen = [call for call in facts.answered("get_campaign") if call.answer]
-    for campaign_id, calls in _calls_by(seen, "campaign").items():
-        for before, after in _in_sequence(calls):
-            older, newer = _latest(before), _latest(after)
-            if older and (not newer or facts.order(newer) < facts.order(older)):
-                found.append(f"campaign {campaign_id} went back from run {older} to {newer}")
-        for call in calls:
-            if (latest := _latest(call)) and not any(
-                event["to_status"] in ("completed", "failed") and event["at"] <= call.ended + _RESOLUTION
-                for event in facts.events.get(latest, [])
-            ):
-                found.append(f"campaign {campaign_id} named run {latest} before that had ended")
-        found += _seen_behind(facts, campaign_id, calls)
-    return found
-
-
-def _latest(call: Call) -> str | None:
-    assert call.answer is not None
-    latest: str | None = call.answer["campaign"]["latest"]
-    return latest
-
-
-def _calls_by(calls: Iterable[Call], name: str) -> dict[str, list[Call]]:
-    groups: dict[str, list[Call]] = defaultdict(list)
-    for call in calls:
-        groups[call.asked[name]].append(call)
-    return groups
-
-
-def _wrong_counts(facts: Facts) -> list[str]:
-    counted = Counter((run["tenant_id"], run["campaign_id"], run["status"]) for run in facts.rows.runs)
-    told = {
-        (row["tenant_id"], row["campaign_id"], status): row[status]
-        for row in facts.rows.counts
-        for status in _STATUSES
-    }
-    found = []
-    for key in {each for each in counted if each[1]} | set(told):
-        if counted[key] != told.get(key, 0):
-            _, campaign_id, status = key
-            found.append(
-                f"campaign {campaign_id} counts {told.get(key, 0)} {status} runs and has {counted[key]}"
-            )
-    for call in facts.answered("list"):
-        assert call.answer is not None
-        page = call.answer["list"]
-        if page["total"] != sum(page["counts"].values()):
-            found.append(f"a page told a total of {page['total']} and counts of {page['counts']}")
-    return found
-
-
-def _wrong_campaign(facts: Facts, campaign: Row) -> list[str]:
-    ended = [
-        (facts.order(run["id"]), event["attempt"], event["to_status"])
-        for run in facts.rows.runs
-        if (run["tenant_id"], run["campaign_id"]) == (campaign["tenant_id"], campaign["id"])
-        for event in facts.events.get(run["id"], [])
-        if event["to_status"] in ("completed", "failed")
-    ]
-    if not ended:
-        moved = campaign["latest_run_id"] is not None or campaign["status"] != "draft"
-        return (
-            [f"campaign {campaign['id']} is {campaign['status']} without a run that ended"] if moved else []
-        )
-    (_, run_id), attempt, status = max(ended)
-    expected = {"completed": "live", "failed": "failed"}[status]
-    told = (campaign["latest_run_id"], campaign["latest_run_attempt"], campaign["status"])
-    if told != (run_id, attempt, expected):
-        return [
-            f"campaign {campaign['id']} is {told[2]} by run {told[0]}, attempt {told[1]}; its latest is "
-            f"{run_id}, attempt {attempt}, {status}"
-        ]
-    if status != "completed":
-        return []
-    saved = {
-        artifact_id
-        for step in facts.rows.steps
-        if step["run_id"] == run_id and step["status"] == "completed"
-        for artifact_id in step["output_artifact_ids"]
-    }
-    url = campaign["bundle_url"]
-    # A run that has saved nothing leaves its campaign the bundle that it had.
-    if url is not None and saved and url.rpartition("/")[2] not in saved:
-        return [f"campaign {campaign['id']} shows {url}, which no completed step of run {run_id} has saved"]
-    return []
-
-
-def _seen_behind(facts: Facts, campaign_id: str, campaigns: list[Call]) -> list[str]:
-    """Whoever has seen a run ended sees its campaign moved."""
-    found = []
-    ended = [
-        (call, run)
-        for call in facts.answered("get")
-        for run in call.runs
-        if run["status"] in ("completed", "failed")
-        and run["id"] in facts.run
-        and facts.run[run["id"]]["campaign_id"] == campaign_id
-    ]
-    for seen in campaigns:
-        before = [facts.order(run["id"]) for call, run in ended if call.ended <= seen.began]
-        latest = _latest(seen)
-        if before and (latest is None or facts.order(latest) < max(before)):
-            found.append(
-                f"campaign {campaign_id} was at run {latest} after run {max(before)[1]} was seen ended"
-            )
-    return found
-
-
 def i8_completed_steps_stay(facts: Facts) -> list[str]:
     """A completed step does not run again; executions of a step ≤ claims of that attempt, each with the
     same idempotency key; a claim repeats one step at most, but where several may be under way (`of_many`).
     """
     found = []
-    steps = _grouped(facts.rows.steps, "id")
+    steps = grouped(facts.rows.steps, "id")
     for step_id, rows in steps.items():
         completed = [row["attempt"] for row in rows if row["status"] == "completed"]
         if len(completed) > 1 or (completed and completed[0] != max(row["attempt"] for row in rows)):
@@ -459,7 +177,7 @@ def i8_completed_steps_stay(facts: Facts) -> list[str]:
             own = [
                 claim["at"]
                 for claim in claims
-                if claim["actor"].endswith(f":{note['pid']}") and claim["at"] <= note["at"] + _RESOLUTION
+                if claim["actor"].endswith(f":{note['pid']}") and claim["at"] <= note["at"] + RESOLUTION
             ]
             if not own:
                 found.append(f"run {run_id}: {note['node']} ran on worker {note['pid']}, which never had it")
@@ -481,7 +199,7 @@ def i8_completed_steps_stay(facts: Facts) -> list[str]:
 
 def _repeated(run_id: str, entered: list[Note], claims: list[Row]) -> list[str]:
     found = []
-    for attempt, notes in _grouped(entered, "attempt").items():
+    for attempt, notes in grouped(entered, "attempt").items():
         granted = sum(claim["attempt"] == attempt for claim in claims)
         executions = Counter(note["node"] for note in notes)
         found += [
@@ -493,7 +211,7 @@ def _repeated(run_id: str, entered: list[Note], claims: list[Row]) -> list[str]:
         of_many = any(note.get("of_many") for note in notes)
         if executions and not of_many and extra > granted - 1:
             found.append(f"run {run_id}: {extra} executions too many for {granted} claims")
-    for node, notes in _grouped(entered, "node").items():
+    for node, notes in grouped(entered, "node").items():
         if len({note["key"] for note in notes}) > 1:
             found.append(f"run {run_id}: {node} ran under different idempotency keys")
     return found
@@ -531,7 +249,7 @@ def i9_every_transition_is_seen_once(facts: Facts) -> list[str]:
             found += _not_a_beginning(facts, call)
     for run_id, sightings in seen.items():
         of = {id(call): run for call, run in sightings}
-        for earlier, later in _in_sequence(call for call, _ in sightings if not _is_replayed(call)):
+        for earlier, later in in_sequence(call for call, _ in sightings if not _is_replayed(call)):
             first, second = of[id(earlier)], of[id(later)]
             if _progress(second) < _progress(first) or (
                 _progress(second) == _progress(first) and second["status"] != first["status"]

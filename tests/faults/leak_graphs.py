@@ -10,10 +10,10 @@ from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy
 from runengine.context import RunContext
 
-from tests import graphs
 from tests.faults.arrivals import arrive, arrive_on_thread
 from tests.faults.graphs import State
 from tests.faults.graphs import deaf as deafly
+from tests.support import graphs
 
 # As many sync nodes side by side as there are threads for them, and connections, in a worker, and two more.
 WIDTH = 14

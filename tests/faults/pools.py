@@ -14,7 +14,7 @@ from runengine_client import CampaignNotFound, RunEngineClient
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.leak_graphs import WIDTH
-from tests.patience import SECONDS
+from tests.support.patience import SECONDS
 
 # What app.py gives to each: connections of serve, and of a worker with ten places; threads for its nodes.
 _SERVER_POOL = 20

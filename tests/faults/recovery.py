@@ -11,8 +11,8 @@ from runengine_client import RunEngineClient
 from runengine_server.processes.children import Child
 
 from tests.faults.arrivals import Arrival, Arrivals
-from tests.patience import SECONDS
-from tests.stack import UNDER_TEST, Stack
+from tests.support.patience import SECONDS
+from tests.support.stack import UNDER_TEST, Stack
 
 LEASE_SECONDS = 2.0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.patience import SECONDS
+from tests.support.patience import SECONDS
 
 Figures = dict[str, Counter[str]]
 Reading = dict[str, Figures]

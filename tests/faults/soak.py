@@ -28,7 +28,8 @@ from runengine_client import RunEngineClient, RunEngineError
 from runengine_server.logs import configure_logging
 
 from tests.faults.breaking import POISON
-from tests.faults.invariants import Facts, violations
+from tests.faults.facts import Facts
+from tests.faults.invariants import violations
 from tests.faults.pools import fill_server, fill_worker
 from tests.faults.resources import Reading, Reports, connections_of, least_of, memory_of, most_of, ports_of
 from tests.faults.soak_clients import UNSERVED, RestTenant, SoakClients

@@ -19,7 +19,7 @@ from tests.faults.reporting import REPORTS
 from tests.faults.soak_graphs import ANYWAY, BLOCKED_SECONDS, DEPLOY, MAX_STATE_BYTES, NAME
 from tests.faults.soak_schedule import STOPPING
 from tests.faults.standing import Kept
-from tests.stack import free_address
+from tests.support.stack import free_address
 
 LEASE_SECONDS = 2.0
 PREFIX = "soak-"

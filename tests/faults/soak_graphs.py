@@ -24,11 +24,11 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
 from runengine.context import RunContext
 
-from tests.chains import chain_of
-from tests.child_graphs import terminate_child
 from tests.faults import graphs, leak_graphs
 from tests.faults.graphs import enter
 from tests.faults.history import ours
+from tests.support.chains import chain_of
+from tests.support.child_graphs import terminate_child
 
 Graph = StateGraph[Any, Any, Any, Any]
 Body = Callable[[Any, Runtime[RunContext]], Awaitable[dict[str, Any] | None]]

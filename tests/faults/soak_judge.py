@@ -9,7 +9,8 @@ from pathlib import Path
 import asyncpg
 from runengine.v1.run_pb2 import RunError
 
-from tests.faults.invariants import PASSING, Facts
+from tests.faults.facts import Facts
+from tests.faults.invariants import PASSING
 from tests.faults.resources import Figures, Reading
 from tests.faults.soak_graphs import ANYWAY, CODES, NODES
 

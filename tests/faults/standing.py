@@ -25,11 +25,11 @@ from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.clients import Lag, Tenant
+from tests.faults.facts import Rows, read_rows
 from tests.faults.history import History
-from tests.faults.invariants import Rows, read_rows
 from tests.faults.proxy import Proxy
-from tests.patience import SECONDS
-from tests.stack import UNDER_TEST, environment, logging_to
+from tests.support.patience import SECONDS
+from tests.support.stack import UNDER_TEST, environment, logging_to
 
 _TENANTS, _CAMPAIGNS = 3, 2
 

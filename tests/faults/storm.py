@@ -29,11 +29,12 @@ from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 from tests.faults import claims, recovery
 from tests.faults.arrivals import Arrivals
 from tests.faults.breaking import KINDS, LEASE_SECONDS, POINTS, POISON, ZOMBIES_A_ROUND, Breaking
-from tests.faults.invariants import Facts, violations
+from tests.faults.facts import Facts
+from tests.faults.invariants import violations
 from tests.faults.process import DOORS, SERVER_POINTS, WORKER_POINTS
 from tests.faults.standing import Kept, cancel
-from tests.patience import SECONDS
-from tests.stack import Stack, free_address
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack, free_address
 
 AT_LEAST = 3
 MAX_RECOVERY_LEASES = 1.7

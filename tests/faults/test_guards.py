@@ -21,7 +21,7 @@ from runengine_server.repositories.queue_repository import Line, QueueRepository
 from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.worker.campaign_service import CampaignService
 
-from tests.integration.harness import (
+from tests.support.own_worker import (
     LEASE_SECONDS,
     SECONDS,
     Engine,

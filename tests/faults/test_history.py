@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.faults.facts import Facts, Rows
 from tests.faults.history import History
-from tests.faults.invariants import INVARIANTS, Facts, Rows, violations
-from tests.stack import environment
+from tests.faults.invariants import INVARIANTS, violations
+from tests.support.stack import environment
 
 TENANT, OTHER, CAMPAIGN = "org_a", "org_b", "campaign"
 OLD, NEW = "run-1", "run-2"

@@ -20,8 +20,8 @@ from runengine_server.worker.processor import LangGraphRunProcessor
 from tests.faults import leaks, reporting
 from tests.faults.graphs import deaf
 from tests.faults.resources import differences
-from tests.integration.harness import Held, State, alone, happened, serving
-from tests.stack import free_address
+from tests.support.own_worker import Held, State, alone, happened, serving
+from tests.support.stack import free_address
 
 
 async def test_of_a_mixed_load_nothing_is_left(database_url: str, state_dir: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from runengine.v1.run_pb2 import RunStatus
 
 from tests.faults.proxy import Proxy
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 
 @asynccontextmanager

@@ -19,9 +19,9 @@ import pytest
 from runengine.v1.run_pb2 import Run
 from runengine_client import Overloaded, RunEngineClient
 
-from tests.integration.harness import until
-from tests.patience import SECONDS
-from tests.stack import UNDER_TEST, Stack
+from tests.support.own_worker import until
+from tests.support.patience import SECONDS
+from tests.support.stack import UNDER_TEST, Stack
 
 # What rpc/interceptor.py lets be under way.
 ADMITTED = 256

@@ -11,7 +11,7 @@ from runengine_client import RunEngineClient
 from tests.faults import recovery
 from tests.faults.arrivals import Arrivals
 from tests.faults.claims import claiming
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 
 async def test_a_killed_workers_run_is_taken_over_each_time_and_not_before_its_lease_has_ended(

@@ -13,8 +13,8 @@ from runengine_client import DeadlineExceeded, InvalidArgument, RunEngineClient,
 from runengine_client.channel import PING_SECONDS, PING_TIMEOUT_SECONDS
 
 from tests.faults.wire import Wire
-from tests.patience import SECONDS
-from tests.stack import Stack, free_address
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack, free_address
 
 _PING_BYTES = 17
 

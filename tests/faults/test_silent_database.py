@@ -15,8 +15,8 @@ from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.run_repository import RunRepository
 
 from tests.faults.proxy import Proxy
-from tests.integration.harness import Held, chain, ended, serving
-from tests.patience import SECONDS
+from tests.support.own_worker import Held, chain, ended, serving
+from tests.support.patience import SECONDS
 
 
 async def test_a_worker_hears_and_works_again_before_long(database_url: str) -> None:

@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 from runengine.v1.run_pb2 import RunError
 
-from tests.faults.invariants import Facts, Rows
+from tests.faults.facts import Facts, Rows
 from tests.faults.soak import Report, Soak, soak
 from tests.faults.soak_clients import UNSERVED
 from tests.faults.soak_judge import SLACK_MIB, grown, wrong_answers, wrong_runs
 from tests.faults.soak_schedule import LANES, ONCE, schedule
-from tests.stack import readable_by_all
+from tests.support.stack import readable_by_all
 
 SMALL = {
     "network": ("connections reset", "slowed"),

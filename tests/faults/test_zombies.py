@@ -24,10 +24,11 @@ from runengine_client import RunEngineClient
 from runengine_server.processes.children import Child
 
 from tests.faults.arrivals import SECONDS, Arrival, Arrivals
+from tests.faults.facts import Facts, read_rows
 from tests.faults.history import History, Note
-from tests.faults.invariants import Facts, read_rows, violations
+from tests.faults.invariants import violations
 from tests.faults.process import DOORS
-from tests.stack import UNDER_TEST, Stack
+from tests.support.stack import UNDER_TEST, Stack
 
 # Nobody waits for its end: the clocks are moved. A heartbeat comes after a third of it.
 LEASE_SECONDS = 30

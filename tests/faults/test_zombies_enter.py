@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncpg
 
 from tests.faults.zombies_enter import entered_by_zombie
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 
 async def test_no_zombie_enters_a_node(stack: Stack, tmp_path: Path, database: asyncpg.Connection) -> None:

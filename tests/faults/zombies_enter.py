@@ -22,7 +22,7 @@ from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults.arrivals import SECONDS, Arrivals
 from tests.faults.history import History
-from tests.stack import UNDER_TEST, Stack
+from tests.support.stack import UNDER_TEST, Stack
 
 DOOR = "after_begin_step"
 

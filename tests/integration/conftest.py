@@ -1,4 +1,4 @@
-"""Time limits that no slow machine decides."""
+"""An engine of one node, and pauses and time limits that no slow machine decides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration import time_limits
+from tests.support import time_limits
+from tests.support.own_worker import Engine, Ran, chain, serving
 
 
 @pytest.fixture
@@ -22,3 +23,16 @@ async def no_thread_is_kept() -> AsyncIterator[None]:
     time_limits.DEAF.loop = asyncio.get_running_loop()
     yield
     time_limits.DEAF.let_go.set()
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runengine_server.worker.worker._POLL_SECONDS", 0.05)
+    monkeypatch.setattr("runengine_server.worker.worker._STOP_SECONDS", 0.2)
+    monkeypatch.setattr("runengine_server.repositories.queue_repository._PAUSE_SECONDS", 0.001)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[Engine]:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        yield engine

@@ -19,7 +19,7 @@ from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.worker.artifact_sweep import ArtifactSweep
 
-from tests.integration.harness import ACTOR, NO_KEY, SECONDS, Engine, chain, serving
+from tests.support.own_worker import ACTOR, NO_KEY, SECONDS, Engine, chain, serving
 
 TWO_DAYS = 2 * 24 * 3600
 

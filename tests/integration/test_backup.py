@@ -25,8 +25,8 @@ from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.settings import Settings, SettingsError
 
-from tests.integration.harness import State, chain, serving
-from tests.postgresql_servers import Server, empty_postgresql, installed
+from tests.support.own_worker import State, chain, serving
+from tests.support.postgresql_servers import Server, empty_postgresql, installed
 
 
 @asynccontextmanager

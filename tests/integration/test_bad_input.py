@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from runengine.v1.run_pb2 import Run
 from runengine_server.auth import development
 
-from tests.gates import Gates
-from tests.integration import corpus
-from tests.integration.bad_input.exchanges import (
+from tests.support.bad_input import rows
+from tests.support.bad_input.corpus import CATEGORIES
+from tests.support.bad_input.exchanges import (
     GrpcAnswer,
     HttpAnswer,
     call,
@@ -27,10 +27,13 @@ from tests.integration.bad_input.exchanges import (
     told,
     until_closed,
 )
-from tests.integration.bad_input.proto_wire import trigger
-from tests.integration.corpus import Grpc, Http, Raw, Row
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.bad_input.grpc_wire import NO_GRPC
+from tests.support.bad_input.http_wire import HTTP_WIRE, Raw
+from tests.support.bad_input.proto_wire import trigger
+from tests.support.bad_input.rows import Grpc, Http, Row
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 _AT_ONCE = 8
 _MAX_TRAILERS = 8 * 1024  # what every client of gRPC takes
@@ -43,8 +46,8 @@ class World:
         self.stack = stack
         self.organisation = organisation
         self.token = token
-        self.campaign = words[corpus.CAMPAIGN]
-        self.runs = [words[word] for word in (corpus.COMPLETED, corpus.FAILED, corpus.RUNNING)]
+        self.campaign = words[rows.CAMPAIGN]
+        self.runs = [words[word] for word in (rows.COMPLETED, rows.FAILED, rows.RUNNING)]
         self._words = {word.encode(): value.encode() for word, value in words.items()}
 
     def _real(self, raw: bytes) -> bytes:
@@ -109,11 +112,11 @@ async def world(stack: Stack) -> AsyncIterator[World]:
             organisation,
             token,
             {
-                corpus.COMPLETED: completed.id,
-                corpus.FAILED: failed.id,
-                corpus.FOREIGN: foreign.id,
-                corpus.RUNNING: running.id,
-                corpus.CAMPAIGN: campaign.id,
+                rows.COMPLETED: completed.id,
+                rows.FAILED: failed.id,
+                rows.FOREIGN: foreign.id,
+                rows.RUNNING: running.id,
+                rows.CAMPAIGN: campaign.id,
                 "@TOKEN@": token,
                 "@EXPIRED@": development.sign(stack.state_dir, organisation, "user_test", -3600),
                 "@OTHER-KEY@": _signed(
@@ -201,12 +204,12 @@ async def _judge_raw(world: World, raw: Raw) -> list[str]:
     return [f"{raw.name}: {[(*told(answer), answer.body[:200]) for answer in answers]}"]
 
 
-@pytest.mark.parametrize("category", corpus.CATEGORIES)
+@pytest.mark.parametrize("category", CATEGORIES)
 async def test_bad_input_gets_the_same_typed_answer_from_both_doors_and_changes_nothing(
     world: World, channel: grpc.aio.Channel, database: asyncpg.Connection, category: str
 ) -> None:
     async with nothing_changes(world, database):
-        wrong = [text for row in corpus.CATEGORIES[category] for text in await _judge(world, channel, row)]
+        wrong = [text for row in CATEGORIES[category] for text in await _judge(world, channel, row)]
     assert wrong == [], "\n".join(wrong)
 
 
@@ -214,11 +217,11 @@ async def test_what_is_no_http_gets_a_problem_and_never_a_second_answer(
     world: World, database: asyncpg.Connection
 ) -> None:
     async with nothing_changes(world, database):
-        wrong = [text for raw in corpus.HTTP_WIRE for text in await _judge_raw(world, raw)]
+        wrong = [text for raw in HTTP_WIRE for text in await _judge_raw(world, raw)]
     assert wrong == [], "\n".join(wrong)
 
 
-@pytest.mark.parametrize("sent", corpus.NO_GRPC.values(), ids=corpus.NO_GRPC)
+@pytest.mark.parametrize("sent", NO_GRPC.values(), ids=NO_GRPC)
 async def test_what_is_no_grpc_ends_its_connection_and_no_other(
     world: World, database: asyncpg.Connection, sent: bytes
 ) -> None:
@@ -231,7 +234,7 @@ async def test_what_cannot_be_decompressed_reaches_no_handler(
     world: World, database: asyncpg.Connection, encoding: bytes
 ) -> None:
     async with nothing_changes(world, database):
-        given = world.stack.grpc_address, f"{corpus.RUNS}TriggerRun", world.token, encoding
+        given = world.stack.grpc_address, f"{rows.RUNS}TriggerRun", world.token, encoding
         answer = await call_by_hand(*given, trigger())
     # gRPC itself says so, before there is a call: 12 and 13 are the codes that its specification has for it.
     assert b"grpc-status\x0212" in answer or b"grpc-status\x0213" in answer
@@ -248,17 +251,17 @@ async def test_bad_input_all_at_once_gets_the_same_answers(
             return await _judge(world, channel, row)
 
     async with nothing_changes(world, database):
-        rows = [row for category in corpus.CATEGORIES.values() for row in category]
-        wrong = [text for found in await asyncio.gather(*map(judge, rows)) for text in found]
+        every = [row for category in CATEGORIES.values() for row in category]
+        wrong = [text for found in await asyncio.gather(*map(judge, every)) for text in found]
     assert wrong == [], "\n".join(wrong)
 
 
 def test_no_answer_in_the_table_is_a_fault_of_the_server_and_no_name_is_given_twice() -> None:
-    for category in corpus.CATEGORIES.values():
+    for category in CATEGORIES.values():
         assert len({row.name for row in category}) == len(category)
         for row in category:
             assert row.answer.code not in ("OK", "UNKNOWN", "INTERNAL")
             assert row.answer.status < 500
             assert row.rest or row.grpc
-    for raw in corpus.HTTP_WIRE:
+    for raw in HTTP_WIRE:
         assert all(400 <= status < 500 for status, _ in raw.answers)

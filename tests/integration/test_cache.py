@@ -6,12 +6,14 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from langgraph.types import CachePolicy
 from runengine_server.domain.run import RunStatus
 
-from tests.integration.harness import Engine, Ran, alone, serving
+from tests.support.nodes import save_bundle
+from tests.support.own_worker import Engine, Graph, Ran, State, alone, code_and_step, serving
 
 
 async def cache(database_url: str, state_dir: Path, *options: str) -> tuple[int | None, str, str]:
@@ -66,3 +68,51 @@ async def test_a_database_that_is_away_is_told_in_one_line(tmp_path: Path) -> No
     assert (status, out) == (1, "")
     assert err.startswith("runengine-server: RUNENGINE_DATABASE_URL:")
     assert err.count("\n") == 1
+
+
+async def test_a_cached_step_gives_a_second_run_its_bundle(database_url: str) -> None:
+    graph = alone("save", save_bundle, cache_policy=CachePolicy(key_func=lambda state: "one"))
+    async with serving(database_url, graph) as engine:
+        campaign = await engine.campaigns.insert(uuid4())
+        urls = []
+        for cached in (False, True):
+            run_id = await engine.trigger(campaign_id=campaign.id)
+            assert (await engine.process(await engine.claim())).status is RunStatus.COMPLETED
+            steps = await engine.runs.list_steps(run_id, None)
+            assert steps is not None
+            assert [step.cache_hit for step in steps] == [cached]
+            urls.append((await engine.campaign(campaign.id)).bundle_url)
+        assert urls[0] is not None
+        assert urls[0] == urls[1]
+
+
+async def test_a_cached_step_whose_code_has_changed_is_executed(database_url: str) -> None:
+    def graph(price: int) -> Graph:
+        def work(state: State) -> State:
+            executed.append(price)
+            return {}
+
+        return alone("work", work, cache_policy=CachePolicy(key_func=lambda state: "one"))
+
+    executed: list[int] = []
+    async with serving(database_url, graph(1)) as engine:
+        for price in (1, 1, 2, 2, 1):
+            engine.deploy(graph(price))
+            assert (await engine.execute()).status is RunStatus.COMPLETED
+        assert executed == [1, 2]
+
+
+async def test_a_cache_key_that_cannot_be_had_fails_its_step(database_url: str) -> None:
+    ran = Ran()
+
+    def no_key(state: State) -> str:
+        raise KeyError("count")
+
+    graph = alone("work", ran.node("work"), cache_policy=CachePolicy(key_func=no_key))
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_FAILED", "work")
+        assert run.error is not None
+        assert run.error.message == "KeyError: 'count'"
+        assert await engine.executions(run.id) == ["work 1 failed STEP_FAILED"]
+        assert ran.names == []

@@ -18,7 +18,7 @@ from runengine_server.domain.encoded_run import encode_error, encode_input
 from runengine_server.domain.run import Failure, NewRun
 from runengine_server.domain.run import RunStatus as Status
 
-from tests.integration.harness import State, chain, serving
+from tests.support.own_worker import State, chain, serving
 
 EXAMPLES = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

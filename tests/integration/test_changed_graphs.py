@@ -14,7 +14,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Send
 from runengine_server.domain.run import CampaignStatus, Failure, RunStatus
 
-from tests.integration.harness import Engine, Graph, Held, Ran, Run, State, chain, fork, serving
+from tests.support.own_worker import Engine, Graph, Held, Ran, Run, State, chain, fork, serving
 
 
 class Once:

@@ -14,9 +14,9 @@ from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.domain.errors import NoOrganisation, Unauthenticated
 
-from tests.patience import SECONDS
-from tests.stack import ROOT
-from tests.token_forge import (
+from tests.support.patience import SECONDS
+from tests.support.stack import ROOT
+from tests.support.token_forge import (
     MACHINES,
     MISSING,
     PARTY,
@@ -29,7 +29,7 @@ from tests.token_forge import (
     pem_of,
     version_1,
 )
-from tests.token_table import BAD, GOOD, GOOD_MACHINES, IMPERSONATED
+from tests.support.token_table import BAD, GOOD, GOOD_MACHINES, IMPERSONATED
 
 _FOLDER = ROOT / "tests" / "node" / "clerk"
 # Within seconds of a limit the two, which judge one after the other, might find it on either side.

@@ -17,7 +17,7 @@ from runengine_server.repositories import held_run_repository
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.write_behind import StoredCheckpoint
 
-from tests.integration.harness import Graph, Ran, State, chain, ended, happened, serving, until
+from tests.support.own_worker import Graph, Ran, State, chain, ended, happened, serving, until
 
 
 async def test_a_begin_that_is_refused_does_not_take_the_step_before_with_it(database_url: str) -> None:

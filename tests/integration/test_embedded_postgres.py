@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
-from tests.stack import postgres_of_ones_own
+from tests.support.stack import postgres_of_ones_own
 
 
 async def test_a_machine_on_which_it_takes_half_a_minute_to_start_waits_for_it(

@@ -18,8 +18,8 @@ from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
 
-from tests.integration.harness import ACTOR, LEASE_SECONDS, NO_KEY, Engine, Ran, chain, run_of, serving
-from tests.stack import Stack
+from tests.support.own_worker import ACTOR, LEASE_SECONDS, NO_KEY, Engine, Ran, chain, run_of, serving
+from tests.support.stack import Stack
 
 
 @pytest.fixture

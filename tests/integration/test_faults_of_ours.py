@@ -23,8 +23,8 @@ from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 from runengine_server.rpc.interceptor import CallInterceptor
 from runengine_server.rpc.statuses import status_of
 
-from tests.patience import SECONDS
-from tests.stack import Stack, free_address, logging_to, postgres_of_ones_own
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack, free_address, logging_to, postgres_of_ones_own
 
 CANARY = "canary-7f3a9c"
 

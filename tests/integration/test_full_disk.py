@@ -21,9 +21,9 @@ from runengine_server.domain.run import RunStatus
 from runengine_server.processes import start_database
 from runengine_server.repositories.artifact_store import ArtifactStore
 
-from tests.integration.harness import SECONDS, chain, serving, until
-from tests.postgresql_servers import Server
-from tests.stack import Stack, logging_to, open_directory
+from tests.support.own_worker import SECONDS, chain, serving, until
+from tests.support.postgresql_servers import Server
+from tests.support.stack import Stack, logging_to, open_directory
 
 
 @contextmanager

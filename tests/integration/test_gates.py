@@ -13,7 +13,7 @@ from langgraph.types import Command, Send, interrupt
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 
-from tests.integration.harness import Engine, Graph, Ran, Run, State, chain, fork, serving
+from tests.support.own_worker import Engine, Graph, Ran, Run, State, chain, fork, serving
 
 
 class Heard(Ran):

@@ -12,9 +12,9 @@ import pytest
 from runengine.v1.run_pb2 import Run, RunStatus, RunStep, StepStatus
 from runengine_client import RunEngineClient
 
-from tests.gates import Gates
-from tests.graphs import EVERYTHING_ORDER
-from tests.patience import SECONDS
+from tests.support.gates import Gates
+from tests.support.graphs import EVERYTHING_ORDER
+from tests.support.patience import SECONDS
 
 
 async def finish(client: RunEngineClient, workflow: str, **payload: Any) -> tuple[Run, list[RunStep]]:

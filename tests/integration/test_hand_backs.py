@@ -13,7 +13,7 @@ from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.worker.processor import LangGraphRunProcessor
 from structlog.testing import capture_logs
 
-from tests.integration.harness import (
+from tests.support.own_worker import (
     SECONDS,
     Engine,
     Held,

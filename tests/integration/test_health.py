@@ -15,8 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from runengine_server.rpc.health import HealthServicer
 
 from tests.faults.proxy import Proxy
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 SERVICES = ["runengine.v1.ArtifactService", "runengine.v1.CampaignService", "runengine.v1.RunService"]
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -1,11 +1,11 @@
-"""A worker keeps its runs while it can, lets go of them in time when it cannot, and drains when told to."""
+"""A worker renews the leases of its runs, lets go of them in time when it cannot, and blocks nobody."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any
@@ -13,19 +13,16 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from langgraph.runtime import Runtime
-from runengine.context import RunContext
 from runengine_server.database.database import Database
 from runengine_server.database.functions import tenant_function
 from runengine_server.domain.errors import Unavailable
-from runengine_server.domain.run import MAX_LOSSES, ClaimedRun, RunStatus
-from runengine_server.repositories.held_run_repository import HeldRunRepository, _done_columns
+from runengine_server.domain.run import ClaimedRun, RunStatus
+from runengine_server.repositories.held_run_repository import _done_columns
 from runengine_server.repositories.queue_repository import Line, QueueRepository
 from runengine_server.worker.heartbeat import Heartbeat
-from runengine_server.worker.node_threads import NodeThreads
 
-from tests.integration.harness import (
-    LEASE_SECONDS,
+from tests.support.clock import Clock
+from tests.support.own_worker import (
     SECONDS,
     Engine,
     Held,
@@ -36,7 +33,6 @@ from tests.integration.harness import (
     happened,
     locked,
     serving,
-    until,
     without_waiting,
 )
 
@@ -241,15 +237,6 @@ async def test_a_node_that_blocks_the_event_loop_does_not_lose_its_run(database_
         assert await engine.executions(run_id) == ["blocking 1 completed"]
 
 
-class Clock:
-    """Stands for the module `time`."""
-
-    ahead = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
-
-
 async def test_a_worker_that_cannot_renew_stops_its_graph_before_the_lease_ends_and_counts_no_loss(
     database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,235 +277,6 @@ async def test_a_worker_that_cannot_renew_stops_its_graph_before_the_lease_ends_
             (await held.next()).go.set()
             assert await ended(engine, run_id) is RunStatus.COMPLETED
         assert await engine.losses(run_id) == 0
-
-
-async def test_a_worker_that_is_told_to_stop_ends_its_nodes_and_hands_the_rest_over(
-    database_url: str,
-) -> None:
-    held, ran = Held(), Ran()
-    async with serving(database_url, chain(held=held.node, last=ran.node("last"))) as engine:
-        run_id = await engine.trigger()
-        async with engine.working(drain_seconds=SECONDS) as worker:
-            execution = await held.next()
-            worker.stop()
-            execution.go.set()
-        # The node it was in has ended, and the next one has not begun.
-        assert await engine.executions(run_id) == ["held 1 completed"]
-        assert ran.names == []
-        (successor,) = await engine.queue.claim_expired(1)
-        assert (successor.losses, successor.attempt) == (0, 1)
-        assert (await engine.process(successor)).status is RunStatus.COMPLETED
-        assert await engine.executions(run_id) == ["held 1 completed", "last 1 completed"]
-
-
-async def test_a_drained_run_goes_on_at_once_with_a_worker_that_waits(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Not because the other one looks again: that it does an hour later.
-    monkeypatch.setattr("runengine_server.worker.worker._POLL_SECONDS", 3600.0)
-    held = Held()
-    async with (
-        serving(database_url, chain(one=held.node, two=held.node), lease_seconds=4 * 3600) as engine,
-        engine.working(drain_seconds=SECONDS) as leaving,
-    ):
-        run_id = await engine.trigger()
-        execution = await held.next()
-        async with engine.working():
-            leaving.stop()
-            execution.go.set()
-            (await held.next()).go.set()
-            assert await ended(engine, run_id) is RunStatus.COMPLETED
-
-
-async def test_a_node_that_does_not_end_while_its_worker_drains_is_stopped_and_executed_elsewhere(
-    database_url: str,
-) -> None:
-    held = Held()
-    async with serving(database_url, chain(held=held.node)) as engine:
-        run_id = await engine.trigger()
-        async with engine.working(drain_seconds=0.05):
-            await held.next()
-        (successor,) = await engine.queue.claim_expired(1)
-        assert successor.losses == 0
-        again = asyncio.create_task(engine.process(successor))
-        (await held.next()).go.set()
-        assert (await again).status is RunStatus.COMPLETED
-        assert await engine.executions(run_id) == ["held 1 failed WORKER_LOST", "held 2 completed"]
-
-
-@pytest.fixture
-async def suspects(database_url: str) -> AsyncIterator[tuple[Engine, Held, list[UUID]]]:
-    """Three runs that two workers and more were lost with, those lost most often first."""
-    held = Held()
-    async with serving(database_url, chain(held=held.node)) as engine:
-        ids = [await engine.trigger() for _ in range(3)]
-        await engine.queue.claim_queued(3)
-        for losses, run_id in zip((3, 2, 1), ids, strict=True):
-            await engine.tenant.fetch("UPDATE runs SET losses = $2 WHERE id = $1", run_id, losses)
-            await engine.lose(run_id)
-        yield engine, held, ids
-
-
-async def test_a_run_that_may_kill_its_worker_is_taken_alone_and_the_most_suspect_last(
-    suspects: tuple[Engine, Held, list[UUID]],
-) -> None:
-    engine, _, ids = suspects
-    assert await engine.queue.claim_expired(3, suspects=0) == []
-    taken = [await engine.queue.claim_expired(3) for _ in ids]
-    assert [[run.id for run in runs] for runs in taken] == [[ids[2]], [ids[1]], [ids[0]]]
-
-
-async def test_a_worker_executes_one_suspect_at_a_time_beside_others(
-    suspects: tuple[Engine, Held, list[UUID]],
-) -> None:
-    engine, held, ids = suspects
-    fresh = await engine.trigger()
-    async with engine.working():
-        first, second = await held.next(), await held.next()
-        assert {first.run_id, second.run_id} == {ids[2], fresh}
-        one_more = await engine.trigger()
-        third = await held.next()
-        assert third.run_id == one_more
-        assert held.waiting() == 0
-        for execution in (first, second, third):
-            execution.go.set()
-        for expected in (ids[1], ids[0]):
-            execution = await held.next()
-            assert execution.run_id == expected
-            execution.go.set()
-        for run_id in ids:
-            assert await ended(engine, run_id) is RunStatus.COMPLETED
-
-
-async def test_a_run_that_loses_its_worker_too_often_fails_and_a_retry_starts_its_losses_anew(
-    database_url: str,
-) -> None:
-    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
-        run_id = await engine.trigger()
-        await engine.claim()
-        for _ in range(MAX_LOSSES):
-            claimed = await engine.take_over(run_id)
-        run = await engine.process(claimed)
-        assert run.error is not None
-        assert (run.status, run.error.code) == ("failed", "WORKER_LOST")
-        await engine.retry(run_id)
-        assert (await engine.process(await engine.claim())).status is RunStatus.COMPLETED
-
-
-async def test_many_claimers_of_one_run_find_one_winner(database_url: str) -> None:
-    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
-        for _ in range(10):
-            await engine.trigger()
-            claims = await asyncio.gather(*(engine.queue.claim_queued(1) for _ in range(10)))
-            assert sum(map(len, claims)) == 1
-
-
-async def test_all_that_is_queued_is_claimed_although_claimers_pass_one_another_over(
-    database_url: str,
-) -> None:
-    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
-        ids = {await engine.trigger() for _ in range(40)}
-        claimed: list[UUID] = []
-
-        async def claimer() -> int:
-            runs = await engine.queue.claim_queued(3)
-            claimed.extend(run.id for run in runs)
-            return len(runs)
-
-        async def all_claimers() -> int:
-            return sum(await asyncio.gather(*(claimer() for _ in range(8))))
-
-        await until(all_claimers, lambda count: count == 0)
-        assert len(claimed) == len(ids)
-        assert set(claimed) == ids
-
-
-async def test_a_node_is_not_entered_once_the_lease_has_ended_while_its_begin_was_under_way(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As if the process had been stopped for so long after it had asked."""
-    clock, begun, entered = Clock(), list[int](), list[int]()
-    begin = HeldRunRepository.begin_step
-
-    async def begin_late(held: HeldRunRepository, *arguments: Any) -> int:
-        attempt = await begin(held, *arguments)
-        begun.append(held.run.epoch)
-        clock.ahead = LEASE_SECONDS if len(begun) == 1 else 0
-        return attempt
-
-    async def node(state: State, runtime: Runtime[RunContext]) -> State:
-        entered.append(begun[-1])
-        return {}
-
-    monkeypatch.setattr(HeldRunRepository, "begin_step", begin_late)
-    monkeypatch.setattr("runengine_server.worker.heartbeat.time", clock)
-    async with serving(database_url, chain(node=node)) as engine:
-        run_id = await engine.trigger()
-        async with engine.working():
-            assert await ended(engine, run_id) is RunStatus.COMPLETED
-        assert (begun, entered) == ([1, 2], [2])
-        # It was handed back, for it was not lost.
-        assert await engine.losses(run_id) == 0
-
-
-async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_is_not_entered(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock, begun, entered, loop = Clock(), list[int](), list[int](), asyncio.get_running_loop()
-    there, go, asked = threading.Event(), threading.Event(), threading.Event()
-    holds = Heartbeat.holds
-
-    def ask(heartbeat: Heartbeat, run: ClaimedRun) -> bool:
-        answer = holds(heartbeat, run)
-        if threading.current_thread().name == "node":
-            asked.set()
-        return answer
-
-    async def never(heartbeat: Heartbeat) -> None:
-        await asyncio.Event().wait()
-
-    def occupy() -> None:
-        there.set()
-        go.wait(SECONDS)
-
-    def node(state: State) -> State:
-        entered.append(begun[-1])
-        return {}
-
-    begin = HeldRunRepository.begin_step
-
-    async def begin_and_tell(held: HeldRunRepository, *arguments: Any) -> int:
-        attempt = await begin(held, *arguments)
-        begun.append(held.run.epoch)
-        return attempt
-
-    monkeypatch.setattr(HeldRunRepository, "begin_step", begin_and_tell)
-    monkeypatch.setattr(Heartbeat, "holds", ask)
-    # It would see it too, sooner or later.
-    monkeypatch.setattr(Heartbeat, "_watch_the_clock", never)
-    monkeypatch.setattr("runengine_server.worker.heartbeat.time", clock)
-    before = loop._default_executor  # type: ignore[attr-defined]
-    threads = NodeThreads(1, lambda: None)
-    loop.set_default_executor(threads)
-    try:
-        async with serving(database_url, chain(node=node)) as engine:
-            occupying = asyncio.ensure_future(asyncio.to_thread(occupy))
-            await until(lambda: asyncio.sleep(0, there.is_set()), bool)
-            run_id = await engine.trigger()
-            async with engine.working():
-                await until(lambda: asyncio.sleep(0, len(threads._calls)), lambda waiting: waiting == 1)
-                clock.ahead = LEASE_SECONDS
-                go.set()
-                await until(lambda: asyncio.sleep(0, asked.is_set()), bool)
-                clock.ahead = 0
-                assert await ended(engine, run_id) is RunStatus.COMPLETED
-            # It was handed back, and entered by who claimed it then.
-            assert len(entered) == 1
-            assert entered[0] > begun[0] == 1
-            await occupying
-    finally:
-        go.set()
-        loop._default_executor = before  # type: ignore[attr-defined]
 
 
 async def test_a_heartbeat_that_comes_after_the_hand_back_keeps_the_run_from_nobody(

@@ -14,9 +14,9 @@ from runengine_client.json_view import events_json, steps_json
 from runengine_client.tables import events_view
 from runengine_server.auth import development
 
-from tests.gates import Gates
-from tests.stack import Stack
-from tests.token_forge import Forge
+from tests.support.gates import Gates
+from tests.support.stack import Stack
+from tests.support.token_forge import Forge
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

@@ -17,7 +17,7 @@ from runengine_server.logs import _frames
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 
-from tests.integration.harness import State, alone, chain, serving, until
+from tests.support.own_worker import State, alone, chain, serving, until
 
 
 class Speechless(Exception):

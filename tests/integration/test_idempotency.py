@@ -16,8 +16,8 @@ from runengine_client import IdempotencyKeyReused, InvalidArgument, RunActive, R
 from runengine_server.database.database import Database
 from runengine_server.repositories.queue_repository import QueueRepository
 
-from tests.gates import Gates
-from tests.stack import Stack
+from tests.support.gates import Gates
+from tests.support.stack import Stack
 
 
 def key() -> str:

@@ -3,113 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import gzip
-import json
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier
 from runengine_server.auth.jwks import JwksKeys
 from runengine_server.domain.errors import Unauthenticated
-from runengine_server.processes import app
-from runengine_server.settings import Settings, SettingsError
 from structlog.testing import capture_logs
 
-from tests.patience import SECONDS
-from tests.stack import Stack, free_address
-from tests.token_forge import Forge, generated, part
-from tests.unit.test_tokens import grpc_answer
-
-ONE, TWO = generated(), generated()
-
-
-def jwk(key: rsa.RSAPrivateKey, kid: object, **changes: object) -> dict[str, object]:
-    numbers = key.public_key().public_numbers()
-    n = numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")
-    return {"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid, "n": part(n), "e": "AQAB", **changes}
-
-
-def jwks(*entries: object) -> bytes:
-    return json.dumps({"keys": entries}).encode()
-
-
-def http(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"content-length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
-
-
-class JwksServer:
-    """Answers what the test says, when it says so."""
-
-    def __init__(self) -> None:
-        self.answer = http(jwks(jwk(ONE, "one")))
-        self.requests: list[bytes] = []
-        self.asked = asyncio.Event()
-        self.answering = asyncio.Event()
-        self.answering.set()
-        self.url = ""
-
-    async def start(self, tls: ssl.SSLContext | None = None) -> asyncio.Server:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
-        scheme = "https" if tls else "http"
-        self.url = f"{scheme}://localhost:{server.sockets[0].getsockname()[1]}/.well-known/jwks.json?v=1"
-        return server
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            self.requests.append(await reader.readuntil(b"\r\n\r\n"))
-            self.asked.set()
-            await self.answering.wait()
-            writer.write(self.answer)
-            await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-
-class Clock:
-    """The time of an event loop that stands still until it is told otherwise."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.timers: list[Timer] = []
-
-    def time(self) -> float:
-        return self.now
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        timer = Timer(self, self.now + delay, callback)
-        self.timers.append(timer)
-        return timer
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-        for timer in [each for each in self.timers if each.due <= self.now]:
-            timer.cancel()
-            timer.callback()
-
-
-class Timer:
-    def __init__(self, clock: Clock, due: float, callback: Callable[[], None]) -> None:
-        self._clock = clock
-        self.due = due
-        self.callback = callback
-
-    def cancel(self) -> None:
-        if self in self._clock.timers:
-            self._clock.timers.remove(self)
+from tests.support.jwks_server import ONE, TWO, Clock, JwksServer, http, jwk, jwks
+from tests.support.patience import SECONDS
+from tests.support.stack import free_address
+from tests.support.token_forge import Forge, generated, part
 
 
 @pytest.fixture
@@ -425,94 +333,3 @@ async def test_a_kid_of_two_keys_is_nobodys(server: JwksServer, keys: JwksKeys) 
     server.answer = http(jwks(jwk(ONE, "a"), jwk(TWO, "a"), jwk(ONE, "a"), jwk(TWO, "b"), jwk(TWO, "b")))
     assert await keys.find("a") is None
     assert await keys.find("b") == TWO.public_key()
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "clerk.example/jwks.json",
-        "file:///etc/passwd",
-        "ftp://clerk.example/jwks.json",
-        "https:///jwks.json",
-        "https://user:secret@clerk.example/jwks.json",
-        "https://clerk.example:port/jwks.json",
-        "https://clerk.example:70000/jwks.json",
-        "https://clerk.example/a b",
-        "https://clerk.example/a\r\nx: y",
-        "https://clerk.example/ä",
-    ],
-)
-async def test_a_url_that_is_not_http_is_refused_at_start_in_one_line(url: str) -> None:
-    with pytest.raises(SettingsError, match=r"^RUNENGINE_CLERK_JWKS_URL must be an http:// or https:// URL$"):
-        app._verifier(Settings(clerk_issuer="https://clerk.example", clerk_jwks_url=url))
-
-
-@pytest.fixture
-async def secure(tmp_path: Path) -> AsyncIterator[JwksServer]:
-    """One that speaks TLS, with the certificate that lies in certificate.pem."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(self_signed(tmp_path))
-    server = JwksServer()
-    listening = await server.start(context)
-    yield server
-    server.answering.set()
-    listening.close()
-    await listening.wait_closed()
-
-
-async def test_https_needs_a_certificate_that_we_trust(
-    secure: JwksServer, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert await JwksKeys(secure.url, clock=clock).find("one") is None
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
-    assert await JwksKeys(secure.url, clock=clock).find("one") == ONE.public_key()
-    assert await JwksKeys(secure.url.replace("localhost", "127.0.0.1"), clock=clock).find("one") is None
-
-
-async def test_the_server_itself_takes_its_keys_from_a_url(
-    secure: JwksServer, database_url: str, state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
-    stack = Stack(database_url, state_dir)
-    del stack.settings["CLERK_JWT_KEY"]
-    try:
-        await stack.start("serve", CLERK_JWKS_URL=secure.url)
-        async with grpc.aio.insecure_channel(stack.grpc_address) as channel:
-
-            async def code(key: rsa.RSAPrivateKey, kid: str) -> grpc.StatusCode:
-                forge = Forge(key)
-                token = forge.sign(forge.header(kid=kid), forge.claims())
-                answer = await grpc_answer(channel, [("authorization", f"Bearer {token}")])
-                assert isinstance(answer.code, grpc.StatusCode)
-                return answer.code
-
-            assert await code(ONE, "one") is grpc.StatusCode.NOT_FOUND
-            secure.answering.clear()
-            assert await code(TWO, "two") is grpc.StatusCode.UNAUTHENTICATED
-            assert await code(TWO, "one") is grpc.StatusCode.UNAUTHENTICATED
-            assert await code(ONE, "one") is grpc.StatusCode.NOT_FOUND
-    finally:
-        await stack.stop()
-
-
-def self_signed(directory: Path) -> Path:
-    """A certificate for localhost, with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "certificate.pem"
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(pem + certificate.public_bytes(Encoding.PEM))
-    return path

@@ -12,7 +12,7 @@ import pytest
 from runengine.v1.run_pb2 import Run
 from runengine_client import InvalidArgument, RunEngineClient
 
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 
 async def trigger(client: RunEngineClient, campaign_id: str, number: int) -> list[Run]:

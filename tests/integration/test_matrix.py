@@ -17,8 +17,8 @@ from runengine.v1 import artifact_service_pb2, campaign_service_pb2, run_service
 from runengine_client import RunEngineClient
 from runengine_server.auth import development
 
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 SERVICES = [
     run_service_pb2.DESCRIPTOR.services_by_name["RunService"],

@@ -26,7 +26,7 @@ from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import Failure, NewRun, RunStatus
 from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
 
-from tests.integration.harness import ACTOR, run_of
+from tests.support.own_worker import ACTOR, run_of
 
 ERROR = {
     "code": "STEP_FAILED",

@@ -13,7 +13,7 @@ from runengine_server.worker.graph.load import Timeouts
 from runengine_server.worker.node_threads import NodeThreads
 from structlog.testing import capture_logs
 
-from tests.integration.harness import SECONDS, Ran, State, chain, fork, serving
+from tests.support.own_worker import SECONDS, Ran, State, chain, fork, serving
 
 LIMIT, MAX_LEFT = 2, 3
 

@@ -20,9 +20,9 @@ from runengine_server.domain.run import RunStatus
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.proxy import Proxy
-from tests.gates import Gates
-from tests.integration.harness import SECONDS, Held, Ran, chain, ended, serving, until
-from tests.stack import UNDER_TEST, Stack, logging_to, postgres_of_ones_own
+from tests.support.gates import Gates
+from tests.support.own_worker import SECONDS, Held, Ran, chain, ended, serving, until
+from tests.support.stack import UNDER_TEST, Stack, logging_to, postgres_of_ones_own
 
 # What a test notifies of its own, when all before has been heard.
 LAST = "last"

@@ -13,9 +13,9 @@ from runengine_gateway.openapi import openapi_document
 from runengine_gateway.routes import bindings
 from runengine_gateway.strict_json import MAX_KEYS
 
-from tests.gates import Gates
-from tests.patience import SECONDS
-from tests.stack import Stack
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack
 
 Case: TypeAlias = schemathesis.Case[Any]
 

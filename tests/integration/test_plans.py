@@ -19,7 +19,7 @@ from runengine_server.database.functions import dispatch_function, tenant_functi
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import NewRun
 
-from tests.rewriting import called, texts
+from tests.support.rewritten_functions import called, texts
 
 RUNS = 200_000
 TENANT, CAMPAIGN, WORKFLOW = "org_large", UUID(int=1), "workflow"

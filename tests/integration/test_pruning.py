@@ -20,7 +20,7 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.worker.graph import superseded
 
-from tests.integration.harness import Graph, serving
+from tests.support.own_worker import Graph, serving
 
 ROUNDS = 30
 

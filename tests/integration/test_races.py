@@ -10,8 +10,8 @@ from runengine.v1.campaign_pb2 import CampaignStatus
 from runengine.v1.run_pb2 import Run, RunStatus
 from runengine_client import RunEngineClient, RunEngineError
 
-from tests.gates import Gates
-from tests.patience import SECONDS
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
 
 ROUNDS = 20
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.run import Failure
 
-from tests.integration.harness import Engine, chain, serving
+from tests.support.own_worker import Engine, chain, serving
 
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=300)
 values = st.recursive(

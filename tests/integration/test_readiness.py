@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.patience import SECONDS
-from tests.stack import Stack, postgres_of_ones_own
+from tests.support.patience import SECONDS
+from tests.support.stack import Stack, postgres_of_ones_own
 
 
 async def until(rest: httpx.AsyncClient, status: int) -> httpx.Response:

@@ -14,7 +14,7 @@ from langgraph.types import Send
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 
-from tests.integration.harness import Graph, Ran, Run, State, alone, chain, fork, serving
+from tests.support.own_worker import Graph, Ran, Run, State, alone, chain, fork, serving
 
 
 class One(TypedDict, total=False):

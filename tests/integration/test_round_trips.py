@@ -16,8 +16,8 @@ from runengine_server.domain.run import RunStatus
 from runengine_server.worker.graph import checkpointer as checkpoints
 
 from tests.faults.proxy import Proxy
-from tests.integration.harness import SECONDS, Engine, Graph, Held, Ran, alone, chain, ended, fork, serving
-from tests.stack import Stack
+from tests.support.own_worker import SECONDS, Engine, Graph, Held, Ran, alone, chain, ended, fork, serving
+from tests.support.stack import Stack
 
 CALL = re.compile(r"SELECT \* FROM runengine_[0-9a-f]{12}\.(\w+)\(")
 

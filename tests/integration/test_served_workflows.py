@@ -19,11 +19,11 @@ from runengine_server.repositories.workflow_repository import WorkflowRepository
 from runengine_server.rpc import served_workflows
 from runengine_server.rpc.served_workflows import ServedWorkflows
 
-from tests.integration.harness import Engine, Ran, chain, serving, until
-from tests.stack import Stack, environment
+from tests.support.own_worker import Engine, Ran, chain, serving, until
+from tests.support.stack import Stack, environment
 
 SECONDS = 30
-COMING = {"WORKFLOWS": "tests.graphs:COMING", "LEASE_SECONDS": "1"}
+COMING = {"WORKFLOWS": "tests.support.graphs:COMING", "LEASE_SECONDS": "1"}
 NO_WORKER = (("runengine-workers", "0"),)
 
 

@@ -16,8 +16,8 @@ from runengine_server.processes.app import GATEWAY_CHANNEL
 from runengine_server.rpc import interceptor
 from runengine_server.rpc.interceptor import CallInterceptor
 
-from tests.integration.harness import SECONDS
-from tests.stack import free_address
+from tests.support.own_worker import SECONDS
+from tests.support.stack import free_address
 
 CHUNK = 64 * 1024
 CHUNKS = 24 * 16  # 24 MiB

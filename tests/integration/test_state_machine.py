@@ -29,7 +29,7 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.worker.campaign_service import CampaignService
 
-from tests.stack import Stack
+from tests.support.stack import Stack
 
 ENDED = ("completed", "failed", "cancelled")
 

@@ -13,7 +13,7 @@ from langgraph.types import Command, RetryPolicy, Send
 from runengine.context import RunContext
 from runengine_server.domain.run import RunStatus
 
-from tests.integration.harness import Graph, Ran, State, alone, chain, serving
+from tests.support.own_worker import Graph, Ran, State, alone, chain, serving
 
 AT_ONCE = RetryPolicy(initial_interval=0, jitter=False, retry_on=RuntimeError, max_attempts=2)
 

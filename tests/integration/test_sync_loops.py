@@ -11,7 +11,7 @@ from langgraph.func import task
 from langgraph.pregel import _loop
 from runengine_server.worker.graph import wide_supersteps
 
-from tests.integration.harness import SECONDS, State, chain
+from tests.support.own_worker import SECONDS, State, chain
 
 
 def test_a_task_that_is_called_while_another_writes_finds_what_it_has_returned_before(

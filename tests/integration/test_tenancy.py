@@ -20,7 +20,7 @@ from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
 
-from tests.rewriting import replace_all
+from tests.support.rewritten_functions import replace_all
 
 ACTOR = Actor("test", None)
 

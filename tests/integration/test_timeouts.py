@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import pytest
+from langgraph.errors import NodeTimeoutError
 from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
+from runengine.context import RunContext
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.worker.graph.load import Timeouts, compile_workflow
 
-from tests.integration.harness import Graph, Held, Ran, State, alone, chain, serving
-from tests.integration.time_limits import (
-    DEAF,
-    ENTERED,
-    forever,
-    in_the_node,
-)
-from tests.patience import SECONDS
+from tests.support.own_worker import Graph, Held, Ran, State, alone, chain, code_and_step, serving
+from tests.support.patience import SECONDS
+from tests.support.time_limits import DEAF, ENTERED, forever, in_the_node
 
 
 def with_metadata(graph: Graph, **metadata: Any) -> Graph:
@@ -236,3 +235,72 @@ async def test_a_retry_has_the_whole_time_again(database_url: str) -> None:
 def test_a_time_limit_that_is_none_is_refused_when_the_worker_starts(seconds: Any) -> None:
     with pytest.raises(ValueError, match="timeout_seconds must be a positive number of seconds"):
         compile_workflow("wrong", alone("node", forever, metadata={"timeout_seconds": seconds}))
+
+
+@in_the_node
+async def test_a_node_that_runs_into_its_time_limit_is_a_step_that_timed_out(database_url: str) -> None:
+    async def slow(state: State) -> State:
+        ENTERED.set()
+        await asyncio.Event().wait()
+        return {}
+
+    graph = alone("slow", slow, timeout=0.1)
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_TIMED_OUT", "slow")
+        assert await engine.executions(run.id) == ["slow 1 failed STEP_TIMED_OUT"]
+
+
+async def test_a_node_with_a_time_limit_has_the_context_of_its_own_step(database_url: str) -> None:
+    keys: list[str] = []
+
+    async def save(state: State, runtime: Runtime[RunContext]) -> State:
+        keys.append(runtime.context.idempotency_key)
+        await runtime.context.save_artifact("a.txt", b"a", "text/plain")
+        return {}
+
+    graph: Graph = StateGraph(State)
+    for name in ("one", "two"):
+        graph.add_node(name, save, timeout=SECONDS)
+    graph.add_edge(START, "one")
+    graph.add_edge("one", "two")
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        steps = await engine.runs.list_steps(run.id, None)
+        assert steps is not None
+        assert [(step.step_id, len(step.output_artifact_ids)) for step in steps] == [("one", 1), ("two", 1)]
+        assert keys == [f"{run.id}:{step.id}" for step in steps]
+
+
+@in_the_node
+async def test_what_a_timed_out_execution_still_writes_does_not_touch_the_next_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executions = count(1)
+    second, late_write = asyncio.Event(), asyncio.Event()
+    fail_step = HeldRunRepository.fail_step
+
+    async def notice(held: HeldRunRepository, *arguments: Any, **named: Any) -> None:
+        await fail_step(held, *arguments, **named)
+        if "Cleaning up failed." in arguments[3]:
+            late_write.set()
+
+    async def slow(state: State) -> State:
+        if next(executions) == 1:
+            ENTERED.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await second.wait()
+                raise RuntimeError("Cleaning up failed.") from None
+        second.set()
+        await late_write.wait()
+        return {"seen": ["slow"]}
+
+    monkeypatch.setattr(HeldRunRepository, "fail_step", notice)
+    again = RetryPolicy(initial_interval=0, jitter=False, retry_on=NodeTimeoutError)
+    graph = alone("slow", slow, timeout=0.1, retry_policy=again)
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert (run.status, run.error) == (RunStatus.COMPLETED, None)
+        assert await engine.executions(run.id) == ["slow 1 failed STEP_TIMED_OUT", "slow 2 completed"]

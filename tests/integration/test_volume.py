@@ -18,7 +18,7 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.worker.graph import recorded_node, wide_supersteps
 
 from tests.faults.proxy import Proxy
-from tests.integration.harness import Graph, State, alone, serving
+from tests.support.own_worker import Graph, State, alone, serving
 
 
 async def saves_many(state: Any, runtime: Runtime[RunContext]) -> State:

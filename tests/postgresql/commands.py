@@ -8,8 +8,8 @@ from pathlib import Path
 
 from runengine_server.auth import development
 
-from tests.patience import SECONDS
-from tests.stack import environment, free_address
+from tests.support.patience import SECONDS
+from tests.support.stack import environment, free_address
 
 
 async def refusal(command: str, state_dir: Path, **settings: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.postgresql_servers import Server, installed, postgresql
+from tests.support.postgresql_servers import Server, installed, postgresql
 
 
 @pytest.fixture(scope="module", params=[15, 18], ids=["15", "18"])

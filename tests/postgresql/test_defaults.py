@@ -14,8 +14,8 @@ from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.run_repository import RunRepository
 
-from tests.integration.harness import Ran, chain, ended, serving
-from tests.postgresql_servers import PGBOUNCER, Server, pgbouncer
+from tests.support.own_worker import Ran, chain, ended, serving
+from tests.support.postgresql_servers import PGBOUNCER, Server, pgbouncer
 
 DEFAULTS = {
     "repeatable read": ["default_transaction_isolation = 'repeatable read'"],

@@ -16,9 +16,9 @@ from runengine_server.domain.run import RunStatus, whole_milliseconds
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 
-from tests.integration.harness import SECONDS, Engine, Held, Ran, State, chain, ended, happened, serving
-from tests.postgresql_servers import Server, postgresql
-from tests.stack import open_directory
+from tests.support.own_worker import SECONDS, Engine, Held, Ran, State, chain, ended, happened, serving
+from tests.support.postgresql_servers import Server, postgresql
+from tests.support.stack import open_directory
 
 HOUR, LEASE_SECONDS = 3600, 30.0
 

@@ -17,10 +17,10 @@ from runengine_server.database.connecting import OF_CALLS, Connector, keeps_sess
 from runengine_server.processes.start_database import ensure_hearing, migrate, open_database
 from runengine_server.settings import Settings, SettingsError
 
-from tests.gates import Gates
-from tests.patience import SECONDS
-from tests.postgresql_servers import PgBouncer, Server, needs_pgbouncer, pgbouncer
-from tests.stack import Stack
+from tests.support.gates import Gates
+from tests.support.patience import SECONDS
+from tests.support.postgresql_servers import PgBouncer, Server, needs_pgbouncer, pgbouncer
+from tests.support.stack import Stack
 
 pytestmark = needs_pgbouncer
 

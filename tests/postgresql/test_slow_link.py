@@ -16,8 +16,8 @@ from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
 
-from tests.integration.harness import SECONDS, State, chain, serving
-from tests.postgresql_servers import Server
+from tests.support.own_worker import SECONDS, State, chain, serving
+from tests.support.postgresql_servers import Server
 
 BYTES_A_SECOND = 512 * 1024
 CHUNK = 16 * 1024

@@ -19,11 +19,11 @@ from runengine_server.domain.run import NewRun
 from runengine_server.processes.start_database import watch
 from runengine_server.repositories.run_repository import Once, RunRepository
 
-from tests.integration.harness import ACTOR
-from tests.patience import SECONDS
 from tests.postgresql.commands import refusal
-from tests.postgresql_servers import Server, postgresql_with_standby
-from tests.stack import Stack, logging_to
+from tests.support.own_worker import ACTOR
+from tests.support.patience import SECONDS
+from tests.support.postgresql_servers import Server, postgresql_with_standby
+from tests.support.stack import Stack, logging_to
 
 # Less than the nine after which a call is given up: what ends by then did not wait for that.
 AT_ONCE_SECONDS = 8

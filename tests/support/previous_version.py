@@ -18,7 +18,7 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.stack import ROOT, environment
+from tests.support.stack import ROOT, environment
 
 # A commit, in place of those that are found.
 REVISION = "PREVIOUS_REVISION"

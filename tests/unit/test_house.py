@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import ROOT
+from tests.support.stack import ROOT
 
 SOURCE_ROOTS = ("server", "client", "protos", "samples")
 MOST_LINES_OF_A_FILE = 400

@@ -8,7 +8,7 @@ import signal
 import pytest
 from runengine_server.lifecycle import Lifetime
 
-from tests.patience import SECONDS
+from tests.support.patience import SECONDS
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

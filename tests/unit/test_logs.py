@@ -12,7 +12,7 @@ import warnings
 import pytest
 from runengine_server.log_output import _MAX_WAITING_BYTES, LogOutput
 
-from tests.patience import SECONDS
+from tests.support.patience import SECONDS
 
 LINE = b"x" * 1023
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runengine.v1 import run_service_pb2
 
-from tests.stack import ROOT
+from tests.support.stack import ROOT
 
 VENDOR = ROOT / "protos/vendor"
 OF_GOOGLE = [

@@ -12,7 +12,7 @@ from pglast.visitors import Skip, Visitor
 from runengine_server.database import functions
 from runengine_server.database.functions import dispatch_function, tenant_function
 
-from tests.rewriting import called, texts
+from tests.support.rewritten_functions import called, texts
 
 # How PL/pgSQL says that an expression is not a whole statement: 2 is an expression, 3 to 5 assign one.
 EXPRESSION = 2

@@ -17,7 +17,7 @@ import uvloop
 
 from tests.bench.data import PAYLOAD
 from tests.bench.graphs import State
-from tests.chains import chain_of
+from tests.support.chains import chain_of
 
 _INSERT = "INSERT INTO raw_commits VALUES ($1)"
 

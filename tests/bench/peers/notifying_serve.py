@@ -6,7 +6,7 @@ from runengine_server.__main__ import main as command
 from runengine_server.database.channels import QUEUED
 from runengine_server.database.notifier import Notifier
 
-from tests.rewriting import rewrite
+from tests.support.rewritten_functions import rewrite
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 from tests.bench import data
 from tests.bench.load import http_load
 from tests.bench.servers import LOAD_CORE, Bench, listening, peer_python, pinned
-from tests.stack import free_address
+from tests.support.stack import free_address
 
 _RUNS = 100
 _IN_FLIGHT = 16

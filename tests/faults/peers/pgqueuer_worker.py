@@ -12,7 +12,7 @@ from datetime import timedelta
 import asyncpg
 import pgqueuer  # type: ignore[import-not-found]
 
-from tests.gates import pass_gate
+from tests.support.gates import pass_gate
 
 # Its defaults are 30 s each. A job whose heartbeat is older than this is taken over by any worker that looks
 # for work, which it does when notified and once every DEQUEUE.

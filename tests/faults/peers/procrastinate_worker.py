@@ -8,7 +8,7 @@ import sys
 
 from procrastinate import App, JobContext, PsycopgConnector  # type: ignore[import-not-found]
 
-from tests.gates import pass_gate
+from tests.support.gates import pass_gate
 
 # A twentieth of its defaults, 10 and 30 s; its documentation looks for stalled jobs every ten minutes.
 HEARTBEAT_SECONDS = 0.5

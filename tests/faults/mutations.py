@@ -1,0 +1,383 @@
+"""How each guard of the product is taken out of a process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tests.support.rewritten_functions import rewrite
+
+_UNFENCED = """(SELECT attempt FROM public.runs
+        WHERE tenant_id = _tenant AND id = _run AND status = 'running' FOR KEY SHARE)"""
+
+RUN_IS_HERE = "(SELECT true FROM public.runs WHERE tenant_id = _tenant AND runs.id = stored.run_id)"
+CLAIMS = ("claim_queued", "claim_expired")
+ENDING = ("store_progress", "fail_step", "take_back", "end_run", "cancel_run")
+ORDER = """
+        AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
+            > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
+
+
+def rewriting(functions: Iterable[str], guard: str, instead: str) -> Callable[[], None]:
+    def apply() -> None:
+        for name in functions:
+            rewrite(name, guard, instead)
+
+    return apply
+
+
+def epoch_of(function: str) -> Callable[[], None]:
+    return rewriting([function], "hold_lease(_tenant, _run, _epoch)", _UNFENCED)
+
+
+def state_kept_from_call_to_call() -> None:
+    from runengine_server.worker.graph import superseded
+
+    put = superseded.Superseded.put
+
+    def put_and_forget_all_within(self: Any, namespace: str, *arguments: Any) -> bool:
+        if namespace == "":
+            self._within[""] = set(self._needed) - {""}
+        return put(self, namespace, *arguments)
+
+    superseded.Superseded.put = put_and_forget_all_within  # type: ignore[assignment, method-assign]
+
+
+def ancestors_of_a_delta_channel() -> None:
+    from runengine_server.worker.graph import superseded
+
+    put = superseded.Superseded.put
+
+    def put_without_counters(self: Any, namespace: str, checkpoint: Any, metadata: Any, size: int) -> bool:
+        return put(self, namespace, checkpoint, {"source": metadata.get("source")}, size)
+
+    superseded.Superseded.put = put_without_counters  # type: ignore[method-assign]
+
+
+def superseded_goes() -> None:
+    from runengine_server.worker.graph import superseded
+
+    superseded.Superseded.due = lambda self, size: ({}, [])  # type: ignore[method-assign]
+
+
+def status_of_retry() -> None:
+    # The statement's own guard, the lock under which the status was read before it, and what it read.
+    rewrite("lock_run", " FOR UPDATE", "")
+    rewrite("retry_run", "AND status = result.status", "AND status <> 'completed'")
+
+
+def campaign_in_own_transaction() -> None:
+    from runengine_server.database.functions import schema
+    from runengine_server.repositories.held_run_repository import EndingRun, HeldRunRepository
+
+    scopes: dict[Any, tuple[Any, str]] = {}
+    create = HeldRunRepository.__init__
+
+    def remember(self: Any, database: Any, run: Any, worker: str) -> None:
+        create(self, database, run, worker)
+        scopes[run.id] = database.tenant(run.tenant_id), run.tenant_id
+
+    async def update_campaign(self: Any, *arguments: Any) -> None:
+        scope, tenant_id = scopes[arguments[-1]]
+        await scope.fetch(f"SELECT {schema()}.move_campaign($1, $2, $3, $4, $5)", tenant_id, *arguments)
+
+    HeldRunRepository.__init__ = remember  # type: ignore[method-assign]
+    EndingRun.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
+
+
+def force_row_level_security() -> None:
+    from alembic import op
+
+    execute = op.execute
+
+    def without_force(sql: Any, *arguments: Any, **named: Any) -> None:
+        if "FORCE ROW LEVEL SECURITY" not in str(sql):
+            execute(sql, *arguments, **named)
+
+    op.execute = without_force  # type: ignore[assignment]
+
+
+def tenant_predicate() -> None:
+    for name in (
+        "get_run",
+        "list_campaign_runs",
+        "campaign_runs_in",
+        "count_campaign_runs",
+        "list_run_events",
+        "list_run_steps",
+        "lock_run",
+        "cancel_run",
+        "retry_run",
+    ):
+        rewrite(name, "tenant_id = _tenant", "tenant_id IS NOT NULL")
+
+
+def tie_break() -> None:
+    for name in ("list_campaign_runs", "list_campaign_runs_by_status", "campaign_runs_in"):
+        rewrite(name, "created_at DESC, id DESC", "created_at DESC")
+
+
+def clock_of_leases() -> None:
+    import asyncpg
+
+    clock = "current_setting('runengine.clock')::timestamptz"
+    for name in ("claim_queued", "claim_expired", "heartbeat"):
+        rewrite(name, "clock_timestamp() + make_interval", f"{clock} + make_interval")
+
+    def by_the_application(fetch: Any) -> Any:
+        async def told(self: Any, query: str, *arguments: Any, **named: Any) -> Any:
+            now = f"to_timestamp({time.time()})::text"
+            await self.execute(f"SELECT set_config('runengine.clock', {now}, false)")
+            return await fetch(self, query, *arguments, **named)
+
+        return told
+
+    for kind in (asyncpg.Connection, asyncpg.pool.PoolConnectionProxy):
+        kind.fetch = by_the_application(kind.fetch)  # type: ignore[method-assign]
+
+
+def poll() -> None:
+    from runengine_server.worker.worker import Worker
+
+    create = Worker.__init__
+
+    def without_poll(self: Any, *arguments: Any, **named: Any) -> None:
+        create(self, *arguments, **named)
+        self._poll_seconds = 1e6
+
+    Worker.__init__ = without_poll  # type: ignore[method-assign]
+
+
+def tail_of_a_full_queue() -> None:
+    from runengine_server.database import notifier
+
+    notifier._ADVANCE_TAIL = "SELECT"
+
+
+def catch_all() -> None:
+    from runengine_server.domain.errors import RunEngineError
+    from runengine_server.rpc import interceptor
+
+    abort = interceptor._abort
+
+    async def only_ours(method: str, context: Any, error: BaseException) -> None:
+        if not isinstance(error, RunEngineError):
+            raise error
+        await abort(method, context, error)
+
+    interceptor._abort = only_ours
+
+
+def azp() -> None:
+    from runengine_server.auth.clerk import ClerkVerifier
+
+    ClerkVerifier._judge_party = lambda self, party: None  # type: ignore[method-assign]
+
+
+def category() -> None:
+    from runengine_server.auth import clerk
+
+    clerk._judge_category = lambda header, machine: None
+
+
+def lease_before_a_node() -> None:
+    from runengine_server.worker.heartbeat import Heartbeat
+
+    Heartbeat.holds = lambda self, run: True  # type: ignore[method-assign]
+
+
+def watch_over_the_loop() -> None:
+    from runengine_server.worker.loop_watch import LoopWatch
+
+    LoopWatch.look = lambda self: 0.0  # type: ignore[method-assign]
+
+
+def bound_of_hand_backs() -> None:
+    from runengine_server.worker import processor
+
+    vars(processor)["MAX_HAND_BACKS"] = 10**6
+
+
+def reset_of_forked_children() -> None:
+    from runengine_server.processes import app
+
+    vars(app)["release_forked_children"] = lambda *_: None
+
+
+def threads_left_are_replaced() -> None:
+    from runengine_server.worker.node_threads import NodeThreads
+
+    NodeThreads._leave = lambda self, call: None  # type: ignore[method-assign]
+
+
+def patience_with_a_slow_link() -> None:
+    from runengine_server.database.patience import Patience
+
+    _put(Patience, "_look", lambda self: None)
+
+
+def denial_is_no_refusal() -> None:
+    from runengine_server.database import driver_errors
+
+    _put(driver_errors, "DENIALS", ())
+
+
+def look_at_grants() -> None:
+    from runengine_server.database import database
+
+    guard = "NOT has_table_privilege"
+    assert guard in database._ROLE
+    _put(database, "_ROLE", database._ROLE.replace(guard, f"false AND {guard[4:]}"))
+
+
+def clock_of_a_node() -> None:
+    from runengine_server.worker.graph.time_limit import NodeClock
+
+    _put(NodeClock, "stop", lambda self: None)
+    _put(NodeClock, "go_on", lambda self: None)
+
+
+def signal_to_a_blocked_worker() -> None:
+    from runengine_server.lifecycle import Lifetime
+
+    _put(Lifetime, "_and_tell", lambda self, of_loop: of_loop)
+
+
+def _put(module: Any, name: str, instead: Any) -> None:
+    assert hasattr(module, name)
+    setattr(module, name, instead)
+
+
+def look_for_due_nodes() -> None:
+    from runengine_server.worker import processor
+    from runengine_server.worker.graph import checkpointer
+
+    _put(checkpointer, "missing", lambda *due: [])
+    _put(processor, "undone", lambda values: [])
+
+
+def look_where_an_edge_leads() -> None:
+    from runengine_server.worker.graph import checkpointer
+
+    _put(checkpointer, "lost_targets", lambda *written: iter(()))
+
+
+def gate_before_a_node() -> None:
+    from runengine_server.worker.graph import checkpointer
+
+    _put(checkpointer, "_GATE", "__start__")
+
+
+def gate_after_a_node() -> None:
+    from runengine_server.worker.graph.load import Workflow
+
+    _put(Workflow, "stops_after", lambda *done: False)
+
+
+def completed_handler() -> None:
+    from runengine_server.worker.graph import checkpointer
+
+    def as_stored(writes: Any) -> Any:
+        return ((task_id, channel, value) for task_id, _, channel, value in writes)
+
+    _put(checkpointer, "with_handlers", as_stored)
+
+
+def code_in_the_key_of_the_cache() -> None:
+    from runengine_server.worker.graph import recorded_node
+
+    _put(recorded_node, "fingerprint", lambda node: b"")
+
+
+def limit_of_an_error_handler() -> None:
+    from runengine_server.worker.graph import load
+
+    _put(load, "TimeLimit", lambda name, bound, seconds: bound)
+
+
+def place_in_an_idempotency_key() -> None:
+    from runengine_server.worker.graph import idempotency_key
+
+    _put(idempotency_key, "place_within", lambda task_id: "")
+
+
+def rules_of_requests() -> None:
+    from runengine_server.rpc import validation
+
+    _put(validation, "_checks_of", lambda message: [])
+
+
+def bound_of_a_jwks() -> None:
+    from runengine_server.auth import jwks
+
+    _put(jwks, "_MAX_BYTES", 2**30)
+
+
+def what_policies_read() -> None:
+    from runengine_server.database import connecting
+
+    for name in ("runengine.dispatch", "runengine.tenant", "runengine.all_tenants"):
+        del connecting.OF_CALLS[name]
+
+
+def age_of_a_swept_artifact() -> None:
+    from runengine_server.worker import artifact_sweep
+
+    _put(artifact_sweep, "_OLD_SECONDS", 0.0)
+
+
+def room_on_the_disk() -> None:
+    from runengine_server.database.database import Database
+
+    async def look_at_nothing(database: Database) -> None:
+        pass
+
+    _put(Database, "check_disk", look_at_nothing)
+
+
+def withdrawal_of_a_worker() -> None:
+    from runengine_server.repositories.queue_repository import QueueRepository
+
+    async def withdraw_nothing(queue: QueueRepository) -> None:
+        pass
+
+    _put(QueueRepository, "withdraw_workflows", withdraw_nothing)
+
+
+def written_as_stored() -> None:
+    from runengine_server.worker.graph.storing_node import StoringNode
+
+    _put(StoringNode, "_as_stored", lambda self, channel, value: value)
+
+
+def reduced_as_stored() -> None:
+    from runengine_server.worker.graph import channels
+
+    _put(channels, "with_objects_as_stored", lambda value, known, key: value)
+
+
+def type_of_what_was_stored() -> None:
+    from runengine_server.worker.graph import stored_values
+
+    _put(stored_values, "_lost", lambda before, after: None)
+
+
+def cached_as_stored() -> None:
+    from runengine_server.worker.graph import recorded_node
+
+    _put(recorded_node, "as_stored", lambda value: value)
+
+
+def rejected_write_is_forgotten() -> None:
+    from runengine_server.worker.graph import checkpointer
+
+    async def keep(*arguments: Any) -> None: ...
+
+    _put(checkpointer, "take_back", keep)
+
+
+def command_above_the_top() -> None:
+    from runengine_server.worker.graph import load, storing_node
+
+    _put(load, "store_writes", lambda graph, is_top=False: storing_node.store_writes(graph))

@@ -1,0 +1,80 @@
+"""A gRPC server in this process that answers each call with the next of the answers of a test."""
+
+# ruff: noqa: N802  # gRPC names the methods of a servicer
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import grpc
+import grpc.aio
+from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceServicer
+from runengine.v1.campaign_service_pb2_grpc import CampaignServiceServicer
+from runengine.v1.run_pb2 import Run, RunStatus
+from runengine.v1.run_service_pb2_grpc import RunServiceServicer
+
+RUN_ID = UUID("0199c0de-7a11-7bad-8c0f-000000000001")
+CAMPAIGN_ID = UUID("0199c0de-7a11-7bad-8c0f-00000000000c")
+RUN = Run(id=str(RUN_ID), workflow_name="campaign-bundle", status=RunStatus.RUN_STATUS_QUEUED)
+NEVER = object()
+
+
+class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer):
+    """Answers each call with the next of `answers`, and keeps what it was asked.
+
+    A message is the answer, a Status or a code an abort, NEVER a call that hangs. The last of
+    `answers` answers all further calls.
+    """
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+        self.requests: list[Any] = []
+        self.metadata: dict[str, Any] = {}
+
+    async def _answer(self, request: Message, context: Any) -> Any:
+        self.requests.append(request)
+        self.metadata = dict(context.invocation_metadata())
+        return await self._next(context)
+
+    async def _next(self, context: Any) -> Any:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if answer is NEVER:
+            await asyncio.Event().wait()
+        if isinstance(answer, Status):
+            code = next(code for code in grpc.StatusCode if code.value[0] == answer.code)
+            details = (("grpc-status-details-bin", answer.SerializeToString()),)
+            await context.abort(code, answer.message, details)
+        if isinstance(answer, grpc.StatusCode):
+            await context.abort(answer, "said the proxy")
+        return answer
+
+    async def DownloadArtifact(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        yield await self._answer(request, context)
+        while len(self.answers) > 1:
+            yield await self._next(context)
+
+    async def TriggerRun(self, request: Any, context: Any) -> Any:
+        return await self._answer(request, context)
+
+    GetRun = ListRunSteps = ListRunEvents = RetryRun = CancelRun = ListCampaignRuns = TriggerRun
+    CreateCampaign = GetCampaign = TriggerRun
+
+
+def failure(code: grpc.StatusCode, message: str, *details: Message) -> Status:
+    status = Status(code=code.value[0], message=message)
+    for detail in details:
+        packed = Packed()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def info(reason: str, **metadata: str) -> Any:
+    return ErrorInfo(reason=reason, domain="runengine.v1", metadata=metadata)

@@ -1,0 +1,231 @@
+"""The `runengine` command as a process of its own, and a server in this process that it calls."""
+
+# ruff: noqa: N802  # gRPC names the methods of a servicer
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
+from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceServicer
+from runengine.v1.campaign_pb2 import Campaign, CampaignStatus
+from runengine.v1.campaign_service_pb2 import CreateCampaignResponse, GetCampaignResponse
+from runengine.v1.campaign_service_pb2_grpc import CampaignServiceServicer
+from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStatus, RunStep, StepError, StepStatus
+from runengine.v1.run_service_pb2 import (
+    CancelRunResponse,
+    GetRunResponse,
+    ListCampaignRunsResponse,
+    ListRunEventsResponse,
+    ListRunStepsResponse,
+    RetryRunResponse,
+    TriggerRunResponse,
+)
+from runengine.v1.run_service_pb2_grpc import RunServiceServicer
+from runengine_client import to_struct
+
+NINE_THIRTY = Timestamp(seconds=1769851800)
+MESSAGE = 'The template has no slot named "hero", so the bundle cannot be rendered.'
+
+
+def uuid(number: int) -> str:
+    return f"0199c0de-7a11-7bad-8c0f-{number:012x}"
+
+
+def run(number: int, status: RunStatus.ValueType, **fields: Any) -> Run:
+    return Run(
+        id=uuid(number),
+        workflow_name="campaign-bundle",
+        status=status,
+        attempt=1,
+        created_at=NINE_THIRTY,
+        updated_at=NINE_THIRTY,
+        **fields,
+    )
+
+
+QUEUED = run(1, RunStatus.RUN_STATUS_QUEUED, context=to_struct({"campaignId": uuid(12)}))
+COMPLETED = run(2, RunStatus.RUN_STATUS_COMPLETED, duration_ms=1234)
+FAILED = run(
+    3,
+    RunStatus.RUN_STATUS_FAILED,
+    duration_ms=754_000,
+    error=RunError(code="STEP_FAILED", message=MESSAGE, step_id="render_bundle", attempt=1, retryable=True),
+)
+CANCELLED = run(4, RunStatus.RUN_STATUS_CANCELLED, duration_ms=97_500_000)
+RUNS = {each.id: each for each in (QUEUED, COMPLETED, FAILED, CANCELLED)}
+EVENTS = [
+    RunEvent(
+        at=NINE_THIRTY, to_status=RunStatus.RUN_STATUS_QUEUED, attempt=1, actor="user_1", reason="TRIGGERED"
+    ),
+    RunEvent(
+        at=NINE_THIRTY,
+        from_status=RunStatus.RUN_STATUS_QUEUED,
+        to_status=RunStatus.RUN_STATUS_FAILED,
+        attempt=1,
+        actor="worker:1",
+        reason="STEP_FAILED",
+        error=FAILED.error,
+    ),
+]
+STEPS = [
+    RunStep(
+        id=uuid(21),
+        step_id="generate_images",
+        skill_id="images.generate",
+        status=StepStatus.STEP_STATUS_COMPLETED,
+        cache_hit=True,
+        duration_ms=820,
+        attempt=1,
+        output_artifact_ids=[uuid(31), uuid(32)],
+    ),
+    RunStep(
+        id=uuid(22),
+        step_id="render_bundle",
+        skill_id="bundle.render",
+        status=StepStatus.STEP_STATUS_FAILED,
+        attempt=3,
+        error=StepError(code="STEP_FAILED", message=MESSAGE, step_id="render_bundle", attempt=3),
+    ),
+]
+CAMPAIGN = Campaign(
+    id=uuid(12),
+    status=CampaignStatus.CAMPAIGN_STATUS_LIVE,
+    bundle_url=f"https://bundles.example.com/a/rather/long/path/{uuid(31)}/bundle.zip",
+    latest_run_id=uuid(2),
+    created_at=NINE_THIRTY,
+    updated_at=NINE_THIRTY,
+)
+
+
+async def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str, *details: Message) -> None:
+    status = Status(code=code.value[0], message=message)
+    for detail in (ErrorInfo(reason=reason, domain="runengine.v1", metadata={"status": "queued"}), *details):
+        packed = Packed()
+        packed.Pack(detail)
+        status.details.append(packed)
+    await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer):
+    """Has RUNS, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, and then ends as `end`."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.metadata: dict[str, Any] = {}
+        self.end = COMPLETED
+        self.artifact_name = "bundle.zip"
+        self.hanging = asyncio.Event()
+
+    def note(self, request: Message, context: Any) -> None:
+        self.requests.append(request)
+        self.metadata = dict(context.invocation_metadata())
+
+    async def TriggerRun(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        if request.workflow_name == "unknown":
+            violation = BadRequest.FieldViolation(field="workflow_name", description="No such workflow.")
+            bad_request = BadRequest(field_violations=[violation])
+            code = grpc.StatusCode.INVALID_ARGUMENT
+            await refuse(context, code, "INVALID_ARGUMENT", "workflow_name: No such workflow.", bad_request)
+        if request.workflow_name == "busy":
+            retry = RetryInfo()
+            retry.retry_delay.FromMilliseconds(2500)
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            await refuse(context, code, "QUOTA_EXCEEDED", "Over the quota.", retry)
+        return TriggerRunResponse(run=QUEUED)
+
+    async def GetRun(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        if request.run_id == "hang":
+            self.hanging.set()
+            await asyncio.Event().wait()
+        if request.run_id not in RUNS:
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "No such run.")
+        answer = RUNS[request.run_id]
+        return GetRunResponse(run=self.end if answer is QUEUED else answer)
+
+    async def ListRunSteps(self, request: Any, context: Any) -> Any:
+        return ListRunStepsResponse(steps=STEPS)
+
+    async def ListRunEvents(self, request: Any, context: Any) -> Any:
+        return ListRunEventsResponse(events=EVENTS)
+
+    async def RetryRun(self, request: Any, context: Any) -> Any:
+        if request.run_id == QUEUED.id:
+            await refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "RUN_ACTIVE", "The run is queued.")
+        return RetryRunResponse(run=QUEUED)
+
+    async def CancelRun(self, request: Any, context: Any) -> Any:
+        return CancelRunResponse(run=CANCELLED)
+
+    async def ListCampaignRuns(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        runs = list(RUNS.values())[request.offset :][: request.limit or 20]
+        return ListCampaignRunsResponse(runs=runs, total=4, limit=request.limit or 20, offset=request.offset)
+
+    async def CreateCampaign(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        return CreateCampaignResponse(campaign=CAMPAIGN)
+
+    async def GetCampaign(self, request: Any, context: Any) -> Any:
+        return GetCampaignResponse(campaign=CAMPAIGN)
+
+    async def DownloadArtifact(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        header = DownloadArtifactResponse.Header(name=self.artifact_name, media_type="text/plain", size=4)
+        yield DownloadArtifactResponse(header=header)
+        yield DownloadArtifactResponse(data=b"\x00\xffab")
+
+
+@dataclass
+class Ended:
+    code: int | None
+    out: str
+    err: str
+
+
+@dataclass
+class Command:
+    """Runs `runengine` in an empty folder, against the server, with a token."""
+
+    address: str
+    folder: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        own = {
+            "RUNENGINE_GRPC_ADDRESS": self.address,
+            "RUNENGINE_TOKEN": "the-token",
+            "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path),
+            "PYTHONUTF8": "1",
+        }
+        kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
+        return {**kept, **own, **more}
+
+    async def start(self, *arguments: str, stderr: int = PIPE, **env: str) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "runengine_client", *arguments),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=stderr,
+            env=self.environment(**env),
+            cwd=self.folder,
+        )
+
+    async def __call__(self, *arguments: str, stdin: str = "", **env: str) -> Ended:
+        process = await self.start(*arguments, stderr=PIPE, **env)
+        out, err = await process.communicate(stdin.encode())
+        return Ended(process.returncode, out.decode("utf-8", "surrogateescape"), err.decode())

@@ -1,0 +1,336 @@
+"""The `runengine` command, each time a process of its own, against a real server in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import struct
+import termios
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from runengine.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
+from runengine.v1.campaign_service_pb2_grpc import add_CampaignServiceServicer_to_server
+from runengine.v1.run_pb2 import Run, RunError, RunStatus
+from runengine.v1.run_service_pb2 import ListCampaignRunsResponse, StatusCounts
+from runengine.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
+from runengine_client import struct_to_dict
+from runengine_client.json_view import campaign_json, events_json, page_json, run_json, steps_json
+
+from tests.support.client_command import (
+    CAMPAIGN,
+    CANCELLED,
+    COMPLETED,
+    EVENTS,
+    FAILED,
+    QUEUED,
+    RUNS,
+    STEPS,
+    Command,
+    Ended,
+    Engine,
+    uuid,
+)
+
+PAGE = ListCampaignRunsResponse(runs=[FAILED], total=4, limit=1, offset=2)
+WHOLE = ListCampaignRunsResponse(runs=RUNS.values(), total=4, limit=4, status_counts=StatusCounts())
+
+
+@pytest.fixture
+async def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+async def runengine(engine: Engine, tmp_path: Path) -> AsyncIterator[Command]:
+    server = grpc.aio.server()
+    add_RunServiceServicer_to_server(engine, server)
+    add_CampaignServiceServicer_to_server(engine, server)
+    add_ArtifactServiceServicer_to_server(engine, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield Command(f"127.0.0.1:{port}", tmp_path)
+    await server.stop(None)
+
+
+async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command) -> None:
+    (runengine.folder / "context.json").write_text('{"source": "test"}')
+    ended = await runengine(
+        *("trigger", "campaign-bundle", "--payload", "-", "--context", "@context.json"),
+        *("--campaign", uuid(12), "--idempotency-key", "once"),
+        stdin='{"brand": "Ünïcode", "slots": 3}',
+    )
+    assert (ended.code, ended.err) == (0, "")
+    assert QUEUED.id in ended.out
+    [request] = engine.requests
+    assert request.workflow_name == "campaign-bundle"
+    assert struct_to_dict(request.trigger_payload) == {"brand": "Ünïcode", "slots": 3}
+    assert struct_to_dict(request.context) == {"source": "test", "campaignId": uuid(12)}
+    assert engine.metadata["idempotency-key"] == "once"
+    assert engine.metadata["authorization"] == "Bearer the-token"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "document"),
+    [
+        (["trigger", "campaign-bundle"], run_json(QUEUED)),
+        (["get", FAILED.id], run_json(FAILED)),
+        (["steps", FAILED.id], steps_json(STEPS)),
+        (["events", FAILED.id], events_json(EVENTS)),
+        (["list", uuid(12), "--limit", "1", "--offset", "2"], page_json(PAGE)),
+        (["list", uuid(12), "--all"], page_json(WHOLE)),
+        (["retry", FAILED.id], run_json(QUEUED)),
+        (["cancel", CANCELLED.id], run_json(CANCELLED)),
+        (["campaign", "create"], campaign_json(CAMPAIGN)),
+        (["campaign", "get", uuid(12)], campaign_json(CAMPAIGN)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+async def test_json_is_the_one_document_that_rest_answers(
+    runengine: Command, arguments: list[str], document: dict[str, Any]
+) -> None:
+    ended = await runengine(*arguments, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert json.loads(ended.out) == document
+    assert ended.out.startswith('{\n  "')
+
+
+async def test_json_may_be_asked_for_before_the_command(runengine: Command) -> None:
+    ended = await runengine("--json", "campaign", "get", uuid(12))
+    assert json.loads(ended.out) == campaign_json(CAMPAIGN)
+
+
+async def test_options_before_the_command_and_after_it_go_before_the_environment(
+    engine: Engine, runengine: Command
+) -> None:
+    elsewhere = {"RUNENGINE_GRPC_ADDRESS": "127.0.0.1:1", "RUNENGINE_TOKEN": "of-the-environment"}
+    for ended in await asyncio.gather(
+        runengine("--address", runengine.address, "--token", "given", "get", "0", **elsewhere),
+        runengine("get", "0", "--address", runengine.address, "--token", "given", **elsewhere),
+        runengine("--token", "overruled", "get", "0", "--token", "given", RUNENGINE_TOKEN="overruled"),
+    ):
+        assert ended.err == "error: No such run. (RUN_NOT_FOUND)\n"
+        assert engine.metadata["authorization"] == "Bearer given"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ids"),
+    [
+        (["list", uuid(12)], list(RUNS)),
+        (["steps", FAILED.id], [uuid(31), uuid(32)]),
+        (["get", FAILED.id], [FAILED.id]),
+        (["get", QUEUED.id], [COMPLETED.id]),
+    ],
+    ids=["list", "steps", "failed", "completed"],
+)
+async def test_output_fits_and_has_each_id_whole(
+    runengine: Command, arguments: list[str], ids: list[str]
+) -> None:
+    widths = (80, 140)
+    for width, ended in zip(
+        widths,
+        await asyncio.gather(*(runengine(*arguments, COLUMNS=str(width)) for width in widths)),
+        strict=True,
+    ):
+        assert ended.code == 0
+        assert max(len(line) for line in ended.out.splitlines()) <= width
+        assert all(each in ended.out for each in ids)
+        assert "…" not in ended.out
+
+
+async def test_a_pipe_gets_one_line_a_run_without_colour(runengine: Command) -> None:
+    ended = await runengine("list", uuid(12))
+    lines = ended.out.splitlines()
+    [failed] = [line.split() for line in lines if FAILED.id in line]
+    assert failed == [
+        *(FAILED.id, "campaign-bundle", "✗", "failed", "2026-01-31", "09:30:00", "12m", "34s", "1")
+    ]
+    assert lines[-1] == "4 of 4, offset 0"
+    assert "\x1b" not in ended.out
+
+
+async def test_a_status_filter_may_be_repeated(engine: Engine, runengine: Command) -> None:
+    ended = await runengine("list", uuid(12), "--status", "failed", "--status", "cancelled")
+    assert ended.code == 0
+    assert list(engine.requests[0].status) == [RunStatus.RUN_STATUS_FAILED, RunStatus.RUN_STATUS_CANCELLED]
+
+
+async def test_a_long_bundle_url_is_copied_in_one_piece(runengine: Command) -> None:
+    ended = await runengine("campaign", "get", uuid(12), COLUMNS="80")
+    assert CAMPAIGN.bundle_url in ended.out
+
+
+async def test_an_escape_sequence_in_a_message_does_not_reach_the_terminal(
+    engine: Engine, runengine: Command
+) -> None:
+    engine.end = Run(
+        status=RunStatus.RUN_STATUS_FAILED,
+        workflow_name="[bold]w[/bold]",
+        error=RunError(code="STEP_FAILED", message="\x1b]0;title\x07 [red]text[/red]"),
+    )
+    ended = await runengine("get", QUEUED.id)
+    assert ended.code == 0
+    assert "\x1b" not in ended.out
+    assert "\x07" not in ended.out
+    assert "[bold]w[/bold]" in ended.out
+    assert "[red]text[/red]" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("command", "end", "code"),
+    [("trigger", COMPLETED, 0), ("trigger", FAILED, 3), ("retry", CANCELLED, 3)],
+    ids=["completed", "failed", "cancelled"],
+)
+async def test_waiting_shows_the_run_as_it_ended_and_says_so_in_the_exit_code(
+    engine: Engine, runengine: Command, command: str, end: Run, code: int
+) -> None:
+    engine.end = end
+    ended = await runengine(command, FAILED.id, "--wait", "--json")
+    assert (ended.code, ended.err) == (code, "")
+    assert json.loads(ended.out) == run_json(end)
+
+
+async def test_waiting_in_a_terminal_shows_the_steps_on_stderr(engine: Engine, runengine: Command) -> None:
+    terminal, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = await runengine.start("trigger", "w", "--wait", "--json", stderr=theirs, TERM="xterm")
+    out, _ = await process.communicate()
+    shown = re.sub(r"\x1b\[[\d;]*m", "", os.read(terminal, 65536).decode())
+    os.close(theirs)
+    os.close(terminal)
+    assert json.loads(out) == run_json(COMPLETED)
+    assert [line.rstrip() for line in shown.splitlines()] == [
+        f"run {QUEUED.id}",
+        "✓ completed  generate_images  820 ms, cached",
+        "✗ failed     render_bundle  attempt 3",
+        "",
+    ]
+
+
+async def test_a_refusal_is_one_line_and_exit_code_1(runengine: Command) -> None:
+    ended = await runengine("get", "0")
+    assert ended == Ended(1, "", "error: No such run. (RUN_NOT_FOUND)\n")
+
+
+async def test_violations_and_the_time_to_wait_have_lines_of_their_own(runengine: Command) -> None:
+    malformed, busy = await asyncio.gather(runengine("trigger", "unknown"), runengine("trigger", "busy"))
+    assert malformed.err.splitlines() == [
+        "error: The request is malformed. (INVALID_ARGUMENT)",
+        "  workflow_name: No such workflow.",
+    ]
+    assert busy.err.splitlines() == ["error: Over the quota. (QUOTA_EXCEEDED)", "  try again in 2.5 s"]
+    assert malformed.code == busy.code == 1
+
+
+async def test_with_json_the_last_line_of_a_refusal_is_an_object(runengine: Command) -> None:
+    ended = await runengine("trigger", "unknown", "--json")
+    assert ended.out == ""
+    assert json.loads(ended.err.splitlines()[-1]) == {
+        "reason": "INVALID_ARGUMENT",
+        "detail": "workflow_name: No such workflow.",
+        "metadata": {"status": "queued"},
+        "violations": [{"field": "workflow_name", "description": "No such workflow."}],
+    }
+
+
+async def test_a_server_that_is_away_is_one_line_that_names_the_address(runengine: Command) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = await runengine("get", "0", "--address", address)
+    [line] = ended.err.splitlines()
+    assert ended.code == 1
+    assert line.startswith(f"error: The run engine at {address} cannot be reached")
+    assert line.endswith("(UNAVAILABLE)")
+
+
+async def test_without_a_token_one_line_says_how_to_get_one(runengine: Command) -> None:
+    ended = await runengine("get", "0", RUNENGINE_TOKEN="")
+    [line] = ended.err.splitlines()
+    assert ended.code == 2
+    assert "runengine-server token --org ORG" in line
+
+
+async def test_a_payload_that_cannot_be_sent_is_a_usage_error(engine: Engine, runengine: Command) -> None:
+    sentences = {
+        "{": "not JSON",
+        "[1]": "$ must be a JSON object, not list",
+        '{"a": NaN}': "$.a is nan",
+        '{"a": 1, "a": 2}': "the key 'a' appears twice",
+        '{"a": 9007199254740993}': "$.a is an integer beyond",
+        "[" * 100_000: "not JSON",
+        "@nowhere.json": "cannot read nowhere.json",
+    }
+    results = await asyncio.gather(
+        *(runengine("trigger", "w", "--payload", payload, COLUMNS="140") for payload in sentences)
+    )
+    for sentence, ended in zip(sentences.values(), results, strict=True):
+        assert ended.code == 2
+        assert sentence in ended.err
+        assert "Traceback" not in ended.err
+    assert not engine.requests
+
+
+async def test_other_misuse_is_a_usage_error_too(runengine: Command) -> None:
+    for ended in await asyncio.gather(
+        runengine("list", uuid(12), "--status", "done"),
+        runengine("list", uuid(12), "--all", "--limit", "5"),
+        runengine("get"),
+        runengine("get", "0", "--token", "é"),
+        runengine("get", "\udcff"),
+    ):
+        assert ended.code == 2
+        assert "rror" in ended.err
+        assert "Traceback" not in ended.err
+
+
+async def test_an_interrupt_ends_it_quietly_with_130(engine: Engine, runengine: Command) -> None:
+    process = await runengine.start("get", "hang")
+    await engine.hanging.wait()
+    process.send_signal(signal.SIGINT)
+    assert await process.communicate() == (b"", b"")
+    assert process.returncode == 130
+
+
+async def test_a_download_is_saved_under_its_own_name_and_replaces_nothing(runengine: Command) -> None:
+    first, second = await runengine("download", uuid(31)), await runengine("download", uuid(31))
+    assert first == Ended(0, "bundle.zip  text/plain  4 bytes\n", "")
+    assert (runengine.folder / "bundle.zip").read_bytes() == b"\x00\xffab"
+    assert second.code == 1
+    assert second.err.startswith("error: bundle.zip is there already")
+
+
+async def test_a_download_goes_where_it_is_told(runengine: Command) -> None:
+    (runengine.folder / "there").write_text("old")
+    file, stdout, nowhere = await asyncio.gather(
+        runengine("download", uuid(31), "-o", "there"),
+        runengine("download", uuid(31), "-o", "-"),
+        runengine("download", uuid(31), "-o", "no/such/folder"),
+    )
+    assert file.code == 0
+    assert (runengine.folder / "there").read_bytes() == b"\x00\xffab"
+    assert stdout.out.encode("utf-8", "surrogateescape") == b"\x00\xffab"
+    assert nowhere == Ended(1, "", "error: cannot write no/such/folder: No such file or directory\n")
+
+
+async def test_a_downloads_name_leads_nowhere_else(engine: Engine, runengine: Command) -> None:
+    engine.artifact_name = "../outside"
+    assert (await runengine("download", uuid(31))).code == 0
+    assert (runengine.folder / "outside").exists()
+
+
+async def test_help_names_every_command(runengine: Command) -> None:
+    ended = await runengine("--help")
+    assert ended.code == 0
+    for name in ("trigger", "get", "steps", "list", "retry", "cancel", "download", "campaign"):
+        assert name in ended.out
