@@ -30,7 +30,7 @@ def _is_there(name: str) -> bool:
 
 
 async def check(state: State) -> State:
-    """Waits at its gate (see tests.support.gates), and fails without the file that it needs, where it has such."""
+    """Waits at its gate (tests.support.gates), and fails without the file that it needs, if any."""
     if "gates" in state:
         reader, writer = await asyncio.open_unix_connection(state["gates"])
         try:
