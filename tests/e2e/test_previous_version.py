@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from runengine_server.database.migrations.migrate import migrate
 from tests.e2e.test_lifecycle import BRIEF
 from tests.support.gates import Gates
 from tests.support.patience import SECONDS
-from tests.support.previous_version import LAUNCHER, PreviousVersion, previous_commits
+from tests.support.previous_version import LAUNCHER, SOURCE_ROOTS, PreviousVersion, previous_commits
 from tests.support.stack import ROOT, Stack
 
 # Imported by the processes of both sides, each time with a side's name.
@@ -163,6 +164,13 @@ async def all_of(*work: Awaitable[None]) -> None:
 
 async def _awaited(work: Awaitable[None]) -> None:
     await work
+
+
+def test_the_version_before_finds_none_of_todays_code(previous: PreviousVersion) -> None:
+    command = [previous.python, "-c", "import sys, runengine_server; print(*sys.path, sep='\\n')"]
+    found = subprocess.run(command, cwd=previous.modules, check=True, capture_output=True, text=True).stdout
+    today = {str(ROOT / each) for each in ("", *SOURCE_ROOTS)}
+    assert today.isdisjoint(found.splitlines())
 
 
 async def test_the_version_before_goes_on_while_and_after_today_migrates(

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from tests.support.stack import ROOT, environment
 
+SOURCE_ROOTS = ("server", "client", "protos", "samples")
+
 # A commit, in place of those that are found.
 REVISION = "PREVIOUS_REVISION"
 

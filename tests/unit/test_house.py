@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.previous_version import SOURCE_ROOTS
 from tests.support.stack import ROOT
 
-SOURCE_ROOTS = ("server", "client", "protos", "samples")
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 60
 
