@@ -167,7 +167,7 @@ async def _awaited(work: Awaitable[None]) -> None:
 
 
 def test_the_version_before_finds_none_of_todays_code(previous: PreviousVersion) -> None:
-    command = [previous.python, "-c", "import sys, runengine_server; print(*sys.path, sep='\\n')"]
+    command = [str(previous.python), "-c", "import sys, runengine_server; print(*sys.path, sep='\\n')"]
     found = subprocess.run(command, cwd=previous.modules, check=True, capture_output=True, text=True).stdout
     today = {str(ROOT / each) for each in ("", *SOURCE_ROOTS)}
     assert today.isdisjoint(found.splitlines())

@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED
-from runengine_server.database.database import Database, DispatchLine
+from runengine_server.database.database import Database
+from runengine_server.database.dispatch_connection import DispatchConnection
 from runengine_server.database.driver_errors import translate_driver_errors
 from runengine_server.database.functions import dispatch_function
 from runengine_server.domain.encoded_run import decode_input
@@ -121,7 +122,7 @@ class QueueRepository:
     @asynccontextmanager
     async def line(self, heard: Callable[[str, str], None]) -> AsyncIterator[Line]:
         """A connection for heartbeats alone; `heard` gets the (channel, payload) of each notification."""
-        async with self._database.dispatch_line(heard, QUEUED, CANCELLED) as line:
+        async with self._database.dispatch_connection(heard, QUEUED, CANCELLED) as line:
             yield Line(line, self._lease)
 
     async def hand_back(self, held: Sequence[ClaimedRun]) -> set[UUID]:
@@ -153,7 +154,7 @@ class QueueRepository:
 class Line:
     """Renews leases, one statement for all of a worker's runs."""
 
-    def __init__(self, line: DispatchLine, lease: float) -> None:
+    def __init__(self, line: DispatchConnection, lease: float) -> None:
         self._line = line
         self._lease = lease
 
@@ -165,7 +166,7 @@ class Line:
 
     async def look(self, seconds: float) -> None:
         """Raises TimeoutError or OSError when the connection is no use any more."""
-        await self._line.look(seconds)
+        await self._line.ensure_listening(seconds)
 
     async def hand_back(self, held: Sequence[ClaimedRun], seconds: float) -> None:
         """As QueueRepository.hand_back, within `seconds`, and without the worker's event loop."""

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from runengine_server.database.channels import HANDED_BACK
-from runengine_server.database.driver_errors import trouble
+from runengine_server.database.driver_errors import error_fields
 from runengine_server.domain.errors import Denied, Unavailable
 from runengine_server.domain.run import ClaimedRun
 from runengine_server.repositories.queue_repository import QueueRepository
@@ -132,7 +132,7 @@ class Worker:
                     self._cannot_work = None
                     _log.info("the worker works again")
             except Unavailable as error:
-                why = trouble(error.__cause__ or error)
+                why = error_fields(error.__cause__ or error)
                 # Again when the reason is another: a database that was away may not let us in now.
                 if self._cannot_work is None or self._cannot_work["sqlstate"] != why["sqlstate"]:
                     self._cannot_work = why
@@ -179,7 +179,7 @@ class Worker:
         elif (error := task.exception()) is not None:
             if isinstance(error, Unavailable):
                 # A TimeoutError or QueryCanceledError is a statement that took too long.
-                why = trouble(error.__cause__ or error)
+                why = error_fields(error.__cause__ or error)
                 _log.warning("a run is handed back: the database failed", run_id=str(run.id), **why)
                 self._left.append(run)
                 # What no worker may store would be executed again and again.
