@@ -133,7 +133,7 @@ QUEUED = sum(STATUSES[number // 7 % len(STATUSES)] == "queued" for number in ran
 WRITTEN = (["", ""], ["2", "2"], ["t", "t"], ["", ""], [0, 1], ["a", "b"], ["null"] * 2, [b""] * 2)
 STORED = ([""], ["2"], ["1"], ["null"], [b""], [b""], [""], ["2"], ["gone"])
 SOME = ["failed", "queued"]
-FIRST = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
+FIRST = (None, None)
 COUNTS = {"campaign_run_counts": 16}
 
 # Each with the rows that it answers, and those that it reads: of what it only shows as many as that, with

@@ -14,9 +14,10 @@ from langgraph.cache.base import BaseCache
 from langgraph.cache.memory import InMemoryCache
 from runengine_samples.campaign_bundle import WORKFLOWS
 from runengine_samples.campaign_bundle.brief import SOCIAL_CHANNELS
+from runengine_samples.campaign_bundle.colours import contrast
 from runengine_samples.campaign_bundle.messages import post_length
 from runengine_samples.campaign_bundle.phrases import ENGLISH, LANGUAGES, TONES, Language, Voice
-from runengine_samples.campaign_bundle.pictures import TEXT_ON_PAGE, TEXT_ON_PICTURE, contrast, direct_art
+from runengine_samples.campaign_bundle.pictures import TEXT_ON_PAGE, TEXT_ON_PICTURE, direct_art
 
 from tests.support.campaign_bundle import BRIEF, LONG_NAME, Tags, failing_step, run
 

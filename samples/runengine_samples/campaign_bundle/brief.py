@@ -77,7 +77,7 @@ BRAND_COLOURS = ("primary", "secondary", "accent")
 
 
 def product_of(brief: Mapping[str, Any]) -> Product:
-    """Answers the product; its name alone, as plain text, will do."""
+    """Returns the product; its name alone, as plain text, will do."""
     example = '{"name": "Solar Kettle", "description": "Boils water with sunlight."}'
     product = brief.get("product")
     if isinstance(product, str):
@@ -93,17 +93,17 @@ def product_of(brief: Mapping[str, Any]) -> Product:
 
 
 def audience_of(brief: Mapping[str, Any]) -> str:
-    """Answers whom the campaign is for, in words that follow "for"."""
+    """Returns whom the campaign is for, in words that follow "for"."""
     return _text(brief, "audience", 160, 'say whom the campaign is for, such as "busy parents"')
 
 
 def offer_of(brief: Mapping[str, Any]) -> str:
-    """Answers what the audience gets."""
+    """Returns what the audience gets."""
     return _text(brief, "offer", 240, 'give one sentence, such as "20 % off until Sunday"')
 
 
 def tone_of(brief: Mapping[str, Any]) -> str:
-    """Answers one of the tones there are phrases for."""
+    """Returns one of the tones there are phrases for."""
     known = ", ".join(sorted(TONES))
     tone = _text(brief, "tone", 40, f"choose one of {known}").lower()
     if tone not in TONES:
@@ -112,7 +112,7 @@ def tone_of(brief: Mapping[str, Any]) -> str:
 
 
 def locale_of(brief: Mapping[str, Any]) -> Locale:
-    """Answers the locale, where a region without phrases of its own falls back to its language."""
+    """Returns the locale, where a region without phrases of its own falls back to its language."""
     known = ", ".join(sorted(LANGUAGES))
     asked = _text(brief, "locale", 40, f"choose one of {known}, with a region if you like, such as de-AT")
     match = re.fullmatch(r"([a-z]{2,3})(?:[-_]([a-z]{2}|[0-9]{3}))?", asked.lower())
@@ -126,7 +126,7 @@ def locale_of(brief: Mapping[str, Any]) -> Locale:
 
 
 def channels_of(brief: Mapping[str, Any]) -> list[str]:
-    """Answers the channels, each once, in the order of the brief."""
+    """Returns the channels, each once, in the order of the brief."""
     known = ", ".join((EMAIL, *SOCIAL_CHANNELS))
     channels = brief.get("channels")
     if channels is None:
@@ -147,7 +147,7 @@ def channels_of(brief: Mapping[str, Any]) -> list[str]:
 
 
 def wants_email(brief: Mapping[str, Any]) -> bool:
-    """Answers whether email is among the channels, whatever else may be wrong with them."""
+    """Returns whether email is among the channels, whatever else may be wrong with them."""
     channels = brief.get("channels")
     return isinstance(channels, list | tuple) and any(
         isinstance(channel, str) and _clean(channel).lower() == EMAIL for channel in channels
@@ -155,7 +155,7 @@ def wants_email(brief: Mapping[str, Any]) -> bool:
 
 
 def brand_of(brief: Mapping[str, Any]) -> dict[str, str]:
-    """Answers the brand colours that are given, as #rrggbb in lower case."""
+    """Returns the brand colours that are given, as #rrggbb in lower case."""
     brand = brief.get("brand")
     if brand is None:
         return {}
@@ -179,12 +179,12 @@ def brand_of(brief: Mapping[str, Any]) -> dict[str, str]:
 
 
 def call_to_action_of(brief: Mapping[str, Any]) -> str:
-    """Answers the words on the button, or nothing where the tone's own will do."""
+    """Returns the words on the button, or nothing where the tone's own will do."""
     return _optional_text(brief, "callToAction", 40, 'a few words for a button, such as "Try it now"')
 
 
 def landing_url_of(brief: Mapping[str, Any]) -> str:
-    """Answers where the buttons lead, or nothing where there is no such place."""
+    """Returns where the buttons lead, or nothing where there is no such place."""
     wanted = 'a web address, such as "https://example.com/kettle"'
     url = _optional_text(brief, "landingUrl", 2000, wanted)
     if not url:
@@ -200,7 +200,7 @@ def landing_url_of(brief: Mapping[str, Any]) -> str:
 
 
 def pace_seconds_of(brief: Mapping[str, Any]) -> float:
-    """Answers how long each asynchronous skill waits before it starts; by default not at all."""
+    """Returns how long each asynchronous skill waits before it starts; by default not at all."""
     pace = brief.get("paceSeconds")
     if pace is None:
         return 0.0

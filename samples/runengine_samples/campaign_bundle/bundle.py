@@ -11,14 +11,9 @@ from html.parser import HTMLParser
 from typing import Any, TypedDict
 
 from runengine_samples.campaign_bundle.brief import SOCIAL_CHANNELS
+from runengine_samples.campaign_bundle.colours import READABLE, contrast
 from runengine_samples.campaign_bundle.messages import post_length
-from runengine_samples.campaign_bundle.pictures import (
-    READABLE,
-    TEXT_ON_PAGE,
-    TEXT_ON_PICTURE,
-    Art,
-    contrast,
-)
+from runengine_samples.campaign_bundle.pictures import TEXT_ON_PAGE, TEXT_ON_PICTURE, Art
 
 MEDIA_TYPES = {
     "html": "text/html",
@@ -40,7 +35,7 @@ class Check(TypedDict):
 
 
 def media_type_of(name: str) -> str:
-    """Answers the media type by the ending of a file's name."""
+    """Returns the media type by the ending of a file's name."""
     media_type = MEDIA_TYPES[name.rpartition(".")[2]]
     return f"{media_type}; charset=utf-8" if media_type.startswith("text/") else media_type
 
@@ -114,7 +109,7 @@ def pack(files: Mapping[str, str], brief: Mapping[str, Any], locale: str) -> tup
 
 
 def as_json(value: object) -> str:
-    """Answers JSON to read, always in the same order; lone surrogates of the brief stay escaped."""
+    """Returns JSON to read, always in the same order; lone surrogates of the brief stay escaped."""
     return json.dumps(value, ensure_ascii=True, indent=2, sort_keys=True) + "\n"
 
 

@@ -92,7 +92,7 @@ class Copy(TypedDict):
 
 
 def seed_of(*texts: str) -> int:
-    """Answers a number that is the same for the same texts, on every machine."""
+    """Returns a number that is the same for the same texts, on every machine."""
     return int.from_bytes(hashlib.sha256("\n".join(texts).encode()).digest()[:8])
 
 
@@ -127,17 +127,10 @@ def write_copy(
     language = LANGUAGES[locale.language]
     voice = language.voices[tone]
     call = call_to_action or say(voice.call_to_action, locale.language)
+    words = {"product": product.name, "audience": profile["audience"], "offer": offer, "link": link}
 
     def spoken(phrase: str) -> str:
-        return say(
-            phrase,
-            locale.language,
-            product=product.name,
-            audience=profile["audience"],
-            offer=offer,
-            call_to_action=call,
-            link=link,
-        )
+        return say(phrase, locale.language, call_to_action=call, **words)
 
     def point(icon: str, title: str, text: str) -> Point:
         return {"icon": icon, "title": spoken(title), "text": spoken(text)}
@@ -194,7 +187,7 @@ def say(phrase: str, language: str, **words: str) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """Answers the text with a full stop, unless it is empty or ends in punctuation of its own."""
+    """Returns the text with a full stop, unless it is empty or ends in punctuation of its own."""
     return text + "." if (text and text[-1].isalnum()) or text.endswith(("%", "€", "$", "£")) else text
 
 

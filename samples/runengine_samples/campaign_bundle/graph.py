@@ -147,7 +147,7 @@ async def bundle(state: CampaignState, runtime: Runtime[RunContext]) -> Campaign
 
 
 def research_key(state: Mapping[str, Any]) -> str:
-    """Answers the same key for briefs that audience research finds the same in.
+    """Returns the same key for briefs that audience research finds the same in.
 
     It is asked before the brief is checked, so the fields may be anything.
     """

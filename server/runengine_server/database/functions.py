@@ -7,7 +7,7 @@ round trips.
 `migrate` installs the functions in a PostgreSQL schema that is named after a hash of them all, and a server
 calls those of its own version, so that servers of two versions can share a database. A function that a server
 calls keeps the search_path of its creation (`SET search_path FROM CURRENT`), and so does everything that it
-calls in turn: names resolve the same way whatever the caller's path is. It costs 0.2 µs a call.
+calls in turn: names resolve the same way whatever the caller's path is. It costs PostgreSQL 3 µs a call.
 """
 
 from __future__ import annotations

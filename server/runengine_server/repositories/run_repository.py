@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -25,9 +25,6 @@ _LIST_OF_CAMPAIGN = tenant_function("list_campaign_runs")
 _LIST_OF_CAMPAIGN_BY_STATUS = tenant_function("list_campaign_runs_by_status")
 _LIST_EVENTS = tenant_function("list_run_events")
 _LIST_STEPS = tenant_function("list_run_steps")
-
-# (created_at, id) that all runs come after, in the order of a list.
-_BEFORE_ALL = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +158,7 @@ class RunRepository:
 
         No statuses means all; `after` is (created_at, id) of the run before the first.
         """
-        arguments = (campaign_id, limit, offset, *(after or _BEFORE_ALL))
+        arguments = (campaign_id, limit, offset, *(after or (None, None)))
         if statuses:
             (row,) = await self._scope.call(_LIST_OF_CAMPAIGN_BY_STATUS, *arguments, list(statuses))
         else:
