@@ -13,7 +13,7 @@ _UNFENCED = """(SELECT attempt FROM public.runs
 
 RUN_IS_HERE = "(SELECT true FROM public.runs WHERE tenant_id = _tenant AND runs.id = stored.run_id)"
 CLAIMS = ("claim_queued", "claim_expired")
-ENDING = ("store_progress", "fail_step", "take_back", "end_run", "cancel_run")
+ENDING = ("record_progress", "fail_step", "discard_writes", "end_run", "cancel_run")
 ORDER = """
         AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
             > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
@@ -58,7 +58,7 @@ def ancestors_of_a_delta_channel() -> None:
 def superseded_goes() -> None:
     from runengine_server.worker.graph import superseded
 
-    superseded.Superseded.due = lambda self, size: ({}, [])  # type: ignore[method-assign]
+    superseded.Superseded.take = lambda self, size: ({}, [])  # type: ignore[method-assign]
 
 
 def status_of_retry() -> None:
@@ -69,7 +69,7 @@ def status_of_retry() -> None:
 
 def campaign_in_own_transaction() -> None:
     from runengine_server.database.functions import schema
-    from runengine_server.repositories.held_run_repository import EndingRun, HeldRunRepository
+    from runengine_server.repositories.held_run_repository import HeldRunRepository, RunOutcome
 
     scopes: dict[Any, tuple[Any, str]] = {}
     create = HeldRunRepository.__init__
@@ -83,7 +83,7 @@ def campaign_in_own_transaction() -> None:
         await scope.fetch(f"SELECT {schema()}.move_campaign($1, $2, $3, $4, $5)", tenant_id, *arguments)
 
     HeldRunRepository.__init__ = remember  # type: ignore[method-assign]
-    EndingRun.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
+    RunOutcome.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
 
 
 def force_row_level_security() -> None:
@@ -184,13 +184,13 @@ def category() -> None:
 def lease_before_a_node() -> None:
     from runengine_server.worker.heartbeat import Heartbeat
 
-    Heartbeat.holds = lambda self, run: True  # type: ignore[method-assign]
+    Heartbeat.holds_lease = lambda self, run: True  # type: ignore[method-assign]
 
 
 def watch_over_the_loop() -> None:
     from runengine_server.worker.loop_watch import LoopWatch
 
-    LoopWatch.look = lambda self: 0.0  # type: ignore[method-assign]
+    LoopWatch.check = lambda self: 0.0  # type: ignore[method-assign]
 
 
 def bound_of_hand_backs() -> None:
@@ -208,7 +208,7 @@ def reset_of_forked_children() -> None:
 def threads_left_are_replaced() -> None:
     from runengine_server.worker.node_threads import NodeThreads
 
-    NodeThreads._leave = lambda self, call: None  # type: ignore[method-assign]
+    NodeThreads._abandon = lambda self, call: None  # type: ignore[method-assign]
 
 
 def patience_with_a_slow_link() -> None:
@@ -235,7 +235,7 @@ def clock_of_a_node() -> None:
     from runengine_server.worker.graph.time_limit import NodeClock
 
     _put(NodeClock, "stop", lambda self: None)
-    _put(NodeClock, "go_on", lambda self: None)
+    _put(NodeClock, "resume", lambda self: None)
 
 
 def signal_to_a_blocked_worker() -> None:
@@ -254,13 +254,13 @@ def look_for_due_nodes() -> None:
     from runengine_server.worker.graph import checkpointer
 
     _put(checkpointer, "missing", lambda *due: [])
-    _put(processor, "undone", lambda values: [])
+    _put(processor, "still_due", lambda values: [])
 
 
 def look_where_an_edge_leads() -> None:
     from runengine_server.worker.graph import checkpointer
 
-    _put(checkpointer, "lost_targets", lambda *written: iter(()))
+    _put(checkpointer, "edges_to_nowhere", lambda *written: iter(()))
 
 
 def gate_before_a_node() -> None:
@@ -370,11 +370,11 @@ def cached_as_stored() -> None:
 
 
 def rejected_write_is_forgotten() -> None:
-    from runengine_server.worker.graph import checkpointer
+    from runengine_server.worker.graph.execution import Execution
 
     async def keep(*arguments: Any) -> None: ...
 
-    _put(checkpointer, "take_back", keep)
+    _put(Execution, "discard_rejected_writes", keep)
 
 
 def command_above_the_top() -> None:

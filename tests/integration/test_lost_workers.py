@@ -28,7 +28,7 @@ async def test_a_run_that_may_kill_its_worker_is_taken_alone_and_the_most_suspec
     suspects: tuple[Engine, Held, list[UUID]],
 ) -> None:
     engine, _, ids = suspects
-    assert await engine.queue.claim_expired(3, suspects=0) == []
+    assert await engine.queue.claim_expired(3, quarantine=0) == []
     taken = [await engine.queue.claim_expired(3) for _ in ids]
     assert [[run.id for run in runs] for runs in taken] == [[ids[2]], [ids[1]], [ids[0]]]
 

@@ -13,7 +13,7 @@ from runengine.context import RunContext
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.repositories.queue_repository import Line
+from runengine_server.repositories.queue_repository import LeaseRenewer
 
 from tests.support.own_worker import (
     SECONDS,
@@ -50,16 +50,16 @@ async def test_heartbeats_go_on_after_one_has_failed_in_an_unforeseen_way(
 ) -> None:
     beaten, loop = asyncio.Event(), asyncio.get_running_loop()
     failures = [RuntimeError("the handler is closed")]
-    heartbeat = Line.heartbeat
+    heartbeat = LeaseRenewer.heartbeat
 
-    async def beat(line: Line, runs: list[ClaimedRun], seconds: float) -> Any:
+    async def beat(line: LeaseRenewer, runs: list[ClaimedRun], seconds: float) -> Any:
         if failures:
             raise failures.pop()
         kept = await heartbeat(line, runs, seconds)
         loop.call_soon_threadsafe(beaten.set)
         return kept
 
-    monkeypatch.setattr(Line, "heartbeat", beat)
+    monkeypatch.setattr(LeaseRenewer, "heartbeat", beat)
     held = Held()
     async with serving(database_url, chain(held=held.node)) as engine:
         run_id = await engine.trigger()
@@ -232,7 +232,7 @@ async def test_nothing_is_written_any_more_once_a_stopped_execution_has_ended(
 async def test_a_node_that_ignores_being_cancelled_does_not_keep_its_place(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runengine_server.worker.processor._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("runengine_server.worker.processor.GRACE_SECONDS", 0.1)
     entered, go = asyncio.Event(), asyncio.Event()
 
     async def deaf(state: State) -> State:
@@ -251,8 +251,8 @@ async def test_a_node_that_ignores_being_cancelled_does_not_keep_its_place(
             # The only place of this worker is free again, although the node is still at it.
             await engine.trigger()
             await happened(entered)
-            assert len(engine.processor.left_behind) == 1
+            assert len(engine.processor.abandoned) == 1
             go.set()
-            await until(engine.left_behind, lambda left: left == 0)
+            await until(engine.abandoned_graphs, lambda left: left == 0)
         assert (await engine.get(run_id)).status is RunStatus.CANCELLED
         assert await engine.executions(run_id) == ["node 1 failed RUN_CANCELLED"]

@@ -223,7 +223,7 @@ async def worker(settings: Settings) -> None:
         drain_seconds=settings.drain_seconds,
         blocked_seconds=settings.blocked_seconds,
         end_process=_end_at_once,
-        is_told_to_stop=lifetime.told.is_set,
+        is_stop_requested=lifetime.told.is_set,
         sweep=ArtifactSweep(database, artifacts, queue).sweep_when_due,
     )
     loop = asyncio.get_running_loop()
@@ -254,7 +254,7 @@ async def worker(settings: Settings) -> None:
     # be executing it.
     if left := let_go_of_the_rest():
         _log.warning("the worker ends, whatever nodes have left behind", left_behind=left)
-    if left or worker.left_behind or processor.left_behind:
+    if left or worker.has_uncancellable or processor.abandoned:
         logs.flush()
         os._exit(0)
 
