@@ -34,14 +34,7 @@ def epoch_of(function: str) -> Callable[[], None]:
 def state_kept_from_call_to_call() -> None:
     from runengine_server.worker.graph import superseded
 
-    put = superseded.Superseded.put
-
-    def put_and_forget_all_within(self: Any, namespace: str, *arguments: Any) -> bool:
-        if namespace == "":
-            self._within[""] = set(self._needed) - {""}
-        return put(self, namespace, *arguments)
-
-    superseded.Superseded.put = put_and_forget_all_within  # type: ignore[assignment, method-assign]
+    _put(superseded, "enclosing_namespace", lambda namespace: "" if namespace else None)
 
 
 def ancestors_of_a_delta_channel() -> None:
@@ -144,7 +137,7 @@ def poll() -> None:
 
     def without_poll(self: Any, *arguments: Any, **named: Any) -> None:
         create(self, *arguments, **named)
-        self._poll_seconds = 1e6
+        self.poll_seconds = 1e6
 
     Worker.__init__ = without_poll  # type: ignore[method-assign]
 
@@ -208,7 +201,7 @@ def reset_of_forked_children() -> None:
 def threads_left_are_replaced() -> None:
     from runengine_server.worker.node_threads import NodeThreads
 
-    NodeThreads._abandon = lambda self, call: None  # type: ignore[method-assign]
+    NodeThreads.abandon = lambda self, call: None  # type: ignore[method-assign]
 
 
 def patience_with_a_slow_link() -> None:
@@ -266,7 +259,7 @@ def look_where_an_edge_leads() -> None:
 def gate_before_a_node() -> None:
     from runengine_server.worker.graph import checkpointer
 
-    _put(checkpointer, "_GATE", "__start__")
+    _put(checkpointer, "GATE", "__start__")
 
 
 def gate_after_a_node() -> None:
@@ -324,7 +317,7 @@ def what_policies_read() -> None:
 def age_of_a_swept_artifact() -> None:
     from runengine_server.worker import artifact_sweep
 
-    _put(artifact_sweep, "_OLD_SECONDS", 0.0)
+    _put(artifact_sweep, "OLD_SECONDS", 0.0)
 
 
 def room_on_the_disk() -> None:
@@ -348,7 +341,7 @@ def withdrawal_of_a_worker() -> None:
 def written_as_stored() -> None:
     from runengine_server.worker.graph.storing_node import StoringNode
 
-    _put(StoringNode, "_as_stored", lambda self, channel, value: value)
+    _put(StoringNode, "as_stored", lambda self, channel, value: value)
 
 
 def reduced_as_stored() -> None:
@@ -360,7 +353,7 @@ def reduced_as_stored() -> None:
 def type_of_what_was_stored() -> None:
     from runengine_server.worker.graph import stored_values
 
-    _put(stored_values, "_lost", lambda before, after: None)
+    _put(stored_values, "find_changed", lambda before, after: None)
 
 
 def cached_as_stored() -> None:

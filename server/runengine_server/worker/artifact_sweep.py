@@ -14,7 +14,7 @@ from runengine_server.repositories.queue_repository import QueueRepository
 
 # The row follows the bytes at once, or, where the worker is suspended or cut off in between, before its lease
 # ends, which takes an hour at most: later it is fenced off.
-_OLD_SECONDS = 24 * 3600.0
+OLD_SECONDS = 24 * 3600.0
 
 # A little less than the hour after which each worker asks.
 _EVERY_SECONDS = 3300.0
@@ -39,8 +39,8 @@ class ArtifactSweep:
         """Deletes the bytes that are older than a day, belong to a run of this database, and have no row. Has
         one page of keys in memory at a time, however many there are.
         """
-        deleted = await self._store.delete_unfinished(_OLD_SECONDS)
-        async for page in self._store.older_than(_OLD_SECONDS):
+        deleted = await self._store.delete_unfinished(OLD_SECONDS)
+        async for page in self._store.older_than(OLD_SECONDS):
             stored: defaultdict[str, list[tuple[UUID, UUID]]] = defaultdict(list)
             for each in page:
                 stored[each.tenant_id].append((each.run_id, each.artifact_id))

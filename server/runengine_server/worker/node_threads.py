@@ -50,7 +50,7 @@ class NodeThreads(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Executes it as soon as one of `limit` threads is free."""
-        call = _Call(partial(fn, *args, **kwargs), self._abandon)
+        call = _Call(partial(fn, *args, **kwargs), self.abandon)
         with self._changed:
             self._calls.append(call)
             self._provide_thread()
@@ -80,7 +80,8 @@ class NodeThreads(ThreadPoolExecutor):
                     return
             del call
 
-    def _abandon(self, call: _Call) -> None:
+    def abandon(self, call: _Call) -> None:
+        """Gives the place of a call that cannot be stopped to another thread."""
         with self._changed:
             if call.done() or call.is_abandoned:
                 return

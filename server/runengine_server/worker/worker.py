@@ -69,7 +69,7 @@ class Worker:
         self._drain = drain
         self._concurrency = concurrency
         self._drain_seconds = drain_seconds
-        self._poll_seconds = min(POLL_SECONDS, lease_seconds / 4)
+        self.poll_seconds = min(POLL_SECONDS, lease_seconds / 4)
         self._register_seconds = lease_seconds * _REGISTER_LEASES
         self._heartbeat = Heartbeat(
             queue,
@@ -143,12 +143,12 @@ class Worker:
                 _log.error("claim failed", exc_info=error)
             if (claimed == 0 or len(self._held) >= self._concurrency) and not self._stopping:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
+                    await asyncio.wait_for(self._wake.wait(), self.poll_seconds)
 
     async def _claim(self) -> int:
         claimed, now = 0, time.monotonic()
         if now >= self._claim_expired_at and len(self._held) < self._concurrency:
-            self._claim_expired_at = now + self._poll_seconds
+            self._claim_expired_at = now + self.poll_seconds
             in_quarantine = sum(run.in_quarantine for run, _ in self._held.values())
             free = self._concurrency - len(self._held)
             runs = await self._queue.claim_expired(free, quarantine=max(0, 1 - in_quarantine))

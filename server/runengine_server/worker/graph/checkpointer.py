@@ -41,7 +41,7 @@ FLUSH_SECONDS = 0.05
 _STOPPED_AFTER = "runengine_stopped_after"
 # A channel that no graph has. LangGraph takes a gate for passed when it resumes, unless a channel has
 # changed.
-_GATE = "__runengine_gate"
+GATE = "__runengine_gate"
 
 Result = TypeVar("Result")
 
@@ -225,7 +225,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self._open_writes.begin((namespace, stored.checkpoint_id), sends)
             if _STOPPED_AFTER in found.metadata:
                 raise GraphInterrupt
-            found.checkpoint["channel_versions"][_GATE] = self.get_next_version(None, None)
+            found.checkpoint["channel_versions"][GATE] = self.get_next_version(None, None)
         # By name LangGraph also reads ancestors of the current one, to replay delta channels.
         if stored.checkpoint_ns == "" and not named:
             self.state = found.checkpoint["channel_values"]

@@ -55,13 +55,13 @@ def as_stored(value: Any, key: str = "") -> Any:
             return value
         # In a list, as in a checkpoint, where a bytearray comes back as bytes; alone it comes back as it was.
         (stored,) = SERIALISER.loads_typed(SERIALISER.dumps_typed([value]))
-        lost = _lost(value, stored)
+        changed = find_changed(value, stored)
     except RecursionError:
         raise ValueNotStorable(key, _name(value), "it is nested too deep, or holds itself") from None
     except Exception as error:
         raise ValueNotStorable(key, _name(value), str(error)) from None
-    if lost is not None:
-        before, after = lost
+    if changed is not None:
+        before, after = changed
         words = f"a value of type {_name(before)!r} comes back as {_name(after)!r}"
         raise ValueNotStorable(key, _name(value), words)
     return stored
@@ -120,7 +120,7 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def _lost(before: Any, after: Any) -> tuple[Any, Any] | None:
+def find_changed(before: Any, after: Any) -> tuple[Any, Any] | None:
     """A value within `before` that came back as another type, and what it came back as; None if there is
     none.
     """
@@ -139,7 +139,7 @@ def _lost(before: Any, after: Any) -> tuple[Any, Any] | None:
         pairs = zip(_attributes(before, fields), _attributes(after, fields), strict=True)
     else:
         return None
-    return next((found for pair in pairs if (found := _lost(*pair)) is not None), None)
+    return next((found for pair in pairs if (found := find_changed(*pair)) is not None), None)
 
 
 def _is_plain_kind(value: Any) -> bool:

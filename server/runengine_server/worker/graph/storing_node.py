@@ -81,10 +81,11 @@ class StoringNode(Runnable[Any, Any]):
 
     def _write(self, send: Callable[[Sequence[Write]], None], writes: Sequence[Write]) -> None:
         if not all(type(value) in FLAT for _, value in writes):
-            writes = [(channel, self._as_stored(channel, value)) for channel, value in writes]
+            writes = [(channel, self.as_stored(channel, value)) for channel, value in writes]
         send(writes)
 
-    def _as_stored(self, channel: str, value: Any) -> Any:
+    def as_stored(self, channel: str, value: Any) -> Any:
+        """The value that is written to the channel in place of `value`."""
         if value is None or channel in self._untracked:
             return value
         if channel == TASKS and isinstance(value, Send):
@@ -111,9 +112,9 @@ class StoringNode(Runnable[Any, Any]):
             raise WorkflowError(words) from None
         update, goto = command.update, command.goto
         if isinstance(update, dict):
-            update = {name: self._as_stored(name, each) for name, each in update.items()}
+            update = {name: self.as_stored(name, each) for name, each in update.items()}
         elif isinstance(update, list | tuple) and all(_is_pair(each) for each in update):
-            update = [(name, self._as_stored(name, each)) for name, each in update]
+            update = [(name, self.as_stored(name, each)) for name, each in update]
         if isinstance(goto, Send):
             goto = self._sent(goto)
         elif not isinstance(goto, str):

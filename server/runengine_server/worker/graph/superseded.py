@@ -53,8 +53,8 @@ class Superseded:
             return False
         for task in self._within.pop(namespace, ()):
             self._drop(task)
-        if NS_END in namespace:
-            self._within.setdefault(_parent(namespace), set()).add(namespace)
+        if (enclosing := enclosing_namespace(namespace)) is not None:
+            self._within.setdefault(enclosing, set()).add(namespace)
         counters = metadata.get("counters_since_delta_snapshot") or {}
         versions = checkpoint["channel_versions"]
         replayed = max((steps for name, (_, steps) in counters.items() if name in versions), default=0)
@@ -85,8 +85,12 @@ class Superseded:
             self._drop(each)
 
 
-def _parent(namespace: str) -> str:
-    """The namespace of the graph whose task the graph of this one is in."""
+def enclosing_namespace(namespace: str) -> str | None:
+    """The namespace of the graph within whose task the graph of this one is executed; None for a graph that
+    keeps its state from call to call, and for the graph at the top.
+    """
+    if NS_END not in namespace:
+        return None
     parts = namespace.split(NS_SEP)
     while NS_END not in parts.pop():
         pass
