@@ -3,14 +3,15 @@
 CREATE TYPE claimed_run AS (tenant_id text, id uuid, epoch bigint, workflow_name text, attempt int, losses int,
     hand_backs int, campaign_id uuid, encoded_input bytea, running_seconds float, round_robin_cursor text);
 
--- queued -> running. Two functions for the two ways to claim, each on its partial index: one statement with
--- OR uses neither index (105 against 3,900 claims/s).
+-- queued -> running. The other way to claim, claim_expired, is a function of its own, so that each uses its
+-- partial index: one statement with OR uses neither (105 against 3,900 claims/s).
 --
 -- Tenants are served round-robin: those after the one served last (_cursor), in the order of their ids, then
--- from the start; a tenant that has as many running as it may (_running_limit) is passed over. `served`
--- counts those with capacity. Each step is one descent of runs_queued, so the price is that of the batch,
--- however many are queued; the priority in its order keeps PostgreSQL from the primary key, where completed
--- runs lie between. Each tenant gets an equal share of the batch, in the order of its priorities.
+-- from the start. A tenant that has as many running as it may (_running_limit) has no capacity and is passed
+-- over; `served` counts the others. Each step is one descent of the index runs_queued, so the cost depends on
+-- the batch and not on how many are queued; with the priority in the ORDER BY PostgreSQL does not choose the
+-- primary key, where completed runs lie in between. Each tenant gets an equal share of the batch, in the
+-- order of its priorities.
 CREATE FUNCTION claim_queued(_workflows text[], _limit int, _lease float, _worker text, _cursor text,
     _running_limit int)
 RETURNS SETOF claimed_run LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -21,7 +22,7 @@ DECLARE
     next_cursor text;
 BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
-    -- With a limit of what runs, no two workers may look at the same time how many do.
+    -- Under a limit, no two workers may count the running runs at the same time.
     IF _running_limit IS NOT NULL THEN
         PERFORM pg_advisory_xact_lock(7405113218);
     END IF;
@@ -60,7 +61,8 @@ BEGIN
         (SELECT tenant_id FROM candidate ORDER BY step DESC LIMIT 1)
     INTO tenant_ids, ids, next_cursor FROM due;
 
-    -- By way of arrays, which PostgreSQL takes for short: else it reads all that is queued to update ten.
+    -- Joined with arrays, which PostgreSQL expects to be short: otherwise it reads all that is queued to
+    -- update ten rows.
     RETURN QUERY WITH claimed AS (
         UPDATE public.runs SET status = 'running', epoch = epoch + 1, started_at = public.now_ms(),
             handed_back = false, lease_seconds = _lease,

@@ -1,6 +1,6 @@
--- What every transition of a run does in its transaction besides moving it: it is added to the log, and to
--- the counts of its campaign. `_source` is NULL for a new run. Where many runs move in one statement, see
--- claim_queued, it is these two statements, for all of them.
+-- Records a transition of a run, in the transaction that moves it: as an event, and in the counts of its
+-- campaign. `_source` is NULL for a new run. claim_queued, which moves many runs in one statement, has these
+-- two statements for all of them.
 CREATE FUNCTION record_transition(_tenant text, _id uuid, _campaign uuid, _source text, _target text,
     _attempt int, _at timestamptz, _actor text, _reason text, _trace text, _error bytea)
 RETURNS void LANGUAGE plpgsql AS $$
@@ -22,11 +22,11 @@ BEGIN
 END
 $$;
 
--- Which of its campaign's rows of counts a run is counted in: the end of its id.
+-- Which of the 16 rows of counts of its campaign a run is counted in: by the end of its id.
 CREATE FUNCTION slot_of_run(_id uuid) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN get_byte(uuid_send(_id), 15) % 16;
 
--- By how much the number of runs in `_status` changes when one moves from `_source` to `_target`.
+-- By how much the number of runs in `_status` changes when one moves from `_source` to `_target`: -1, 0 or 1.
 CREATE FUNCTION moved(_status text, _source text, _target text) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (_status = _target)::int - coalesce(_status = _source, false)::int;

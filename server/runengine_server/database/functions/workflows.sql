@@ -1,5 +1,5 @@
--- Lets callers trigger these workflows, and counts the worker process among those that serve them, for so many
--- seconds. In the order of their names, so that two that register the same new ones do not wait for each other.
+-- Lets callers trigger these workflows, and counts the worker process among those that serve them, for a number
+-- of seconds. In the order of their names, so that two workers that register the same new ones do not deadlock.
 CREATE FUNCTION register_workflows(_worker_id uuid, _worker text, _names text[], _seconds float)
 RETURNS TABLE (registered int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
