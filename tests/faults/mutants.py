@@ -301,10 +301,10 @@ MUTANTS = (
         "e2e/test_children_of_nodes.py::test_a_signal_to_a_forked_child_ends_the_child_and_not_the_worker",
     ),
     _mutant(
-        "replacement of threads left behind",
-        without.threads_left_are_replaced,
+        "replacement of abandoned threads",
+        without.abandoned_threads_are_replaced,
         "integration/test_node_threads.py::"
-        "test_threads_left_behind_are_replaced_counted_and_logged_with_their_run",
+        "test_abandoned_threads_are_replaced_counted_and_logged_with_their_run",
     ),
     _mutant(
         "what policies read in a session",

@@ -198,7 +198,7 @@ def reset_of_forked_children() -> None:
     vars(app)["release_forked_children"] = lambda *_: None
 
 
-def threads_left_are_replaced() -> None:
+def abandoned_threads_are_replaced() -> None:
     from runengine_server.worker.node_threads import NodeThreads
 
     NodeThreads.abandon = lambda self, call: None  # type: ignore[method-assign]

@@ -35,7 +35,7 @@ async def until(holds: Any) -> None:
             await asyncio.sleep(0)
 
 
-async def test_threads_left_behind_are_replaced_counted_and_logged_with_their_run(
+async def test_abandoned_threads_are_replaced_counted_and_logged_with_their_run(
     database_url: str, threads: tuple[NodeThreads, asyncio.Event]
 ) -> None:
     executor, too_many = threads

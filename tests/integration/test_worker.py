@@ -93,10 +93,10 @@ async def test_a_node_that_will_not_stop_does_not_keep_the_worker_from_handing_b
     database_url: str,
 ) -> None:
     held, released = Held(), asyncio.Event()
-    stubborn = iter([True])
+    uncancellable = iter([True])
 
     async def node(state: State, runtime: Runtime[RunContext]) -> State:
-        if not next(stubborn, False):
+        if not next(uncancellable, False):
             return await held.node(state, runtime)
         held.arrive(runtime)
         while not released.is_set():
@@ -119,7 +119,7 @@ async def test_a_node_that_will_not_stop_does_not_keep_the_worker_from_handing_b
             executions = [await engine.executions(run_id) for run_id in run_ids]
         finally:
             released.set()
-        # What the stubborn one still writes counts for nothing.
+        # What the uncancellable one still writes counts for nothing.
         await asyncio.wait(asyncio.all_tasks() - before, timeout=SECONDS)
         assert [await engine.executions(run_id) for run_id in run_ids] == executions
 
