@@ -118,8 +118,8 @@ async def test_a_worker_renews_a_run_that_was_locked_as_soon_as_it_no_longer_is(
     beats: asyncio.Queue[tuple[set[UUID], set[UUID]]] = asyncio.Queue()
     real, loop = LeaseRenewer.heartbeat, asyncio.get_running_loop()
 
-    async def tell(line: LeaseRenewer, held: Sequence[ClaimedRun], seconds: float) -> Any:
-        done = await real(line, held, seconds)
+    async def tell(renewer: LeaseRenewer, held: Sequence[ClaimedRun], seconds: float) -> Any:
+        done = await real(renewer, held, seconds)
         loop.call_soon_threadsafe(beats.put_nowait, done)
         return done
 
@@ -187,7 +187,7 @@ async def test_a_run_that_ends_while_a_heartbeat_is_under_way_is_not_lost(
     loop = asyncio.get_running_loop()
 
     async def end_meanwhile(
-        line: LeaseRenewer, held: Sequence[ClaimedRun], seconds: float
+        renewer: LeaseRenewer, held: Sequence[ClaimedRun], seconds: float
     ) -> tuple[set[UUID], set[UUID]]:
         for run in held:
             heartbeat.release(run)
@@ -252,10 +252,10 @@ async def test_a_worker_that_cannot_renew_stops_its_graph_before_the_lease_ends_
     real, hand_back = LeaseRenewer.heartbeat, QueueRepository.hand_back
     clock = Clock()
 
-    async def heartbeat(line: LeaseRenewer, held: Sequence[ClaimedRun], seconds: float) -> Any:
+    async def heartbeat(renewer: LeaseRenewer, held: Sequence[ClaimedRun], seconds: float) -> Any:
         if away.is_set():
             raise Unavailable
-        return await real(line, held, seconds)
+        return await real(renewer, held, seconds)
 
     async def hand_back_after_the_look(queue: QueueRepository, held: Sequence[ClaimedRun]) -> set[UUID]:
         await looked.wait()

@@ -52,10 +52,10 @@ async def test_heartbeats_go_on_after_one_has_failed_in_an_unforeseen_way(
     failures = [RuntimeError("the handler is closed")]
     heartbeat = LeaseRenewer.heartbeat
 
-    async def beat(line: LeaseRenewer, runs: list[ClaimedRun], seconds: float) -> Any:
+    async def beat(renewer: LeaseRenewer, runs: list[ClaimedRun], seconds: float) -> Any:
         if failures:
             raise failures.pop()
-        kept = await heartbeat(line, runs, seconds)
+        kept = await heartbeat(renewer, runs, seconds)
         loop.call_soon_threadsafe(beaten.set)
         return kept
 
@@ -70,13 +70,24 @@ async def test_heartbeats_go_on_after_one_has_failed_in_an_unforeseen_way(
             assert await ended(engine, run_id) is RunStatus.COMPLETED
 
 
-async def test_a_worker_that_takes_over_its_own_run_stops_its_old_execution(database_url: str) -> None:
-    held = Held()
-    # So long that no heartbeat comes in between, which would renew the lease that is taken from it.
+async def test_a_worker_that_takes_over_its_own_run_stops_its_old_execution(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, beaten, loop = Held(), asyncio.Event(), asyncio.get_running_loop()
+    heartbeat = LeaseRenewer.heartbeat
+
+    async def beat(renewer: LeaseRenewer, runs: list[ClaimedRun], seconds: float) -> Any:
+        kept = await heartbeat(renewer, runs, seconds)
+        loop.call_soon_threadsafe(beaten.set)
+        return kept
+
+    monkeypatch.setattr(LeaseRenewer, "heartbeat", beat)
+    # So long that after the first one, when it connects, no heartbeat renews the lease that is taken from it.
     async with serving(database_url, chain(held=held.node), lease_seconds=3600) as engine:
         run_id = await engine.trigger()
         async with engine.working():
             first = await held.next()
+            await happened(beaten)
             await engine.lose(run_id)
             second = await held.next()
             await happened(first.ended)
