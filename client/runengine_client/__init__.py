@@ -4,7 +4,7 @@
         run = await client.trigger_run("campaign-bundle", trigger_payload={"brand": "Acme"})
         run = await client.wait(run.id, timeout_seconds=60)
 
-Answers are the messages of `runengine.v1`.
+Methods return the messages of `runengine.v1`.
 """
 
 from runengine_client import errors

@@ -64,7 +64,7 @@ class Artifact:
 class RunEngineClient:
     """Calls the run engine at `address` (`host:port`). Make it inside the event loop that uses it.
 
-    `token` is the JWT that names the tenant, or a function that answers one, asked before each call.
+    `token` is the JWT that names the tenant, or a function that returns one, called before each call.
     `secure` speaks TLS and trusts the usual roots. `timeout_seconds` bounds each call; a download,
     which may take long, each wait for its next part.
 
@@ -105,7 +105,7 @@ class RunEngineClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; calls under way are cancelled."""
+        """Closes the connection, and cancels calls under way."""
         await self._channel.close(None)
 
     async def trigger_run(
@@ -119,12 +119,12 @@ class RunEngineClient:
         idempotency_key: str | None = None,
         on_no_worker: Callable[[], object] | None = None,
     ) -> Run:
-        """Queues a run of the workflow and answers it.
+        """Queues a run of the workflow and returns it.
 
         `campaign_id` goes into the context, as `campaignId`. Of the tenant's queued runs those with the
         greatest `priority`, -100 to 100, are taken first. The same `idempotency_key` with the same
-        request answers the run of the first call instead of starting another. `on_no_worker` is called
-        when the server says that no worker serves the workflow at the moment, so that the run waits.
+        request returns the run of the first call instead of starting another. `on_no_worker` is called
+        when the server reports that no worker serves the workflow at the moment, so that the run waits.
         Raises InvalidArgument for an unknown workflow, PayloadTooLarge, IdempotencyKeyReused,
         QuotaExceeded or Overloaded; ValueError for a payload or context that is not JSON.
         """
@@ -143,25 +143,25 @@ class RunEngineClient:
         return run
 
     async def get_run(self, run_id: Id) -> Run:
-        """Answers the run as it is now. Raises RunNotFound."""
+        """Returns the run as it is now. Raises RunNotFound."""
         return (await self._call(self._runs.GetRun, GetRunRequest(run_id=str(run_id)))).run
 
     async def list_run_steps(self, run_id: Id, *, attempt: int | None = None) -> list[RunStep]:
-        """Answers the steps of the run in execution order, each at its current attempt.
+        """Returns the steps of the run in execution order, each at its current attempt.
 
-        With `attempt`, from 1, those steps that have been executed so often, as they were then. Raises
-        RunNotFound, InvalidArgument.
+        With `attempt`, from 1, each step as it was at that execution; steps with fewer executions are left
+        out. Raises RunNotFound, InvalidArgument.
         """
         request = ListRunStepsRequest(run_id=str(run_id), attempt=attempt)
         return list((await self._call(self._runs.ListRunSteps, request)).steps)
 
     async def list_run_events(self, run_id: Id) -> list[RunEvent]:
-        """Answers the transitions of the run, all attempts, in order. Raises RunNotFound."""
+        """Returns the transitions of the run, all attempts, in order. Raises RunNotFound."""
         request = ListRunEventsRequest(run_id=str(run_id))
         return list((await self._call(self._runs.ListRunEvents, request)).events)
 
     async def retry_run(self, run_id: Id, *, idempotency_key: str | None = None) -> Run:
-        """Queues a failed or cancelled run again and answers it: same id, attempt + 1.
+        """Queues a failed or cancelled run again and returns it: same id, attempt + 1.
 
         Completed steps are kept. Raises RunNotFound, RunActive (queued or running), RunNotRetryable
         (completed) or IdempotencyKeyReused.
@@ -170,7 +170,7 @@ class RunEngineClient:
         return (await self._call(self._runs.RetryRun, request, _key(idempotency_key))).run
 
     async def cancel_run(self, run_id: Id, *, idempotency_key: str | None = None) -> Run:
-        """Cancels a queued or running run and answers it; a cancelled one is answered unchanged.
+        """Cancels a queued or running run and returns it; a cancelled one is returned unchanged.
 
         Raises RunNotFound, RunTerminal (completed or failed) or IdempotencyKeyReused.
         """
@@ -186,7 +186,7 @@ class RunEngineClient:
         offset: int | None = None,
         page_token: str | None = None,
     ) -> ListCampaignRunsResponse:
-        """Answers one page of the campaign's runs, most recent first, and how many match in all.
+        """Returns one page of the campaign's runs, most recent first, and the number of all that match.
 
         `status` keeps only the runs in one of these statuses; none means all. `limit` is 1 to 100, by
         default 20. A page begins at `offset`, from 0, or at the `page_token` of the page before. An
@@ -221,7 +221,7 @@ class RunEngineClient:
             token = page.next_page_token
 
     async def create_campaign(self, campaign_id: Id | None = None) -> Campaign:
-        """Creates a draft campaign and answers it; one that is there already is answered as it is.
+        """Creates a draft campaign and returns it; an existing one is returned unchanged.
 
         Without an id the server makes one. Raises InvalidArgument (malformed id).
         """
@@ -229,12 +229,12 @@ class RunEngineClient:
         return (await self._call(self._campaigns.CreateCampaign, request)).campaign
 
     async def get_campaign(self, campaign_id: Id) -> Campaign:
-        """Answers the campaign as it is now. Raises CampaignNotFound."""
+        """Returns the campaign as it is now. Raises CampaignNotFound."""
         request = GetCampaignRequest(campaign_id=str(campaign_id))
         return (await self._call(self._campaigns.GetCampaign, request)).campaign
 
     async def download_artifact(self, artifact_id: Id) -> Artifact:
-        """Answers the artifact, whole and in memory. Raises ArtifactNotFound."""
+        """Returns the artifact, whole and in memory. Raises ArtifactNotFound."""
         request = DownloadArtifactRequest(artifact_id=str(artifact_id))
         call = self._artifacts.DownloadArtifact(request, metadata=await self._metadata())
         header = DownloadArtifactResponse.Header()
@@ -280,7 +280,7 @@ class RunEngineClient:
     async def wait(
         self, run_id: Id, *, timeout_seconds: float | None = None, poll: tuple[float, float] = (0.05, 1)
     ) -> Run:
-        """Answers the run once it is completed, failed or cancelled. `poll` is as for follow_run.
+        """Returns the run once it is completed, failed or cancelled. `poll` is as for follow_run.
 
         Raises TimeoutError when that takes longer than `timeout_seconds` (the run goes on), or RunNotFound.
         """

@@ -1,6 +1,4 @@
-"""What a call raises when the run engine refuses it or cannot be reached."""
-
-# named after the reasons, as callers read them in `except RunNotFound`
+"""The exceptions of a call that the run engine refuses, or that cannot reach it, named after the reasons."""
 
 from __future__ import annotations
 
@@ -49,10 +47,11 @@ class RunEngineError(Exception):
     """A call that did not succeed. `str(error)` is a sentence for a person, violations included.
 
     `reason` is the word to branch on: a name of `runengine.v1.ErrorReason` without its prefix, the
-    same that REST answers. Each reason has a subclass; a server newer than this client may send a
-    reason that has none, in a plain RunEngineError. `detail` is the sentence alone. `metadata` holds
-    what the server adds to the reason, such as `status`, `attempt` and `allowed` when the state of a
-    run forbids the call. `retry_after_seconds` is set when the server says how long to wait.
+    same that REST returns. A reason that callers branch on has a subclass; one that has none, as of
+    a server newer than this client, comes as a plain RunEngineError. `detail` is the sentence alone.
+    `metadata` holds what the server adds to the reason, such as `status`, `attempt` and `allowed`
+    when the state of a run forbids the call. `retry_after_seconds` is set when the server says how
+    long to wait.
     """
 
     reason: str = "UNSPECIFIED"
@@ -77,8 +76,8 @@ class RunEngineError(Exception):
 
     def __str__(self) -> str:
         # The server's own sentence about a malformed request is the list of its violations already.
-        told = (f"{each.field}: {each.description}" for each in self.violations)
-        return "; ".join([self.detail, *(each for each in told if each not in self.detail)])
+        listed = (f"{each.field}: {each.description}" for each in self.violations)
+        return "; ".join([self.detail, *(each for each in listed if each not in self.detail)])
 
 
 class Unauthenticated(RunEngineError):
@@ -172,13 +171,13 @@ class Interrupted(RunEngineError):
 
 
 class DeadlineExceeded(RunEngineError):
-    """The call took longer than its timeout. What it asked for may have been done all the same."""
+    """The call took longer than its timeout. The server may have executed it all the same."""
 
     reason = "DEADLINE_EXCEEDED"
 
 
 class Internal(RunEngineError):
-    """A fault of the server, or an answer that no run engine gives."""
+    """A fault of the server, or a response that no run engine sends."""
 
     reason = "INTERNAL"
 
@@ -186,7 +185,7 @@ class Internal(RunEngineError):
 _BY_REASON = {error.reason: error for error in RunEngineError.__subclasses__()}
 
 
-# What a code means that comes without details, from the transport or a proxy.
+# The errors of calls that failed without details, in the transport or a proxy.
 _BY_CODE: Mapping[grpc.StatusCode, tuple[type[RunEngineError], str]] = {
     grpc.StatusCode.UNAVAILABLE: (Unavailable, "The run engine at {address} cannot be reached"),
     grpc.StatusCode.CANCELLED: (Unavailable, "The run engine at {address} dropped the call"),
@@ -205,7 +204,7 @@ _ANY_OTHER = (Internal, "The server at {address} answered {code}, as no run engi
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, address: str) -> RunEngineError:
-    """Answers the RunEngineError that says what `error`, raised by a call to `address`, means."""
+    """Returns the RunEngineError for `error`, which a call to `address` has raised."""
     status = _status(error)
     info, bad_request, retry = ErrorInfo(), BadRequest(), RetryInfo()
     for detail in status.details:
@@ -237,9 +236,9 @@ def _status(error: grpc.aio.AioRpcError) -> Status:
 def _without_details(error: grpc.aio.AioRpcError, address: str) -> RunEngineError:
     kind, sentence = _BY_CODE.get(error.code(), _ANY_OTHER)
     sentence = sentence.format(address=address, code=error.code().name)
-    # The address is named already, and nothing but the last error tells more.
+    # The sentence has the address already; only the last error adds something.
     cause = (error.details() or "").removeprefix("failed to connect to all addresses; last error: ")
-    # The deadline's own details say nothing but its name.
+    # The details of a deadline only repeat its name.
     if cause and error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
         sentence = f"{sentence}: {cause}"
     return kind(sentence.removesuffix(".") + ".", code=error.code())

@@ -18,10 +18,10 @@ _event_json = encoder_of(RunEvent.DESCRIPTOR)
 
 
 def steps_json(steps: Iterable[RunStep]) -> dict[str, Any]:
-    """Answers the steps of a run as `GET /runs/{run_id}/steps` does."""
+    """Returns the steps of a run as `GET /runs/{run_id}/steps` does."""
     return {"steps": [_step_json(step) for step in steps]}
 
 
 def events_json(events: Iterable[RunEvent]) -> dict[str, Any]:
-    """Answers the timeline of a run as `GET /runs/{run_id}/events` does."""
+    """Returns the timeline of a run as `GET /runs/{run_id}/events` does."""
     return {"events": [_event_json(event) for event in events]}

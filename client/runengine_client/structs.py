@@ -1,4 +1,4 @@
-"""JSON values as google.protobuf.Struct and back, with nothing changed on the way unnoticed."""
+"""Converts JSON values to google.protobuf.Struct and back, and refuses what a Struct would change."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MAX_DEPTH = 33
 
 
 def to_struct(value: Mapping[str, Any], name: str = "value") -> Struct:
-    """Answers `value` as a Struct; tuples count as lists.
+    """Returns `value` as a Struct; tuples count as lists.
 
     Raises ValueError for what JSON or a Struct cannot carry: NaN, infinity, an integer beyond ±2^53,
-    a lone surrogate, a key that is no string, nesting deeper than 33, any other type. The sentence
-    says where, such as `payload.items[3]`, beginning with `name`.
+    a lone surrogate, a key that is no string, nesting deeper than 33, any other type. The message
+    has the path of the value, such as `payload.items[3]`, beginning with `name`.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a JSON object, not {type(value).__name__}.")
@@ -26,7 +26,7 @@ def to_struct(value: Mapping[str, Any], name: str = "value") -> Struct:
 
 
 def struct_to_dict(struct: Struct) -> dict[str, Any]:
-    """Answers the Struct as JSON values.
+    """Returns the Struct as JSON values.
 
     A Struct has doubles alone, so a whole number up to ±2^53 comes back as an int: 3, not 3.0. It
     keeps no order of keys either; they come back sorted.

@@ -37,14 +37,15 @@ _CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPL
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Answers text of others without markup and without what a terminal would obey."""
+    """Returns the text without markup and without control characters."""
     return Text(text.translate(_CONTROL), style, overflow="fold")
 
 
 def status_text(message: Run | RunStep | RunEvent | Campaign) -> Text:
-    """Answers symbol and word of the status, in its colour; its number if this client does not know it.
+    """Returns the symbol and the word of the status, in its colour; its number if this client does not know
+    it.
 
-    Of an event it is the one that the run came to.
+    Of an event it is the status that the run changed to.
     """
     field = message.DESCRIPTOR.fields_by_name["to_status" if isinstance(message, RunEvent) else "status"]
     assert field.enum_type is not None
@@ -55,7 +56,7 @@ def status_text(message: Run | RunStep | RunEvent | Campaign) -> Text:
 
 
 def duration_text(message: Run | RunStep) -> str:
-    """Answers such as `850 ms`, `1.2 s`, `3m 05s`, `27h 04m`; nothing without a duration."""
+    """Returns text such as `850 ms`, `1.2 s`, `3m 05s`, `27h 04m`; nothing without a duration."""
     if not message.HasField("duration_ms"):
         return ""
     milliseconds = message.duration_ms

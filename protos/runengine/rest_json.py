@@ -69,7 +69,7 @@ def _value_encoder(
         return encoder_of(message, encode_bytes)
     if field.enum_type is not None:
         words = words_of(field.enum_type)
-        # A newer server may answer a value that is not known here yet.
+        # A newer server may return a value that is not known here yet.
         return lambda number: words.get(number, words[0])
     if field.type in _PLAIN_TYPES:
         return lambda value: value

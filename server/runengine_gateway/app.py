@@ -1,4 +1,4 @@
-"""The one place that builds the REST gateway and joins its parts."""
+"""Builds the REST gateway from its parts."""
 
 import grpc
 from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
@@ -8,6 +8,7 @@ from runengine_gateway.calls import TokenCheck, UnaryCall
 from runengine_gateway.docs_page import docs_endpoint
 from runengine_gateway.downloads import ArtifactDownload
 from runengine_gateway.health import alive, ready
+from runengine_gateway.index import index
 from runengine_gateway.openapi import document_endpoint, openapi_document
 from runengine_gateway.routes import Binding, Endpoint, Paths, bindings
 from runengine_gateway.safe_responses import SafeResponses
@@ -16,11 +17,15 @@ from runengine_gateway.safe_responses import SafeResponses
 def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0) -> ASGIApp:
     """Builds the ASGI app that serves every google.api.http rule of the protos over `channel`.
 
-    Each call gets `deadline_seconds`, then the caller a 504. The app keeps no state and does not close the
-    channel. Raises TypeError for a rule or a field that it cannot serve.
+    A call that takes longer than `deadline_seconds` becomes a 504. The app keeps no state, and does not close
+    the channel. Raises TypeError for a rule or a field that it cannot serve.
     """
     token_check = TokenCheck(channel, deadline_seconds)
-    paths: dict[str, dict[str, Endpoint]] = {"/healthz": {"GET": alive}, "/readyz": {"GET": ready(channel)}}
+    paths: dict[str, dict[str, Endpoint]] = {
+        "/": {"GET": index},
+        "/healthz": {"GET": alive},
+        "/readyz": {"GET": ready(channel)},
+    }
     rules = list(bindings())
     document = openapi_document(rules)
     paths["/openapi.json"] = {"GET": document_endpoint(document)}

@@ -1,4 +1,4 @@
-"""What happens to one REST request? It is read, sent on as one RPC, and the reply or its error answered."""
+"""Serves one REST request: reads it, makes one RPC, and returns its reply or its error."""
 
 import logging
 
@@ -11,16 +11,16 @@ from runengine.v1.run_service_pb2 import GetRunRequest, GetRunResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
+from runengine_gateway.cached_json import cached_json
 from runengine_gateway.http_request import Metadata, RequestReader, caller_metadata, may_be_large
 from runengine_gateway.json_mapping import reply_encoder
 from runengine_gateway.problems import Problem, RefusedError, problem_of
-from runengine_gateway.remembered import remembered
 from runengine_gateway.routes import Binding
 
 _log = logging.getLogger(__name__)
 
-# The metadata that become headers of the answer.
-_TOLD = frozenset({"idempotency-replayed", "runengine-workers"})
+# The metadata of a reply that become headers of the response.
+_METADATA_AS_HEADERS = frozenset({"idempotency-replayed", "runengine-workers"})
 _GET_RUN = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].methods_by_name["GetRun"]
 
 
@@ -30,10 +30,11 @@ def rpc_path(rpc: MethodDescriptor) -> str:
 
 
 class TokenCheck:
-    """Asks the server about a caller's token, for requests that the gateway itself refuses.
+    """Has the server check a caller's token, for requests that the gateway itself refuses.
 
-    The token is judged before the request (contract: Codes), and only the server can: a caller without a
-    good one gets 401, however malformed the rest. GetRun without an id does nothing but that.
+    The token is checked before the request (contract: Codes), and only the server can do that: a caller
+    without a valid token gets 401, however malformed the rest is. GetRun without an id does nothing but that
+    check.
     """
 
     def __init__(self, channel: grpc.aio.Channel, deadline_seconds: float) -> None:
@@ -45,11 +46,11 @@ class TokenCheck:
         )
 
     async def refuse(self, metadata: Metadata, problem: Problem) -> Response:
-        """The answer to a request with this problem: the server's own, unless it has found the token good."""
+        """The server's refusal of the token, else the problem, as a response."""
         return (await self.refusal(metadata) or problem).response()
 
     async def refusal(self, metadata: Metadata) -> Problem | None:
-        """What the server has against the caller, if anything."""
+        """The server's refusal of the token, None for a valid one."""
         try:
             await self._get_run(GetRunRequest(), timeout=self._deadline_seconds, metadata=metadata)
         except grpc.aio.AioRpcError as error:
@@ -59,7 +60,7 @@ class TokenCheck:
 
 
 class UnaryCall:
-    """The endpoint of one binding whose RPC answers once."""
+    """The endpoint of one binding whose RPC returns one message."""
 
     def __init__(
         self, channel: grpc.aio.Channel, binding: Binding, token_check: TokenCheck, deadline_seconds: float
@@ -69,48 +70,48 @@ class UnaryCall:
         self._token_check = token_check
         self._deadline_seconds = deadline_seconds
         self._reader = RequestReader(binding, deadline_seconds)
-        self._tells = binding.http_method != "GET"
+        self._has_headers = binding.http_method != "GET"
         self._status = 201 if binding.creates else 200
         as_json = reply_encoder(binding.rpc.output_type, binding.response_body)
-        self._json = remembered(as_json) if binding.http_method == "GET" else as_json
+        self._json = cached_json(as_json) if binding.http_method == "GET" else as_json
         self._call: grpc.aio.UnaryUnaryMultiCallable[Message, bytes] = channel.unary_unary(
             rpc_path(binding.rpc),
             request_serializer=GetMessageClass(binding.rpc.input_type).SerializeToString,
         )
 
     async def __call__(self, request: Request) -> Response:
-        """Answers the reply as JSON, or a problem."""
+        """Returns the reply as JSON, or a problem."""
         caller = caller_metadata(request)
-        token_is_good = False
+        is_token_valid = False
         if may_be_large(request):
             if refusal := await self._token_check.refusal(caller):
                 return refusal.response()
-            token_is_good = True
+            is_token_valid = True
         try:
             message, idempotency_key = await self._reader.read(request)
         except RefusedError as refused:
-            if token_is_good:
+            if is_token_valid:
                 return refused.problem.response()
             return await self._token_check.refuse(caller, refused.problem)
         try:
             call = self._call(message, timeout=self._deadline_seconds, metadata=caller + idempotency_key)
             reply = await call
-            headers = await _told(call) if self._tells else None
+            headers = await _headers(call) if self._has_headers else None
         except grpc.aio.AioRpcError as error:
             problem = explain(error, self._rpc)
-            if problem.status == 413 and not token_is_good:
-                # A transport refuses the message before anyone has seen the token.
+            if problem.status == 413 and not is_token_valid:
+                # The transport has refused the message before the server has checked the token.
                 return await self._token_check.refuse(caller, problem)
             return problem.response()
         return Response(self._json(reply), self._status, headers, media_type="application/json")
 
 
-async def _told(call: grpc.aio.UnaryUnaryCall[Message, bytes]) -> dict[str, str]:
-    return {key: str(value) for key, value in await call.initial_metadata() if key in _TOLD}
+async def _headers(call: grpc.aio.UnaryUnaryCall[Message, bytes]) -> dict[str, str]:
+    return {key: str(value) for key, value in await call.initial_metadata() if key in _METADATA_AS_HEADERS}
 
 
 def explain(error: grpc.aio.AioRpcError, rpc: MethodDescriptor) -> Problem:
-    """The problem that an RPC's error is to the caller. What the caller is not told goes to the log."""
+    """The problem to return for an RPC's error. What the caller is not to know is logged."""
     problem = problem_of(error, rpc.input_type)
     if problem.status >= 500:
         _log.warning("%s failed with %s: %s", rpc.full_name, error.code().name, error.details())

@@ -1,4 +1,4 @@
-"""How does a person read the OpenAPI document? As one page that needs nothing else and runs no script."""
+"""Renders the OpenAPI document as one HTML page, without scripts and without further files."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ _SAMPLES_BY_TYPE = {"string": "…", "integer": 1, "number": 1, "boolean": False
 
 
 def docs_endpoint(document: Json) -> Endpoint:
-    """Answers the page for this OpenAPI document; no token is asked for."""
+    """Returns the page of this OpenAPI document, without a token."""
     style = files("runengine_gateway").joinpath("docs.css").read_text("utf-8")
     page = _Page(document).render(style).encode("utf-8")
     style_hash = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
@@ -34,11 +34,11 @@ def docs_endpoint(document: Json) -> Endpoint:
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
-    async def answer(request: Request) -> Response:
+    async def endpoint(request: Request) -> Response:
         headers = {"content-security-policy": policy}
         return Response(page, headers=headers, media_type="text/html; charset=utf-8")
 
-    return answer
+    return endpoint
 
 
 class _Page:
@@ -50,7 +50,7 @@ class _Page:
             for method, operation in item.items()
         ]
         authorised = [each for _, _, each in self._operations if each.get("security") != []]
-        # What any call may meet is told once.
+        # Errors that any call may return are shown once.
         self._common: dict[str, Json] = {
             status: response
             for status, response in (authorised[0]["responses"].items() if authorised else ())
@@ -149,10 +149,10 @@ class _Page:
         for status, response in responses.items():
             reasons = self._resolve(response).get("x-reasons", [])
             if reasons:
-                told = "".join(
+                described = "".join(
                     f"<p><code>{escape(word)}</code> {_prose(meanings[word])}</p>" for word in reasons
                 )
-                rows += f"<div><dt>{escape(status)}</dt><dd>{told}</dd></div>"
+                rows += f"<div><dt>{escape(status)}</dt><dd>{described}</dd></div>"
         return f'<dl class="errors">{rows}</dl>' if rows else ""
 
     def _samples(self, method: str, path: str, operation: Json) -> str:
@@ -164,7 +164,8 @@ class _Page:
             return f"{call}<h4>{title}</h4>"
         if "$ref" in schema:
             title += f" ({self._type(schema)})"
-        # What changes a run or a campaign answers it as its GET does, but in another state than the sample's.
+        # A call that changes a run or a campaign returns it as GET does, but in another state than the
+        # sample's.
         sample = f"<pre>{_highlighted(self._sample(schema))}</pre>" if method == "get" else ""
         return f"{call}<h4>{title}</h4>{sample}"
 

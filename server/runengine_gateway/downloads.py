@@ -1,4 +1,4 @@
-"""How are an artifact's bytes answered? As a stream, and never as something a browser would run."""
+"""Streams the bytes of an artifact, with headers that keep a browser from executing them."""
 
 import asyncio
 import re
@@ -20,7 +20,8 @@ from runengine_gateway.routes import Binding
 
 _Call: TypeAlias = grpc.aio.UnaryStreamCall[Message, DownloadArtifactResponse]
 
-# A step's author chose the media type: what is none must not become a header. Names as RFC 6838 has them.
+# The author of a step has chosen the media type, and only a valid one may become a header. Names follow RFC
+# 6838.
 _NAME = "[A-Za-z0-9!#$&^_.+-]{1,127}"
 _MEDIA_TYPE = re.compile(f"{_NAME}/{_NAME}(; ?{_NAME}={_NAME}){{0,9}}")
 
@@ -28,8 +29,9 @@ _MEDIA_TYPE = re.compile(f"{_NAME}/{_NAME}(; ?{_NAME}={_NAME}){{0,9}}")
 class ArtifactDownload:
     """The endpoint of DownloadArtifact.
 
-    A download as a whole has no deadline, as its time depends on the caller's line; each message from the
-    server has. Once the answer has begun, an error can only cut it short of its `content-length`.
+    A download as a whole has no deadline, since its time depends on the caller's connection; each message
+    from the server has one. Once the response has begun, an error can only end it short of its
+    `content-length`.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class ArtifactDownload:
         )
 
     async def __call__(self, request: Request) -> Response:
-        """Answers the bytes, or a problem: the header is read before anything is answered."""
+        """Returns the bytes, or a problem: the first message, with the header, is read before the response
+        begins.
+        """
         caller = caller_metadata(request)
         try:
             message, _ = await self._reader.read(request)
@@ -73,14 +77,14 @@ class ArtifactDownload:
 
 
 def _disposition(name: str) -> str:
-    """As RFC 6266 has it, with the plain form too where the name allows it: curl knows no other."""
+    """The header of RFC 6266, with the plain form too where the name allows it: curl knows no other."""
     encoded = quote(name, safe="")
     plain = f' filename="{name}";' if encoded == name != "" else ""
     return f"attachment;{plain} filename*=UTF-8''{encoded}"
 
 
 class _Download(StreamingResponse):
-    """Ends the RPC with the answer, be it complete or because the caller went away."""
+    """A response that ends the RPC when it is complete, or when the caller has gone away."""
 
     def __init__(self, call: _Call, size: int, deadline_seconds: float, headers: dict[str, str]) -> None:
         super().__init__(_data(call, size, deadline_seconds), headers=headers)

@@ -1,4 +1,4 @@
-"""Is the gateway alive, and is the server behind it ready? Neither needs a token."""
+"""The health of the gateway, and of the server behind it. Neither needs a token."""
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -12,19 +12,19 @@ _READY_WITHIN_SECONDS = 1.0
 
 
 async def alive(request: Request) -> Response:
-    """200, without asking anyone."""
+    """200 as long as the gateway runs, whatever the server does."""
     return JSONResponse({"status": "ok"})
 
 
 def ready(channel: grpc.aio.Channel) -> Endpoint:
-    """200 where the server's standard health service says SERVING within a second, else 503."""
+    """The endpoint that returns 200 when the server's health service says SERVING in a second, else 503."""
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=HealthCheckRequest.SerializeToString,
         response_deserializer=HealthCheckResponse.FromString,
     )
 
-    async def answer(request: Request) -> Response:
+    async def endpoint(request: Request) -> Response:
         try:
             health = await check(HealthCheckRequest(), timeout=_READY_WITHIN_SECONDS)
         except grpc.aio.AioRpcError:
@@ -33,4 +33,4 @@ def ready(channel: grpc.aio.Channel) -> Endpoint:
             return unavailable().response()
         return JSONResponse({"status": "ok"})
 
-    return answer
+    return endpoint

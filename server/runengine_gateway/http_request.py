@@ -1,4 +1,4 @@
-"""What does an HTTP request ask of an RPC? Reads path, query, body and headers into message and metadata."""
+"""Reads path, query, body and headers of an HTTP request into the message and the metadata of an RPC."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ from runengine_gateway.problems import (
     request_timeout,
 )
 from runengine_gateway.routes import Binding
-from runengine_gateway.strict_json import FLAWED, MAX_BYTES, parse_object, shown_path
+from runengine_gateway.strict_json import INVALID, MAX_BYTES, parse_object, shown_path
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -30,33 +30,35 @@ _TOKEN = re.compile(rb"[\x20-\x7e]{1,6144}")
 _IDEMPOTENCY_KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _TRACEPARENT = re.compile(rb"[0-9a-f-]{55,256}")
 
-# A parameter of a media type (RFC 9110, 5.6.6), with the spaces that its grammar forbids and people write.
+# A parameter of a media type (RFC 9110, 5.6.6), with the spaces that its grammar forbids and some clients
+# send.
 _PARAMETER = re.compile(rb'(?:^|;)[ \t]*([^ \t;="]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^;"]*))')
-# The names that people give to UTF-8, and to ASCII, which is a part of it; an empty one names nothing.
+# Names of UTF-8, and of ASCII, which is a subset of it; an empty value names nothing.
 _UTF_8 = {b"utf-8", b"utf8", b"us-ascii", b"ascii", b""}
 
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _MAX_QUERY_PARAMETERS = 1_000
 
-# A body up to here is read in passing. A larger one may take 0.2 s of computing, so that it needs a good
-# token first, and one thread has them all: the event loop, and the rest of the callers, go on.
-_LARGE = 16 * 1024
-_FOR_LARGE_BODIES = ThreadPoolExecutor(1, "large-bodies")
+# A body of up to so many bytes is parsed in the event loop. A larger one may take 0.2 s of CPU, so its token
+# is checked first, and one thread parses all of them: the event loop, and so the other callers, are not held
+# up.
+_LARGE_BYTES = 16 * 1024
+_LARGE_BODY_THREAD = ThreadPoolExecutor(1, "large-bodies")
 
 
 def may_be_large(request: Request) -> bool:
-    """Whether the body is announced as a large one, or without its length."""
+    """Whether the body has a large `content-length`, or comes without one."""
     if _header(request, b"transfer-encoding"):
         return True
     declared = _header(request, b"content-length") or [b"0"]
-    return not _LENGTH.fullmatch(declared[0]) or int(declared[0]) > _LARGE
+    return not _LENGTH.fullmatch(declared[0]) or int(declared[0]) > _LARGE_BYTES
 
 
 def caller_metadata(request: Request) -> Metadata:
     """The metadata that says who calls: `authorization`, and `traceparent` for the log.
 
-    A token that is sent twice, or that no metadata can carry, is left out: the server then answers as to
-    any caller without a good token. No other header is passed on, save the idempotency key.
+    A token that is sent twice, or that no metadata can carry, is left out: the server then refuses it as
+    any caller without a valid token. No other header is passed on, save the idempotency key.
     """
     metadata: Metadata = ()
     for name, shape in (("authorization", _TOKEN), ("traceparent", _TRACEPARENT)):
@@ -67,7 +69,7 @@ def caller_metadata(request: Request) -> Metadata:
 
 
 class RequestReader:
-    """Reads the requests of one binding. What fields hold, beyond their type, the server judges."""
+    """Reads the requests of one binding. It checks the types of fields; the server checks their values."""
 
     def __init__(self, binding: Binding, body_seconds: float = 10.0) -> None:
         """A body must arrive within `body_seconds`. Raises TypeError for a field without a JSON mapping."""
@@ -88,11 +90,11 @@ class RequestReader:
 
         Raises RefusedError with 400 and every violation at once, 408, 413 or 415.
         """
-        raw = await _body(request, MAX_BYTES if self._takes_body else _LARGE, self._body_seconds)
-        if len(raw) <= _LARGE:
+        raw = await _body(request, MAX_BYTES if self._takes_body else _LARGE_BYTES, self._body_seconds)
+        if len(raw) <= _LARGE_BYTES:
             return self._interpret(request, raw)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(_FOR_LARGE_BODIES, self._interpret, request, raw)
+        return await loop.run_in_executor(_LARGE_BODY_THREAD, self._interpret, request, raw)
 
     def _interpret(self, request: Request, raw: bytes) -> tuple[Message, Metadata]:
         message = self._message_class()
@@ -133,16 +135,16 @@ class RequestReader:
 
     def _read_body(self, request: Request, raw: bytes, message: Message, violations: list[Violation]) -> None:
         if not raw:
-            return  # as good as {}: what is required, the server misses
+            return  # the same as {}: the server checks what is required
         if refusal := _unsupported(request):
             raise RefusedError(problem("UNSUPPORTED_MEDIA_TYPE", refusal))
-        members, flaws = parse_object(raw)
-        violations += flaws
+        members, found = parse_object(raw)
+        violations += found
         for name, value in members.items():
             setter = self._body_fields.get(name)
             if setter is None:
                 violations.append(Violation(shown_path([name]), "is no field of this request"))
-            elif value is not FLAWED and value is not None:  # null counts as absent
+            elif value is not INVALID and value is not None:  # null counts as absent
                 _set(setter, message, value, name, violations)
 
 

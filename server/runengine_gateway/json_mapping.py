@@ -1,4 +1,4 @@
-"""How are requests filled from JSON and text, and replies told as JSON (contract: REST JSON)?
+"""Fills requests from JSON and text, and turns replies into JSON (contract: REST JSON).
 
 Everything here is compiled once from a descriptor: a call walks closures, not descriptors.
 """
@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 from runengine.rest_json import encoder_of, no_mapping, words_of
 from runengine.v1.run_pb2 import Run
 
-from runengine_gateway.remembered import run_encoder, with_encoded_runs
+from runengine_gateway.cached_json import cached_run_encoder, with_encoded_runs
 
 _INTEGER = re.compile("-?[0-9]+")
 _STRUCT = Struct.DESCRIPTOR.full_name
@@ -22,17 +22,17 @@ _INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 
 
 class MalformedError(ValueError):
-    """A value that its field cannot take. Its text says what the field takes, for the caller to read."""
+    """A value that its field cannot take. Its message tells the caller what the field takes."""
 
 
-def reply_encoder(message: Descriptor, answer: str) -> Callable[[bytes], bytes]:
-    """Compiles what turns encoded messages of this type into JSON text: that of the whole, or of the field
-    that is the `answer`. Raises TypeError for a type this mapping lacks.
+def reply_encoder(message: Descriptor, response_body: str) -> Callable[[bytes], bytes]:
+    """Compiles what turns encoded messages of this type into JSON text: that of the whole message, or of the
+    field `response_body` where that is not empty. Raises TypeError for a type without a JSON mapping.
     """
     stored = with_encoded_runs(message)
     parse = GetMessageClass(stored).FromString
-    encode = encoder_of(stored, run_encoder(encoder_of(Run.DESCRIPTOR)))
-    key = answer and message.fields_by_name[answer].json_name
+    encode = encoder_of(stored, cached_run_encoder(encoder_of(Run.DESCRIPTOR)))
+    key = response_body and message.fields_by_name[response_body].json_name
     if key:
         return lambda reply: orjson.dumps(encode(parse(reply))[key])
     return lambda reply: orjson.dumps(encode(parse(reply)))

@@ -1,4 +1,4 @@
-"""What can a caller ask of the gateway, and what comes back? Told as one OpenAPI 3.1 document.
+"""The OpenAPI 3.1 document of the gateway.
 
 It is made from the descriptors that the gateway routes on: what a field needs and may hold is in its options,
 what may be missing is `optional`, and the reason of an error says its HTTP status and who returns it. The
@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from runengine_gateway.openapi_errors import Errors, Json
 from runengine_gateway.openapi_headers import headers_of, takes_idempotency_key
-from runengine_gateway.proto_words import Words, json_path
+from runengine_gateway.rest_comments import RestComments, json_path
 from runengine_gateway.routes import Binding, Endpoint
 from runengine_gateway.strict_json import MAX_BYTES, MAX_DEPTH, MAX_KEYS
 
@@ -45,7 +45,7 @@ _IDEMPOTENCY_KEY: Json = {
 
 _UUID: Json = {"type": "string", "format": "uuid"}
 _UUID_RULES = {"string.uuid", "repeated.items.string.uuid"}
-# What the type of the field says already: an enum's words are its values but the zero.
+# Rules that the type of the field expresses already: the words of an enum leave out the zero value.
 _RULES_OF_TYPES = _UUID_RULES | {"repeated.items.enum.defined_only", "repeated.items.enum.not_in"}
 # The rules of buf.validate that are bounds, in the words of JSON Schema.
 _BOUNDS: Mapping[str, str] = {
@@ -56,8 +56,7 @@ _BOUNDS: Mapping[str, str] = {
 }
 _STRUCT_MEMBERS: Mapping[str, Json] = {"context": {"campaignId": _UUID}}
 
-# By the name of a field or an enum. They make the docs read like the real thing; what is not here still gets
-# a sample of its type.
+# Examples by the name of a field or an enum. What is not here gets a sample of its type.
 _EXAMPLES: Mapping[str, object] = {
     "RunStatus": "completed",
     "StepStatus": "completed",
@@ -104,13 +103,13 @@ def openapi_document(rules: Iterable[Binding]) -> Json:
 
 
 def document_endpoint(document: Json) -> Endpoint:
-    """Answers the document, which is the same for everyone; no token is asked for."""
+    """Returns the document, without a token."""
     body = orjson.dumps(document)
 
-    async def answer(request: Request) -> Response:
+    async def endpoint(request: Request) -> Response:
         return Response(body, media_type="application/json")
 
-    return answer
+    return endpoint
 
 
 class _Document:
@@ -118,8 +117,8 @@ class _Document:
 
     def __init__(self, rules: list[Binding]) -> None:
         self._rules = rules
-        self._words = Words(rules)
-        self._errors = Errors(self._words)
+        self._comments = RestComments(rules)
+        self._errors = Errors(self._comments)
         self._schemas: dict[str, Json] = dict(self._errors.schemas)
 
     def build(self) -> Json:
@@ -141,7 +140,10 @@ class _Document:
             },
             "security": [{"token": []}],
             "tags": [
-                *({"name": tag, "description": self._words.of(file)} for tag, file in files_of_tags.items()),
+                *(
+                    {"name": tag, "description": self._comments.of(file)}
+                    for tag, file in files_of_tags.items()
+                ),
                 {"name": "Health", "description": "For load balancers. No token is needed."},
             ],
             "paths": paths,
@@ -160,7 +162,7 @@ class _Document:
         }
 
     def _operation(self, rule: Binding) -> Json:
-        summary, description = self._told(rule)
+        summary, description = self._described(rule)
         operation: Json = {
             "operationId": rule.rpc.name[0].lower() + rule.rpc.name[1:],
             "tags": [_tag(rule)],
@@ -175,10 +177,10 @@ class _Document:
         operation["responses"] = {**self._success(rule), **self._errors.of_rule(rule)}
         return operation
 
-    def _told(self, rule: Binding) -> tuple[str, str]:
+    def _described(self, rule: Binding) -> tuple[str, str]:
         """The first sentence of the RPC's comment, and the others."""
-        text = self._words.of(rule.rpc.full_name)
-        # Where REST answers something else than gRPC, the comment says what.
+        text = self._comments.of(rule.rpc.full_name)
+        # Where REST returns something else than gRPC, the comment says what.
         _, differs, instead = text.partition("REST answers ")
         if differs:
             text = "Answers " + instead
@@ -197,7 +199,7 @@ class _Document:
                     "name": field.json_name,
                     "in": "path" if in_path else "query",
                     "required": is_required(field),
-                    "description": self._request_words(field),
+                    "description": self._request_description(field),
                     "schema": self._request_type(field),
                 }
             )
@@ -210,7 +212,7 @@ class _Document:
             schema = self._request_type(field)
             properties[field.json_name] = {
                 **(schema if is_required(field) else _nullable(schema)),
-                "description": self._request_words(field),
+                "description": self._request_description(field),
             }
             if is_required(field):
                 needed.append(field.json_name)
@@ -223,12 +225,13 @@ class _Document:
         schema = {"$ref": f"#/components/schemas/{request.name}"}
         return {"required": bool(needed), "content": {"application/json": {"schema": schema}}}
 
-    def _request_words(self, field: FieldDescriptor) -> str:
-        return self._words.of(field.full_name).replace("REST: ", "")
+    def _request_description(self, field: FieldDescriptor) -> str:
+        return self._comments.of(field.full_name).replace("REST: ", "")
 
     def _request_type(self, field: FieldDescriptor) -> Json:
-        # Defaults are told in words: generators make a field that has one required (openapi-typescript 7.13),
-        # or send it (openapi-python-client 0.29), and an offset goes with no page token.
+        # Defaults are in the descriptions alone: generators make a field that has one required
+        # (openapi-typescript 7.13), or send it (openapi-python-client 0.29), and an offset goes with no page
+        # token.
         schema = self._value_type(field) | _examples(field.name)
         if field.type in _INTEGERS:
             limit = 2 ** (_INTEGERS[field.type] - 1)
@@ -252,41 +255,45 @@ class _Document:
         response = rule.rpc.output_type
         if rule.response_body:
             field = response.fields_by_name[rule.response_body]
-            schema, description = self._value_type(field), self._words.of(field.full_name)
+            schema, description = self._value_type(field), self._comments.of(field.full_name)
         else:
             schema, description = self._message(response), "Success."
-        answer: Json = {"description": description, "content": {"application/json": {"schema": schema}}}
+        response_object: Json = {
+            "description": description,
+            "content": {"application/json": {"schema": schema}},
+        }
         if headers := headers_of(rule):
-            answer["headers"] = headers
-        return {"201" if rule.creates else "200": answer}
+            response_object["headers"] = headers
+        return {"201" if rule.creates else "200": response_object}
 
     def _message(self, message: Descriptor) -> Json:
         name = message.full_name.removeprefix(f"{message.file.package}.")
         if name not in self._schemas:
-            self._schemas[name] = {}  # stops at a message that holds itself
+            self._schemas[name] = {}  # ends the recursion at a message that contains itself
             schema: Json = {
                 "type": "object",
                 "properties": {field.json_name: self._reply_type(field) for field in message.fields},
                 "required": [field.json_name for field in message.fields],
             }
-            if description := self._words.of(message.full_name):
+            if description := self._comments.of(message.full_name):
                 schema["description"] = description
             self._schemas[name] = schema
         return {"$ref": f"#/components/schemas/{name}"}
 
     def _reply_type(self, field: FieldDescriptor) -> Json:
-        """As json_mapping.encoder_of writes the field."""
+        """The schema of what rest_json.encoder_of writes for the field."""
         schema = self._value_type(field)
         if _is_map(field):
             schema, nullable = {"type": "object", "additionalProperties": schema}, False
         elif field.is_repeated:
             schema, nullable = {"type": "array", "items": schema}, field.message_type is None
         else:
-            # What is `optional` in the proto, messages too: any message could be absent.
+            # Nullable is what is `optional` in the proto. That is required of messages too, which could all
+            # be absent.
             nullable = field.containing_oneof is not None
         if nullable:
             schema = _nullable(schema)
-        return {**schema, **_examples(field.name), "description": _nulls(self._words.of(field.full_name))}
+        return {**schema, **_examples(field.name), "description": _nulls(self._comments.of(field.full_name))}
 
     def _value_type(self, field: FieldDescriptor) -> Json:
         if field.message_type is not None and _is_map(field):
@@ -325,9 +332,9 @@ class _Document:
         self._schemas[enum.name] = {
             "type": "string",
             "enum": list(words),
-            "description": self._words.of(enum.full_name),
+            "description": self._comments.of(enum.full_name),
             "x-enumDescriptions": {
-                word: self._words.of(f"{enum.full_name}.{name}") for word, name in words.items()
+                word: self._comments.of(f"{enum.full_name}.{name}") for word, name in words.items()
             },
             **_examples(enum.name),
         }
@@ -339,13 +346,13 @@ class _Document:
             "properties": {"status": {"type": "string", "const": "ok"}},
             "required": ["status"],
         }
-        answer = {"description": "Success.", "content": {"application/json": {"schema": good}}}
+        success = {"description": "Success.", "content": {"application/json": {"schema": good}}}
         return {
             "operationId": operation_id,
             "tags": ["Health"],
             "summary": summary,
             "security": [],
-            "responses": {"200": answer, **self._errors.of_reasons(set(reasons))},
+            "responses": {"200": success, **self._errors.of_reasons(set(reasons))},
         }
 
 
@@ -354,7 +361,7 @@ def _tag(rule: Binding) -> str:
 
 
 def _enum_words(enum: EnumDescriptor) -> dict[str, str]:
-    """REST's word → the proto's name, without the zero value, which is never answered and never accepted."""
+    """REST's word → the proto's name, without the zero value, which is never returned and never accepted."""
     words = words_of(enum)
     return {words[value.number]: value.name for value in enum.values if value.number != 0}
 
@@ -378,6 +385,6 @@ def _nullable(schema: Json) -> Json:
 
 
 def _nulls(text: str) -> str:
-    """Says null where gRPC leaves a field out."""
+    """The text with `null` where gRPC leaves a field out."""
     text = re.sub(r"(?:Absent|Empty) \(REST: null\)|Absent\b", "Null", text)
     return re.sub(r"\babsent\b", "null", text)

@@ -1,4 +1,4 @@
-"""Which errors may a call answer, and how does the OpenAPI document tell them?
+"""The errors of a call, for the OpenAPI document.
 
 Every error has the one schema `Problem`: a narrower one for each status makes generators leave responses out
 (openapi-python-client 0.29 cannot merge an integer with a constant), so the reasons of a response are beside
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from runengine.error_reasons import REASONS, Reason
 
-from runengine_gateway.proto_words import Words
+from runengine_gateway.rest_comments import RestComments
 from runengine_gateway.routes import Binding
 
 Json: TypeAlias = dict[str, Any]
@@ -68,8 +68,8 @@ _PROBLEM: Json = {
 class Errors:
     """The errors of the document: schemas, and responses as calls ask for them."""
 
-    def __init__(self, words: Words) -> None:
-        self._words = words
+    def __init__(self, comments: RestComments) -> None:
+        self._comments = comments
         self._meanings = {word: self._meaning(reason) for word, reason in REASONS.items()}
         self.responses: dict[str, Json] = {}
         self.schemas: dict[str, Json] = {
@@ -84,7 +84,7 @@ class Errors:
         }
 
     def _meaning(self, reason: Reason) -> str:
-        return self._words.raw(reason.full_name).replace("google.rpc.BadRequest", "`violations`")
+        return self._comments.raw(reason.full_name).replace("google.rpc.BadRequest", "`violations`")
 
     def of_rule(self, rule: Binding) -> dict[str, Json]:
         """Status → response, for the reasons that the RPC may return, and those that REST alone has."""

@@ -1,4 +1,4 @@
-"""Which headers may an answer have that says what was done? Told in the OpenAPI document."""
+"""The headers of a successful response, for the OpenAPI document."""
 
 from runengine.error_reasons import REASONS
 
@@ -18,12 +18,12 @@ _WORKERS: Json = {
 
 
 def takes_idempotency_key(rule: Binding) -> bool:
-    """Whether it is a call whose key may have come before with another request."""
+    """Whether the call has an idempotency key."""
     return REASONS["IDEMPOTENCY_KEY_REUSED"].comes_from(rule.rpc.name)
 
 
 def headers_of(rule: Binding) -> dict[str, Json]:
-    """By name, those that a success may have."""
+    """The headers that a success may have, by name."""
     headers: dict[str, Json] = {}
     if takes_idempotency_key(rule):
         headers["Idempotency-Replayed"] = _REPLAYED

@@ -1,4 +1,4 @@
-"""What does a failed call look like over REST? As RFC 9457 has it (contract: REST JSON, Codes)."""
+"""Turns errors into the problem documents of RFC 9457 (contract: REST JSON, Codes)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Violation(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """An error answer: its HTTP status, and what its `application/problem+json` body says."""
+    """An error response: its HTTP status, and the members of its `application/problem+json` body."""
 
     status: int
     reason: str
@@ -38,7 +38,7 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def response(self) -> Response:
-        """The answer with the members of RFC 9457 and `reason`, `metadata` and, on a 400, `violations`."""
+        """The response with the members of RFC 9457 and `reason`, `metadata` and, on a 400, `violations`."""
         body: dict[str, object] = {
             "type": f"urn:runengine:error:{self.reason}",
             "title": self.reason.replace("_", " ").capitalize(),
@@ -60,7 +60,7 @@ class RefusedError(Exception):
         self.problem = problem
 
 
-# Stands in for the server's words where it gave none. A code that is not here is a bug: 500.
+# The details of errors for which the server gave none. A code that is not here is a bug, and becomes 500.
 _DETAILS: Mapping[grpc.StatusCode, str] = {
     grpc.StatusCode.INVALID_ARGUMENT: "The request is malformed.",
     grpc.StatusCode.UNAUTHENTICATED: "A valid token is required.",
@@ -117,40 +117,40 @@ def head_too_large() -> Problem:
 
 
 def overloaded() -> Problem:
-    """429: the gateway itself has as much to do as it takes on."""
+    """429: the gateway itself is at its limit."""
     detail = _DETAILS[grpc.StatusCode.RESOURCE_EXHAUSTED]
     return problem("OVERLOADED", detail, headers={"retry-after": "1"})
 
 
 def unavailable() -> Problem:
-    """503: the server behind the gateway does not answer."""
+    """503: the server behind the gateway does not respond."""
     return problem("UNAVAILABLE", _DETAILS[grpc.StatusCode.UNAVAILABLE])
 
 
 def deadline_exceeded() -> Problem:
-    """504: the gateway gave the call up itself."""
+    """504: the gateway itself has ended the call at its deadline."""
     return problem("DEADLINE_EXCEEDED", _DETAILS[grpc.StatusCode.DEADLINE_EXCEEDED])
 
 
 def internal(metadata: Mapping[str, str] | None = None) -> Problem:
-    """500: a bug. Tells nothing of what happened; metadata `id`, if any, finds it in the server's log."""
+    """500: a bug. It reveals nothing of what happened; metadata `id`, if any, leads to the server's log."""
     detail = "The server failed to answer. The fault is its own."
     return problem("INTERNAL", detail, metadata=metadata)
 
 
 def problem_of(error: grpc.aio.AioRpcError, request: Descriptor) -> Problem:
-    """What `error` means to the caller of a REST path.
+    """The problem that the caller of a REST path gets for `error`.
 
-    Words reach the caller from google.rpc.Status alone, which the server writes for callers; the text of
-    an error without one is grpc's own and may name addresses. `request` is the type of the message that
-    was sent: it gives the JSON names of the fields in violation.
+    Only the message of a google.rpc.Status, which the server writes for callers, is passed on: the text of an
+    error without one is grpc's own and may name addresses. `request` is the type of the message that was
+    sent; it gives the JSON names of the fields in violation.
     """
     rich = _rich_status(error)
     info = _detail(rich, error_details_pb2.ErrorInfo)
     if error.code() not in _DETAILS:
         return internal({key: value for key, value in info.metadata.items() if key == "id"})
     if not info.reason:
-        return _unexplained(error)
+        return _without_reason(error)
     known, detail = REASONS.get(info.reason), _DETAILS[error.code()]
     status = known.http_status if known else _STATUSES[error.code()]
     bad_request = _detail(rich, error_details_pb2.BadRequest)
@@ -168,8 +168,8 @@ def problem_of(error: grpc.aio.AioRpcError, request: Descriptor) -> Problem:
     )
 
 
-def _unexplained(error: grpc.aio.AioRpcError) -> Problem:
-    """For an error that no servicer wrote: the server is away, or a transport refused the call."""
+def _without_reason(error: grpc.aio.AioRpcError) -> Problem:
+    """For an error without a reason: the server is away, or the transport has refused the call."""
     reason = error.code().name
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         text = error.details() or ""

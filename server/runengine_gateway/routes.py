@@ -1,4 +1,4 @@
-"""Which REST paths are there? Those of the google.api.http rules in the protos, and no others."""
+"""Routes requests by the google.api.http rules of the protos."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class Binding:
     http_method: str
     path: str  # as in the rule, such as `/runs/{run_id}/steps`
     takes_body: bool
-    response_body: str  # the field of the response that is the answer; empty for the whole response
+    response_body: str  # the field that becomes the body; empty for the whole message
 
     @property
     def creates(self) -> bool:
-        """What is posted to a collection becomes a part of it: 201."""
+        """Whether a success is a 201: a POST to a collection creates a member of it."""
         return self.http_method == "POST" and not self.path_fields
 
     @property
@@ -61,11 +61,11 @@ def _binding(rpc: MethodDescriptor, rule: http_pb2.HttpRule) -> Binding:
 
 
 class Paths:
-    """ASGI app: answers each path by the endpoint of the HTTP method, or 405, and any other path 404. GET
-    answers HEAD too.
+    """ASGI app that calls the endpoint of a path and HTTP method, with GET's endpoint for HEAD. It returns
+    405 for another method, and 404 for another path.
 
-    It matches the path as it was sent: decoded, `%2f` within an id would have become a separator. Segments
-    are decoded after the split.
+    It splits the path before it decodes the segments: decoded first, `%2f` within an id would become a
+    separator.
     """
 
     def __init__(self, endpoints: Mapping[str, Mapping[str, Endpoint]]) -> None:
@@ -77,11 +77,11 @@ class Paths:
             self._templates.setdefault(len(segments), []).append((segments, of_methods))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; `path_params` of its scope are the path's fields."""
-        response = await self._answer(scope, receive)
+        """Serves one request; `path_params` of its scope are the path's fields."""
+        response = await self._respond(scope, receive)
         await response(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
         raw_path = scope["raw_path"]
         if b"%" in raw_path:
             segments = [unquote_to_bytes(raw).decode("utf-8", "replace") for raw in raw_path.split(b"/")]
@@ -103,7 +103,7 @@ def _match(template: Sequence[str], segments: Sequence[str]) -> dict[str, str] |
             if segment != expected:
                 return None
         elif segment in ("", ".", ".."):
-            # To clients and proxies these are a path's structure, never an id.
+            # Clients and proxies resolve these as structure of the path, so they are never an id.
             return None
         else:
             fields[expected[1:-1]] = segment

@@ -1,4 +1,4 @@
-"""What does every answer have in common, and what does a caller learn of a bug? The headers; nothing."""
+"""Sets the headers of every response, and turns an exception into a 500 that reveals nothing."""
 
 import logging
 
@@ -14,13 +14,13 @@ _log = logging.getLogger(__name__)
 
 
 class SafeResponses:
-    """ASGI middleware: sets the headers of every answer, and answers 500 for any exception."""
+    """ASGI middleware: sets the headers of every response, and returns 500 for any exception."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Cancellation passes through. Where the answer has begun, it ends there, and the server hangs up."""
+        """Cancellation passes through. A response that has begun ends there, and the connection is closed."""
         started = False
 
         async def send_safely(message: Message) -> None:

@@ -1,7 +1,7 @@
-"""Is a body JSON that the engine can keep as it is (contract: Bounds)?
+"""Parses a body strictly: it must be JSON that the engine can store unchanged (contract: Bounds).
 
-The parser leaves a mark wherever something may not stay, and a second pass gives each its JSON path: one
-answer tells the caller all that is wrong.
+The parser puts a marker in place of each invalid value, and a second pass finds the JSON path of each marker,
+so that one response lists all violations.
 """
 
 import json
@@ -17,44 +17,45 @@ MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 32  # the body itself is 1
 MAX_KEYS: Final = 1_000  # of one object
 
-# A hostile body has room for a hundred thousand flaws. Nobody reads so many, and each lengthens the answer.
+# A hostile body has room for a hundred thousand violations. Nobody reads so many, and each makes the response
+# longer.
 MAX_VIOLATIONS: Final = 100
 
 _PLAIN_KEY: Final = re.compile("[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _MAX_KEY_SHOWN: Final = 64  # characters
 
 
-class _Flaw(NamedTuple):
-    """Stands in the parsed body for a value that may not be there."""
+class _Invalid(NamedTuple):
+    """Takes the place of an invalid value in the parsed body."""
 
     description: str
 
 
-# The parser has looked at these. To skip them here halves the time for a body full of numbers.
-_ALWAYS_SOUND: Final = frozenset({int, float, bool, type(None)})
+# The parser has checked these. Skipping them here halves the time for a body full of numbers.
+_CHECKED_TYPES: Final = frozenset({int, float, bool, type(None)})
 
-# What a member holds whose violations are told already.
-FLAWED: Final = _Flaw("breaks a bound")
+# The value of a member whose violations are in the list already.
+INVALID: Final = _Invalid("breaks a bound")
 
 
-class _FlawedObject(dict[str, Any]):
+class _InvalidObject(dict[str, Any]):
     """An object with too many keys, or with the same one twice."""
 
-    flaws: list[tuple[str | None, str]]  # the key in question, None for the object itself; what is wrong
+    violations: list[tuple[str | None, str]]  # (key, None for the object itself; description)
 
 
 class Parsed(NamedTuple):
-    """A body as far as it can be read, and what is wrong with it. A member that broke a bound is `FLAWED`."""
+    """A parsed body, and its violations. A member with a violation has the value INVALID."""
 
     members: dict[str, object]
     violations: list[Violation]
 
 
 def parse_object(raw: bytes) -> Parsed:
-    """Parses a body that must be one JSON object within all bounds. Never raises: every fault is a violation.
+    """Parses a body that must be one JSON object within all bounds. Never raises: every error is a violation.
 
-    A number comes out as the int or float that it is written as. Whoever reads the request has kept `raw`
-    within MAX_BYTES.
+    A number comes out as the int or float that it is written as. The reader of the request has
+    limited `raw` to MAX_BYTES.
     """
     try:
         text = raw.decode("utf-8")
@@ -84,37 +85,37 @@ def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) == len(pairs) <= MAX_KEYS:
         return members
-    flawed = _FlawedObject(members)
-    flawed.flaws = []
+    invalid = _InvalidObject(members)
+    invalid.violations = []
     if len(pairs) > MAX_KEYS:
-        flawed.flaws.append((None, f"has more than {MAX_KEYS} keys"))
+        invalid.violations.append((None, f"has more than {MAX_KEYS} keys"))
     if len(members) < len(pairs):
         last_place = {key: place for place, (key, _) in enumerate(pairs)}
         repeated = {key: None for place, (key, _) in enumerate(pairs) if place != last_place[key]}
-        flawed.flaws += [(key, "is given more than once") for key in repeated]
-    return flawed
+        invalid.violations += [(key, "is given more than once") for key in repeated]
+    return invalid
 
 
-_BEYOND: Final = _Flaw(f"is an integer beyond ±2^53 (±{MAX_INTEGER})")
+_BEYOND: Final = _Invalid(f"is an integer beyond ±2^53 (±{MAX_INTEGER})")
 
 
-def _parse_integer(digits: str) -> int | _Flaw:
+def _parse_integer(digits: str) -> int | _Invalid:
     # The length comes first: int() refuses very long texts, and is slow on long ones.
     if len(digits) > 17 or abs(int(digits)) > MAX_INTEGER:
         return _BEYOND
     return int(digits)
 
 
-def _parse_float(digits: str) -> float | _Flaw:
+def _parse_float(digits: str) -> float | _Invalid:
     number = float(digits)
     if math.isinf(number):
-        return _Flaw("is a number too large for a double")
+        return _Invalid("is a number too large for a double")
     # So large a double has no fraction: 1e300 is an integer too, and a Struct holds no other kind.
     return _BEYOND if abs(number) > MAX_INTEGER else number
 
 
-def _parse_constant(name: str) -> _Flaw:
-    return _Flaw(f"is {name}, which is not JSON")
+def _parse_constant(name: str) -> _Invalid:
+    return _Invalid(f"is {name}, which is not JSON")
 
 
 _DECODER: Final = json.JSONDecoder(
@@ -132,8 +133,8 @@ def _inspect(body: dict[str, Any]) -> Parsed:
     for key, value in body.items():
         known = len(inspection.violations)
         inspection.member(key, value, depth=2)
-        sound = len(inspection.violations) == known < MAX_VIOLATIONS
-        members[key] = value if sound else FLAWED
+        is_valid = len(inspection.violations) == known < MAX_VIOLATIONS
+        members[key] = value if is_valid else INVALID
     return Parsed(members, inspection.violations)
 
 
@@ -152,29 +153,29 @@ class _Inspection:
 
     def keys(self, members: dict[str, Any]) -> None:
         """Inspects the keys of the object where the walk is, but none of its values."""
-        if isinstance(members, _FlawedObject):
-            for culprit, description in members.flaws:
-                self._report(description, culprit)
+        if isinstance(members, _InvalidObject):
+            for key, description in members.violations:
+                self._report(description, key)
         for key in members:
-            if flaw := _text_flaw(key):
-                self._report(f"is a key that {flaw}", key)
+            if violation := _text_violation(key):
+                self._report(f"is a key that {violation}", key)
 
     def _value(self, value: object, depth: int) -> None:
         if isinstance(value, str):
-            if flaw := _text_flaw(value):
-                self._report(flaw)
-        elif isinstance(value, _Flaw):
+            if violation := _text_violation(value):
+                self._report(violation)
+        elif isinstance(value, _Invalid):
             self._report(value.description)
         elif depth > MAX_DEPTH and isinstance(value, dict | list):
             self._report(_TOO_DEEP)
         elif isinstance(value, dict):
             self.keys(value)
             for key, item in value.items():
-                if type(item) not in _ALWAYS_SOUND:
+                if type(item) not in _CHECKED_TYPES:
                     self.member(key, item, depth + 1)
         elif isinstance(value, list):
             for index, item in enumerate(value):
-                if type(item) not in _ALWAYS_SOUND:
+                if type(item) not in _CHECKED_TYPES:
                     self.member(index, item, depth + 1)
 
     def _report(self, description: str, key: str | None = None) -> None:
@@ -183,7 +184,7 @@ class _Inspection:
             self.violations.append(Violation(shown_path(trail), description))
 
 
-def _text_flaw(text: str) -> str | None:
+def _text_violation(text: str) -> str | None:
     if "\0" in text:
         return "contains \\u0000"
     # UTF-8 holds no lone surrogate, so an escape made it.

@@ -1,124 +1,140 @@
-"""The commands of runengine-server."""
+"""The commands of runengine-server.
+
+Each command imports its process only when it runs: `serve` must not import LangGraph, which takes a second,
+and `--help` and `token` must start fast.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Callable, Coroutine
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-try:
-    import typer
-    import uvloop
+import typer
 
-    from runengine_server import logs
-    from runengine_server.auth import development
-    from runengine_server.processes import app, backup
-    from runengine_server.processes.children import ChildFailed
-    from runengine_server.processes.start_database import migrate
-    from runengine_server.processes.up import up
-    from runengine_server.settings import Settings, SettingsError, read_settings
-except ModuleNotFoundError as missing:
-    sys.exit(f"runengine-server needs {missing.name}: pip install 'runengine[server]'")
+if TYPE_CHECKING:
+    from runengine_server.processes.run_process import Process
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def _run(process: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
-    logs.configure_logging()
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.get_loop().set_exception_handler(logs.log_unhandled)
-            runner.run(process(read_settings()))
-    except SettingsError as error:
-        logs.say(f"runengine-server: {error}")
-        sys.exit(1)
-    except ChildFailed:
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+def _run(process: Process) -> None:
+    from runengine_server.processes.run_process import run_process
+
+    run_process(process)
 
 
 @cli.command("up")
 def _up() -> None:
     """Start everything: PostgreSQL, migrations, gRPC, REST, one worker."""
+    from runengine_server.processes.up import up
+
     _run(up)
 
 
 @cli.command("serve")
 def _serve(
-    processes: Annotated[int, typer.Option(help="How many share the port, one for each core.", min=1)] = 1,
+    processes: Annotated[
+        int, typer.Option(help="The number of processes that share the port, such as one a core.", min=1)
+    ] = 1,
     shares_port: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """The gRPC server alone."""
+    from runengine_server.processes.serve import serve, serve_processes
+
     if processes > 1:
-        _run(partial(app.serve_processes, processes=processes))
+        _run(partial(serve_processes, processes=processes))
     else:
-        _run(partial(app.serve, shares_port=shares_port))
+        _run(partial(serve, shares_port=shares_port))
 
 
 @cli.command("gateway")
 def _gateway() -> None:
     """The REST gateway alone."""
-    _run(app.gateway)
+    from runengine_server.processes.gateway import gateway
+
+    _run(gateway)
 
 
 @cli.command("worker")
 def _worker() -> None:
     """One worker alone."""
-    _run(app.worker)
+    from runengine_server.processes.worker import worker
+
+    _run(worker)
 
 
 @cli.command("migrate")
 def _migrate(
     prune: Annotated[
         bool,
-        typer.Option("--prune", help="Drop the functions of versions unused for a day."),
+        typer.Option(
+            "--prune", help="Also drop the SQL functions of versions that no server has used for a day."
+        ),
     ] = False,
 ) -> None:
     """Bring the database to the newest schema."""
+    from runengine_server.processes.migrate import migrate
+
     _run(partial(migrate, prune=prune))
 
 
 @cli.command("backup")
 def _backup(file: Path) -> None:
     """Write the database and the artifacts into FILE, while everything goes on."""
-    _run(partial(backup.backup, file=file))
+    from runengine_server.processes.backup import backup
+
+    _run(partial(backup, file=file))
 
 
 @cli.command("restore")
 def _restore(file: Path) -> None:
-    """Bring what `backup` wrote into an empty database and an empty state directory."""
-    _run(partial(backup.restore, file=file))
+    """Restore a backup into an empty database and an empty state directory."""
+    from runengine_server.processes.backup import restore
+
+    _run(partial(restore, file=file))
 
 
 @cli.command("cache")
 def _cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Forget what steps have cached.")] = False,
-    workflow: Annotated[str | None, typer.Option(help="Of this workflow alone.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Of this organisation alone.")] = None,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Required: delete the cached results of steps.")
+    ] = False,
+    workflow: Annotated[
+        str | None, typer.Option(help="Delete only the cached results of this workflow.")
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="Delete only the cached results of this organisation.")
+    ] = None,
 ) -> None:
     """Empty the cache of steps, or a part of it."""
     if not clear:
         raise typer.BadParameter("there is nothing to do without it", param_hint="--clear")
-    _run(partial(app.clear_cache, workflow=workflow, tenant=tenant))
+    from runengine_server.processes.operator_commands import clear_cache
+
+    _run(partial(clear_cache, workflow=workflow, tenant=tenant))
 
 
 @cli.command("workflows")
 def _workflows() -> None:
-    """List the workflows, their workers and how many runs of each are queued."""
-    _run(app.list_workflows)
+    """List the workflows, with the workers that serve each and the runs that are queued for it."""
+    from runengine_server.processes.operator_commands import list_workflows
+
+    _run(list_workflows)
 
 
 @cli.command("token")
 def _token(
-    org: Annotated[str, typer.Option(help="The organisation, which is the tenant.")],
-    user: Annotated[str, typer.Option(help="The user.")] = "user_development",
-    ttl: Annotated[int, typer.Option(help="Seconds until it expires.", min=1)] = 3600,
+    org: Annotated[str, typer.Option(help="The organisation of the token, which is the tenant.")],
+    user: Annotated[str, typer.Option(help="The user of the token.")] = "user_development",
+    ttl: Annotated[int, typer.Option(help="The seconds until the token expires.", min=1)] = 3600,
 ) -> None:
     """Print a token signed with the development key of the state directory."""
+    from runengine_server.auth import development
+    from runengine_server.settings import SettingsError, read_settings
+
     try:
         token = development.sign(read_settings().state_dir, org, user, ttl)
     except (SettingsError, OSError) as error:
@@ -129,6 +145,9 @@ def _token(
 
 def main() -> None:
     """The entry point of the `runengine-server` command."""
+    # One package stands for all of the extra; the client alone installs typer, too.
+    if find_spec("uvloop") is None:
+        sys.exit("runengine-server needs the server's packages: pip install 'runengine[server]'")
     cli()
 
 

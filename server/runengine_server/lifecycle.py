@@ -1,4 +1,4 @@
-"""How a process of ours learns that it has to stop, and says that it is ready."""
+"""How a process learns that it has to stop, and announces that it is ready."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ import structlog
 _log = structlog.get_logger()
 
 
-class Lifetime:
-    """When this process has to stop, and how it tells `up`, if that started it, that it is ready.
+class ProcessLifecycle:
+    """When this process has to stop, and how it announces that it is ready.
 
-    `RUNENGINE_PARENT_FD` is one end of a socket pair: "ready" is written to it, and its end of file
-    means that the parent is gone, however it died.
+    `stopping` is set in the event loop. `stop_requested` is set by the same signals, even while the event
+    loop is blocked: it is for other threads.
 
-    `told` is set by a signal, as `stopping` is, but also while the event loop is blocked: for other threads.
+    `RUNENGINE_PARENT_FD`, which a process that starts others sets for them, is one end of a socket pair:
+    "ready" is written to it, and its end of file means that the parent has ended, however it died.
     """
 
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
-        self.told = threading.Event()
-        given = os.environ.get("RUNENGINE_PARENT_FD")
-        self._parent = socket.socket(fileno=int(given)) if given else None
+        self.stop_requested = threading.Event()
+        descriptor = os.environ.get("RUNENGINE_PARENT_FD")
+        self._parent = socket.socket(fileno=int(descriptor)) if descriptor else None
 
     @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """Sets `stopping` on SIGINT, SIGTERM and the parent's death, while the block runs."""
+    def handle_signals(self) -> Iterator[None]:
+        """Sets `stopping` on SIGINT, SIGTERM and the parent's end, while the block runs."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stopping.set)
-            signal.signal(number, self._and_tell(signal.getsignal(number)))
+            signal.signal(number, self._also_outside_the_loop(signal.getsignal(number)))
         if self._parent is not None:
-            loop.add_reader(self._parent, self._orphaned)
+            loop.add_reader(self._parent, self._parent_ended)
         try:
             yield
         finally:
@@ -51,28 +52,28 @@ class Lifetime:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
-    def _and_tell(self, of_loop: Any) -> Callable[[int, FrameType | None], None]:
-        """What Python executes in the midst of whatever blocks the event loop; `of_loop` is its own."""
+    def _also_outside_the_loop(self, handler_of_loop: Any) -> Callable[[int, FrameType | None], None]:
+        """A handler that Python executes at once, also in the middle of code that blocks the event loop."""
 
-        def tell(number: int, frame: FrameType | None) -> None:
-            self.told.set()
-            of_loop(number, frame)
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.stop_requested.set()
+            handler_of_loop(number, frame)
 
-        return tell
+        return handle
 
-    def _orphaned(self) -> None:
+    def _parent_ended(self) -> None:
         assert self._parent is not None
         asyncio.get_running_loop().remove_reader(self._parent)
         self.stopping.set()
 
-    def close(self) -> None:
-        """Lets go of the parent, in a forked child: that the worker lives on is not for it to say."""
+    def close_parent_socket(self) -> None:
+        """Closes the socket to the parent, in a forked child: an open copy would hide this process's end."""
         if self._parent is not None:
             self._parent.close()
 
-    def ready(self, event: str, **details: object) -> None:
-        """Says that the process does its work now: to `up`, or else in the log."""
-        # What has been made so far stays. The collector need not look at it again: 300,000 objects in a
+    def announce_ready(self, event: str, **details: object) -> None:
+        """Says that the process does its work now: to the parent, or else in the log."""
+        # What has been allocated so far stays, so the collector need not scan it again: 300,000 objects in a
         # worker, 4 % of its time.
         gc.collect()
         gc.freeze()
@@ -82,9 +83,9 @@ class Lifetime:
             _log.info(event, **details)
 
 
-def let_go_of_the_rest() -> list[str]:
-    """Sends SIGTERM to the processes that multiprocessing has started here. Returns the names of these, and
-    of the threads that Python would wait for, too, before it ends.
+def terminate_leftovers() -> list[str]:
+    """Sends SIGTERM to the processes that multiprocessing has started here. Returns their names, and those of
+    the threads for which Python would wait before it ends.
     """
     threads = [each.name for each in threading.enumerate() if not each.daemon]
     threads.remove(threading.main_thread().name)

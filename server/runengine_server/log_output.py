@@ -1,4 +1,4 @@
-"""Where log lines go: to stderr, by a thread of its own, so that nobody waits for who reads them."""
+"""Writes log lines to a file descriptor by a thread of its own, so that a slow reader holds nobody up."""
 
 from __future__ import annotations
 
@@ -9,61 +9,74 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-# What may wait for stderr, and of a line what is kept.
-_MAX_WAITING_BYTES = 1024 * 1024
-_MAX_LINE_BYTES = 64 * 1024
+# How many bytes of lines may wait to be written; a line is cut off after MAX_LINE_BYTES.
+MAX_WAITING_BYTES = 1024 * 1024
+MAX_LINE_BYTES = 64 * 1024
 
-# How long the end of the process may wait for stderr.
+# How long the end of the process may wait for its lines to be written.
 _FLUSH_SECONDS = 1.0
 
-# How long a stderr that refuses is left alone: its disk is full, or its reader gone.
-_PAUSE_SECONDS = 1.0
+# How long to wait before the next write after one that failed: the disk is full, or the reader gone.
+_RETRY_SECONDS = 1.0
 
 
 class LogOutput:
     """Lines on a file descriptor. `write` returns at once and never raises, whatever becomes of the line.
 
-    A line that finds too many waiting, or that the descriptor refuses, is dropped; once lines can be
-    written again, one in the words of `dropped` says how many were.
+    A line is dropped when too many wait, or when the descriptor does not take it. Once lines can be written
+    again, `dropped_line` makes one that says how many were dropped.
     """
 
-    def __init__(self, descriptor: int, dropped: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, descriptor: int, dropped_line: Callable[[int], bytes], retry_seconds: float = _RETRY_SECONDS
+    ) -> None:
         self._descriptor = descriptor
-        self._dropped = dropped
+        self._dropped_line = dropped_line
+        self._retry_seconds = retry_seconds
         self._reset()
         atexit.register(self.flush)
-        # A forked child has none of its parent's threads, and what waits is the parent's to write.
+        # A forked child has none of its parent's threads, and the parent writes the lines that wait.
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
-        self._lost = 0
-        self._is_writing = self._is_refused = self._is_cut = False
+        self._dropped = 0
+        self._is_writing = self._is_failing = self._is_mid_line = False
         self._thread: threading.Thread | None = None
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait to be written."""
+        return self._waiting_bytes
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last write failed."""
+        return self._is_failing
+
     def start(self) -> None:
-        """Starts the thread, which else the first line does."""
+        """Starts the thread, which otherwise starts with the first line."""
         with self._changed:
             self._has_thread()
 
     def write(self, line: bytes) -> None:
-        """Takes a line, without its end."""
-        line = line[:_MAX_LINE_BYTES] + b"\n"
+        """Takes a line, without its line break."""
+        line = line[:MAX_LINE_BYTES] + b"\n"
         with self._changed:
-            if self._waiting_bytes + len(line) > _MAX_WAITING_BYTES or not self._has_thread():
-                self._lost += 1
+            if self._waiting_bytes + len(line) > MAX_WAITING_BYTES or not self._has_thread():
+                self._dropped += 1
                 return
             self._waiting.append(line)
             self._waiting_bytes += len(line)
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Returns once all lines are written, after a second at most: for a process that ends."""
+        """Returns once all lines are written, after a second at most."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_refused or not (self._waiting or self._is_writing), _FLUSH_SECONDS
+                lambda: self._is_failing or not (self._waiting or self._is_writing), _FLUSH_SECONDS
             )
 
     def _has_thread(self) -> bool:
@@ -82,30 +95,30 @@ class LogOutput:
             with changed:
                 self._is_writing = False
                 changed.notify_all()
-                changed.wait_for(lambda: self._waiting or self._lost)
+                changed.wait_for(lambda: self._waiting or self._dropped)
                 self._is_writing = True
-                lost, line = self._lost, b""
+                dropped, line = self._dropped, b""
                 if self._waiting:
                     line = self._waiting.popleft()
                     self._waiting_bytes -= len(line)
-            if self._put((self._dropped(lost) + b"\n" if lost else b"") + line):
+            if self._write_bytes((self._dropped_line(dropped) + b"\n" if dropped else b"") + line):
                 with changed:
-                    self._lost -= lost
-                    self._is_refused = False
+                    self._dropped -= dropped
+                    self._is_failing = False
                 continue
             with changed:
-                self._lost += bool(line)
-                self._is_refused = True
+                self._dropped += bool(line)
+                self._is_failing = True
                 changed.notify_all()
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(self._retry_seconds)
 
-    def _put(self, data: bytes) -> bool:
-        if self._is_cut:
+    def _write_bytes(self, data: bytes) -> bool:
+        if self._is_mid_line:
             data = b"\n" + data
         try:
             while data:
                 written = os.write(self._descriptor, data)
-                self._is_cut = data[written - 1 : written] != b"\n"
+                self._is_mid_line = data[written - 1 : written] != b"\n"
                 data = data[written:]
         except OSError:
             return False

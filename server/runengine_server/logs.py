@@ -1,4 +1,4 @@
-"""Log lines: one an event, on stderr, without values."""
+"""Log lines: one an event, on stderr. Exceptions are logged without their messages, which may hold values."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _log = structlog.get_logger()
 
 
 def configure_logging() -> None:
-    """One line an event on stderr: for people on a terminal, else JSON. A line that cannot be rendered or
-    written is dropped, and whoever logs it does not notice: nothing but the log depends on the log.
+    """Configures structlog and logging: one line an event on stderr, readable on a terminal, else JSON. A
+    line that cannot be rendered or written is dropped, and the call that logs it does not fail.
     """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     if terminal:
         console = structlog.dev.ConsoleRenderer()
-        render: _Render = lambda *event: str(console(*event)).encode("utf-8", "replace")  # noqa: E731
+        render: _Renderer = lambda *event: str(console(*event)).encode("utf-8", "replace")  # noqa: E731
     else:
         render = _as_json
     structlog.configure(
@@ -36,74 +36,76 @@ def configure_logging() -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.ExceptionRenderer(lambda info: _frames(info[1])),
-            _tolerant(render),
+            structlog.processors.ExceptionRenderer(lambda info: frames_of(info[1])),
+            _without_failing(render),
         ],
-        logger_factory=_Lines,
+        logger_factory=_LineLogger,
         cache_logger_on_first_use=True,
     )
-    # logging would write what it could not render, with all values, to stderr.
+    # logging would write a record that it cannot render, with all of its values, to stderr.
     logging.raiseExceptions = False
-    handler = _LinesHandler()
+    handler = _LineHandler()
     handler.setFormatter(_FramesFormatter(terminal))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     _output.start()
 
 
 def flush() -> None:
-    """Returns once what was logged is written, or after a second: for a process about to end."""
+    """Returns once all lines are written, after a second at most: for a process about to end."""
     _output.flush()
 
 
-def say(line: str) -> None:
-    """A line for whoever started the process, who may not be there any more."""
+def print_error(line: str) -> None:
+    """Prints a line on stderr for whoever started the process, and does nothing where that cannot be done."""
     flush()
-    with contextlib.suppress(OSError, AttributeError):  # the second where there is no stderr at all
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError where there is no stderr at all
         sys.stderr.write(line + "\n")
 
 
-_Render = Callable[[Any, str, MutableMapping[str, Any]], bytes]
+_Renderer = Callable[[Any, str, MutableMapping[str, Any]], bytes]
 
 
 def _as_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> bytes:
     return orjson.dumps(event, default=repr)
 
 
-def _tolerant(render: _Render) -> _Render:
-    """Renders what `render` cannot, a lone surrogate or a number of a hundred digits, as it was named."""
+def _without_failing(render: _Renderer) -> _Renderer:
+    """Renders an event that `render` fails on, such as one with a lone surrogate or a number of a hundred
+    digits, by its name alone.
+    """
 
     def rendered(logger: Any, method: str, event: MutableMapping[str, Any]) -> bytes:
         try:
             return render(logger, method, event)
         except Exception as error:
-            about = {
+            reduced = {
                 "event": ascii(event.get("event")),
                 "level": method,
                 "not_rendered": type(error).__name__,
             }
-            return orjson.dumps(about)
+            return orjson.dumps(reduced)
 
     return rendered
 
 
-def _dropped(count: int) -> bytes:
+def _dropped_line(count: int) -> bytes:
     at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     event = {"event": "lines of this log were dropped", "lines": count, "level": "warning", "timestamp": at}
     return orjson.dumps(event)
 
 
-# Where stderr was closed from the start, its number may be that of a socket by now.
-_output = LogOutput(2 if sys.stderr is not None else os.open(os.devnull, os.O_WRONLY), _dropped)
+# Where stderr was closed from the start, descriptor 2 may be a socket by now.
+_output = LogOutput(2 if sys.stderr is not None else os.open(os.devnull, os.O_WRONLY), _dropped_line)
 
 
-class _Lines:
-    """What structlog calls with a rendered line; all levels alike."""
+class _LineLogger:
+    """Where structlog sends a rendered line, whatever its level."""
 
     def __init__(self, *_arguments: Any) -> None:
         self.msg = self.debug = self.info = self.warning = self.error = self.critical = _output.write
 
 
-class _LinesHandler(logging.Handler):
+class _LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             _output.write(self.format(record).encode("utf-8", "replace"))
@@ -111,8 +113,8 @@ class _LinesHandler(logging.Handler):
             _output.write(b'{"event": "a line of a library could not be rendered", "level": "warning"}')
 
 
-def _frames(error: BaseException) -> str:
-    """Where it was raised, and of which type, with its causes. Not what it says: the driver's errors
+def frames_of(error: BaseException) -> str:
+    """The type and the frames of an error and of its causes, without their messages: the driver's errors
     quote values, and so payloads, and a refused connection quotes its URL.
     """
     lines = []
@@ -128,13 +130,15 @@ def _frames(error: BaseException) -> str:
 
 
 def log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """asyncio's own words quote the exception, so only its type and place go to the log."""
+    """The event loop's exception handler. asyncio's own message quotes the exception, so only its type and
+    frames are logged.
+    """
     error = context.get("exception")
     _log.error("unhandled in the event loop", exc_info=error if isinstance(error, BaseException) else None)
 
 
 class _FramesFormatter(logging.Formatter):
-    """What libraries log, in the same form as our own."""
+    """Renders what libraries log as the engine's own lines."""
 
     def __init__(self, terminal: bool) -> None:
         super().__init__("%(levelname)s %(name)s %(message)s")
@@ -145,9 +149,9 @@ class _FramesFormatter(logging.Formatter):
             return super().format(record)
         event = {"logger": record.name, "event": record.getMessage(), "level": record.levelname.lower()}
         if record.exc_info and record.exc_info[1]:
-            event["exception"] = _frames(record.exc_info[1])
+            event["exception"] = frames_of(record.exc_info[1])
         at = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
         return json.dumps({**event, "timestamp": at})
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
-        return _frames(ei[1])
+        return frames_of(ei[1])

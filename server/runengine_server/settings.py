@@ -1,4 +1,4 @@
-"""Environment → frozen Settings; refuses to start half-configured."""
+"""The settings of a process, read from the environment and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runengine_server.database.postgres_url import parse_postgres_url
 
 SAMPLE = "runengine_samples.campaign_bundle:WORKFLOWS"
 
-# A state is sent to the database in one statement, which may take ten seconds.
+# A state is stored by one statement, and a statement may take ten seconds.
 DEFAULT_MAX_STATE_BYTES = 16 * 1024 * 1024
 
 
@@ -24,7 +24,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """Every `RUNENGINE_…` variable, checked once at start. docs/reference/settings.md describes each."""
+    """Every `RUNENGINE_…` variable. docs/reference/settings.md describes each."""
 
     model_config = SettingsConfigDict(env_prefix="RUNENGINE_", frozen=True, extra="ignore")
 
@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     max_state_bytes: Annotated[int, Field(ge=1024, le=512 * 1024 * 1024)] = DEFAULT_MAX_STATE_BYTES
     run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     step_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
-    # Counting the queued costs a look at each of them: 100,000 take 10 ms.
+    # Counting the queued runs reads each of them: 100,000 take 10 ms.
     tenant_queued_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
     tenant_running_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         parts = tuple(part.strip() for part in value.split(",") if part.strip())
-        # Whoever set it to nothing did not mean the default, which for parties is "any".
+        # An empty value was hardly meant as the default, which for parties is "any".
         if not parts:
             raise ValueError("names nothing; leave it out for the default")
         return parts
@@ -103,12 +103,12 @@ class Settings(BaseSettings):
 
     @property
     def artifact_url_base(self) -> str:
-        """What `/artifacts/{id}` is appended to."""
+        """The URL to which `/artifacts/{id}` is appended."""
         return (self.public_url or f"http://{self.rest_address}").rstrip("/")
 
     @property
     def artifact_directory(self) -> Path:
-        """Where the bytes of artifacts lie."""
+        """The directory of the artifacts' bytes."""
         return self.state_dir / "artifacts"
 
 

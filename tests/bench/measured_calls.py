@@ -6,14 +6,16 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
+import grpc.aio
 from runengine.v1.run_service_pb2 import ListCampaignRunsRequest, TriggerRunResponse
 
 from tests.bench import data
 from tests.bench.goals import Measurement, Pair
 from tests.bench.load import Load, grpc_load, http_load
-from tests.bench.servers import BIG, GET, LIST, TRIGGER, UNSERVED, Bench, Script, Served, call, list_runs
+from tests.bench.servers import BIG, GET, LIST, TRIGGER, UNSERVED, Bench, Script, Served, list_runs
 from tests.support.stack import Stack, free_address
 
 # How long a rate is measured in one round, and a peer whose calls are slow.
@@ -46,7 +48,7 @@ async def _against_bare(bench: Bench, method: str, request: Callable[[Served], b
     body = request(served)
     address = free_address()
     with tempfile.TemporaryDirectory(dir=bench.directory) as directory:
-        answer = await call(served.address, method, body, served.token)
+        answer = await _call(served.address, method, body, served.token)
         (Path(directory) / method.rpartition("/")[2]).write_bytes(answer)
         async with Script.started("bare_grpc", address, directory):
 
@@ -124,7 +126,7 @@ def _trigger(served: Served, campaigns: list[UUID]) -> Measurement:
 @asynccontextmanager
 async def trigger_rate(bench: Bench) -> AsyncIterator[Pair]:
     served = await bench.served()
-    answer = await call(served.address, TRIGGER, data.trigger_request(UNSERVED, uuid4()), served.token)
+    answer = await _call(served.address, TRIGGER, data.trigger_request(UNSERVED, uuid4()), served.token)
     run_id = TriggerRunResponse.FromString(answer).run.id
     async with Script.started("raw_inserts", bench.url(served.database), run_id) as inserts:
         yield _trigger(served, [uuid4()]), lambda: inserts.ask(SECONDS)
@@ -165,3 +167,10 @@ async def two_servers(bench: Bench) -> AsyncIterator[Pair]:
     (two,) = await bench.start(served.stack, None, "serve --processes 2", GRPC_ADDRESS=address)
     yield list_calls(served, address, IN_FLIGHT), list_calls(served, connections=IN_FLIGHT)
     await two.stop()
+
+
+async def _call(address: str, method: str, request: bytes, token: str) -> bytes:
+    """The response to one call."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        unary: Any = channel.unary_unary(f"/{method}")
+        return bytes(await unary(request, metadata=[("authorization", f"Bearer {token}")]))

@@ -20,12 +20,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 from urllib.parse import quote, unquote
 from uuid import UUID, uuid4
 
 import asyncpg
-import grpc.aio
 from runengine.v1.run_service_pb2 import GetRunRequest, ListCampaignRunsRequest, ListCampaignRunsResponse
 from runengine_client import RunEngineClient
 from runengine_server.database.database import Database
@@ -394,10 +392,3 @@ async def until_completed(stack: Stack, token: str, campaign_id: UUID, runs: int
                 return
             # Of the seconds that are measured; and a poll costs the load's core a millisecond.
             await asyncio.sleep(0.02)
-
-
-async def call(address: str, method: str, request: bytes, token: str) -> bytes:
-    """The bytes that one call is answered with."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        unary: Any = channel.unary_unary(f"/{method}")
-        return bytes(await unary(request, metadata=[("authorization", f"Bearer {token}")]))

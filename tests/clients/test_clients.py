@@ -205,7 +205,7 @@ async def test_an_idempotency_key_is_replayed_and_says_so(engine: Engine) -> Non
         ("DownloadArtifact", {"artifactId": ABSENT}, "NOT_FOUND", "ARTIFACT_NOT_FOUND"),
     ],
 )
-async def test_what_is_absent_is_not_found_with_a_reason(
+async def test_an_absent_id_is_not_found_with_a_reason(
     engine: Engine, method: str, request_: Json, code: str, reason: str
 ) -> None:
     told = await engine.call(method, request_)

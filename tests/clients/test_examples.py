@@ -99,6 +99,6 @@ async def test_the_examples_for_buf_curl_run(folder: Folder) -> None:
 
 
 @NEEDS_NODE
-def test_what_the_tests_make_structs_with_is_what_the_examples_do() -> None:
+def test_structs_of_the_tests_are_made_as_the_examples_make_them() -> None:
     (shown,) = (text for language, name, text in BLOCKS if (language, name) == ("js", "struct.mjs"))
     assert (NODE / "struct.mjs").read_text().endswith(shown)

@@ -70,7 +70,38 @@ def test_the_commands_of_a_page_are_there(page: Path) -> None:
     assert [(program, words) for program, words in calls if _unknown(program, words)] == []
 
 
-def test_the_tests_that_contributors_are_told_of_are_there() -> None:
+def _tests_of_the_table() -> list[Path]:
+    """The modules and folders that the table of tests names, by the folder of the column and the word."""
+    lines = [line for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("| ")]
+    start = next(number for number, line in enumerate(lines) if line.startswith("| | `unit/`"))
+    folders = re.findall(r"`(\w+)/`", lines[start])
+    cells = [
+        (folder, word)
+        for line in lines[start + 1 :]
+        for folder, cell in zip(folders, line.split("|")[2:-1], strict=True)
+        for word in re.findall(r"`([\w/]+)`", cell)
+    ]
+    return [
+        ROOT / "tests" / folder / (word if word.endswith("/") else f"test_{word}.py")
+        for folder, word in cells
+    ]
+
+
+def test_the_table_of_tests_has_every_module_once() -> None:
+    named = _tests_of_the_table()
+    modules = [each for path in named for each in (path.glob("test_*.py") if path.is_dir() else [path])]
+    there = [path for path in (ROOT / "tests").rglob("test_*.py") if ROOT / "tests/docs" not in path.parents]
+    assert sorted(modules) == sorted(there)
+
+
+def test_the_tests_that_a_page_names_are_there() -> None:
     named = re.findall(r"`(tests/[\w/]+(?:\.py|/))`", (ROOT / "CONTRIBUTING.md").read_text())
     assert [path for path in named if not (ROOT / path).exists()] == []
-    assert len(named) > 50
+    assert named
+
+
+def test_the_name_of_a_test_begins_with_its_subject() -> None:
+    """And not with what, it, when, or with a verb in the infinitive."""
+    defined = re.compile(r"def (test_(?:what|whatever|who|whoever|it|its|when|where|how|if|to|is|has)_\w+)")
+    modules = (ROOT / "tests").rglob("*.py")
+    assert [name for path in modules for name in defined.findall(path.read_text())] == []

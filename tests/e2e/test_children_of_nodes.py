@@ -35,9 +35,11 @@ async def test_a_signal_to_a_forked_child_ends_the_child_and_not_the_worker(
     for _ in range(2):
         run = await client.trigger_run("terminate-child", trigger_payload={})
         waiting = asyncio.create_task(client.wait(run.id, timeout_seconds=SECONDS))
+        ending = asyncio.create_task(worker.until_ended())
         # A worker that took the signal ends soon, though its node blocks the event loop.
-        await asyncio.wait({waiting, worker._ended}, return_when=asyncio.FIRST_COMPLETED)
-        assert not worker._ended.done()
+        await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        assert not worker.has_ended
+        ending.cancel()
         ended = await waiting
         assert ended.status == RunStatus.RUN_STATUS_COMPLETED, ended.error.message
 

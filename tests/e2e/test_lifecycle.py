@@ -163,7 +163,7 @@ async def test_a_step_that_waits_for_its_next_attempt_is_skipped_by_cancel(api: 
         ("gated", "fail", "cancel", "RUN_TERMINAL", "retry"),
     ],
 )
-async def test_what_the_status_does_not_allow_is_refused_with_what_it_does(
+async def test_a_call_that_the_status_forbids_is_refused_with_those_that_it_allows(
     api: Api, gates: Gates, workflow: str, word: str | None, method: str, reason: str, allowed: str
 ) -> None:
     run = await api.trigger(workflow, {"gates": gates.path}, None)
@@ -243,7 +243,7 @@ async def test_paging_out_of_bounds_is_refused_and_not_clamped(api: Api, query: 
 
 
 @pytest.mark.parametrize("method", ["get", "steps", "retry", "cancel", "get_campaign"])
-async def test_what_is_absent_is_not_found_and_what_is_malformed_is_refused(api: Api, method: str) -> None:
+async def test_an_absent_id_is_not_found_and_a_malformed_one_is_refused(api: Api, method: str) -> None:
     with pytest.raises(Refused) as refused:
         await getattr(api, method)(str(uuid4()))
     assert refused.value.reason == ("CAMPAIGN_NOT_FOUND" if method == "get_campaign" else "RUN_NOT_FOUND")

@@ -105,7 +105,7 @@ async def test_a_port_that_is_taken_is_not_shared(shared: Stack) -> None:
         await shared.start(f"serve --processes {PROCESSES}")
 
 
-async def test_what_keeps_one_from_starting_ends_them_all(shared: Stack) -> None:
+async def test_a_process_that_cannot_start_ends_them_all(shared: Stack) -> None:
     with pytest.raises(ChildFailed):
         await shared.start(
             f"serve --processes {PROCESSES}", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none"

@@ -18,7 +18,7 @@ def foreign(stack: Stack) -> httpx.AsyncClient:
     return stack.rest(stack.token(f"org_{uuid.uuid4().hex}"))
 
 
-async def test_another_tenants_things_answer_like_absent_ones_to_the_byte(
+async def test_the_things_of_another_tenant_look_like_absent_ones_to_the_byte(
     rest: httpx.AsyncClient, foreign: httpx.AsyncClient
 ) -> None:
     campaign = (await rest.post("/campaigns", json={})).json()

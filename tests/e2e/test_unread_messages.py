@@ -61,7 +61,7 @@ async def test_large_messages_without_a_good_token_take_no_memory(database_url: 
         await stack.stop()
 
 
-async def test_each_of_thousands_of_calls_at_once_gets_an_answer_of_ours(
+async def test_each_of_thousands_of_calls_at_once_gets_a_typed_response(
     stack: Stack, token: str, organisation: str
 ) -> None:
     metadata = (("authorization", f"Bearer {token}"),)

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 from runengine_client import InvalidArgument, RunEngineClient, RunEngineError
 from runengine_server.auth import development
-from runengine_server.database.migrations.migrate import _ADVISORY_LOCK, migrate
+from runengine_server.database.migrations.migrate import ADVISORY_LOCK, migrate
 
 from tests.support.patience import SECONDS
 from tests.support.stack import environment, free_address
@@ -99,7 +99,7 @@ async def completed_run(up: Up) -> str:
         return (await client.wait(run.id, timeout_seconds=SECONDS)).id
 
 
-async def test_it_keeps_its_data_and_leaves_nothing_running(directory: Path) -> None:
+async def test_an_embedded_postgresql_keeps_its_data_and_leaves_nothing_running(directory: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         up = Up(directory)
         async with running(up) as greeting:
@@ -118,7 +118,7 @@ async def test_it_keeps_its_data_and_leaves_nothing_running(directory: Path) -> 
             assert (await client.get_run(run_id)).id == run_id
 
 
-async def test_when_it_is_killed_its_processes_stop_and_the_next_start_works(directory: Path) -> None:
+async def test_the_processes_of_a_killed_start_stop_and_the_next_start_works(directory: Path) -> None:
     up = Up(directory)
     async with running(up):
         await up.end(signal.SIGKILL)
@@ -291,7 +291,7 @@ async def test_a_signal_ends_it_while_it_waits_for_the_migrations_of_another(
     waiting = """SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
         WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"""
     owner_url = database_url.replace("runengine_app@", "runengine_owner@")
-    await database.execute("SELECT pg_advisory_lock($1)", _ADVISORY_LOCK)
+    await database.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
     up = Up(directory, DATABASE_URL=database_url, OWNER_DATABASE_URL=owner_url)
     await up.start()
     try:
@@ -394,7 +394,7 @@ async def test_a_role_that_sees_every_tenant_is_refused(
 async def test_the_server_does_not_import_langgraph() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c",
-        "import sys, runengine_server.processes.app, runengine_server.rpc.server, runengine_gateway.app\n"
+        "import sys, runengine_server.processes.serve, runengine_server.processes.gateway\n"
         "sys.exit(bool({'langgraph', 'langchain_core', 'sqlalchemy'} & sys.modules.keys()))",
     )  # fmt: skip
     assert await process.wait() == 0

@@ -9,12 +9,10 @@ import asyncio
 import contextlib
 import os
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
 
+from tests.support.gates import Listening
 from tests.support.patience import SECONDS as SECONDS
 
 
@@ -39,24 +37,13 @@ class Arrival:
             await self.left.wait()
 
 
-class Arrivals:
-    """Listens on a Unix socket, whose `path` goes to the processes. `all` has what waits there now."""
+class Arrivals(Listening):
+    """What a test listens with; its `path` goes to the processes. `all` has what waits there now."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="arrivals-")
-        self.path = str(Path(self._directory.name) / "socket")
+        super().__init__()
         self.all: list[Arrival] = []
         self._changed = asyncio.Condition()
-
-    async def __aenter__(self) -> Arrivals:
-        self._server = await asyncio.start_unix_server(self._arrive, self.path, backlog=1024)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        self._directory.cleanup()
 
     async def _arrive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         arrival: Arrival | None = None

@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import uuid_utils.compat
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.database.database import Database
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, NewRun
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
-from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
+from runengine_server.repositories.run_repository import Outcome, RunRepository
 from runengine_server.worker.worker import Worker
 
 _ACTOR = Actor("user_test", None)
@@ -37,10 +38,9 @@ class Claiming:
 
     async def trigger(self) -> str:
         """One more run."""
-        new = NewRun(uuid_utils.compat.uuid7(), self.workflow, None, None, None)
-        once = Once(None, b"")
-        acted = await RunRepository(self.database.tenant(self.tenant_id)).trigger(new, _ACTOR, once, None)
-        assert acted.outcome is Outcome.DONE
+        new = NewRun(uuid_utils.compat.uuid7(), TriggerRunRequest(workflow_name=self.workflow))
+        result = await RunRepository(self.database.tenant(self.tenant_id)).trigger(new, _ACTOR, None, None)
+        assert result.outcome is Outcome.APPLIED
         return str(new.id)
 
     async def winners(self, claimers: int) -> int:

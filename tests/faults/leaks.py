@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -19,13 +18,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from runengine_server.database.migrations.migrate import migrate
-from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults.leak_load import Load
 from tests.faults.leak_stories import STORIES
 from tests.faults.resources import Reading, differences
 from tests.faults.watched import PROCESSES, Watched
+from tests.support.stack import open_directory, own_postgres
 
 # For so long does the thread pool of the artifact store, tokio's, keep a thread that has nothing to do: 10 s,
 # and half as many again for a machine that has much else to do.
@@ -108,16 +106,9 @@ async def _load(watched: Watched, seconds: float) -> Counter[str]:
 
 
 async def _measure_here(warm_up: float, seconds: float) -> Measured:
-    directory = Path(tempfile.mkdtemp(prefix="leaks-"))
-    directory.chmod(0o755)  # noqa: ASYNC240
-    postgres = EmbeddedPostgres(directory)
-    try:
-        owner_url, url = await postgres.start()
-        await migrate(owner_url, url)
-        return await measure(url, directory, warm_up=warm_up, seconds=seconds, idle_seconds=IDLE_SECONDS)
-    finally:
-        postgres.stop()
-        shutil.rmtree(directory)
+    with open_directory() as directory:
+        async with own_postgres(directory) as (_, url):
+            return await measure(url, directory, warm_up=warm_up, seconds=seconds, idle_seconds=IDLE_SECONDS)
 
 
 def main() -> None:

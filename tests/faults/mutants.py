@@ -27,7 +27,7 @@ _REJECTED = (
 _GATES = "integration/test_gates.py::test_a_gate_of_a_sub_graph_holds_however_often_its_run_is_retried"
 _HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_clock.py"
 _SWEPT = "integration/test_artifact_sweep.py::"
-_SWEPT += "test_what_has_no_row_is_deleted_once_it_is_a_day_old_and_nothing_else"
+_SWEPT += "test_an_artifact_without_a_row_is_deleted_once_it_is_a_day_old_and_nothing_else"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
 
 
@@ -167,12 +167,12 @@ MUTANTS = (
     _mutant(
         "clock of leases",
         without.clock_of_leases,
-        "faults/test_guards.py::test_leases_are_told_by_the_clock_of_the_database_alone",
+        "faults/test_guards.py::test_leases_follow_the_clock_of_the_database_alone",
     ),
     _mutant(
         "poll behind NOTIFY",
         without.poll,
-        "faults/test_guards.py::test_what_is_not_notified_is_found_all_the_same",
+        "faults/test_guards.py::test_a_change_that_is_not_notified_is_found_all_the_same",
     ),
     _mutant(
         "tail of a full queue of notifications",
@@ -215,7 +215,7 @@ MUTANTS = (
     _mutant(
         "what a reducer makes is as stored",
         without.reduced_as_stored,
-        "integration/test_reducers.py::test_what_a_reducer_makes_is_the_same_after_a_retry[False]",
+        "integration/test_reducers.py::test_a_value_that_a_reducer_makes_is_the_same_after_a_retry[False]",
     ),
     _mutant(
         "type of what was stored",
@@ -335,8 +335,7 @@ MUTANTS = (
     _mutant(
         "expiry of a worker",
         rewriting(["count_workers"], "AND expires_at > statement_timestamp()", ""),
-        "integration/test_served_workflows.py::"
-        "test_the_log_tells_of_queued_runs_without_a_worker_once_a_change",
+        "integration/test_served_workflows.py::test_the_log_names_queued_runs_without_a_worker_once_a_change",
     ),
 )
 

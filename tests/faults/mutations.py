@@ -13,7 +13,7 @@ _UNFENCED = """(SELECT attempt FROM public.runs
 
 RUN_IS_HERE = "(SELECT true FROM public.runs WHERE tenant_id = _tenant AND runs.id = stored.run_id)"
 CLAIMS = ("claim_queued", "claim_expired")
-ENDING = ("record_progress", "fail_step", "discard_writes", "end_run", "cancel_run")
+ENDING = ("record_progress", "fail_step", "discard_writes", "end_run", "end_steps", "cancel_run")
 ORDER = """
         AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
             > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
@@ -100,6 +100,7 @@ def tenant_predicate() -> None:
         "list_run_events",
         "list_run_steps",
         "lock_run",
+        "end_steps",
         "cancel_run",
         "retry_run",
     ):
@@ -145,7 +146,7 @@ def poll() -> None:
 def tail_of_a_full_queue() -> None:
     from runengine_server.database import notifier
 
-    notifier._ADVANCE_TAIL = "SELECT"
+    notifier.ADVANCE_QUEUE_TAIL = "SELECT"
 
 
 def catch_all() -> None:
@@ -165,13 +166,13 @@ def catch_all() -> None:
 def azp() -> None:
     from runengine_server.auth.clerk import ClerkVerifier
 
-    ClerkVerifier._judge_party = lambda self, party: None  # type: ignore[method-assign]
+    ClerkVerifier._check_party = lambda self, party: None  # type: ignore[method-assign]
 
 
 def category() -> None:
     from runengine_server.auth import clerk
 
-    clerk._judge_category = lambda header, machine: None
+    clerk._check_category = lambda header, machine: None
 
 
 def lease_before_a_node() -> None:
@@ -193,9 +194,9 @@ def bound_of_hand_backs() -> None:
 
 
 def reset_of_forked_children() -> None:
-    from runengine_server.processes import app
+    from runengine_server.processes import worker
 
-    vars(app)["release_forked_children"] = lambda *_: None
+    vars(worker)["detach_forked_children"] = lambda *_: None
 
 
 def abandoned_threads_are_replaced() -> None:
@@ -205,9 +206,9 @@ def abandoned_threads_are_replaced() -> None:
 
 
 def patience_with_a_slow_link() -> None:
-    from runengine_server.database.patience import Patience
+    from runengine_server.database.deadline_extender import DeadlineExtender
 
-    _put(Patience, "_look", lambda self: None)
+    _put(DeadlineExtender, "extend_moving", lambda self: None)
 
 
 def denial_is_no_refusal() -> None:
@@ -220,8 +221,8 @@ def look_at_grants() -> None:
     from runengine_server.database import database
 
     guard = "NOT has_table_privilege"
-    assert guard in database._ROLE
-    _put(database, "_ROLE", database._ROLE.replace(guard, f"false AND {guard[4:]}"))
+    assert guard in database.CHECK_ROLE
+    _put(database, "CHECK_ROLE", database.CHECK_ROLE.replace(guard, f"false AND {guard[4:]}"))
 
 
 def clock_of_a_node() -> None:
@@ -232,9 +233,9 @@ def clock_of_a_node() -> None:
 
 
 def signal_to_a_blocked_worker() -> None:
-    from runengine_server.lifecycle import Lifetime
+    from runengine_server.lifecycle import ProcessLifecycle
 
-    _put(Lifetime, "_and_tell", lambda self, of_loop: of_loop)
+    _put(ProcessLifecycle, "_also_outside_the_loop", lambda self, of_loop: of_loop)
 
 
 def _put(module: Any, name: str, instead: Any) -> None:
@@ -311,7 +312,7 @@ def what_policies_read() -> None:
     from runengine_server.database import connecting
 
     for name in ("runengine.dispatch", "runengine.tenant", "runengine.all_tenants"):
-        del connecting.OF_CALLS[name]
+        del connecting.CALL_SETTINGS[name]
 
 
 def age_of_a_swept_artifact() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 def be_patient() -> None:
     """For tests that hold a lock until something has happened, which may take longer on a busy machine."""
     from runengine_gateway.app import create_gateway
-    from runengine_server.database.connecting import OF_CALLS
+    from runengine_server.database.connecting import CALL_SETTINGS
     from runengine_server.database.database import Database
 
     connection: Any = Database.connection
     connection.__wrapped__.__defaults__ = (3600,)
-    OF_CALLS["statement_timeout"] = "0"
+    CALL_SETTINGS["statement_timeout"] = "0"
     gateway: Any = create_gateway
     gateway.__kwdefaults__["deadline_seconds"] = 3600

@@ -254,10 +254,10 @@ def _install_server(points: _Points) -> None:
         async def call(runs: Any, new: NewRun, *arguments: Any) -> Any:
             async with points.reached("server_before_commit", str(new.id)):
                 pass
-            acted = await real(runs, new, *arguments)
+            result = await real(runs, new, *arguments)
             async with points.reached("server_after_commit", str(new.id)):
                 pass
-            return acted
+            return result
 
         return call
 

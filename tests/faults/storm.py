@@ -22,9 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runengine_server.database.migrations.migrate import migrate
 from runengine_server.logs import configure_logging
-from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults import claims, recovery
 from tests.faults.arrivals import Arrivals
@@ -34,7 +32,7 @@ from tests.faults.invariants import violations
 from tests.faults.process import DOORS, SERVER_POINTS, WORKER_POINTS
 from tests.faults.standing import Kept, cancel
 from tests.support.patience import SECONDS
-from tests.support.stack import Stack, free_address
+from tests.support.stack import Stack, free_address, open_directory, own_postgres
 
 AT_LEAST = 3
 MAX_RECOVERY_LEASES = 1.7
@@ -219,26 +217,16 @@ async def storm(
 
 async def measure_claims() -> list[str]:
     """Many claimers of one run, and many workers on many runs, at full size, on a PostgreSQL of their own."""
-    with tempfile.TemporaryDirectory(prefix="storm-") as name:
-        os.chmod(name, 0o755)
-        postgres = EmbeddedPostgres(Path(name))
-        try:
-            owner_url, url = await postgres.start()
-            await migrate(owner_url, url)
+    with open_directory() as directory:
+        async with own_postgres(directory) as (_, url):
             return await claims.measure(url, rounds=200, claimers=50, runs=10_000, workers=16)
-        finally:
-            postgres.stop()
 
 
 async def measure_recovery(kills: int) -> list[str]:
     """How long runs wait for their next worker after a kill -9."""
-    with tempfile.TemporaryDirectory(prefix="storm-") as name:
-        os.chmod(name, 0o755)
-        postgres = EmbeddedPostgres(Path(name))
-        try:
-            owner_url, url = await postgres.start()
-            await migrate(owner_url, url)
-            stack = Stack(url, Path(name))
+    with open_directory() as directory:
+        async with own_postgres(directory) as (_, url):
+            stack = Stack(url, directory)
             try:
                 await stack.start("serve")
                 token = stack.token("org_recovery")
@@ -247,8 +235,6 @@ async def measure_recovery(kills: int) -> list[str]:
                     median, worst = await recovery.measure(team, kills)
             finally:
                 await stack.stop()
-        finally:
-            postgres.stop()
     lines = [
         f"{kills} kills -9 of a worker with a lease of {recovery.LEASE_SECONDS:g} s: taken over after "
         f"{median:.2f} leases (median), {worst:.2f} leases (worst)"

@@ -27,7 +27,7 @@ from tests.faults.proxy import Proxy
 from tests.support.gates import Gates
 from tests.support.own_worker import Ran, State, chain, serving, until
 from tests.support.patience import SECONDS
-from tests.support.stack import Stack, postgres_of_ones_own
+from tests.support.stack import Stack, own_postgres
 
 # Less than the nine after which the server itself gives up a call: what ends by then did not wait for that.
 AT_ONCE_SECONDS = 8
@@ -48,7 +48,7 @@ CREATE TRIGGER fill_disk BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION fil
 @pytest.fixture(scope="module")
 async def database_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """A PostgreSQL of this module's own, for it crashes."""
-    async with postgres_of_ones_own(tmp_path_factory.mktemp("postgres")) as (_, url):
+    async with own_postgres(tmp_path_factory.mktemp("postgres")) as (_, url):
         admin = await asyncpg.connect(url.replace("runengine_app@", "postgres@"))
         # When it starts again after a crash it would bring each of its files to the disk first.
         await admin.execute("ALTER SYSTEM SET fsync = off")
@@ -234,7 +234,7 @@ async def test_a_connection_that_postgresql_ends_while_nothing_is_asked_is_no_fa
         assert await pool.dispatch().fetch("SELECT 1")
 
 
-async def test_what_is_cancelled_stays_cancelled_although_its_connection_was_lost(database_url: str) -> None:
+async def test_a_cancelled_task_stays_cancelled_although_its_connection_was_lost(database_url: str) -> None:
     begun, lost = asyncio.Event(), asyncio.Event()
 
     async def hold(pool: Database) -> None:

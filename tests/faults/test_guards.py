@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 import runengine_server.database.connecting
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, NewRun, RunStatus
@@ -185,7 +186,7 @@ async def test_a_process_that_stops_while_it_holds_the_lock_of_a_run_does_not_ho
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        runengine_server.database.connecting.OF_CALLS, "idle_in_transaction_session_timeout", "0.2s"
+        runengine_server.database.connecting.CALL_SETTINGS, "idle_in_transaction_session_timeout", "0.2s"
     )
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         run_id = await engine.trigger()
@@ -217,7 +218,7 @@ async def lost(engine: Engine, run_id: UUID) -> bool:
 
 
 @pytest.mark.parametrize("ahead", [-86_400, 86_400])
-async def test_leases_are_told_by_the_clock_of_the_database_alone(
+async def test_leases_follow_the_clock_of_the_database_alone(
     database_url: str, monkeypatch: pytest.MonkeyPatch, ahead: float
 ) -> None:
     real = time.time
@@ -237,7 +238,7 @@ async def test_leases_are_told_by_the_clock_of_the_database_alone(
         assert row["soon"]
 
 
-async def test_what_is_not_notified_is_found_all_the_same(
+async def test_a_change_that_is_not_notified_is_found_all_the_same(
     database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim, heartbeat = QueueRepository.claim_queued, LeaseRenewer.heartbeat
@@ -269,7 +270,7 @@ async def test_what_is_not_notified_is_found_all_the_same(
                 engine.tenant_id,
                 run_id,
                 engine.workflow,
-                encode_input(NewRun(run_id, engine.workflow, None, None, None)),
+                encode_input(NewRun(run_id, TriggerRunRequest(workflow_name=engine.workflow))),
             )
             return run_id
 

@@ -319,7 +319,7 @@ def test_a_sound_history_has_no_violations() -> None:
 
 
 @pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda tamper: tamper.__name__)
-def test_what_was_tampered_with_is_found(tamper: Tampering) -> None:
+def test_a_history_that_was_tampered_with_is_found(tamper: Tampering) -> None:
     facts = copy.deepcopy(sound())
     tamper(facts)
     assert TAMPERINGS[tamper] in {words.partition(":")[0] for words in violations(facts)}
@@ -329,7 +329,7 @@ def test_each_invariant_can_fail() -> None:
     assert set(TAMPERINGS.values()) == set(INVARIANTS)
 
 
-def test_what_a_killed_process_has_noted_stays(tmp_path: Path) -> None:
+def test_the_notes_of_a_killed_process_stay(tmp_path: Path) -> None:
     path = tmp_path / "history"
     noting = (
         "import os, signal\n"

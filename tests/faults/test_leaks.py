@@ -51,7 +51,7 @@ async def test_channels_and_calls_of_grpc_are_counted() -> None:
     await channel.close()
 
 
-def test_what_is_left_is_told_by_its_kind() -> None:
+def test_a_leak_is_reported_by_its_kind() -> None:
     before = {"serve": {"descriptors": Counter({"pipe": 2, "unix socket": 3})}}
     after = {"serve": {"descriptors": Counter({"pipe": 3, "unix socket": 2})}}
     assert differences(before, before) == []
@@ -102,7 +102,7 @@ async def test_a_deaf_graph_is_kept_until_it_ends_even_if_its_run_is_stopped_twi
     assert complaints == []
 
 
-async def test_what_a_graph_raises_when_its_run_is_no_longer_ours_is_nobodys_concern(
+async def test_an_error_of_a_graph_that_has_lost_its_run_is_retrieved_and_not_logged(
     database_url: str, complaints: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fenced(held: HeldRunRepository, *step: Any) -> int:

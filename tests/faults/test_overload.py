@@ -158,7 +158,7 @@ async def test_the_surplus_is_refused_at_once_and_leaves_nothing_and_the_rest_is
     assert len(acknowledged) == OVER_GRPC + OVER_REST
 
 
-async def test_after_a_storm_as_many_are_admitted_as_before(
+async def test_as_many_calls_are_admitted_after_a_storm_as_before(
     database_url: str, client: RunEngineClient, rest: httpx.AsyncClient
 ) -> None:
     run = await client.trigger_run("unserved")

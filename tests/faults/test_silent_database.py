@@ -10,7 +10,7 @@ import pytest
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
-from runengine_server.processes.start_database import watch
+from runengine_server.processes.watch_database import watch_database
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.run_repository import RunRepository
 
@@ -23,7 +23,7 @@ async def test_a_worker_hears_and_works_again_before_long(database_url: str) -> 
     held = Held()
     direct = Database(database_url, 2)
     async with Proxy(database_url) as proxy, serving(proxy.url, chain(held=held.node)) as engine:
-        watching = asyncio.create_task(watch(engine.database))
+        watching = asyncio.create_task(watch_database(engine.database))
         async with engine.working():
             await engine.trigger()
             running = await held.next()
@@ -51,7 +51,7 @@ async def test_calls_under_way_end_and_others_work_before_long(database_url: str
     async with Proxy(database_url) as proxy:
         database = Database(proxy.url, 3)
         await database.open()  # this one is idle
-        watching = asyncio.create_task(watch(database))
+        watching = asyncio.create_task(watch_database(database))
         async with database.connection():
             under_way = asyncio.create_task(call(database))
             await begun.wait()
@@ -68,7 +68,7 @@ async def test_calls_under_way_end_and_others_work_before_long(database_url: str
 async def test_calls_that_wait_for_a_lock_are_not_taken_for_dead(
     database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runengine_server.database.pool._SILENT_SECONDS", 0)
+    monkeypatch.setattr("runengine_server.database.pool.STALLED_SECONDS", 0)
     pool = Database(database_url, 2)
     lock = database.transaction()
     await lock.start()

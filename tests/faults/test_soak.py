@@ -73,7 +73,7 @@ def test_every_kind_comes_before_any_of_its_lane_comes_again() -> None:
             assert sorted(kinds[start : start + len(LANES[lane])]) == sorted(LANES[lane])
 
 
-def test_what_a_process_has_more_of_is_told_and_memory_beyond_its_slack() -> None:
+def test_growth_of_a_process_is_reported_and_memory_beyond_its_slack() -> None:
     before = {
         "worker-0": {"threads": Counter({"node": 10, "tokio": 3}), "memory": Counter({"of its own": 100})}
     }
@@ -104,7 +104,7 @@ def run(name: str, status: str) -> dict[str, object]:
     return {"id": f"run of {name}", "workflow_name": name, "status": status}
 
 
-def test_runs_that_are_not_as_their_workflow_allows_are_told() -> None:
+def test_runs_that_are_not_as_their_workflow_allows_are_reported() -> None:
     rows = Rows(
         runs=[run("soak-deployed", "completed"), run("soak-large", "failed"), run("soak-fork", "failed")]
     )
@@ -126,7 +126,7 @@ def test_runs_that_are_not_as_their_workflow_allows_are_told() -> None:
 @pytest.mark.parametrize(
     ("reason", "told"), [("INVALID_ARGUMENT", 0), ("UNAVAILABLE", 0), ("RUN_ACTIVE", 1), (None, 1)]
 )
-def test_a_call_that_was_to_be_refused_and_was_not_is_told(reason: str | None, told: int) -> None:
+def test_a_call_that_was_to_be_refused_and_was_not_is_reported(reason: str | None, told: int) -> None:
     answer = {"what": "answer", "call": 1, "ok": reason is None, **({"reason": reason} if reason else {})}
     asked = {"what": "call", "call": 1, "method": "trigger", "at": 0.0, "expected": ["INVALID_ARGUMENT"]}
     assert len(wrong_answers(Facts([asked, answer], Rows()))) == told

@@ -10,19 +10,16 @@ import asyncio
 import os
 import signal
 import sys
-import tempfile
 import uuid
 from pathlib import Path
 
 import asyncpg
 from runengine.v1.run_pb2 import RunStatus
-from runengine_server.database.migrations.migrate import migrate
 from runengine_server.logs import configure_logging
-from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults.arrivals import SECONDS, Arrivals
 from tests.faults.history import History
-from tests.support.stack import UNDER_TEST, Stack
+from tests.support.stack import UNDER_TEST, Stack, open_directory, own_postgres
 
 DOOR = "after_begin_step"
 
@@ -109,13 +106,8 @@ async def entered_by_zombie(
 
 async def measure(aimed: int) -> int:
     """How many of so many are entered, on a PostgreSQL of their own."""
-    with tempfile.TemporaryDirectory(prefix="zombies-") as name:
-        directory = Path(name)
-        os.chmod(directory, 0o755)
-        postgres = EmbeddedPostgres(directory)
-        try:
-            owner_url, url = await postgres.start()
-            await migrate(owner_url, url)
+    with open_directory() as directory:
+        async with own_postgres(directory) as (_, url):
             stack = Stack(url, directory)
             try:
                 await stack.start("serve")
@@ -130,8 +122,6 @@ async def measure(aimed: int) -> int:
                 return entered
             finally:
                 await stack.stop()
-        finally:
-            postgres.stop()
 
 
 def main() -> None:

@@ -13,13 +13,14 @@ from uuid import UUID, uuid4
 import pytest
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.repositories import artifact_store
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.worker.artifact_sweep import ArtifactSweep
 
-from tests.support.own_worker import ACTOR, NO_KEY, SECONDS, Engine, chain, serving
+from tests.support.own_worker import ACTOR, SECONDS, Engine, chain, serving
 
 TWO_DAYS = 2 * 24 * 3600
 
@@ -55,7 +56,9 @@ def files(engine: Engine) -> set[Path]:
     return {path for path in engine.directory.rglob("*") if path.is_file()}
 
 
-async def test_what_has_no_row_is_deleted_once_it_is_a_day_old_and_nothing_else(engine: Engine) -> None:
+async def test_an_artifact_without_a_row_is_deleted_once_it_is_a_day_old_and_nothing_else(
+    engine: Engine,
+) -> None:
     run_id = (await engine.execute()).id
     (saved,) = files(engine)
     kept = {
@@ -79,8 +82,8 @@ async def test_what_has_no_row_is_deleted_once_it_is_a_day_old_and_nothing_else(
 
 async def test_a_tenant_of_any_spelling_is_swept(engine: Engine) -> None:
     tenant_id = "org/../ä%2E.#1"
-    new = check_trigger(engine.workflow, None, None)
-    await trigger_run(RunRepository(engine.database.tenant(tenant_id)), new, ACTOR, NO_KEY, None)
+    new = check_trigger(TriggerRunRequest(workflow_name=engine.workflow))
+    await trigger_run(RunRepository(engine.database.tenant(tenant_id)), new, ACTOR, None, None)
     age(await put(engine, tenant_id, new.id))
     await sweep_of(engine).sweep()
     assert files(engine) == set()
@@ -89,7 +92,7 @@ async def test_a_tenant_of_any_spelling_is_swept(engine: Engine) -> None:
 async def test_pages_and_two_workers_at_once_do_no_harm(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact_store, "_PAGE", 3)
+    monkeypatch.setattr(artifact_store, "PAGE", 3)
     run_id = (await engine.execute()).id
     kept = files(engine)
     for _ in range(20):

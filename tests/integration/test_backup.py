@@ -17,10 +17,10 @@ import pytest
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
-from runengine_server.database.damage import damage
 from runengine_server.database.database import Database
+from runengine_server.database.integrity import find_damage
 from runengine_server.processes import backup
-from runengine_server.processes.start_database import migrate
+from runengine_server.processes.migrate import migrate
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.settings import Settings, SettingsError
@@ -103,7 +103,7 @@ async def responses(url: str, tenant_id: str, campaign_id: UUID) -> list[object]
     """What the tenant is told of its campaign and its runs."""
     database = Database(url, 2)
     await database.open()
-    assert await damage(database) is None
+    assert await find_damage(database) is None
     scope = database.tenant(tenant_id)
     runs = RunRepository(scope)
     page = await runs.list_of_campaign(campaign_id, [], 20, 0, None)
@@ -187,8 +187,21 @@ async def test_a_backup_that_is_not_whole_changes_nothing(
     assert not after.artifact_directory.exists()
 
 
+@pytest.fixture
+def failing(servers: tuple[Server, Server], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PATH with programs of the servers' version that fail."""
+    directory = tmp_path_factory.mktemp("failing")
+    for name in ("pg_dump", "pg_restore"):
+        program = directory / name
+        program.write_text(
+            f'#!/bin/sh\n[ "$1" = --version ] && exec {servers[0].binaries / name} --version\nexit 1\n'
+        )
+        program.chmod(0o755)
+    return f"{directory}{os.pathsep}{os.environ['PATH']}"
+
+
 async def test_backup_and_restore_say_what_stands_in_their_way(
-    servers: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    servers: tuple[Server, Server], failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = servers
     name = new_database(one)
@@ -209,8 +222,8 @@ async def test_backup_and_restore_say_what_stands_in_their_way(
     assert "no artifact that the database names is in" in await refusal(backup.backup(elsewhere, file))
     assert "cannot write" in await refusal(backup.backup(before, tmp_path / "absent" / "file"))
     with monkeypatch.context() as without:
-        without.setattr(backup, "_program", lambda *_: Path("/bin/false"))
-        assert "false failed" in await refusal(backup.backup(before, file))
+        without.setenv("PATH", failing)
+        assert "pg_dump failed" in await refusal(backup.backup(before, file))
     assert os.listdir(tmp_path) == ["before"]
     await backup.backup(before, file)
     assert "is there already" in await refusal(backup.backup(before, file))
@@ -221,8 +234,8 @@ async def test_backup_and_restore_say_what_stands_in_their_way(
     # A restore that fails in the middle leaves neither rows nor artifacts, and can be done again.
     after = settings_of(other, copy := new_database(other), tmp_path / "after")
     with monkeypatch.context() as without:
-        without.setattr(backup, "_program", lambda *_: Path("/bin/false"))
-        assert "false failed" in await refusal(backup.restore(after, file))
+        without.setenv("PATH", failing)
+        assert "pg_restore failed" in await refusal(backup.restore(after, file))
     assert not after.artifact_directory.exists()
     await backup.restore(after, file)
     assert (await tables(other, copy))["runs"] == rows["runs"]
@@ -245,7 +258,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("harm", DAMAGE)
-async def test_damage_of_a_database_is_told_in_words(
+async def test_damage_of_a_database_is_reported_in_words(
     servers: tuple[Server, Server], tmp_path: Path, harm: str
 ) -> None:
     one, _ = servers
@@ -260,9 +273,9 @@ async def test_damage_of_a_database_is_told_in_words(
     )
     database = Database(str(settings.database_url), 1)
     await database.open()
-    assert await damage(database) is None
+    assert await find_damage(database) is None
     await admin.execute(harm)
-    assert await damage(database) == DAMAGE[harm]
+    assert await find_damage(database) == DAMAGE[harm]
     await database.close()
     await admin.close()
 

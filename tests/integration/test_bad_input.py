@@ -205,7 +205,7 @@ async def _judge_raw(world: World, raw: Raw) -> list[str]:
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-async def test_bad_input_gets_the_same_typed_answer_from_both_doors_and_changes_nothing(
+async def test_bad_input_gets_the_same_typed_error_from_grpc_and_rest_and_changes_nothing(
     world: World, channel: grpc.aio.Channel, database: asyncpg.Connection, category: str
 ) -> None:
     async with nothing_changes(world, database):
@@ -213,7 +213,7 @@ async def test_bad_input_gets_the_same_typed_answer_from_both_doors_and_changes_
     assert wrong == [], "\n".join(wrong)
 
 
-async def test_what_is_no_http_gets_a_problem_and_never_a_second_answer(
+async def test_a_request_that_is_no_http_gets_a_problem_and_never_a_second_response(
     world: World, database: asyncpg.Connection
 ) -> None:
     async with nothing_changes(world, database):
@@ -222,7 +222,7 @@ async def test_what_is_no_http_gets_a_problem_and_never_a_second_answer(
 
 
 @pytest.mark.parametrize("sent", NO_GRPC.values(), ids=NO_GRPC)
-async def test_what_is_no_grpc_ends_its_connection_and_no_other(
+async def test_a_message_that_is_no_grpc_ends_its_connection_and_no_other(
     world: World, database: asyncpg.Connection, sent: bytes
 ) -> None:
     async with nothing_changes(world, database):
@@ -230,7 +230,7 @@ async def test_what_is_no_grpc_ends_its_connection_and_no_other(
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"deflate", b"snappy", b"\xff"])
-async def test_what_cannot_be_decompressed_reaches_no_handler(
+async def test_a_message_that_cannot_be_decompressed_reaches_no_handler(
     world: World, database: asyncpg.Connection, encoding: bytes
 ) -> None:
     async with nothing_changes(world, database):
@@ -241,7 +241,7 @@ async def test_what_cannot_be_decompressed_reaches_no_handler(
     assert b"runengine" not in answer
 
 
-async def test_bad_input_all_at_once_gets_the_same_answers(
+async def test_bad_input_all_at_once_gets_the_same_responses(
     world: World, channel: grpc.aio.Channel, database: asyncpg.Connection
 ) -> None:
     turns = asyncio.Semaphore(_AT_ONCE)
@@ -256,7 +256,7 @@ async def test_bad_input_all_at_once_gets_the_same_answers(
     assert wrong == [], "\n".join(wrong)
 
 
-def test_no_answer_in_the_table_is_a_fault_of_the_server_and_no_name_is_given_twice() -> None:
+def test_no_response_in_the_table_is_a_fault_of_the_server_and_no_name_is_given_twice() -> None:
     for category in CATEGORIES.values():
         assert len({row.name for row in category}) == len(category)
         for row in category:

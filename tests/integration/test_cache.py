@@ -33,7 +33,7 @@ async def fill(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("of", ["all", "workflow", "tenant"])
-async def test_what_is_cleared_is_executed_again_and_nothing_else(
+async def test_a_cleared_step_is_executed_again_and_no_other(
     database_url: str, tmp_path: Path, of: str
 ) -> None:
     ran, other_ran = Ran(), Ran()
@@ -63,7 +63,7 @@ async def test_without_clear_the_command_does_nothing(database_url: str, tmp_pat
     assert "--clear" in err
 
 
-async def test_a_database_that_is_away_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_a_database_that_is_away_is_reported_in_one_line(tmp_path: Path) -> None:
     status, out, err = await cache("postgresql://nobody@127.0.0.1:1/none", tmp_path, "--clear")
     assert (status, out) == (1, "")
     assert err.startswith("runengine-server: RUNENGINE_DATABASE_URL:")

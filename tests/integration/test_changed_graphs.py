@@ -119,7 +119,7 @@ async def test_a_node_that_was_due_beside_others_is_missed_before_any_of_them_be
         assert sorted(ran.names) == ["left", "right"]
 
 
-async def test_what_a_finished_node_led_to_is_missed_although_its_superstep_has_not_ended(
+async def test_a_successor_of_a_finished_node_is_missed_although_the_superstep_has_not_ended(
     database_url: str,
 ) -> None:
     ran = Ran()

@@ -113,7 +113,7 @@ async def test_another_thread_than_that_of_the_run_is_refused(
     assert await rows(database, run.id) == []
 
 
-async def test_to_prune_no_thread_or_by_an_unknown_strategy_deletes_nothing(
+async def test_a_prune_of_no_thread_or_by_an_unknown_strategy_deletes_nothing(
     engine: Engine, database: asyncpg.Connection
 ) -> None:
     run = await claimed(engine)

@@ -262,7 +262,7 @@ def differ(ours: str, theirs: str, of: str) -> bool:
     return ours.partition("@")[0] != theirs.partition("@")[0] if of == VERIFY else ours != theirs
 
 
-def test_whoever_is_let_in_here_is_the_same_to_clerk(verdicts: Verdicts) -> None:
+def test_a_caller_that_is_let_in_is_the_same_to_clerk(verdicts: Verdicts) -> None:
     let_in = {name: ours for name, ours in verdicts.ours.items() if ours != "refused"}
     assert len(let_in) > 30
     assert let_in == {name: verdicts.theirs[AUTHENTICATE][name] for name in let_in}

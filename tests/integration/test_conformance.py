@@ -11,11 +11,12 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.report import CapabilityResult
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.commands.trigger_run import trigger_run
 from runengine_server.domain.run import NewRun
 from runengine_server.worker.graph.checkpointer import FencedCheckpointer
 
-from tests.support.own_worker import ACTOR, NO_KEY, Engine
+from tests.support.own_worker import ACTOR, Engine
 from tests.support.saver import claimed, saver_of
 
 
@@ -30,8 +31,8 @@ class RunOfThread:
 
     async def saver(self, thread_id: str) -> FencedCheckpointer:
         if thread_id not in self._savers:
-            new = NewRun(UUID(thread_id), self._engine.workflow, None, None, None)
-            await trigger_run(self._engine.runs, new, ACTOR, NO_KEY, None)
+            new = NewRun(UUID(thread_id), TriggerRunRequest(workflow_name=self._engine.workflow))
+            await trigger_run(self._engine.runs, new, ACTOR, None, None)
             self._savers[thread_id] = saver_of(self._engine, await self._engine.claim())
         return self._savers[thread_id]
 

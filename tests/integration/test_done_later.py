@@ -34,7 +34,7 @@ async def test_a_begin_that_is_refused_does_not_take_the_step_before_with_it(dat
     assert ran.names == ["one"]
 
 
-async def test_what_is_refused_by_itself_is_not_sent_again_with_the_failure_of_its_run(
+async def test_a_refused_write_is_not_sent_again_with_the_failure_of_its_run(
     database_url: str,
 ) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
-from tests.support.stack import postgres_of_ones_own
+from tests.support.stack import own_postgres
 
 
 async def test_a_machine_on_which_it_takes_half_a_minute_to_start_waits_for_it(
@@ -31,7 +31,7 @@ async def test_a_machine_on_which_it_takes_half_a_minute_to_start_waits_for_it(
 
     directory: Path = tmp_path_factory.mktemp("postgres")
     monkeypatch.setattr(subprocess, "run", run)
-    async with postgres_of_ones_own(directory) as (postgres, _):
+    async with own_postgres(directory) as (postgres, _):
         assert postgres.is_running()
     assert limits
 

@@ -76,7 +76,7 @@ async def test_a_database_that_is_away_is_not_the_failure_of_a_node(
         assert set(ran.names) == {"work"}
 
 
-async def test_when_two_fail_at_once_the_error_of_the_run_is_that_of_its_step(
+async def test_a_run_with_two_failures_at_once_has_the_error_of_its_step(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both, recorded = asyncio.Barrier(2), set[object]()
@@ -126,7 +126,7 @@ async def test_the_words_of_an_author_become_one_line_that_can_be_stored(
 
 
 @pytest.mark.parametrize("result", ["no state", Command(graph=Command.PARENT, goto="work")])
-async def test_what_a_graph_can_never_do_is_not_worth_a_retry(database_url: str, result: Any) -> None:
+async def test_a_result_that_no_graph_can_take_is_not_worth_a_retry(database_url: str, result: Any) -> None:
     async def work(state: State) -> Any:
         return result
 
@@ -172,7 +172,7 @@ async def test_a_group_of_errors_says_what_failed_within_and_where(
             assert any(re.search(rf"{Path(__file__).name}:\d+ {place}\b", line) for line in logged)
 
 
-async def test_what_a_message_says_is_bounded(database_url: str) -> None:
+async def test_the_message_of_an_error_is_bounded(database_url: str) -> None:
     def deep(level: int) -> Exception:
         if level == 0:
             return ValueError("x" * 5000)

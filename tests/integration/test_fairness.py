@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from runengine.v1.run_pb2 import RunStatus as WireStatus
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_client import QuotaExceeded
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.database.connecting import Connection
@@ -18,7 +19,7 @@ from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
 
-from tests.support.own_worker import ACTOR, LEASE_SECONDS, NO_KEY, Engine, Ran, chain, run_of, serving
+from tests.support.own_worker import ACTOR, LEASE_SECONDS, Engine, Ran, chain, run_of, serving
 from tests.support.stack import Stack
 
 
@@ -32,8 +33,8 @@ async def queue(engine: Engine, tenant_id: str, count: int) -> list[UUID]:
     """Triggers runs of a tenant, one after the other."""
     ids = []
     for _ in range(count):
-        new = check_trigger(engine.workflow, None, None)
-        await trigger_run(RunRepository(engine.database.tenant(tenant_id)), new, ACTOR, NO_KEY, None)
+        new = check_trigger(TriggerRunRequest(workflow_name=engine.workflow))
+        await trigger_run(RunRepository(engine.database.tenant(tenant_id)), new, ACTOR, None, None)
         ids.append(new.id)
     return ids
 

@@ -24,7 +24,7 @@ from runengine_server.rpc.interceptor import CallInterceptor
 from runengine_server.rpc.statuses import status_of
 
 from tests.support.patience import SECONDS
-from tests.support.stack import Stack, free_address, logging_to, postgres_of_ones_own
+from tests.support.stack import Stack, free_address, logging_to, own_postgres
 
 CANARY = "canary-7f3a9c"
 
@@ -32,7 +32,7 @@ CANARY = "canary-7f3a9c"
 @pytest.fixture
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[EmbeddedPostgres, str]]:
     """A PostgreSQL that the test may stop and spoil."""
-    async with postgres_of_ones_own(tmp_path_factory.mktemp("postgres")) as it:
+    async with own_postgres(tmp_path_factory.mktemp("postgres")) as it:
         yield it
 
 
@@ -167,7 +167,7 @@ async def spoilt(state_dir: Path) -> AsyncIterator[tuple[Spoilt, RunEngineClient
     await server.stop(0)
 
 
-async def test_an_uncaught_exception_tells_an_id_and_nothing_else(
+async def test_an_uncaught_exception_shows_an_id_and_nothing_else(
     spoilt: tuple[Spoilt, RunEngineClient],
 ) -> None:
     _, client = spoilt
@@ -187,7 +187,7 @@ async def test_a_handler_that_is_cancelled_does_not_leave_its_caller_hanging(
     assert (interrupted.value.code, interrupted.value.reason) == (grpc.StatusCode.ABORTED, "INTERRUPTED")
 
 
-async def test_one_call_too_many_is_refused_at_once_and_told_when_to_come_back(
+async def test_one_call_too_many_is_refused_at_once_with_the_time_to_come_back(
     spoilt: tuple[Spoilt, RunEngineClient],
 ) -> None:
     servicer, client = spoilt

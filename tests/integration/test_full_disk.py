@@ -18,7 +18,7 @@ from langgraph.runtime import Runtime
 from runengine.context import RunContext
 from runengine_server.database.database import Database
 from runengine_server.domain.run import RunStatus
-from runengine_server.processes import start_database
+from runengine_server.processes.watch_database import watch_database
 from runengine_server.repositories.artifact_store import ArtifactStore
 
 from tests.support.own_worker import SECONDS, chain, serving, until
@@ -103,11 +103,7 @@ async def test_readiness_follows_the_room_on_the_disk_of_the_database(
     assert '"53100"' in said
 
 
-async def test_a_process_that_watches_sees_that_there_is_no_room_and_that_there_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(start_database, "_WATCH_SECONDS", 0.01)
-    monkeypatch.setattr(start_database, "_DISK_SECONDS", 0)
+async def test_a_process_that_watches_sees_that_there_is_no_room_and_that_there_is() -> None:
     with open_directory() as beside, open_directory() as where, small_disk(where, "128m") as disk:
         async with postgresql_on(disk, beside) as server:
             looks, told = asyncio.Semaphore(0), list[bool]()
@@ -126,7 +122,9 @@ async def test_a_process_that_watches_sees_that_there_is_no_room_and_that_there_
                 for _ in range(2):
                     await looks.acquire()
 
-            watching = asyncio.create_task(start_database.watch(database, told.append))
+            watching = asyncio.create_task(
+                watch_database(database, told.append, seconds=0.01, disk_seconds=0)
+            )
             try:
                 async with asyncio.timeout(SECONDS):
                     await look()

@@ -94,7 +94,7 @@ async def test_an_exhausted_retry_policy_fails_the_run(client: RunEngineClient, 
     assert words(await client.list_run_steps(run.id)) == [("flaky", "failed", 3)]
 
 
-async def test_a_cached_node_answers_again_without_running(client: RunEngineClient) -> None:
+async def test_a_cached_node_returns_its_result_without_running(client: RunEngineClient) -> None:
     count = uuid4().int % 2**40
     _, steps = await finish(client, "cached", count=count)
     assert (steps[0].cache_hit, words(steps)) == (False, [("counted", "completed", 1)])

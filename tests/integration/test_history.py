@@ -59,7 +59,7 @@ async def test_artifacts_of_a_failed_attempt_stay_with_it(client: RunEngineClien
     assert (await client.download_artifact(first.output_artifact_ids[0])).data == b"draft"
 
 
-async def test_the_timeline_tells_who_did_what_when_and_why(
+async def test_the_timeline_says_who_did_what_when_and_why(
     client: RunEngineClient, rest: httpx.AsyncClient, gates: Gates
 ) -> None:
     body = {"workflowName": "gated", "triggerPayload": {"gates": gates.path}}
@@ -93,7 +93,7 @@ async def test_the_timeline_tells_who_did_what_when_and_why(
     assert (await rest.get(f"/runs/{run_id}/events")).json() == events_json(events)
 
 
-async def test_the_timeline_tells_who_acted_as_whom(
+async def test_the_timeline_says_who_acted_as_whom(
     stack: Stack, client: RunEngineClient, organisation: str, state_dir: Path
 ) -> None:
     forge = Forge(development.private_key(state_dir))
@@ -122,7 +122,7 @@ async def test_the_timeline_tells_who_acted_as_whom(
     assert table.get().count("user_b by user_a") == 2
 
 
-async def test_a_malformed_traceparent_is_nobodys_error(rest: httpx.AsyncClient) -> None:
+async def test_a_malformed_traceparent_is_no_error(rest: httpx.AsyncClient) -> None:
     for value in ("x", "00-" + "0" * 32 + "-00f067aa0ba902b7-01", "00-xyz-1-01"):
         response = await rest.post("/runs", json={"workflowName": "unserved"}, headers={"traceparent": value})
         events = (await rest.get(f"/runs/{response.json()['id']}/events")).json()["events"]

@@ -13,7 +13,7 @@ from runengine.context import RunContext
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, RunStatus
-from runengine_server.logs import _frames
+from runengine_server.logs import frames_of
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 
@@ -58,7 +58,7 @@ def leave(state: State) -> NoReturn:
         (leave, {}, "NodeExited: SystemExit: 3"),
     ],
 )
-async def test_whatever_a_node_raises_its_step_and_its_run_fail_once(
+async def test_an_exception_of_a_node_fails_its_step_and_its_run_once(
     database_url: str, node: Any, options: dict[str, Any], message: str
 ) -> None:
     async with serving(database_url, alone("node", node, **options)) as engine:
@@ -69,7 +69,7 @@ async def test_whatever_a_node_raises_its_step_and_its_run_fail_once(
 
 
 @pytest.mark.parametrize("error", [Speechless(), Panic()])
-async def test_whatever_an_edge_raises_its_run_fails(database_url: str, error: BaseException) -> None:
+async def test_an_exception_of_an_edge_fails_its_run(database_url: str, error: BaseException) -> None:
     graph = chain(node=lambda state: {})
 
     def choose(state: State) -> NoReturn:
@@ -118,7 +118,7 @@ async def test_a_database_that_only_reads_is_unavailable_in_our_words(
     await pool.close()
 
 
-async def test_an_artifact_is_kept_when_only_the_answer_to_its_commit_was_lost(
+async def test_an_artifact_is_kept_when_only_the_response_to_its_commit_was_lost(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = HeldRunRepository.save_artifact
@@ -157,4 +157,4 @@ async def test_a_table_without_forced_row_level_security_is_refused_at_start(
 def test_an_exception_that_is_its_own_cause_can_be_logged() -> None:
     error = ValueError("hush")
     error.__cause__ = error
-    assert _frames(error) == "builtins.ValueError"
+    assert frames_of(error) == "builtins.ValueError"

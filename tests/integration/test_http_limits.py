@@ -56,7 +56,7 @@ class Served:
 async def serving(app: ASGIApp, *, patient_at_first: bool = False, **given: Any) -> AsyncIterator[Served]:
     """`patient_at_first`: the first head of a connection may take as long as it likes."""
     started = asyncio.Event()
-    given = {"goodbye_seconds": SECONDS, **given}
+    given = {"linger_seconds": SECONDS, **given}
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -76,11 +76,11 @@ async def serving(app: ASGIApp, *, patient_at_first: bool = False, **given: Any)
             def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
                 super().connection_made(transport)
                 if patient_at_first:
-                    self._expect_nothing()
-                    self._expect_within(SECONDS)
+                    self.clear_deadline()
+                    self.set_deadline(SECONDS)
 
-            def _run_out(self) -> None:
-                super()._run_out()
+            def on_deadline(self) -> None:
+                super().on_deadline()
                 served.ran_out.set()
 
             def connection_lost(self, exc: Exception | None) -> None:
@@ -191,7 +191,7 @@ async def test_the_head_of_a_further_request_has_its_time_too() -> None:
 
 
 @pytest.mark.parametrize("begun", [b"GET /", b"\r\n"])
-async def test_a_slow_head_does_not_cost_the_answer_before_it(begun: bytes) -> None:
+async def test_a_slow_head_does_not_cost_the_response_before_it(begun: bytes) -> None:
     app = Held()
     async with serving(app, patient_at_first=True, head_seconds=_SOON) as served:
         reader, writer = await served.connect()
@@ -206,13 +206,13 @@ async def test_a_slow_head_does_not_cost_the_answer_before_it(begun: bytes) -> N
         assert b"408" not in answer
 
 
-async def test_what_is_left_of_a_body_when_its_answer_is_out_has_its_time() -> None:
+async def test_the_rest_of_a_body_whose_response_is_out_has_its_time() -> None:
     unfinished = b"POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nabc"
     async with serving(hello, rest_seconds=_SOON) as served:
         assert [told(answer) for answer in await exchange(served.address, unfinished)] == [HELLO]
 
 
-async def test_a_body_may_end_after_its_answer_and_the_connection_serves_on() -> None:
+async def test_a_body_may_end_after_its_response_and_the_connection_serves_on() -> None:
     async with serving(hello) as served:
         reader, writer = await served.connect()
         writer.write(b"POST /hello HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\na")
@@ -293,14 +293,14 @@ async def test_a_request_too_many_is_turned_away_at_once_but_not_the_question_fo
         assert [told(answer) for answer in await exchange(served.address, LAST)] == [HELLO]
 
 
-async def test_requests_sent_ahead_are_answered_up_to_a_number() -> None:
+async def test_requests_sent_ahead_are_served_up_to_a_number() -> None:
     async with serving(hello, pipelined=5) as served:
         answers = await exchange(served.address, GET * 1000)
         assert len(answers) == 6
         assert answers[-1].headers["connection"] == "close"
 
 
-async def test_a_caller_that_reads_nothing_of_its_answer_is_cut_off() -> None:
+async def test_a_caller_that_reads_nothing_of_its_response_is_cut_off() -> None:
     async def endless(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not cut_off.is_set():

@@ -36,7 +36,7 @@ async def test_fifty_triggers_at_once_make_one_run(
     assert await database.fetchval("SELECT count(*) FROM runs WHERE tenant_id = $1", organisation) == 1
 
 
-async def test_a_replay_is_the_first_answer_even_when_the_run_has_moved_on(
+async def test_a_replay_is_the_first_response_even_when_the_run_has_moved_on(
     client: RunEngineClient, gates: Gates
 ) -> None:
     same = key()
@@ -67,7 +67,7 @@ async def test_validation_comes_before_the_key(client: RunEngineClient) -> None:
         await client.trigger_run("unserved", context={"campaignId": "x"}, idempotency_key=same)
 
 
-async def test_cancel_and_retry_act_once(client: RunEngineClient) -> None:
+async def test_a_cancel_and_a_retry_with_a_key_act_once(client: RunEngineClient) -> None:
     run = await client.trigger_run("unserved")
     cancel_key, retry_key = key(), key()
     cancelled = await client.cancel_run(run.id, idempotency_key=cancel_key)
@@ -93,7 +93,7 @@ async def test_keys_are_each_tenants_own(stack: Stack, client: RunEngineClient) 
         assert (await other.trigger_run("unserved", idempotency_key=same)).id != run.id
 
 
-async def test_a_replay_is_marked_in_both_doors(stack: Stack, token: str, rest: httpx.AsyncClient) -> None:
+async def test_a_replay_is_marked_in_grpc_and_rest(stack: Stack, token: str, rest: httpx.AsyncClient) -> None:
     async with grpc.aio.insecure_channel(stack.grpc_address) as channel:
         stub = run_service_pb2_grpc.RunServiceStub(channel)
 

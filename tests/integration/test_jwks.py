@@ -40,15 +40,9 @@ def keys(server: JwksServer, clock: Clock) -> JwksKeys:
     return JwksKeys(server.url, clock=clock)
 
 
-async def refreshed(keys: JwksKeys) -> None:
-    """Until the fetch that is under way has ended."""
-    assert keys._refreshing is not None
-    await asyncio.wait([keys._refreshing])
-
-
 async def refresh(keys: JwksKeys, clock: Clock, seconds: float = 60) -> None:
     clock.advance(seconds)
-    await refreshed(keys)
+    assert await keys.wait_for_fetch()
 
 
 def at_once(finding: Coroutine[Any, Any, Any]) -> Any:
@@ -106,7 +100,7 @@ async def test_an_unknown_kid_has_the_keys_fetched_anew_but_not_at_will(
     assert len(server.requests) == 2
 
 
-async def test_a_withdrawn_key_is_forgotten_within_a_minute_though_its_tokens_are_remembered(
+async def test_a_withdrawn_key_is_forgotten_within_a_minute_though_its_tokens_are_cached(
     server: JwksServer, keys: JwksKeys, clock: Clock
 ) -> None:
     verifier = ClerkVerifier(keys, development.ISSUER, [])
@@ -117,7 +111,7 @@ async def test_a_withdrawn_key_is_forgotten_within_a_minute_though_its_tokens_ar
     assert await accepts(verifier, token)
     await refresh(keys, clock)
     assert not await accepts(verifier, token)
-    assert not verifier._verified
+    assert verifier.cached_tokens == 0
 
 
 async def test_the_keys_are_fetched_once_a_minute_and_every_ten_seconds_during_an_outage(
@@ -186,13 +180,13 @@ async def test_a_url_that_says_nothing_keeps_nobody_waiting_whose_kid_is_known(
     await server.asked.wait()
     assert at_once(keys.find("one")) == ONE.public_key()
     server.answering.set()
-    await refreshed(keys)
+    assert await keys.wait_for_fetch()
 
 
 @pytest.mark.parametrize(
     "says", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"]
 )
-async def test_an_unknown_kid_is_refused_in_time_though_the_url_never_ends_its_answer(
+async def test_an_unknown_kid_is_refused_in_time_though_the_url_never_ends_its_response(
     clock: Clock, says: bytes
 ) -> None:
     never = asyncio.Event()
@@ -279,7 +273,7 @@ async def test_a_redirect_is_not_followed(server: JwksServer, clock: Clock) -> N
     await listening.wait_closed()
 
 
-async def test_an_answer_in_chunks_or_without_a_length_is_read(server: JwksServer, clock: Clock) -> None:
+async def test_a_response_in_chunks_or_without_a_length_is_read(server: JwksServer, clock: Clock) -> None:
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in (GOOD[:100], GOOD[100:]))
     for answer in (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n",
@@ -320,7 +314,7 @@ async def test_an_unusable_key_among_good_ones_is_left_out(
     server.answer = http(jwks(entry(), jwk(ONE, "one")))
     assert await keys.find("one") == ONE.public_key()
     assert await keys.find("two") is None
-    assert set(keys._keys) == {"one"}
+    assert keys.kids == {"one"}
 
 
 async def test_a_key_may_leave_out_what_it_is_for(server: JwksServer, keys: JwksKeys) -> None:
@@ -329,7 +323,7 @@ async def test_a_key_may_leave_out_what_it_is_for(server: JwksServer, keys: Jwks
     assert await keys.find("one") == ONE.public_key()
 
 
-async def test_a_kid_of_two_keys_is_nobodys(server: JwksServer, keys: JwksKeys) -> None:
+async def test_a_kid_of_two_keys_finds_neither(server: JwksServer, keys: JwksKeys) -> None:
     server.answer = http(jwks(jwk(ONE, "a"), jwk(TWO, "a"), jwk(ONE, "a"), jwk(TWO, "b"), jwk(TWO, "b")))
     assert await keys.find("a") is None
     assert await keys.find("b") == TWO.public_key()

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from runengine_server.auth.jwks import JwksKeys
-from runengine_server.processes import app
+from runengine_server.processes.token_verifier import create_verifier
 from runengine_server.settings import Settings, SettingsError
 
 from tests.support.jwks_server import ONE, TWO, Clock, JwksServer
@@ -42,7 +42,7 @@ from tests.support.token_forge import Forge
 )
 async def test_a_url_that_is_not_http_is_refused_at_start_in_one_line(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^RUNENGINE_CLERK_JWKS_URL must be an http:// or https:// URL$"):
-        app._verifier(Settings(clerk_issuer="https://clerk.example", clerk_jwks_url=url))
+        create_verifier(Settings(clerk_issuer="https://clerk.example", clerk_jwks_url=url))
 
 
 @pytest.fixture

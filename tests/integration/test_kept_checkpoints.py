@@ -130,7 +130,7 @@ def chain_on(schema: type[Any], **nodes: Any) -> Graph:
 
 @pytest.mark.parametrize("ending", ["failed", "cancelled"])
 @pytest.mark.parametrize(("schema", "checkpoints"), [(Snapshots, 1), (Deltas, 3)])
-async def test_what_a_delta_channel_is_replayed_from_is_kept(
+async def test_checkpoints_that_a_delta_channel_is_replayed_from_are_kept(
     database_url: str, database: asyncpg.Connection, ending: str, schema: type[Any], checkpoints: int
 ) -> None:
     """Its value may be in no checkpoint, but in the writes on all of them since it has one."""

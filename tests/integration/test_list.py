@@ -73,7 +73,7 @@ async def test_runs_of_one_moment_are_in_the_order_of_their_ids_whatever_their_s
     assert [run_id async for page in both for run_id in page] == sorted(ids, reverse=True)
 
 
-async def test_pages_of_one_run_each(client: RunEngineClient) -> None:
+async def test_pages_of_any_size_make_up_the_whole_list(client: RunEngineClient) -> None:
     campaign_id = str(uuid.uuid4())
     await trigger(client, campaign_id, 12)
     whole = [run.id for run in (await client.list_campaign_runs(campaign_id, limit=100)).runs]

@@ -133,7 +133,7 @@ async def test_nobody_gets_in_without_an_organisation(
 
 
 @pytest.mark.parametrize("method", BY_ID, ids=name_of)
-async def test_what_is_anothers_answers_like_what_is_absent_to_the_byte(
+async def test_an_id_of_another_tenant_looks_like_an_absent_one_to_the_byte(
     stack: Stack,
     caller_with: Make,
     own: dict[str, str],

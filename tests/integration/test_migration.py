@@ -18,13 +18,13 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from runengine.v1.run_pb2 import Run, RunError
-from runengine.v1.run_service_pb2 import GetRunResponse
+from runengine.v1.run_service_pb2 import GetRunResponse, TriggerRunRequest
 from runengine_server.database import functions
 from runengine_server.database.database import Database
 from runengine_server.database.migrations.migrate import migrate
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import Failure, NewRun, RunStatus
-from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
+from runengine_server.repositories.run_repository import IdempotencyKey, Outcome, RunRepository
 
 from tests.support.own_worker import ACTOR, run_of
 
@@ -168,9 +168,12 @@ async def test_runs_stored_with_longer_varints_are_encoded_again_while_servers_g
 
     async def trigger(priority: int) -> UUID:
         run_id = uuid4()
-        new = NewRun(run_id, "old", payload, None, None, priority)
+        request = TriggerRunRequest(workflow_name="old", trigger_payload=payload, priority=priority)
         response = await application.fetchval(
-            "SELECT trigger_run_before('org_old', $1, 'old', $2, $3)", run_id, encode_input(new), priority
+            "SELECT trigger_run_before('org_old', $1, 'old', $2, $3)",
+            run_id,
+            encode_input(NewRun(run_id, request)),
+            priority,
         )
         assert run_of(response).id == run_id
         return run_id
@@ -211,8 +214,8 @@ async def test_runs_stored_with_longer_varints_are_encoded_again_while_servers_g
     assert priorities == {**dict.fromkeys(_PRIORITIES, 302), 7: 1}
     # A key that the other server stored an answer under.
     for run_id in old + new:
-        once = Once(str(run_id), b"")
-        replayed = await runs.cancel(run_id, ACTOR, once)
+        key = IdempotencyKey(str(run_id), b"")
+        replayed = await runs.cancel(run_id, ACTOR, key)
         assert replayed.outcome is Outcome.REPLAYED
         assert replayed.response == _again(GetRunResponse, replayed.response)
         assert run_of(replayed.response).status is RunStatus.QUEUED

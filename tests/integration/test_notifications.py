@@ -22,7 +22,7 @@ from tests.faults.arrivals import Arrivals
 from tests.faults.proxy import Proxy
 from tests.support.gates import Gates
 from tests.support.own_worker import SECONDS, Held, Ran, chain, ended, serving, until
-from tests.support.stack import UNDER_TEST, Stack, logging_to, postgres_of_ones_own
+from tests.support.stack import UNDER_TEST, Stack, logging_to, own_postgres
 
 # What a test notifies of its own, when all before has been heard.
 LAST = "last"
@@ -101,7 +101,7 @@ async def test_each_transition_that_a_worker_waits_for_is_notified(database_url:
         assert await heard.next() == (QUEUED, "")
 
 
-async def test_what_changes_nothing_is_not_notified(database_url: str) -> None:
+async def test_a_call_that_changes_nothing_is_not_notified(database_url: str) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine, Heard.at(database_url) as heard:
         run_id = await engine.trigger()
         # Nobody holds a run that is queued, or one that is cancelled already.
@@ -112,7 +112,7 @@ async def test_what_changes_nothing_is_not_notified(database_url: str) -> None:
         assert await heard.until(LAST) == ["", LAST]
 
 
-async def test_what_comes_while_a_notification_is_under_way_goes_out_in_one_statement(
+async def test_notifications_that_come_while_one_is_under_way_go_out_in_one_statement(
     proxy: Proxy, behind: Database, database_url: str
 ) -> None:
     async with Heard.at(database_url) as heard:
@@ -164,7 +164,7 @@ async def test_a_notifier_that_has_lost_its_connection_opens_another(
             await database.execute("SELECT pg_terminate_backend($1, 5000)", pid)
 
 
-async def test_what_cannot_be_sent_waits_in_bounds_and_is_sent_later(
+async def test_a_notification_that_cannot_be_sent_waits_in_bounds_and_is_sent_later(
     proxy: Proxy, behind: Database, database_url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with Heard.at(database_url) as heard:
@@ -189,7 +189,7 @@ async def test_what_cannot_be_sent_waits_in_bounds_and_is_sent_later(
     assert logged.count("notifications cannot be sent") == 1
 
 
-async def test_what_was_told_is_sent_before_a_process_ends(database_url: str) -> None:
+async def test_a_notification_is_sent_before_its_process_ends(database_url: str) -> None:
     async with Heard.at(database_url) as heard:
         database = Database(database_url, 1)
         database.notifier.notify(QUEUED, HANDED_BACK)
@@ -241,7 +241,7 @@ async def test_a_run_whose_server_is_killed_before_its_notification_is_found_by_
 @pytest.fixture(scope="module")
 async def small_queue_url(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """A PostgreSQL of this module's own, whose queue of notifications is full after half a megabyte."""
-    async with postgres_of_ones_own(tmp_path_factory.mktemp("postgres")) as (postgres, url):
+    async with own_postgres(tmp_path_factory.mktemp("postgres")) as (postgres, url):
         admin = await asyncpg.connect(url.replace("runengine_app@", "postgres@"))
         await admin.execute("ALTER SYSTEM SET fsync = off")
         await admin.execute("ALTER SYSTEM SET max_notify_queue_pages = 64")

@@ -92,7 +92,7 @@ def make_meaningful(case: Case) -> None:
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-def test_made_up_requests_are_answered_as_the_document_says(
+def test_made_up_requests_get_the_responses_of_the_document(
     case: Case, stack: Stack, authorization: dict[str, str]
 ) -> None:
     make_meaningful(case)

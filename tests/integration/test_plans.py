@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.database.database import Database
 from runengine_server.database.functions import dispatch_function, tenant_function
 from runengine_server.domain.encoded_run import encode_input
@@ -24,7 +25,7 @@ from tests.support.rewritten_functions import called, texts
 RUNS = 200_000
 TENANT, CAMPAIGN, WORKFLOW = "org_large", UUID(int=1), "workflow"
 STATUSES = ("completed", "completed", "failed", "cancelled", "queued", "running")
-INPUT = encode_input(NewRun(UUID(int=0), WORKFLOW, None, None, None))
+INPUT = encode_input(NewRun(UUID(int=0), TriggerRunRequest(workflow_name=WORKFLOW)))
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 # Half of the runs are of one tenant and half of these of one campaign, a second apart. Each run has one row
@@ -126,7 +127,7 @@ LEASE = ([WORKFLOW], 10, 30.0, "worker:test")
 LONG_LEASE = ([WORKFLOW], 10, 1e7, "worker:test")
 MANY = [run_of("running", number) for number in range(20_000, 30_000, 1_000)]
 KEPT = ([TENANT] * len(MANY), MANY, [1] * len(MANY))
-ACTOR, NO_KEY = ("user_test", None), (None, b"")
+ACTOR, NO_KEY = ("user_test", None), (None, None)
 AFTER = (BEGIN + timedelta(seconds=100_000), UUID(int=100_000))
 QUEUED = sum(STATUSES[number // 7 % len(STATUSES)] == "queued" for number in range(1, RUNS + 1))
 WRITTEN = (["", ""], ["2", "2"], ["t", "t"], ["", ""], [0, 1], ["a", "b"], ["null"] * 2, [b""] * 2)

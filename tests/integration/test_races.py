@@ -36,7 +36,7 @@ async def test_of_many_retries_at_once_one_wins(client: RunEngineClient) -> None
         assert (await client.get_run(run.id)).attempt == 2
 
 
-async def test_cancel_against_retry(client: RunEngineClient) -> None:
+async def test_a_retry_wins_against_a_cancel_at_the_same_time(client: RunEngineClient) -> None:
     for _ in range(ROUNDS):
         run = await cancelled_run(client)
         retried, cancelled = await asyncio.gather(
@@ -51,7 +51,9 @@ async def test_cancel_against_retry(client: RunEngineClient) -> None:
         assert (after.status == RunStatus.RUN_STATUS_CANCELLED) == (reasons[3:] == ["CANCELLED"])
 
 
-async def test_cancel_against_the_end_of_the_run(client: RunEngineClient, gates: Gates) -> None:
+async def test_a_cancel_at_the_end_of_a_run_wins_or_is_refused_and_never_half(
+    client: RunEngineClient, gates: Gates
+) -> None:
     for _ in range(ROUNDS):
         campaign = await client.create_campaign()
         payload = {"gates": gates.path}

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.patience import SECONDS
-from tests.support.stack import Stack, postgres_of_ones_own
+from tests.support.stack import Stack, own_postgres
 
 
 async def until(rest: httpx.AsyncClient, status: int) -> httpx.Response:
@@ -22,7 +22,7 @@ async def until(rest: httpx.AsyncClient, status: int) -> httpx.Response:
 async def test_readiness_follows_the_database_and_liveness_does_not(
     tmp_path_factory: pytest.TempPathFactory, state_dir: Path
 ) -> None:
-    async with postgres_of_ones_own(tmp_path_factory.mktemp("postgres")) as (postgres, url):
+    async with own_postgres(tmp_path_factory.mktemp("postgres")) as (postgres, url):
         stack = Stack(url, state_dir)
         try:
             await stack.start("serve", "gateway")

@@ -34,7 +34,9 @@ class Reduced(TypedDict, total=False):
 
 
 @pytest.mark.parametrize("beside", [False, True])
-async def test_what_a_reducer_makes_is_the_same_after_a_retry(database_url: str, beside: bool) -> None:
+async def test_a_value_that_a_reducer_makes_is_the_same_after_a_retry(
+    database_url: str, beside: bool
+) -> None:
     seen: list[Any] = []
 
     async def one(state: Any) -> Any:

@@ -145,7 +145,7 @@ async def test_a_reducer_that_makes_what_cannot_be_stored_fails_its_run(database
     assert "'made'" in await refused(database_url, graph)
 
 
-async def test_what_is_never_stored_may_be_anything(database_url: str) -> None:
+async def test_a_value_that_is_never_stored_may_be_anything(database_url: str) -> None:
     locked: list[bool] = []
 
     class Untracked(TypedDict, total=False):

@@ -79,7 +79,7 @@ async def test_a_write_that_its_reducer_rejects_fails_its_step_and_a_retry_runs_
 
 
 @pytest.mark.parametrize("shape", [in_a_chain, beside_others])
-async def test_a_successor_tells_the_same_of_a_write_that_was_stored_when_the_worker_died(
+async def test_a_successor_reports_the_same_of_a_write_that_was_stored_when_the_worker_died(
     database_url: str, shape: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def die(held: HeldRunRepository, *arguments: Any) -> None:

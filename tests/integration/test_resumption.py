@@ -18,7 +18,7 @@ from tests.support.nodes import Opaque
 from tests.support.own_worker import Ran, State, chain, code_and_step, fork, happened, serving
 
 
-async def test_after_an_edge_that_raised_a_retry_runs_its_node_and_what_follows(database_url: str) -> None:
+async def test_a_retry_after_an_edge_that_raised_runs_its_node_and_the_successors(database_url: str) -> None:
     ran = Ran()
     refusals = [RuntimeError("No way leads on.")]
 

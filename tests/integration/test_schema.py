@@ -65,7 +65,9 @@ async def catalog(engine: AsyncEngine, query: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", CATALOGS)
-async def test_what_is_described_is_what_is_migrated(databases: dict[str, AsyncEngine], kind: str) -> None:
+async def test_the_schema_described_is_the_schema_migrated(
+    databases: dict[str, AsyncEngine], kind: str
+) -> None:
     described, migrated = [await catalog(databases[built], CATALOGS[kind]) for built in databases]
     assert described == migrated
 

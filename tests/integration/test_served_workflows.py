@@ -74,7 +74,7 @@ async def test_a_worker_that_stopped_is_gone_at_once_and_a_killed_one_when_it_ha
     assert await there() == []
 
 
-async def test_grpc_tells_it_on_a_trigger_its_replay_and_a_retry(
+async def test_a_workflow_without_a_worker_is_named_on_a_trigger_its_replay_and_a_retry(
     client: RunEngineClient, rest: httpx.AsyncClient
 ) -> None:
     await until_served(rest, "unserved", False)
@@ -114,7 +114,7 @@ async def test_the_command_says_it_in_one_line_and_goes_on(
 async def watched(engine: Engine) -> AsyncIterator[ServedWorkflows]:
     """What a `serve` knows, which has looked once."""
     served = ServedWorkflows(WorkflowRepository(engine.database))
-    await served.look()
+    await served.refresh()
     yield served
 
 
@@ -131,14 +131,14 @@ WAITS = ("warning", "runs wait for a worker: none serves their workflow")
 AGAIN = ("info", "a worker serves the workflow again")
 
 
-async def test_the_log_tells_of_queued_runs_without_a_worker_once_a_change(
+async def test_the_log_names_queued_runs_without_a_worker_once_a_change(
     database_url: str, database: asyncpg.Connection, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(served_workflows, "_LOOK_FOR_QUEUED_SECONDS", 0)
+    monkeypatch.setattr(served_workflows, "REFRESH_QUEUED_SECONDS", 0)
     async with serving(database_url, chain(one=Ran().node("one"))) as engine, watched(engine) as served:
         await engine.trigger()
-        await served.look()
+        await served.refresh()
         assert served.metadata_for(engine.workflow) == ()
         assert lines(capfd, engine.workflow) == []
         for _ in range(2):
@@ -146,18 +146,18 @@ async def test_the_log_tells_of_queued_runs_without_a_worker_once_a_change(
                 "UPDATE workflow_workers SET expires_at = '2000-01-01' WHERE workflow_name = $1",
                 engine.workflow,
             )
-            await served.look()
-            await served.look()
+            await served.refresh()
+            await served.refresh()
             assert lines(capfd, engine.workflow) == [WAITS]
             assert served.metadata_for(engine.workflow) == NO_WORKER
             await engine.queue.register_workflows()
-            await served.look()
-            await served.look()
+            await served.refresh()
+            await served.refresh()
             assert lines(capfd, engine.workflow) == [AGAIN]
             assert served.metadata_for(engine.workflow) == ()
 
 
-async def test_the_log_tells_of_triggers_once_in_a_while(
+async def test_the_log_names_triggers_without_a_worker_once_in_a_while(
     database_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
@@ -166,12 +166,12 @@ async def test_the_log_tells_of_triggers_once_in_a_while(
             for _ in range(3):
                 assert served.metadata_for(engine.workflow) == NO_WORKER
             assert lines(capfd, engine.workflow) == [WAITS]
-            monkeypatch.setattr(served_workflows, "_TELL_SECONDS", 0)
+            monkeypatch.setattr(served_workflows, "WARNING_SECONDS", 0)
             served.metadata_for(engine.workflow)
             assert lines(capfd, engine.workflow) == [WAITS]
 
 
-async def test_what_is_not_known_is_said_of_no_workflow(database_url: str) -> None:
+async def test_no_workflow_is_called_unserved_before_it_is_known(database_url: str) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         await engine.queue.withdraw_workflows()
         served = ServedWorkflows(WorkflowRepository(engine.database))
@@ -180,7 +180,7 @@ async def test_what_is_not_known_is_said_of_no_workflow(database_url: str) -> No
         await away.open()
         await away.close()
         blind = ServedWorkflows(WorkflowRepository(away))
-        await blind.look()
+        await blind.refresh()
         assert blind.metadata_for(engine.workflow) == ()
 
 

@@ -12,7 +12,7 @@ import pytest
 from runengine.v1.artifact_service_pb2 import DownloadArtifactRequest, DownloadArtifactResponse
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
-from runengine_server.processes.app import GATEWAY_CHANNEL
+from runengine_server.processes.gateway import GATEWAY_CHANNEL
 from runengine_server.rpc import interceptor
 from runengine_server.rpc.interceptor import CallInterceptor
 
@@ -77,7 +77,7 @@ async def all_of(download: Any) -> int:
 async def test_a_reader_that_takes_nothing_is_told_so_and_frees_its_place(
     large: Large, state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interceptor, "_READER_SECONDS", 0.2)
+    monkeypatch.setattr(interceptor, "READER_SECONDS", 0.2)
     # Each on a connection of its own: what is not read of one stream holds up its connection.
     own = [("grpc.use_local_subchannel_pool", 1)]
     async with (
@@ -90,7 +90,7 @@ async def test_a_reader_that_takes_nothing_is_told_so_and_frees_its_place(
             await large.ended.wait()
         assert large.taken < CHUNKS * CHUNK
         # Its tenant may have one download, and has it again.
-        monkeypatch.setattr(interceptor, "_READER_SECONDS", SECONDS)
+        monkeypatch.setattr(interceptor, "READER_SECONDS", SECONDS)
         async with asyncio.timeout(SECONDS):
             while True:
                 try:

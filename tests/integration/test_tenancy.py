@@ -18,7 +18,7 @@ from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
-from runengine_server.repositories.run_repository import Once, Outcome, RunRepository
+from runengine_server.repositories.run_repository import Outcome, RunRepository
 
 from tests.support.rewritten_functions import replace_all
 
@@ -80,10 +80,9 @@ async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> li
     runs = RunRepository(scope)
     page = await runs.list_of_campaign(theirs.campaign_id, [], 10, 0, None)
     filtered = await runs.list_of_campaign(theirs.campaign_id, list(RunStatus), 10, 0, None)
-    once = Once(None, b"")
     moves = [
-        await runs.cancel(theirs.run_id, ACTOR, once),
-        await runs.retry(theirs.run_id, ACTOR, once, None),
+        await runs.cancel(theirs.run_id, ACTOR, None),
+        await runs.retry(theirs.run_id, ACTOR, None, None),
     ]
     return [
         await runs.get(theirs.run_id),
@@ -92,7 +91,7 @@ async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> li
         page.runs or None,
         filtered.runs or None,
         sum(page.counts) or None,
-        *(None if move.outcome is Outcome.ABSENT else move.outcome for move in moves),
+        *(None if move.outcome is Outcome.RUN_NOT_FOUND else move.outcome for move in moves),
         await CampaignRepository(scope).get(theirs.campaign_id),
         await ArtifactRepository(scope).get(theirs.artifact_id),
     ]

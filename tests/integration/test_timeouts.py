@@ -273,7 +273,7 @@ async def test_a_node_with_a_time_limit_has_the_context_of_its_own_step(database
 
 
 @in_the_node
-async def test_what_a_timed_out_execution_still_writes_does_not_touch_the_next_one(
+async def test_a_late_write_of_a_timed_out_execution_does_not_touch_the_next_one(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executions = count(1)

@@ -31,7 +31,7 @@ class Artifacts(TypedDict, total=False):
     artifacts: int
 
 
-async def test_to_save_an_artifact_costs_the_same_however_many_there_are(
+async def test_an_artifact_costs_the_same_to_save_however_many_there_are(
     database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted is what the execution's row has in it each time that it is written again."""

@@ -166,7 +166,7 @@ async def test_a_late_word_of_a_cancelled_attempt_does_not_stop_the_next_one(
             assert await ended(engine, run_id) is RunStatus.COMPLETED
 
 
-async def test_what_a_step_has_written_is_stored_before_the_run_fails_for_another(
+async def test_writes_of_a_step_are_stored_before_the_run_fails_for_another(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran, order = Ran(), list[str]()

@@ -13,8 +13,9 @@ import asyncpg
 import pytest
 from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient, RunNotFound, Unavailable
-from runengine_server.database.connecting import OF_CALLS, Connector, keeps_session
-from runengine_server.processes.start_database import ensure_hearing, migrate, open_database
+from runengine_server.database.connecting import CALL_SETTINGS, Connector, keeps_session
+from runengine_server.processes.migrate import migrate
+from runengine_server.processes.open_database import ensure_listening_works, open_database
 from runengine_server.settings import Settings, SettingsError
 
 from tests.support.gates import Gates
@@ -77,7 +78,7 @@ async def work(stack: Stack, admin: asyncpg.Connection) -> None:
 
 async def session_of(connection: asyncpg.Connection) -> tuple[Any, ...]:
     """The settings that matter, and how many runs are seen."""
-    names = [*OF_CALLS, "runengine.tenant", "runengine.dispatch"]
+    names = [*CALL_SETTINGS, "runengine.tenant", "runengine.dispatch"]
     shown = ", ".join(f"nullif(current_setting('{name}', true), '')" for name in names)
     async with connection.transaction():  # so that a pooler gives each a server of its own
         return tuple(await connection.fetchrow(f"SELECT count(*), {shown} FROM runs") or ())
@@ -150,7 +151,7 @@ async def test_a_pooler_is_found_out_by_the_first_connection(server: Server, set
     assert await keeps_session(connector)
 
 
-async def test_whoever_needs_a_session_refuses_to_start_without_one(server: Server) -> None:
+async def test_a_process_that_needs_a_session_refuses_to_start_without_one(server: Server) -> None:
     async def start(process: Callable[[Settings], Awaitable[object]], **urls: Any) -> str:
         with pytest.raises(SettingsError) as refusal:
             await process(Settings(**urls))
@@ -160,7 +161,7 @@ async def test_whoever_needs_a_session_refuses_to_start_without_one(server: Serv
     async def worker(settings: Settings) -> None:
         database = await open_database(settings, "worker", 2)
         try:
-            await ensure_hearing(settings, database)
+            await ensure_listening_works(settings, database)
         finally:
             await database.close()
 

@@ -12,7 +12,7 @@ from runengine_server.database.connecting import NotGranted
 from runengine_server.database.database import Database
 from runengine_server.database.migrations.migrate import migrate
 from runengine_server.domain.run import RunStatus
-from runengine_server.processes.start_database import watch
+from runengine_server.processes.watch_database import watch_database
 from structlog.testing import capture_logs
 
 from tests.support.own_worker import SECONDS, Held, Ran, chain, ended, serving, until
@@ -84,7 +84,7 @@ async def test_a_run_goes_on_once_what_was_revoked_is_granted_again(server: Serv
     graph = chain(held=held.node, last=Ran().node("last"))
     async with serving(url_of(server), graph, lease_seconds=3) as engine, server.superuser() as admin:
         watched = Database(url_of(server), 1)
-        watching = asyncio.create_task(watch(watched, serves.put_nowait))
+        watching = asyncio.create_task(watch_database(watched, serves.put_nowait))
         run_id = await engine.trigger()
         with capture_logs() as logs:
             async with engine.working(), asyncio.timeout(4 * SECONDS):

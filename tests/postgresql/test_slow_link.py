@@ -11,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from runengine_server.database import database, patience
+from runengine_server.database import connections, deadline_extender
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
@@ -98,8 +98,8 @@ class SlowLink:
 
 @pytest.fixture
 async def link(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SlowLink]:
-    monkeypatch.setattr(database, "_SECONDS", STATEMENT_SECONDS)
-    monkeypatch.setattr(patience, "_PAUSE_SECONDS", STATEMENT_SECONDS / 4)
+    monkeypatch.setattr(connections, "TRANSACTION_SECONDS", STATEMENT_SECONDS)
+    monkeypatch.setattr(deadline_extender, "CHECK_SECONDS", STATEMENT_SECONDS / 4)
     async with SlowLink(server.port) as link:
         yield link
 

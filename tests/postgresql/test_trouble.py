@@ -12,12 +12,13 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from runengine_server.database.connecting import OF_CALLS, Connector
+from runengine.v1.run_service_pb2 import TriggerRunRequest
+from runengine_server.database.connecting import CALL_SETTINGS, Connector
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import NewRun
-from runengine_server.processes.start_database import watch
-from runengine_server.repositories.run_repository import Once, RunRepository
+from runengine_server.processes.watch_database import watch_database
+from runengine_server.repositories.run_repository import RunRepository
 
 from tests.postgresql.commands import refusal
 from tests.support.own_worker import ACTOR
@@ -37,8 +38,8 @@ def runs_of(database: Database) -> RunRepository:
 
 
 async def trigger(runs: RunRepository) -> UUID:
-    new = NewRun(uuid4(), "unserved", None, None, None)
-    await runs.trigger(new, ACTOR, Once(None, b""), None)
+    new = NewRun(uuid4(), TriggerRunRequest(workflow_name="unserved"))
+    await runs.trigger(new, ACTOR, None, None)
     return new.id
 
 
@@ -84,7 +85,7 @@ async def test_reads_go_on_while_commits_wait_for_a_standby_that_is_gone(
 ) -> None:
     connection: Any = Database.connection
     monkeypatch.setattr(connection.__wrapped__, "__defaults__", (3600,))
-    monkeypatch.setitem(OF_CALLS, "statement_timeout", "0")
+    monkeypatch.setitem(CALL_SETTINGS, "statement_timeout", "0")
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = 'app'"
     triggering = f"{waiting} AND query NOT LIKE 'NOTIFY%'"
     async with server.superuser() as admin:
@@ -127,7 +128,7 @@ async def test_a_frozen_primary_is_left_when_its_standby_is_promoted(pair: tuple
     primary, standby = pair
     url = f"postgresql://app@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/runengine"
     database = Database(url, 8)
-    watching = asyncio.create_task(watch(database))
+    watching = asyncio.create_task(watch_database(database))
     runs = runs_of(database)
     run_id = await trigger(runs)
     async with primary.superuser() as admin, standby.superuser() as follower:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +16,16 @@ from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
-from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceServicer
-from runengine.v1.campaign_service_pb2_grpc import CampaignServiceServicer
+from runengine.v1.artifact_service_pb2_grpc import (
+    ArtifactServiceServicer,
+    add_ArtifactServiceServicer_to_server,
+)
+from runengine.v1.campaign_service_pb2_grpc import (
+    CampaignServiceServicer,
+    add_CampaignServiceServicer_to_server,
+)
 from runengine.v1.run_pb2 import Run, RunStatus
-from runengine.v1.run_service_pb2_grpc import RunServiceServicer
+from runengine.v1.run_service_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
 
 RUN_ID = UUID("0199c0de-7a11-7bad-8c0f-000000000001")
 CAMPAIGN_ID = UUID("0199c0de-7a11-7bad-8c0f-00000000000c")
@@ -78,3 +85,18 @@ def failure(code: grpc.StatusCode, message: str, *details: Message) -> Status:
 
 def info(reason: str, **metadata: str) -> Any:
     return ErrorInfo(reason=reason, domain="runengine.v1", metadata=metadata)
+
+
+@asynccontextmanager
+async def serving(engine: Any) -> AsyncIterator[str]:
+    """The address of a server in this process whose services are all the engine's."""
+    server = grpc.aio.server()
+    add_RunServiceServicer_to_server(engine, server)
+    add_CampaignServiceServicer_to_server(engine, server)
+    add_ArtifactServiceServicer_to_server(engine, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from tests.support.patience import SECONDS
 
@@ -23,16 +25,15 @@ class Gate:
         self._writer.write(word.encode() + b"\n")
 
 
-class Gates:
-    """Listens on a Unix socket, whose `path` goes to the node in its payload."""
+class Listening(ABC):
+    """A Unix socket at `path`, on which whoever arrives is received while the block runs."""
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="gates-")
         self.path = str(Path(self._directory.name) / "socket")
-        self._arrived: asyncio.Queue[Gate] = asyncio.Queue()
 
-    async def __aenter__(self) -> Gates:
-        self._server = await asyncio.start_unix_server(self._arrive, self.path)
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_unix_server(self._arrive, self.path, backlog=1024)
         return self
 
     async def __aexit__(
@@ -40,6 +41,17 @@ class Gates:
     ) -> None:
         self._server.close()
         self._directory.cleanup()
+
+    @abstractmethod
+    async def _arrive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None: ...
+
+
+class Gates(Listening):
+    """What a test listens with; its `path` goes to the node in its payload."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._arrived: asyncio.Queue[Gate] = asyncio.Queue()
 
     async def _arrive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         gate = Gate((await reader.readline()).decode().strip(), writer, asyncio.Event())

@@ -22,7 +22,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
 from runengine.v1.run_pb2 import RunStatus as WireStatus
-from runengine.v1.run_service_pb2 import GetRunResponse
+from runengine.v1.run_service_pb2 import GetRunResponse, TriggerRunRequest
 from runengine_server.commands.cancel_run import cancel_run
 from runengine_server.commands.retry_run import retry_run
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
@@ -35,7 +35,7 @@ from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
-from runengine_server.repositories.run_repository import Once, RunRepository
+from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
 from runengine_server.worker.graph.load import Timeouts, compile_workflow
 from runengine_server.worker.processor import LangGraphRunProcessor
@@ -47,7 +47,6 @@ from tests.support.patience import SECONDS as SECONDS
 ACTOR = Actor("user_test", None)
 LEASE_SECONDS = 30.0
 NO_TIMEOUTS = Timeouts()
-NO_KEY = Once(None, b"")
 
 Answer = TypeVar("Answer")
 Graph = StateGraph[Any, Any, Any, Any]
@@ -189,15 +188,19 @@ class Engine:
         if campaign_id is not None:
             context = {**(context or {}), "campaignId": str(campaign_id)}
         structs = [None if each is None else ParseDict(each, Struct()) for each in (payload, context)]
-        new = check_trigger(self.workflow, structs[0], structs[1], priority)
-        await trigger_run(self.runs, new, ACTOR, NO_KEY, None)
+        new = check_trigger(
+            TriggerRunRequest(
+                workflow_name=self.workflow, trigger_payload=structs[0], context=structs[1], priority=priority
+            )
+        )
+        await trigger_run(self.runs, new, ACTOR, None, None)
         return new.id
 
     async def retry(self, run_id: UUID) -> Run:
-        return run_of((await retry_run(self.runs, run_id, ACTOR, NO_KEY, None)).response)
+        return run_of((await retry_run(self.runs, run_id, ACTOR, None, None)).response)
 
     async def cancel(self, run_id: UUID) -> Run:
-        return run_of((await cancel_run(self.runs, run_id, ACTOR, NO_KEY)).response)
+        return run_of((await cancel_run(self.runs, run_id, ACTOR, None)).response)
 
     async def claim(self) -> ClaimedRun:
         (run,) = await self.queue.claim_queued(1)

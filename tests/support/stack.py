@@ -77,14 +77,16 @@ def readable_by_all(directory: Path) -> None:
 
 
 @asynccontextmanager
-async def postgres_of_ones_own(directory: Path) -> AsyncIterator[tuple[EmbeddedPostgres, str]]:
+async def own_postgres(directory: Path) -> AsyncIterator[tuple[EmbeddedPostgres, str]]:
     """A PostgreSQL that may be stopped and spoilt, and the application's URL of it."""
     readable_by_all(directory)
     postgres = EmbeddedPostgres(directory)
     owner_url, url = await postgres.start()
-    await migrate(owner_url, url)
-    yield postgres, url
-    postgres.stop()
+    try:
+        await migrate(owner_url, url)
+        yield postgres, url
+    finally:
+        postgres.stop()
 
 
 class Stack:

@@ -10,7 +10,7 @@ import threading
 import warnings
 
 import pytest
-from runengine_server.log_output import _MAX_WAITING_BYTES, LogOutput
+from runengine_server.log_output import MAX_WAITING_BYTES, LogOutput
 
 from tests.support.patience import SECONDS
 
@@ -44,13 +44,13 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_the_log_says_what_it_dropp
 ) -> None:
     reader, writer = pipe
     output = LogOutput(writer, dropped)
-    written = 2 * _MAX_WAITING_BYTES // len(LINE)
+    written = 2 * MAX_WAITING_BYTES // len(LINE)
     for _ in range(written):
         output.write(LINE)  # would wait for ever
     seen: list[bytes] = []
     reading = threading.Thread(target=lambda: seen.extend(lines_until(reader, b"the last")))
     reading.start()
-    while output._waiting_bytes:
+    while output.waiting_bytes:
         output.flush()
     output.write(b"the last")
     reading.join(SECONDS)
@@ -60,14 +60,11 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_the_log_says_what_it_dropp
     assert seen[-1] == b"the last"
 
 
-def test_lines_follow_again_once_a_full_disk_has_room(
-    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_follow_again_once_a_full_disk_has_room(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
-    monkeypatch.setattr("runengine_server.log_output._PAUSE_SECONDS", 0.01)
     full = os.open("/dev/full", os.O_WRONLY)
     own = os.dup(full)
-    output = LogOutput(own, dropped)
+    output = LogOutput(own, dropped, retry_seconds=0.01)
     output.write(b"lost")
     output.flush()
     os.dup2(writer, own)
@@ -84,7 +81,7 @@ def test_a_reader_that_is_gone_does_not_make_the_writer_fail(pipe: tuple[int, in
     for _ in range(3):
         output.write(b"nobody reads this")
         output.flush()
-    assert output._is_refused
+    assert output.is_failing
 
 
 def test_a_forked_child_writes_lines_of_its_own(pipe: tuple[int, int]) -> None:
@@ -123,7 +120,7 @@ log.info("six")
 """
 
 
-def test_what_cannot_be_rendered_costs_its_own_line_alone() -> None:
+def test_a_value_that_cannot_be_rendered_costs_its_own_line_alone() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _LOG_WHAT_CANNOT_BE_RENDERED], capture_output=True, text=True, check=False
     )
@@ -136,7 +133,7 @@ def test_what_cannot_be_rendered_costs_its_own_line_alone() -> None:
 
 
 def test_a_process_without_stderr_logs_into_nothing() -> None:
-    script = "from runengine_server import logs\nlogs.configure_logging()\nlogs.say('x')"
+    script = "from runengine_server import logs\nlogs.configure_logging()\nlogs.print_error('x')"
     script += "\nimport structlog\nstructlog.get_logger().info('x')\nprint('fine')"
     done = subprocess.run(
         f"exec {sys.executable} -c \"$SCRIPT\" 2>&-",

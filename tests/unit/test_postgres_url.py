@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from runengine_server.database.postgres_url import parse_postgres_url
-from runengine_server.processes.start_database import cannot_connect
+from runengine_server.processes.open_database import cannot_connect
 from runengine_server.settings import SettingsError, read_settings
 
 SECRET = "hunter2"

@@ -25,7 +25,7 @@ RULES = VENDOR / "buf/validate/validate.proto"
 RULES_SHA256 = "a1dc1163ebac930b3b070655b91f2bc78df8b4aea940021661fe5ec7904a7b88"
 
 
-def test_what_runs_and_their_errors_are_made_of_is_published() -> None:
+def test_the_messages_that_runs_and_their_errors_are_made_of_are_published() -> None:
     assert sorted(VENDOR.rglob("*.proto")) == [
         RULES,
         *(VENDOR / f"{name}.proto" for name in OF_GOOGLE),

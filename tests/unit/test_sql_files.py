@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from pglast import ast
 from pglast.visitors import Skip, Visitor
 from runengine_server.database import functions
 from runengine_server.database.functions import dispatch_function, tenant_function
+from runengine_server.domain.run import RunStatus
+from runengine_server.domain.transitions import Transition
 
 from tests.support.rewritten_functions import called, texts
 
@@ -112,3 +115,17 @@ def test_a_change_of_a_function_changes_the_schema(monkeypatch: pytest.MonkeyPat
     changed = functions.schema()
     functions.schema.cache_clear()
     assert changed != before
+
+
+@pytest.mark.parametrize(
+    ("name", "sources"),
+    [
+        ("cancel_run", {*Transition.CANCEL.sources, RunStatus.CANCELLED}),
+        ("retry_run", set(Transition.RETRY.sources)),
+    ],
+)
+def test_a_transition_of_callers_starts_where_the_table_of_transitions_says(
+    name: str, sources: set[RunStatus]
+) -> None:
+    (array,) = re.findall(r"lock_run\(.*ARRAY\[(.*)\]\)", texts()[name])
+    assert set(re.findall(r"'(\w+)'", array)) == sources

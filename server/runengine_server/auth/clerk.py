@@ -31,7 +31,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from runengine_server.auth.refusals import TenantRefused, TokenRefused, Why, shown
+from runengine_server.auth.refusals import RefusalCause, TenantRefused, TokenRefused, shown
 from runengine_server.domain.caller import Caller
 from runengine_server.domain.errors import NoOrganisation
 
@@ -41,7 +41,6 @@ _SKEW_SECONDS = 5
 # How deep the parser goes before it gives up depends on the Python; no honest token gets near this.
 _MAX_BRACKETS = 500
 _MAX_TOKEN_LENGTH = 8 * 1024
-_CACHED_TOKENS = 10_000
 # The end of the year 9999: a later time is no time, most likely it is in milliseconds.
 _LAST_SECOND = 253_402_300_799
 
@@ -100,8 +99,8 @@ class _Verified:
 class ClerkVerifier:
     """Tokens to callers.
 
-    A good token is remembered, so that its signature is checked once: until it expires, or until its key
-    is no longer among `keys`. With a JWKS that is a minute after Clerk has withdrawn it.
+    A good token is cached, so that its signature is checked once: until it expires, or until its key is no
+    longer among `keys`. With a JWKS that is a minute after Clerk has withdrawn it.
     """
 
     def __init__(
@@ -111,35 +110,44 @@ class ClerkVerifier:
         authorized_parties: Collection[str],
         machines: Mapping[str, Collection[str]] | None = None,
         clock: Callable[[], float] = time.time,
+        max_cached: int = 10_000,
     ) -> None:
-        """`authorized_parties`: the `azp` to accept, any when empty. `machines`: `mch_…` → its tenants."""
+        """`authorized_parties`: the `azp` to accept, any when empty. `machines`: `mch_…` → its tenants.
+        `max_cached`: how many tokens are cached at most.
+        """
         self._keys = keys
         self._issuer = issuer
         self._authorized_parties = frozenset(authorized_parties)
         self._machines = {machine: frozenset(tenants) for machine, tenants in (machines or {}).items()}
         self._clock = clock
-        # By digest, because 10,000 tokens of 8 KiB are 80 MB, and none of them lies about in memory.
-        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._max_cached = max_cached
+        # By digest: 10,000 tokens of 8 KiB would be 80 MB, and no token is kept in memory.
+        self._cached: OrderedDict[bytes, _Verified] = OrderedDict()
 
     async def verify(self, token: str, tenant: str | None = None) -> Caller:
         """Who the token speaks for. `tenant` is what the call asks for; only a machine has a choice.
 
-        Raises TokenRefused, the same to the caller for every flaw, and for a machine that is not listed: it
-        learns no more than that it is not let in. Raises NoOrganisation for a user without an active
+        Raises TokenRefused, the same to the caller whatever is wrong with the token and for a machine that is
+        not listed, which learns no more than that. Raises NoOrganisation for a user without an active
         organisation, and for a listed machine that asks for no tenant, or for one that is not its own.
         """
         if len(token) > _MAX_TOKEN_LENGTH:
-            raise TokenRefused(Why.TOO_LONG)
+            raise TokenRefused(RefusalCause.TOO_LONG)
         if not token.isascii():
-            raise TokenRefused(Why.MALFORMED)
+            raise TokenRefused(RefusalCause.MALFORMED)
         digest = hashlib.sha256(token.encode()).digest()
-        verified = self._verified.get(digest)
-        if verified is None or not await self._holds(verified):
-            self._verified.pop(digest, None)
-            verified = self._verified[digest] = await self._check(token)
-            if len(self._verified) > _CACHED_TOKENS:
-                self._verified.popitem(last=False)
+        verified = self._cached.get(digest)
+        if verified is None or not await self._is_valid(verified):
+            self._cached.pop(digest, None)
+            verified = self._cached[digest] = await self._verify(token)
+            if len(self._cached) > self._max_cached:
+                self._cached.popitem(last=False)
         return self._caller(verified, tenant)
+
+    @property
+    def cached_tokens(self) -> int:
+        """How many tokens are cached."""
+        return len(self._cached)
 
     def _caller(self, verified: _Verified, tenant: str | None) -> Caller:
         subject = verified.subject
@@ -148,97 +156,100 @@ class ClerkVerifier:
             if tenant is None:
                 raise NoOrganisation
         elif (tenants := self._machines.get(subject)) is None:
-            raise TokenRefused(Why.UNKNOWN_MACHINE, machine=shown(subject))
+            raise TokenRefused(RefusalCause.UNKNOWN_MACHINE, machine=shown(subject))
         elif tenant is None:
-            raise TenantRefused(Why.NO_TENANT, machine=shown(subject))
+            raise TenantRefused(RefusalCause.NO_TENANT, machine=shown(subject))
         elif tenant not in tenants:
-            raise TenantRefused(Why.FOREIGN_TENANT, machine=shown(subject), tenant=shown(tenant))
+            raise TenantRefused(RefusalCause.FOREIGN_TENANT, machine=shown(subject), tenant=shown(tenant))
         return Caller(tenant_id=tenant, subject=subject, impersonator=verified.impersonator)
 
-    async def _holds(self, verified: _Verified) -> bool:
+    async def _is_valid(self, verified: _Verified) -> bool:
         return self._clock() < verified.expires and await self._keys.find(verified.kid) == verified.key
 
-    async def _check(self, token: str) -> _Verified:
+    async def _verify(self, token: str) -> _Verified:
         if not _COMPACT.fullmatch(token):
-            raise TokenRefused(Why.OPAQUE_TOKEN if token.startswith(_OPAQUE) else Why.MALFORMED)
+            raise TokenRefused(
+                RefusalCause.OPAQUE_TOKEN if token.startswith(_OPAQUE) else RefusalCause.MALFORMED
+            )
         header = _object(_decoded(token.partition(".")[0]))
-        kid = _judge_header(header)
+        kid = _checked_kid(header)
         key = await self._keys.find(kid)
         if key is None:
-            raise TokenRefused(Why.UNKNOWN_KEY)
+            raise TokenRefused(RefusalCause.UNKNOWN_KEY)
         try:
             payload: bytes = _jws.decode(token, key, algorithms=["RS256"])
         except jwt.InvalidTokenError:
-            raise TokenRefused(Why.BAD_SIGNATURE) from None
+            raise TokenRefused(RefusalCause.BAD_SIGNATURE) from None
         claims = _object(payload)
-        self._judge_issuer(claims)
-        expires = self._judge_times(claims)
+        self._check_issuer(claims)
+        expires = self._check_times(claims)
         if not _is_id(subject := claims.get("sub")):
             raise _invalid("sub")
         machine = subject.startswith(_MACHINE)
-        _judge_category(header, machine)
+        _check_category(header, machine)
         if machine:
             return _Verified(subject, None, None, kid, key, expires)
-        self._judge_party(claims.get("azp"))
+        self._check_party(claims.get("azp"))
         # Clerk's other status is "pending": the user has yet to choose an organisation, or a second factor.
         if claims.get("sts", "active") != "active":
-            raise TokenRefused(Why.INACTIVE_SESSION)
+            raise TokenRefused(RefusalCause.INACTIVE_SESSION)
         return _Verified(subject, _organisation(claims), _impersonator(claims), kid, key, expires)
 
-    def _judge_issuer(self, claims: dict[str, Any]) -> None:
+    def _check_issuer(self, claims: dict[str, Any]) -> None:
         issuer = claims.get("iss")
         if not isinstance(issuer, str):
             raise _invalid("iss")
         if issuer != self._issuer:
-            raise TokenRefused(Why.WRONG_ISSUER, issuer=shown(issuer), expected=shown(self._issuer))
+            raise TokenRefused(RefusalCause.WRONG_ISSUER, issuer=shown(issuer), expected=shown(self._issuer))
 
-    def _judge_times(self, claims: dict[str, Any]) -> float:
+    def _check_times(self, claims: dict[str, Any]) -> float:
         """When the token ends. Raises TokenRefused when it has, has not begun, or does not say."""
         ends = _time(claims, "exp") + _SKEW_SECONDS
         begins = max(_time(claims, "nbf"), _time(claims, "iat")) - _SKEW_SECONDS
         now = self._clock()
         if now >= ends:
-            raise TokenRefused(Why.EXPIRED, seconds_ago=round(now - ends + _SKEW_SECONDS))
+            raise TokenRefused(RefusalCause.EXPIRED, seconds_ago=round(now - ends + _SKEW_SECONDS))
         if now < begins:
-            raise TokenRefused(Why.NOT_YET_VALID, seconds_ahead=round(begins - now + _SKEW_SECONDS))
+            raise TokenRefused(RefusalCause.NOT_YET_VALID, seconds_ahead=round(begins - now + _SKEW_SECONDS))
         return ends
 
-    def _judge_party(self, party: object) -> None:
+    def _check_party(self, party: object) -> None:
         if not self._authorized_parties:
             return
         if not isinstance(party, str):
-            raise TokenRefused(Why.WRONG_PARTY)
+            raise TokenRefused(RefusalCause.WRONG_PARTY)
         if party not in self._authorized_parties:
-            raise TokenRefused(Why.WRONG_PARTY, party=shown(party))
+            raise TokenRefused(RefusalCause.WRONG_PARTY, party=shown(party))
 
 
 def _invalid(claim: str) -> TokenRefused:
-    return TokenRefused(Why.INVALID_CLAIM, claim=claim)
+    return TokenRefused(RefusalCause.INVALID_CLAIM, claim=claim)
 
 
-def _judge_header(header: dict[str, Any]) -> str | None:
+def _checked_kid(header: dict[str, Any]) -> str | None:
     """The kid, None when there is none. Raises TokenRefused."""
     if header.get("alg") != "RS256":
-        raise TokenRefused(Why.WRONG_ALGORITHM)
+        raise TokenRefused(RefusalCause.WRONG_ALGORITHM)
     # Clerk signs the tokens of its OAuth applications with the same key; their type is at+jwt.
     if header.get("typ", "JWT") != "JWT":
-        raise TokenRefused(Why.WRONG_TYPE)
+        raise TokenRefused(RefusalCause.WRONG_TYPE)
     if _FORBIDDEN_HEADERS & header.keys():
-        raise TokenRefused(Why.FORBIDDEN_HEADER)
+        raise TokenRefused(RefusalCause.FORBIDDEN_HEADER)
     kid: str | None = header.get("kid")
     if "kid" in header and not isinstance(kid, str):
-        raise TokenRefused(Why.MALFORMED)
+        raise TokenRefused(RefusalCause.MALFORMED)
     return kid
 
 
-def _judge_category(header: dict[str, Any], machine: bool) -> None:
+def _check_category(header: dict[str, Any], machine: bool) -> None:
     """Absent is good: tokens had no category once. Clerk's cl_I7d4PD111III, which an instance may write into
     all of its tokens alike, is refused: it would let templates in as sessions.
     """
     category = header.get("cat")
     if "cat" in header and category != (_MACHINE_CATEGORY if machine else _SESSION_CATEGORY):
         raise TokenRefused(
-            Why.WRONG_CATEGORY, category=shown(category) if isinstance(category, str) else "no string"
+            RefusalCause.WRONG_CATEGORY,
+            category=shown(category) if isinstance(category, str) else "no string",
         )
 
 
@@ -247,7 +258,7 @@ def _decoded(part: str) -> bytes:
     try:
         return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
     except ValueError:
-        raise TokenRefused(Why.MALFORMED) from None
+        raise TokenRefused(RefusalCause.MALFORMED) from None
 
 
 def _object(text: bytes) -> dict[str, Any]:
@@ -255,24 +266,24 @@ def _object(text: bytes) -> dict[str, Any]:
     of two parsers, one may read the first and one the last (RFC 7519, section 4).
     """
     if text.count(b"[") + text.count(b"{") > _MAX_BRACKETS:
-        raise TokenRefused(Why.MALFORMED)
+        raise TokenRefused(RefusalCause.MALFORMED)
     try:
-        found = json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_refuse)
+        found = json.loads(text.decode(), object_pairs_hook=_distinct, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise TokenRefused(Why.MALFORMED) from None
+        raise TokenRefused(RefusalCause.MALFORMED) from None
     if not isinstance(found, dict):
-        raise TokenRefused(Why.MALFORMED)
+        raise TokenRefused(RefusalCause.MALFORMED)
     return found
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("repeated name")
     return found
 
 
-def _refuse(constant: str) -> NoReturn:
+def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
@@ -296,16 +307,16 @@ def _organisation(claims: dict[str, Any]) -> str | None:
     """
     compact, plain = claims.get("o"), claims.get("org_id")
     if "v" not in claims:
-        _judge_texts(claims, "org_role", "org_slug")
+        _check_texts(claims, "org_role", "org_slug")
         other = compact.get("id") if isinstance(compact, dict) else None
         return None if plain is None else _agreed("org_id", plain, other)
     if type(claims["v"]) is not int or claims["v"] != 2:
-        raise TokenRefused(Why.UNKNOWN_VERSION)
+        raise TokenRefused(RefusalCause.UNKNOWN_VERSION)
     if compact is None:
         return None
     if not isinstance(compact, dict):
         raise _invalid("o")
-    _judge_texts(compact, "rol", "slg")
+    _check_texts(compact, "rol", "slg")
     return _agreed("o", compact.get("id"), plain)
 
 
@@ -316,11 +327,11 @@ def _agreed(name: str, organisation: object, other: object) -> str:
     if not _is_id(organisation):
         raise _invalid(name)
     if other is not None and other != organisation:
-        raise TokenRefused(Why.TWO_ORGANISATIONS)
+        raise TokenRefused(RefusalCause.TWO_ORGANISATIONS)
     return organisation
 
 
-def _judge_texts(values: dict[str, Any], *names: str) -> None:
+def _check_texts(values: dict[str, Any], *names: str) -> None:
     for name in names:
         if not isinstance(values.get(name), str | None):
             raise _invalid(name)

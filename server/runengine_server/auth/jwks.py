@@ -30,10 +30,10 @@ _log = structlog.get_logger()
 
 
 class Timer(Protocol):
-    """What has been put off."""
+    """What `call_later` returns."""
 
     def cancel(self) -> None:
-        """It does not happen."""
+        """The callback is not called."""
 
 
 class Clock(Protocol):
@@ -43,7 +43,7 @@ class Clock(Protocol):
         """Seconds since some moment."""
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        """Has the callback called in so many seconds."""
+        """Calls the callback after `delay` seconds."""
 
 
 class JwksKeys:
@@ -51,7 +51,7 @@ class JwksKeys:
 
     From the first use on they are fetched once a minute, and also when a token has a kid that is not
     among them. One fetch is under way at a time, and only callers with such a kid wait for it. While
-    the URL does not answer, or not with keys, the last good ones stay in use.
+    the URL does not respond, or not with keys, the last good ones stay in use.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float = 3.0, clock: Clock | None = None) -> None:
@@ -80,10 +80,21 @@ class JwksKeys:
         if kid not in self._keys:
             if self._clock.time() - self._tried_at >= _MIN_SECONDS_BETWEEN_FETCHES:
                 self._start_refresh()
-            if self._refreshing is not None:
-                # wait() and not await: a caller that goes away must not end it for the others.
-                await asyncio.wait([self._refreshing])
+            await self.wait_for_fetch()
         return self._keys.get(kid)
+
+    async def wait_for_fetch(self) -> bool:
+        """Waits until the fetch that is under way has ended. Returns whether there was one."""
+        if self._refreshing is None:
+            return False
+        # wait() and not await: a caller that goes away must not end it for the others.
+        await asyncio.wait([self._refreshing])
+        return True
+
+    @property
+    def kids(self) -> frozenset[str]:
+        """The ids of the keys of the last good fetch."""
+        return frozenset(self._keys)
 
     def _start_refresh(self) -> None:
         if self._refreshing is None:

@@ -1,4 +1,4 @@
-"""Why a token was refused: a word for the operator's log. The caller is told the same whatever it was."""
+"""Why a token was refused, for the operator's log. The caller gets the same error whatever the cause is."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import structlog
 
 from runengine_server.domain.errors import NoOrganisation, Unauthenticated
 
-# One line per reason so often: 21 reasons are at most 126 lines a minute, whatever comes.
+# Between two lines of one cause: 21 causes are at most 126 lines a minute, whatever comes.
 _SECONDS_BETWEEN_LINES = 10.0
 _MAX_SHOWN = 200
 
 _log = structlog.get_logger()
 
 
-class Why(Enum):
-    """The reasons: the word that the log has, and what to do about it."""
+class RefusalCause(Enum):
+    """Each cause with the word that the log has for it, and what to do about it."""
 
-    # Of the call, and of what anybody could have written: nothing of it may be quoted.
+    # Causes in what anybody could have written: nothing of it may be quoted.
     NO_TOKEN = "no_token", "send one `authorization: Bearer <JWT>`"
     OPAQUE_TOKEN = (
         "opaque_token",
@@ -41,7 +41,7 @@ class Why(Enum):
         "bad_signature",
         "the key that we have did not sign it; is RUNENGINE_CLERK_JWT_KEY of another instance?",
     )
-    # Of what the issuer has signed.
+    # Causes in what the issuer has signed.
     WRONG_ISSUER = "wrong_issuer", "RUNENGINE_CLERK_ISSUER has to be the token's iss, to the letter"
     INVALID_CLAIM = "invalid_claim", "the issuer has to write this claim, and in its proper form"
     EXPIRED = "expired", "fetch a fresh token; if all are, compare the clocks"
@@ -55,7 +55,7 @@ class Why(Enum):
     UNKNOWN_VERSION = "unknown_version", "claims are read with v: 2, and without v"
     TWO_ORGANISATIONS = "two_organisations", "o.id and org_id differ; rename the custom claim"
     UNKNOWN_MACHINE = "unknown_machine", "list the machine and its tenants in RUNENGINE_MACHINES"
-    # Of a good token, whose caller gets NO_ORGANISATION.
+    # Causes for a good token, whose caller gets NO_ORGANISATION.
     NO_TENANT = "no_tenant", "a machine names its tenant in one x-tenant-id"
     FOREIGN_TENANT = "foreign_tenant", "list the tenant under the machine in RUNENGINE_MACHINES"
 
@@ -65,47 +65,47 @@ class Why(Enum):
 
 
 class TokenRefused(Unauthenticated):
-    """With what the log may say; `details` must be free of what identifies a person."""
+    """A token is refused. `details` are for the log, and must not identify a person."""
 
-    def __init__(self, why: Why, **details: str | int) -> None:
+    def __init__(self, cause: RefusalCause, **details: str | int) -> None:
         super().__init__()
-        self.why = why
+        self.cause = cause
         self.details = details
 
 
 class TenantRefused(NoOrganisation):
-    """A machine's token is good, the tenant that the call names is not."""
+    """A machine's token is good, but the tenant that the call names is not."""
 
-    def __init__(self, why: Why, **details: str | int) -> None:
+    def __init__(self, cause: RefusalCause, **details: str | int) -> None:
         super().__init__()
-        self.why = why
+        self.cause = cause
         self.details = details
 
 
 def shown(text: str) -> str:
-    """The text as the log may have it, whoever wrote it: printable ASCII in one line, 200 characters."""
+    """The text for the log, whoever wrote it: one line of at most 200 printable ASCII characters."""
     return ascii(text[:_MAX_SHOWN])[1:-1][:_MAX_SHOWN]
 
 
 class RefusalLog:
-    """One line for each reason in ten seconds; the next says how many were left out since."""
+    """Logs one line for each cause in ten seconds; the next line says how many were left out since."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._quiet_until: dict[Why, float] = {}
-        self._suppressed: Counter[Why] = Counter()
+        self._quiet_until: dict[RefusalCause, float] = {}
+        self._suppressed: Counter[RefusalCause] = Counter()
 
     def note(self, refused: TokenRefused | TenantRefused) -> None:
-        """Logs it, or counts it."""
-        why, now = refused.why, self._clock()
-        if now < self._quiet_until.get(why, now):
-            self._suppressed[why] += 1
+        """Logs the refusal, or counts it for the next line."""
+        cause, now = refused.cause, self._clock()
+        if now < self._quiet_until.get(cause, now):
+            self._suppressed[cause] += 1
             return
-        self._quiet_until[why] = now + _SECONDS_BETWEEN_LINES
+        self._quiet_until[cause] = now + _SECONDS_BETWEEN_LINES
         _log.warning(
             "token refused",
-            reason=why.word,
+            reason=cause.word,
             **refused.details,
-            advice=why.advice,
-            suppressed=self._suppressed.pop(why, 0),
+            advice=cause.advice,
+            suppressed=self._suppressed.pop(cause, 0),
         )

@@ -5,19 +5,28 @@ from __future__ import annotations
 from uuid import UUID
 
 from runengine_server.domain.caller import Actor
-from runengine_server.domain.errors import RunNotFound
-from runengine_server.domain.transitions import Transition, refusal
-from runengine_server.repositories.run_repository import Acted, Once, Outcome, RunRepository
+from runengine_server.domain.errors import IdempotencyKeyReused, RunNotFound
+from runengine_server.domain.transitions import Transition, not_allowed
+from runengine_server.repositories.run_repository import (
+    IdempotencyKey,
+    MutationResult,
+    Outcome,
+    RunRepository,
+)
 
 
-async def cancel_run(runs: RunRepository, run_id: UUID, actor: Actor, once: Once) -> Acted:
-    """Cancels a queued or running run; a cancelled one is answered unchanged.
+async def cancel_run(
+    runs: RunRepository, run_id: UUID, actor: Actor, key: IdempotencyKey | None
+) -> MutationResult:
+    """Cancels a queued or running run; a cancelled one is returned unchanged.
 
-    Raises RunNotFound, or RunTerminal once it has completed or failed.
+    Raises IdempotencyKeyReused, RunNotFound, or RunTerminal once it has completed or failed.
     """
-    acted = await runs.cancel(run_id, actor, once)
-    if acted.outcome is Outcome.ABSENT:
+    result = await runs.cancel(run_id, actor, key)
+    if result.outcome is Outcome.KEY_REUSED:
+        raise IdempotencyKeyReused
+    if result.outcome is Outcome.RUN_NOT_FOUND:
         raise RunNotFound
-    if acted.outcome is Outcome.REFUSED:
-        raise refusal(Transition.CANCEL, acted.status, acted.attempt)
-    return acted
+    if result.outcome is Outcome.WRONG_STATUS:
+        raise not_allowed(Transition.CANCEL, result.status, result.attempt)
+    return result

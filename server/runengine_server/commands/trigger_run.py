@@ -6,38 +6,46 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import uuid_utils.compat
-from google.protobuf.struct_pb2 import Struct
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 
 from runengine_server.domain.caller import Actor
-from runengine_server.domain.errors import InvalidArgument, PayloadTooLarge, TooManyQueued, Violation
+from runengine_server.domain.errors import (
+    IdempotencyKeyReused,
+    InvalidArgument,
+    PayloadTooLarge,
+    TooManyQueued,
+    Violation,
+)
 from runengine_server.domain.ids import NOT_A_UUID, parse_uuid
 from runengine_server.domain.run import NewRun
 from runengine_server.domain.struct import is_too_large, violations_of
-from runengine_server.repositories.run_repository import Acted, Once, Outcome, RunRepository
+from runengine_server.repositories.run_repository import (
+    IdempotencyKey,
+    MutationResult,
+    Outcome,
+    RunRepository,
+)
 
 
-def check_trigger(
-    workflow_name: str,
-    trigger_payload: Struct | None,
-    context: Struct | None,
-    priority: int = 0,
-    violations: Sequence[Violation] = (),
-) -> NewRun:
-    """The run that these words ask for, with a new id.
+def check_trigger(request: TriggerRunRequest, violations: Sequence[Violation] = ()) -> NewRun:
+    """The run that is requested, with a new id. Makes `context.campaignId` of the request lower case.
 
-    `context.campaignId` becomes lower case. Raises InvalidArgument with every violation, first those that
-    the rules in the protos have found, and PayloadTooLarge above 256 KiB.
+    Raises InvalidArgument with every violation, first those that the rules in the protos have found, and
+    PayloadTooLarge above 256 KiB.
     """
     found = list(violations)
-    if "\0" in workflow_name:
+    if "\0" in request.workflow_name:
         found.append(Violation("workflow_name", "contains \\u0000"))
-    if trigger_payload is not None:
-        found += violations_of(trigger_payload, "trigger_payload")
+    structs = []
+    if request.HasField("trigger_payload"):
+        structs.append(request.trigger_payload)
+        found += violations_of(request.trigger_payload, "trigger_payload")
     campaign_id: UUID | None = None
-    if context is not None:
-        found += violations_of(context, "context")
-        if "campaignId" in context.fields:
-            given = context.fields["campaignId"]
+    if request.HasField("context"):
+        structs.append(request.context)
+        found += violations_of(request.context, "context")
+        if "campaignId" in request.context.fields:
+            given = request.context.fields["campaignId"]
             campaign_id = parse_uuid(given.string_value)
             if campaign_id is None:
                 found.append(Violation("context.campaignId", NOT_A_UUID))
@@ -45,30 +53,28 @@ def check_trigger(
                 given.string_value = str(campaign_id)
     if found:
         raise InvalidArgument(found)
-    new = NewRun(
-        id=uuid_utils.compat.uuid7(),
-        workflow_name=workflow_name,
-        trigger_payload=trigger_payload,
-        context=context,
-        campaign_id=campaign_id,
-        priority=priority,
-    )
-    if is_too_large(new.trigger_payload, new.context):
+    if is_too_large(*structs):
         raise PayloadTooLarge("Trigger payload and context together exceed 256 KiB of JSON.")
-    return new
+    return NewRun(uuid_utils.compat.uuid7(), request, campaign_id)
 
 
 async def trigger_run(
-    runs: RunRepository, new: NewRun, actor: Actor, once: Once, queued_limit: int | None
-) -> Acted:
+    runs: RunRepository,
+    new: NewRun,
+    actor: Actor,
+    key: IdempotencyKey | None,
+    queued_limit: int | None,
+) -> MutationResult:
     """Stores the run and queues it.
 
-    Raises InvalidArgument for a workflow that no worker has registered, and TooManyQueued when the
-    tenant has `queued_limit` runs queued already.
+    Raises IdempotencyKeyReused, InvalidArgument for a workflow that no worker has registered, and
+    TooManyQueued when the tenant has `queued_limit` runs queued already.
     """
-    acted = await runs.trigger(new, actor, once, queued_limit)
-    if acted.outcome is Outcome.UNKNOWN_WORKFLOW:
+    result = await runs.trigger(new, actor, key, queued_limit)
+    if result.outcome is Outcome.KEY_REUSED:
+        raise IdempotencyKeyReused
+    if result.outcome is Outcome.UNKNOWN_WORKFLOW:
         raise InvalidArgument([Violation("workflow_name", "is not the name of a registered workflow")])
-    if acted.outcome is Outcome.OVER_QUOTA:
+    if result.outcome is Outcome.OVER_QUOTA:
         raise TooManyQueued(queued_limit)
-    return acted
+    return result

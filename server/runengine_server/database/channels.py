@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# Of something to claim; and, with "run_id attempt", of a run that was cancelled.
+# There is something to claim; and a run was cancelled, with "run_id attempt" as the payload.
 QUEUED, CANCELLED = "runengine_queued", "runengine_cancelled"
 
-# The payload on QUEUED when it is runs that were handed back; those just triggered have none.
+# The payload on QUEUED for runs that were handed back. For triggered runs it is empty.
 HANDED_BACK = "handed back"

@@ -1,4 +1,4 @@
-"""How a connection to PostgreSQL comes about: to a host that can write, directly or through a pooler."""
+"""Opens connections to PostgreSQL: to a host that takes writes, directly or through a pooler."""
 
 from __future__ import annotations
 
@@ -20,41 +20,46 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
-# What the statements here take for granted, whatever the database's, the role's or the server's defaults.
-_ASSUMED = {
+# The settings that all statements rely on, whatever the defaults of the database, the role or the server.
+_COMMON_SETTINGS = {
     "default_transaction_isolation": "read committed",
     "search_path": "public",
     "row_security": "on",
     "standard_conforming_strings": "on",
 }
 
-# What a migration may take as long as it needs for.
-OF_MIGRATIONS = {**_ASSUMED, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+# A migration may take as long as it needs.
+MIGRATION_SETTINGS = {
+    **_COMMON_SETTINGS,
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
 
-OF_CALLS = {
-    **_ASSUMED,
-    # What the policies read is set in each transaction; a role that has it set sees no more for that.
+CALL_SETTINGS = {
+    **_COMMON_SETTINGS,
+    # The policies read these, and each transaction sets its own. Here they are reset, in case that the role
+    # has defaults of its own for them.
     "runengine.dispatch": "off",
     "runengine.tenant": "",
     "runengine.all_tenants": "off",
-    # What PostgreSQL does of itself for a process that was stopped or cut off in a transaction, and holds a
-    # run's lock in it: nobody could take the run over, or renew the leases of all those beside it.
+    # PostgreSQL itself ends the transaction of a process that was stopped or cut off while it held the lock
+    # of a run: until then nobody could take the run over, or renew the leases of the other runs with it.
     "idle_in_transaction_session_timeout": "5s",
     "statement_timeout": "10s",
-    # Every statement here has one good plan. Left to itself PostgreSQL plans the list anew each time,
+    # Every statement has one good plan. By default PostgreSQL plans the list of runs anew for each call,
     # which takes 0.35 ms of its 0.5.
     "plan_cache_mode": "force_generic_plan",
-    # And that is by index. A plan made while the tables are empty would read them whole, and it is kept:
-    # after 3,600 runs a worker was down from 240 to 144 runs/s.
+    # And that plan reads by index. One made while the tables are empty would scan them, and it is kept: after
+    # 3,600 runs a worker had slowed from 240 to 144 runs/s.
     "enable_seqscan": "off",
 }
 
-# How often a pooler is asked for two servers at once, to see whether it keeps a client's own for it.
-_LOOKS = 5
+# How many transactions keeps_session begins on a second connection.
+_SESSION_CHECKS = 5
 
 
 class NotWritable(OSError):
-    """A host lets us in and takes no writes: a standby, or made read-only."""
+    """A host accepts connections but no writes: it is a standby, or was made read-only."""
 
     sqlstate = "25006"
 
@@ -71,38 +76,38 @@ class NotGranted(OSError):
         super().__init__(f"the role lacks {lacking}, which `migrate` grants")
 
 
-class NoHost(OSError):
-    """None of several hosts will do; the message has the reason of each."""
+class NoUsableHost(OSError):
+    """None of several hosts can be used; the message has the reason of each."""
 
     def __init__(self, reasons: Mapping[str, Exception]) -> None:
-        super().__init__("; ".join(f"{place}: {words(error)}" for place, error in reasons.items()))
+        super().__init__("; ".join(f"{place}: {describe_error(error)}" for place, error in reasons.items()))
         self.sqlstate = next(filter(None, map(sqlstate, reasons.values())), None)
 
 
-def words(error: Exception) -> str:
-    """One line of what it says, or its name."""
+def describe_error(error: Exception) -> str:
+    """The first line of the error's message, or the name of its type."""
     if isinstance(error, TimeoutError) and not str(error):
         return "it does not answer"
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """PostgreSQL's code of what happened, where that is who said it."""
+    """PostgreSQL's error code, None where the error is not PostgreSQL's."""
     found = getattr(error, "sqlstate", None)
     return found if isinstance(found, str) else None
 
 
 class Connector:
-    """Opens connections to one URL, each named after the process, with the `settings` of a session.
+    """Opens connections to one URL, each with the process's name and with `settings` in its session.
 
-    A pooler (pgbouncer, as an example) refuses or ignores settings at startup, and in transaction mode
-    hands a session that was changed to its next client. So a session is set only after it was seen
-    to be PostgreSQL's own: the process that answers is the one that the connection was greeted with.
-    Through a pooler `pooled` is true, nothing is set, and statements have no names; each transaction
-    then has to begin with `begin`.
+    A pooler (pgbouncer, as an example) refuses or ignores settings at startup, and in transaction mode hands
+    a session with changed settings to its next client. So the settings are made only in a session that is
+    PostgreSQL's own: the process id of the responding server is the one that it announced when it connected.
+    Through a pooler `pooled` is true, nothing is set, and statements have no names; each transaction then has
+    to begin with `begin`.
     """
 
-    def __init__(self, url: str, process: str, settings: Mapping[str, str] = OF_CALLS) -> None:
+    def __init__(self, url: str, process: str, settings: Mapping[str, str] = CALL_SETTINGS) -> None:
         """Raises ValueError as parse_postgres_url does."""
         self.url = parse_postgres_url(url)
         self.pooled = False
@@ -119,10 +124,10 @@ class Connector:
         return f"BEGIN ISOLATION LEVEL READ COMMITTED; {local}"
 
     async def connect(self) -> Connection:
-        """A connection to the first host that will do, each with a time limit of its own: the host that
-        did the last time first.
+        """A connection to the first usable host. Each host has a time limit of its own, and the host that was
+        used last is tried first.
 
-        Raises OSError, TimeoutError, asyncpg.PostgresError or asyncpg.InterfaceError when none will.
+        Raises OSError, TimeoutError, asyncpg.PostgresError or asyncpg.InterfaceError when none is usable.
         """
         reasons: dict[str, Exception] = {}
         for host in list(self._hosts):
@@ -137,7 +142,7 @@ class Connector:
                 return connection
         if len(reasons) == 1:
             raise next(iter(reasons.values()))
-        raise NoHost(reasons)
+        raise NoUsableHost(reasons)
 
     async def _connect_to(self, host: str | None, port: int | None) -> Connection:
         while True:
@@ -150,7 +155,7 @@ class Connector:
                 raise
             if not (is_pooled and names_statements):
                 return connection
-            # For good, whatever other hosts are: one that is PostgreSQL's own can do without names.
+            # It stays true, whatever the other hosts are: PostgreSQL itself works without names too.
             self.pooled = True
             connection.terminate()
 
@@ -171,20 +176,20 @@ class Connector:
             database=url.database,
             passfile=url.passfile,
             servicefile=url.servicefile,
-            target_session_attrs="any",  # looked at by ourselves, on each host
+            target_session_attrs="any",  # _is_pooled checks each host
             server_settings=settings,
             **more,
         )
-        self._watch_socket(connection)
+        self._set_keepalives(connection)
         await connection.set_type_codec(
             "jsonb", schema="pg_catalog", format="text", encoder=lambda value: orjson.dumps(value).decode(),
             decoder=orjson.loads,
         )  # fmt: skip
         return connection
 
-    def _watch_socket(self, connection: Any) -> None:
-        """Has the kernel end a connection that the network has forgotten without a word."""
-        # asyncpg shows its socket to nobody.
+    def _set_keepalives(self, connection: Any) -> None:
+        """Lets the kernel end a connection that the network has dropped without a reset."""
+        # asyncpg has no public way to its socket.
         found = connection._transport.get_extra_info("socket")
         if found is None or found.family == socket.AF_UNIX or not self.url.keepalives["keepalives"]:
             return
@@ -197,28 +202,28 @@ class Connector:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self.url.tcp_user_timeout_ms)
 
     async def _is_pooled(self, connection: Connection) -> bool:
-        """Whether a pooler is in between; if not, its session has the settings now. One round trip.
+        """Whether a pooler is in between. If not, the settings are made in the session. One round trip.
 
-        Raises NotWritable when it has to be able to write, and is not.
+        Raises NotWritable for a read-only host, unless the URL accepts one.
         """
-        greeted_by = connection.get_server_pid()
+        announced_pid = connection.get_server_pid()
         sets = "".join(
             f", pg_catalog.set_config('{name}', '{value}', pg_catalog.pg_backend_pid()"
-            f" OPERATOR(pg_catalog.<>) {greeted_by})"
+            f" OPERATOR(pg_catalog.<>) {announced_pid})"
             for name, value in self._settings.items()
         )
-        answer = await _copied(
+        row = await _fetch_row_unnamed(
             connection,
             "SELECT pg_catalog.pg_backend_pid(), pg_catalog.current_setting('transaction_read_only')" + sets,
         )
-        if answer[1] == "on" and not self.url.may_be_read_only:
+        if row[1] == "on" and not self.url.may_be_read_only:
             raise NotWritable
-        return int(answer[0]) != greeted_by
+        return int(row[0]) != announced_pid
 
 
-async def _copied(connection: Connection, query: str) -> list[str]:
-    """One row, as text. COPY is the one way in which asyncpg gets rows by the simple protocol: all else is
-    a prepared statement, whose name would stay behind on the server of a pooler.
+async def _fetch_row_unnamed(connection: Connection, query: str) -> list[str]:
+    """One row, as text, by COPY, the only way in which asyncpg gets rows by the simple protocol. Anything
+    else is a prepared statement, whose name would be left behind on the server of a pooler.
     """
     received = bytearray()
 
@@ -229,17 +234,17 @@ async def _copied(connection: Connection, query: str) -> list[str]:
     return received.decode().rstrip("\n").split("\t")
 
 
-async def server_of(connection: Connection) -> int:
-    """The process id of the server process that answers."""
-    return int((await _copied(connection, "SELECT pg_backend_pid()"))[0])
+async def backend_pid(connection: Connection) -> int:
+    """The process id of the server process that executes the query."""
+    return int((await _fetch_row_unnamed(connection, "SELECT pg_backend_pid()"))[0])
 
 
 async def keeps_session(connector: Connector) -> bool:
-    """Whether a connection stays with one server process, as LISTEN and locks of a session need it:
-    PostgreSQL itself, or a pooler in session mode.
+    """Whether a connection stays with one server process, as LISTEN and locks of a session need: it does with
+    PostgreSQL itself, and with a pooler in session mode.
 
-    A pooler in transaction mode has given the server away by the time that another client is in a
-    transaction: that one gets the same, or this one another. Raises as Connector.connect does.
+    A pooler in transaction mode gives the server process to another client that begins a transaction: that
+    client then has the same process, or this one has another. Raises as Connector.connect does.
     """
     first = await connector.connect()
     try:
@@ -247,10 +252,10 @@ async def keeps_session(connector: Connector) -> bool:
             return True
         second = await connector.connect()
         try:
-            own = await server_of(first)
-            for _ in range(_LOOKS):
+            own = await backend_pid(first)
+            for _ in range(_SESSION_CHECKS):
                 await second.execute("BEGIN")
-                if await server_of(second) == own or await server_of(first) != own:
+                if await backend_pid(second) == own or await backend_pid(first) != own:
                     return False
                 await second.execute("COMMIT")
             return True

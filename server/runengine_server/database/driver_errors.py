@@ -1,4 +1,4 @@
-"""What the driver raises, in our words; and what was behind it, in the log."""
+"""Translates the errors of the database driver into those of the domain, and logs what caused them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from contextlib import contextmanager
 import asyncpg
 import structlog
 
-from runengine_server.database.connecting import NotGranted, sqlstate, words
+from runengine_server.database.connecting import NotGranted, describe_error, sqlstate
 from runengine_server.domain.errors import Denied, StatementRefused, Unavailable
 
-# What means that the role may not do it (any more): what PostgreSQL says then names roles and tables, and
-# quotes no value. Of these the first is a SyntaxOrAccessError too.
+# The role may not do it, or may not any more. PostgreSQL's messages of these name roles and tables, and quote
+# no value. The first is a SyntaxOrAccessError too, so these are caught before PERMANENT_ERRORS.
 DENIALS = (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidAuthorizationSpecificationError, NotGranted)
 
-# What PostgreSQL 15 and 18 call the function that refuses a row which a policy does not let in, with the
-# code of a missing grant: a fault of ours, and not of whoever grants.
-_OF_POLICIES = "ExecWithCheckOptions"
+# The C function of PostgreSQL 15 to 18 that refuses a row which violates a policy. It does so with the code
+# of a missing grant, but here it is a bug of the engine, and no grant would help.
+_POLICY_CHECK = "ExecWithCheckOptions"
 
-# What means that the statement, or a value in it, is wrong; anything else that PostgreSQL says is a
-# state of it that will pass. The second is asyncpg's own, an InterfaceError that says nothing of the
-# connection.
+# The statement, or a value in it, is wrong: it would fail again. The second is asyncpg's own, an
+# InterfaceError that has nothing to do with the connection.
 PERMANENT_ERRORS = (
     asyncpg.DataError,
     asyncpg.exceptions._base.DataError,
@@ -30,7 +29,8 @@ PERMANENT_ERRORS = (
     asyncpg.SyntaxOrAccessError,
     asyncpg.ProgramLimitExceededError,
 )
-# The last is what asyncpg says of a connection that PostgreSQL ended with an error while it was idle.
+# All other errors: the same statement may succeed later. The last is what asyncpg raises for a connection
+# that PostgreSQL ended with an error while it was idle.
 TRANSIENT_ERRORS = (
     OSError,
     TimeoutError,
@@ -39,45 +39,45 @@ TRANSIENT_ERRORS = (
     asyncpg.InternalClientError,
 )
 
-# How often one kind of trouble is told of.
-_TELL_SECONDS = 30.0
+# How often one kind of error is logged.
+_LOG_SECONDS = 30.0
 
 _log = structlog.get_logger()
-_told: dict[tuple[str, str | None], float] = {}
+_last_logged: dict[tuple[str, str | None], float] = {}
 
 
 @contextmanager
 def translate_driver_errors() -> Iterator[None]:
-    """Raises StatementRefused for a statement that is wrong, Denied for what the role may not do, and
-    Unavailable for all else that the database or the way to it does, so that no word of the driver's leaves
-    the repositories.
+    """Raises StatementRefused for a statement that is wrong, Denied for one that the role may not execute,
+    and Unavailable for every other error of the database or the network, so that no message of the driver
+    leaves the repositories.
     """
     try:
         yield
     except DENIALS as error:
-        if getattr(error, "server_source_function", None) == _OF_POLICIES:
+        if getattr(error, "server_source_function", None) == _POLICY_CHECK:
             raise StatementRefused from error
-        tell(error)
+        log_driver_error(error)
         raise Denied from error
     except PERMANENT_ERRORS as error:
         raise StatementRefused from error
     except TRANSIENT_ERRORS as error:
-        tell(error)
+        log_driver_error(error)
         raise Unavailable from error
 
 
-def tell(error: BaseException) -> None:
-    """Logs what kind of trouble it is, once in a while: a database that is away fails every call."""
+def log_driver_error(error: BaseException) -> None:
+    """Logs the error, each kind once in 30 seconds: a database that is away fails every call."""
     kind = (type(error).__name__, sqlstate(error))
     now = time.monotonic()
-    if now - _told.get(kind, -_TELL_SECONDS) >= _TELL_SECONDS:
-        _told[kind] = now
-        _log.warning("trouble with the database", **trouble(error))
+    if now - _last_logged.get(kind, -_LOG_SECONDS) >= _LOG_SECONDS:
+        _last_logged[kind] = now
+        _log.warning("trouble with the database", **error_fields(error))
 
 
-def trouble(error: BaseException) -> dict[str, str | None]:
-    """`error`, `sqlstate` and, of a denial, `why`, for a log line. Not what others say, which may quote
-    values.
+def error_fields(error: BaseException) -> dict[str, str | None]:
+    """The fields of a log line about the error: `error`, its type, `sqlstate`, and for a denial `why`. The
+    messages of other errors are left out, since they may quote values.
     """
-    said = {"why": words(error)} if isinstance(error, DENIALS) else {}
-    return {"error": type(error).__name__, "sqlstate": sqlstate(error), **said}
+    why = {"why": describe_error(error)} if isinstance(error, DENIALS) else {}
+    return {"error": type(error).__name__, "sqlstate": sqlstate(error), **why}

@@ -1,12 +1,13 @@
-"""The statements that PostgreSQL keeps as functions, so that a call of one is one round trip.
+"""Installs the SQL functions of `functions/*.sql`, and makes the statements that call them.
 
-They stand in `functions/*.sql`. `migrate` installs them in a PostgreSQL schema that is named after a hash of
-them all, and a server calls those of its own version: so servers of two versions share a database. A function
-makes the setting that the row-level security policies read in its own transaction. By itself that is BEGIN
-with the setting, the statement, and COMMIT: three round trips.
+A call of a function is one round trip and one transaction: the function makes the setting that the row-level
+security policies read. Without functions that takes BEGIN with the setting, the statement, and COMMIT: three
+round trips.
 
-What a server calls keeps the search_path that it was made with (`SET search_path FROM CURRENT`), and so does
-whatever that calls: names mean the same on any path of the caller. It costs 0.2 µs a call.
+`migrate` installs the functions in a PostgreSQL schema that is named after a hash of them all, and a server
+calls those of its own version, so that servers of two versions can share a database. A function that a server
+calls keeps the search_path of its creation (`SET search_path FROM CURRENT`), and so does everything that it
+calls in turn: names resolve the same way whatever the caller's path is. It costs 0.2 µs a call.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ FILES = {
     if file.name.endswith(".sql")
 }
 
-# What the tables call, statement by statement: see the file.
+# The functions that tables call, statement by statement: see the file.
 ENCODING = files(__package__).joinpath("encoding.sql").read_text().strip().removesuffix(";").split(";\n\n")
 
 
-# Its name, its parameters, and what else is said of it before its body.
+# The name of a function, its parameters, and its properties.
 _FUNCTION = re.compile(r"^CREATE FUNCTION (\w+)\(([^)]*)\)([^$;]*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class _Function:
-    """`is_reading`: it stores and locks nothing, which PostgreSQL ensures of a STABLE function, and so its
-    commit waits for nobody.
+    """`is_reading`: it writes and locks nothing, which PostgreSQL ensures for a STABLE function, so its
+    commit does not wait for a standby.
     """
 
     name: str
@@ -45,32 +46,32 @@ class _Function:
 
     @cached_property
     def call(self) -> str:
-        """The statement that calls it, whatever the search_path is."""
+        """The statement that calls the function, whatever the search_path is."""
         numbers = ", ".join(f"${number}" for number in range(1, self.parameters + 1))
         return f"SELECT * FROM {schema()}.{self.name}({numbers})"  # noqa: S608 - names of our own
 
 
 class TenantFunction(_Function):
-    """One that sees the rows of the tenant that is its first parameter."""
+    """A function that sees the rows of one tenant, its first parameter."""
 
 
 class DispatchFunction(_Function):
-    """One that sees the rows of all tenants, for workers."""
+    """A function that sees the rows of all tenants, for workers."""
 
 
 def tenant_function(name: str) -> TenantFunction:
-    """Raises KeyError unless there is one of that name, for a tenant."""
+    """The function of that name. Raises KeyError when there is none, or its first parameter is no tenant."""
     parameters, is_reading = _declared()[name]
     if parameters[:1] != ["_tenant text"]:
-        raise KeyError(f"{name} is for no tenant")
+        raise KeyError(f"{name} takes no tenant")
     return TenantFunction(name, len(parameters), is_reading)
 
 
 def dispatch_function(name: str) -> DispatchFunction:
-    """Raises KeyError unless there is one of that name, for all tenants."""
+    """The function of that name. Raises KeyError when there is none, or its first parameter is a tenant."""
     parameters, is_reading = _declared()[name]
     if parameters[:1] == ["_tenant text"]:
-        raise KeyError(f"{name} is for one tenant")
+        raise KeyError(f"{name} takes a tenant")
     return DispatchFunction(name, len(parameters), is_reading)
 
 
@@ -86,19 +87,19 @@ def _declared() -> dict[str, tuple[list[str], bool]]:
 
 @cache
 def schema() -> str:
-    """The PostgreSQL schema that has the functions of this version."""
+    """The name of the PostgreSQL schema with the functions of this version."""
     return f"runengine_{hashlib.sha256(''.join(FILES.values()).encode()).hexdigest()[:12]}"
 
 
 def search_path() -> str:
-    """That of the functions: first, as always, what PostgreSQL has, and last what is temporary, which would
-    come before all of it if it were not named. Tables and what migrations have made are named with `public`.
+    """The search_path of the functions. PostgreSQL's own names come first by default; temporary ones would
+    come even before these, so they are put last. Tables and what migrations create are written with `public`.
     """
     return f"{schema()}, public, pg_temp"
 
 
-# $1 is a schema of functions.
-NOTE_USE = """INSERT INTO public.function_schemas (name) VALUES ($1)
+# $1 is the name of a schema of functions.
+RECORD_USE = """INSERT INTO public.function_schemas (name) VALUES ($1)
 ON CONFLICT (name) DO UPDATE SET used_at = excluded.used_at"""
 
 _UNUSED = """SELECT name FROM public.function_schemas
@@ -106,7 +107,7 @@ WHERE used_at < statement_timestamp() - interval '1 day' AND name <> $1"""
 
 
 async def install(connection: asyncpg.Connection[asyncpg.Record], application_role: str | None) -> None:
-    """Makes the functions of this version, as the owner of the tables, unless they are there, and lets the
+    """Creates the functions of this version where they are missing, as the owner of the tables, and lets the
     role call them.
     """
     if await connection.fetchval("SELECT to_regnamespace($1)", schema()) is None:
@@ -114,7 +115,7 @@ async def install(connection: asyncpg.Connection[asyncpg.Record], application_ro
         await connection.execute(
             f"BEGIN; CREATE SCHEMA {schema()}; SET LOCAL search_path = {search_path()}; {statements}; COMMIT"
         )
-    await connection.execute(NOTE_USE, schema())
+    await connection.execute(RECORD_USE, schema())
     if application_role is not None:
         await connection.execute(f"GRANT USAGE ON SCHEMA {schema()} TO {application_role}")
 

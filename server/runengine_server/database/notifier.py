@@ -1,4 +1,4 @@
-"""Tells workers what was committed, after the commit and on a connection of its own."""
+"""Notifies workers of what was committed, after the commit and on a connection of its own."""
 
 from __future__ import annotations
 
@@ -9,39 +9,40 @@ from itertools import islice
 import asyncpg
 import structlog
 
-# Between two notifications. What comes in between goes out together: at 1,800 triggers/s a hundred
-# notifications a second cost 1 % of a core, and one for each trigger 15 %.
-_TICK_SECONDS = 0.01
+# The pause between two statements. Notifications that come meanwhile are sent together: at 1,800 triggers/s a
+# hundred statements a second cost 1 % of a core, and one for each trigger 15 %.
+_INTERVAL_SECONDS = 0.01
 
-# How long one notification may take, with the connection that it may need first.
+# How long one statement may take, with the connection that may have to be opened first.
 _SECONDS = 5.0
 
-# After each failure; the first is none, as it may be of a connection that was lost while nobody used it.
-_PAUSES = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
+# The pauses after failures. There is none after the first, which may be of a connection lost while it was
+# idle.
+_RETRY_PAUSES = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
 
-# How long a process that ends waits until what it has to say has been said.
+# How long a process that ends waits until its notifications are sent.
 _CLOSE_SECONDS = 0.5
 
-# How many different ones may wait; 1,000 cancels in one statement are 90 kB.
-_MOST_WAITING = 1000
+# How many different notifications may wait; 1,000 cancels in one statement are 90 kB.
+_MAX_WAITING = 1000
 
-# A queue of notifications that was full stays so, whoever has read it since, until a session asks this.
-_ADVANCE_TAIL = "SELECT pg_catalog.pg_notification_queue_usage()"
+# A notification queue that was full stays full, although it has been read since, until a session calls this.
+ADVANCE_QUEUE_TAIL = "SELECT pg_catalog.pg_notification_queue_usage()"
 
 _log = structlog.get_logger()
 
 
 class Notifier:
-    """Sends notifications, which are hints: a poll, and the next heartbeat, find what they do not tell.
+    """Sends notifications, which are hints: polls and heartbeats find what a lost one would have told.
 
-    In the transaction that they tell of, NOTIFY would hold one lock of the whole server until the commit is
-    on the disk, and a full queue of notifications would fail the commit. Here neither a call nor what it
-    has stored depends on them. The first is sent at once; those that come while it is under way, and in
-    the tick after it, go out in one statement, each once.
+    In the transaction that it is about, NOTIFY would hold one lock of the whole server until the commit is on
+    the disk, and a full notification queue would fail the commit. Sent afterwards, they cannot delay or fail
+    a call. The first is sent at once. Those that come while it is being sent, and in the interval after it,
+    are sent by one statement, duplicates once.
 
     The connection is opened with the first notification. What cannot be sent is tried again with growing
-    pauses, and dropped when a thousand wait. The session has no state, and its statements no names, so it may
-    be one of a pooler's.
+    pauses, and dropped when a thousand wait. The session has no state, and its statements have no names, so
+    it may be one of a pooler's.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
@@ -52,16 +53,18 @@ class Notifier:
         self._closed = False
 
     def notify(self, channel: str, payload: str = "") -> None:
-        """Sends it soon, in the background. Whatever it tells of is committed."""
+        """Sends a notification soon, in the background. Call it after the commit that the notification is
+        about.
+        """
         if self._closed:
             return
-        if len(self._waiting) < _MOST_WAITING:
+        if len(self._waiting) < _MAX_WAITING:
             self._waiting[channel, payload] = None
         if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send_what_waits(), name="notifier")
+            self._sending = asyncio.create_task(self._send_waiting(), name="notifier")
 
     async def close(self) -> None:
-        """Waits, for half a second at most, until nothing waits, and closes the connection."""
+        """Waits half a second at most for the notifications that wait, and closes the connection."""
         self._closed = True
         if self._sending is not None:
             await asyncio.wait({self._sending}, timeout=_CLOSE_SECONDS)
@@ -69,34 +72,34 @@ class Notifier:
             await asyncio.gather(self._sending, return_exceptions=True)
         self._disconnect()
 
-    async def _send_what_waits(self) -> None:
+    async def _send_waiting(self) -> None:
         failures = 0
         while self._waiting:
-            # What is told from now on may be of a later commit, and is sent after this.
+            # A notification from now on may be about a later commit, so it is sent after this batch.
             batch, self._waiting = self._waiting, {}
             try:
                 await self._send(batch)
             except Exception as error:
                 self._disconnect()
-                self._waiting = dict(islice((batch | self._waiting).items(), _MOST_WAITING))
+                self._waiting = dict(islice((batch | self._waiting).items(), _MAX_WAITING))
                 if failures == 1:
                     _log.warning(
                         "notifications cannot be sent: polls and heartbeats do without",
                         error=type(error).__name__,
                     )
-                await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
+                await asyncio.sleep(_RETRY_PAUSES[min(failures, len(_RETRY_PAUSES) - 1)])
                 failures += 1
             else:
                 if failures > 1:
                     _log.info("notifications are sent again")
                 failures = 0
-                await asyncio.sleep(_TICK_SECONDS)
+                await asyncio.sleep(_INTERVAL_SECONDS)
 
     async def _send(self, batch: dict[tuple[str, str], None]) -> None:
         async with asyncio.timeout(_SECONDS):
             if self._connection is None:
                 self._connection = await self._connect()
-                await self._connection.execute(_ADVANCE_TAIL)
+                await self._connection.execute(ADVANCE_QUEUE_TAIL)
             # One simple query, and so one transaction.
             await self._connection.execute("; ".join(notification(*each) for each in batch))
 

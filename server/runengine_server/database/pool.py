@@ -1,4 +1,4 @@
-"""The connections of a process: who has which, and who waits for one."""
+"""A pool of connections, which knows those that are idle, those in use, and the calls that wait for one."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from contextlib import suppress
 import asyncpg
 
 from runengine_server.database.connecting import Connection
-from runengine_server.database.driver_errors import TRANSIENT_ERRORS, tell
-from runengine_server.database.patience import moved
+from runengine_server.database.deadline_extender import transfer_counters
+from runengine_server.database.driver_errors import TRANSIENT_ERRORS, log_driver_error
 
-# How long a server that would not let another connection in is not asked again, while there are some.
+# How long to wait before the next attempt to connect after the server has refused one, while others are in
+# use.
 _REFUSED_SECONDS = 1.0
 
-# How long PostgreSQL may take to stop a statement that nobody waits for any more.
+# How long PostgreSQL may take to cancel a statement whose call was given up.
 _ABANDON_SECONDS = 3.0
 
-# How long a connection may be busy yet, when another one was found to be dead without a word.
-_SILENT_SECONDS = 1.5
+# How long the busy connections have to move data, after another one did not respond at all.
+STALLED_SECONDS = 1.5
 
 
 class Pool:
     """Up to `size` connections, made by `connect` as they are needed, and kept.
 
-    Connecting goes on although the one who waits for it has given up: behind a host that is frozen, a
-    call with a short deadline would never get past it. Whoever waits gets what comes first, a new
-    connection or one that another puts back; a new one that PostgreSQL refuses, for it has no slot left,
-    fails nobody as long as there are others to wait for.
+    An attempt to connect goes on after the call that waits for it has given up: with a frozen host first in
+    the URL, a call with a short deadline would never get to the next host. A call that waits gets whichever
+    comes first, a new connection or one that is put back. When PostgreSQL refuses a new connection because it
+    has no slot left, no call fails as long as other connections are in use.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], size: int) -> None:
@@ -61,11 +62,11 @@ class Pool:
             return await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.put_back(waiter.result())  # it came in the moment in which we gave up
+                self.put_back(waiter.result())  # it came at the moment at which the call gave up
             raise
 
     def put_back(self, connection: Connection) -> None:
-        """Lets others have it, unless it was lost or abandoned."""
+        """Gives it to the next call that waits, unless it was closed or abandoned."""
         if self._busy.pop(connection, None) is None or connection.is_closed():
             self._grow()
         else:
@@ -74,9 +75,9 @@ class Pool:
             self._none_busy.set()
 
     def abandon(self, connection: Connection) -> None:
-        """Gives up one that may be in the middle of a statement. PostgreSQL is asked to stop that, for it
-        would go on, and be waited for by nobody: a commit that waits for a standby for ever, and with a
-        slot of the server's.
+        """Gives up a connection that may be in the middle of a statement, and asks PostgreSQL to cancel that.
+        Otherwise the statement would go on and keep a slot of the server's, such as a commit that waits for a
+        standby for ever.
         """
         self._busy.pop(connection, None)
         task = asyncio.create_task(_stop(connection))
@@ -84,29 +85,33 @@ class Pool:
         task.add_done_callback(self._abandoned.discard)
         self._grow()
 
-    def lose_idle(self) -> None:
-        """Drops all connections that nobody uses."""
+    def drop_idle(self) -> None:
+        """Closes all connections that are not in use."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.terminate()
 
-    def lose_silent(self) -> None:
-        """Drops all that are idle, and those that are busy now, if they still are after a moment in which
-        nothing came or went: one was found that answers nothing.
+    def drop_stalled(self) -> None:
+        """Closes the idle connections, and in 1.5 seconds those of the busy ones that have moved no data
+        until then: called when one connection does not respond at all.
         """
-        self.lose_idle()
-        busy = {each: (since, moved(each)) for each, since in self._busy.items() if not each.is_closed()}
-        asyncio.get_running_loop().call_later(_SILENT_SECONDS, self._lose_those_still, busy)
+        self.drop_idle()
+        busy = {
+            each: (since, transfer_counters(each))
+            for each, since in self._busy.items()
+            if not each.is_closed()
+        }
+        asyncio.get_running_loop().call_later(STALLED_SECONDS, self._drop_unless_moved, busy)
 
-    def _lose_those_still(self, before: dict[Connection, tuple[float, tuple[int, ...]]]) -> None:
-        for connection, (since, then) in before.items():
+    def _drop_unless_moved(self, before: dict[Connection, tuple[float, tuple[int, ...]]]) -> None:
+        for connection, (since, counters) in before.items():
             is_busy = self._busy.get(connection) == since and not connection.is_closed()
-            # On a slow link a large statement keeps others waiting.
-            if is_busy and moved(connection) == then:
+            # On a slow link a large statement delays the others.
+            if is_busy and transfer_counters(connection) == counters:
                 connection.terminate()
 
     async def close(self, seconds: float) -> None:
-        """Waits so long for what is under way, and closes all."""
+        """Waits up to `seconds` for the connections in use, and closes all."""
         self._is_closed = True
         self._fail(ConnectionAbortedError("the pool is closed"))
         for task in [*self._connecting, *self._abandoned]:
@@ -133,14 +138,14 @@ class Pool:
         self._idle.append(connection)
 
     def _grow(self) -> None:
-        """Connects, once for each of those who wait, as far as there may be more connections."""
+        """Starts to connect, once for each call that waits, as far as `size` allows."""
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()
         if self._is_closed or (self._busy and time.monotonic() < self._refused_until):
             return
         wanted = sum(not waiter.done() for waiter in self._waiting) - len(self._connecting)
-        room = self._size - len(self._busy) - len(self._idle) - len(self._connecting)
-        for _ in range(min(wanted, room)):
+        capacity = self._size - len(self._busy) - len(self._idle) - len(self._connecting)
+        for _ in range(min(wanted, capacity)):
             task = asyncio.create_task(self._add())
             self._connecting.add(task)
 
@@ -160,7 +165,7 @@ class Pool:
             self._fail(failure, first=True)
             self._grow()
         elif self._busy or self._connecting:
-            tell(failure)
+            log_driver_error(failure)
             self._refused_until = time.monotonic() + _REFUSED_SECONDS
             asyncio.get_running_loop().call_later(_REFUSED_SECONDS, self._grow)
         else:
@@ -176,8 +181,7 @@ class Pool:
 
 
 async def _stop(connection: Connection) -> None:
-    # asyncpg has sent a request to cancel, of its own, when the statement was cut off; closing waits
-    # for the answer to it.
+    # asyncpg has sent a request to cancel when the statement was interrupted; close() waits for its response.
     try:
         async with asyncio.timeout(_ABANDON_SECONDS):
             await connection.close()

@@ -1,4 +1,4 @@
-"""What a database URL says, in libpq's spelling: PostgreSQL's documentation, "Connection URIs"."""
+"""Parses a database URL as libpq does: PostgreSQL's documentation, "Connection URIs"."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-# Scheme, what stands between the slashes, and path and query.
+# Scheme, authority, and path with query.
 _PARTS = re.compile(r"(?:([^:/?#]*)://([^/?#]*))?(.*)", re.DOTALL)
 
 _SPELLING = "must be postgresql://user:password@host/database"
 
-# What the driver reads from a URL as libpq does.
-_DRIVERS = frozenset(
+# The options that asyncpg reads from a URL as libpq does.
+_DRIVER_OPTIONS = frozenset(
     {
         "sslmode",
         "sslcert",
@@ -30,8 +30,8 @@ _DRIVERS = frozenset(
     }
 )
 
-# What we read.
-_OURS = frozenset(
+# The options that this module reads.
+_OWN_OPTIONS = frozenset(
     {
         "host",
         "hostaddr",
@@ -54,9 +54,9 @@ _OURS = frozenset(
     }
 )
 
-# What libpq knows (PostgreSQL 18), and nothing here acts on: with their defaults, and in most of their
-# values, they change nothing for a client such as this.
-_IGNORED = frozenset(
+# The other options of libpq (PostgreSQL 18). They are ignored: their defaults, and most of their other
+# values, make no difference here.
+_IGNORED_OPTIONS = frozenset(
     {
         "channel_binding",
         "client_encoding",
@@ -84,8 +84,9 @@ _IGNORED = frozenset(
     }
 )
 
-# Of those, what would be less safe than it was asked to be.
-_DEMANDS = {
+# Ignored options with the values that are refused, as the connection would be less safe than asked for. None
+# stands for every value.
+_REFUSED_VALUES = {
     "gssencmode": ("require",),
     "requiressl": ("1",),
     "sslcertmode": ("require",),
@@ -94,24 +95,25 @@ _DEMANDS = {
     "sslcrldir": None,
 }
 
-# Those that a process which writes has a use for.
+# The values of target_session_attrs that do not exclude a host that takes writes.
 _WRITABLE = ("any", "read-write", "primary")
 
-# How long a host may take to let us in. With several, one that is frozen must not use up a call's deadline.
+# How long connecting to a host may take. With several hosts, a frozen one must not use up a call's deadline.
 _CONNECT_SECONDS = 5.0
 _CONNECT_SECONDS_OF_SEVERAL = 3.0
 
-# A network that forgets a connection without a word is noticed in less than ten seconds: by keepalives
-# where nothing is under way, else because nothing that was sent is acknowledged.
+# A connection that the network has dropped without a reset is noticed in less than ten seconds: by keepalives
+# while it is idle, and by missing acknowledgements while data is being sent.
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 4, "keepalives_interval": 1, "keepalives_count": 4}
 _TCP_USER_TIMEOUT_MS = 8000
 
 
 @dataclass(frozen=True)
 class PostgresUrl:
-    """`hosts` are (host, port), in the order to try them, a path for a socket's directory; None leaves
-    that to the driver. `driver_options` are for the driver, as they stand; `ignored` names what has no
-    effect here. `may_be_read_only`: whether a host will do that does not take writes.
+    """A parsed URL. `hosts` are (host, port) in the order in which to try them; a host may be the directory
+    of a Unix socket, and None leaves the part to the driver. `driver_options` are passed to the driver
+    unchanged. `ignored` names the options without effect. `may_be_read_only`: whether a host may refuse
+    writes.
     """
 
     hosts: tuple[tuple[str | None, int | None], ...]
@@ -131,12 +133,12 @@ class PostgresUrl:
 
     @property
     def place(self) -> str:
-        """Where it points to, for messages: no user, no password."""
+        """The hosts and ports, for messages, without user and password."""
         return ",".join(place_of(*each) for each in self.hosts)
 
 
 def place_of(host: str | None, port: int | None) -> str:
-    """HOST:PORT, as far as it is known."""
+    """HOST:PORT, or HOST where the port is not known."""
     name = host or "localhost"
     if ":" in name:
         name = f"[{name}]"
@@ -144,10 +146,11 @@ def place_of(host: str | None, port: int | None) -> str:
 
 
 def parse_postgres_url(url: str) -> PostgresUrl:
-    """What the URL says. Raises ValueError with what is wrong, in words that quote nothing of it but the
-    names of options, for it has a password.
+    """Parses the URL. Raises ValueError with a message that quotes nothing of the URL but names of options,
+    since the URL may contain a password.
     """
-    # Not urlsplit's: with the fixes of 2025 it refuses brackets in a list of hosts (Debian's Python 3.11.2).
+    # Not by urlsplit: since its fixes of 2025 (Debian's Python 3.11.2 has them) it refuses brackets in a list
+    # of hosts.
     scheme, netloc, rest = _PARTS.fullmatch(url.strip()).groups()  # type: ignore[union-attr]
     try:
         parts = urlsplit(rest)
@@ -159,7 +162,7 @@ def parse_postgres_url(url: str) -> PostgresUrl:
     options = dict(pairs)
     login, _, places = netloc.rpartition("@")
     user, _, password = login.partition(":")
-    # First, because what is taken for an option may be the rest of a password with a "?" in it.
+    # Before the options are checked: what looks like one may be the rest of a password with a "?" in it.
     hosts = _hosts(places, options)
     _check_options(options)
     target = options.get("target_session_attrs", "read-write" if len(hosts) > 1 else "any")
@@ -178,22 +181,22 @@ def parse_postgres_url(url: str) -> PostgresUrl:
         keepalives={name: _number(options, name, default) for name, default in _KEEPALIVES.items()},
         tcp_user_timeout_ms=_number(options, "tcp_user_timeout", _TCP_USER_TIMEOUT_MS),
         may_be_read_only=target == "any",
-        driver_options={name: value for name, value in options.items() if name in _DRIVERS},
-        ignored=tuple(sorted(_IGNORED & options.keys())),
+        driver_options={name: value for name, value in options.items() if name in _DRIVER_OPTIONS},
+        ignored=tuple(sorted(_IGNORED_OPTIONS & options.keys())),
     )
 
 
 def _check_options(options: Mapping[str, str]) -> None:
-    unknown = sorted(options.keys() - _DRIVERS - _OURS - _IGNORED)
+    unknown = sorted(options.keys() - _DRIVER_OPTIONS - _OWN_OPTIONS - _IGNORED_OPTIONS)
     if unknown:
         raise ValueError(f"has an option that PostgreSQL does not know: {', '.join(unknown)}")
-    for name, values in _DEMANDS.items():
+    for name, values in _REFUSED_VALUES.items():
         if name in options and (values is None or options[name] in values):
             raise ValueError(f"asks for {name}, which cannot be had here")
 
 
 def _connect_seconds(options: Mapping[str, str], hosts: int) -> float:
-    # As in libpq, zero and less is without a limit of one's own.
+    # As in libpq, zero and negative numbers mean the default.
     given = _number(options, "connect_timeout", 0)
     return given if given > 0 else _CONNECT_SECONDS if hosts == 1 else _CONNECT_SECONDS_OF_SEVERAL
 

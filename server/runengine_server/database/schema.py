@@ -50,7 +50,7 @@ def _of_run() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["tenant_id", "run_id"], ["runs.tenant_id", "runs.id"])
 
 
-# Names that workers have registered. Of no tenant; a trigger must name one of them.
+# The workflows that workers have registered, for all tenants. A trigger must name one of them.
 workflows = Table(
     "workflows",
     metadata,
@@ -58,8 +58,8 @@ workflows = Table(
     _now("registered_at"),
 )
 
-# For each workflow the worker processes that serve it, until they expire. No index on expires_at, so that to
-# put it off is a HOT update.
+# The workers that serve each workflow, until they expire. There is no index on expires_at, so that a
+# heartbeat, which moves it on, is a HOT update.
 workflow_workers = Table(
     "workflow_workers",
     metadata,
@@ -71,7 +71,7 @@ workflow_workers = Table(
     ForeignKeyConstraint(["workflow_name"], ["workflows.name"], ondelete="CASCADE"),
 )
 
-# What one worker does for all, and when one began it last.
+# Chores that one worker does for all, with the time at which one was begun last.
 chores = Table(
     "chores",
     metadata,
@@ -95,9 +95,9 @@ campaigns = Table(
     CheckConstraint("status IN ('draft', 'live', 'failed')", name="campaigns_status_check"),
 )
 
-# The run row is the job: a worker holds it while status is running, its epoch is the stored one, and the
-# lease has not ended. encoded_input has fields 1, 2, 4, 5 and 13 of runengine.v1.Run, and never changes;
-# encoded_state has the others, and is generated, so that no transition can forget it.
+# The run row is the job: a worker holds the run while its status is running, the stored epoch is the
+# worker's, and the lease has not ended. encoded_input has fields 1, 2, 4, 5 and 13 of runengine.v1.Run, and
+# never changes; encoded_state has the others, and is generated, so that no transition can forget it.
 runs = Table(
     "runs",
     metadata,
@@ -117,7 +117,7 @@ runs = Table(
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("losses", Integer, nullable=False, server_default=text("0")),
     Column("lease_expires_at", _TIME),
-    # How long the lease is. claim_expired tells by it that the clock has gone back.
+    # The length of the lease, by which claim_expired detects that the clock has gone back.
     Column("lease_seconds", Double),
     Column("priority", SmallInteger, nullable=False, server_default=text("0")),
     Column("encoded_input", LargeBinary, nullable=False),
@@ -131,7 +131,7 @@ runs = Table(
         ),
         nullable=False,
     ),
-    # What claim_expired tells a hand-back from a loss by, and what hand-backs in a row are counted from.
+    # By these claim_expired distinguishes a hand-back from a loss, and hand-backs in a row are counted.
     Column("handed_back", Boolean, nullable=False, server_default=text("false")),
     Column("hand_backs", Integer, nullable=False, server_default=text("0")),
     Column("steps_at_hand_back", Integer, nullable=False, server_default=text("0")),
@@ -160,8 +160,8 @@ Index(
     runs.c.id.desc(),
     postgresql_where=_of_a_campaign,
 )
-# claim_queued: the next tenant is one step in it, and so is the next run of a tenant. workflow_name, so that
-# runs which a worker does not serve are passed over within the index.
+# claim_queued: the next tenant is one step in the index, and so is the next run of a tenant. workflow_name is
+# in it so that runs which a worker does not serve are skipped within the index.
 Index(
     "runs_queued",
     runs.c.tenant_id,
@@ -176,8 +176,8 @@ Index("runs_running", runs.c.tenant_id, runs.c.id, postgresql_where=text("status
 # claim_expired.
 Index("runs_leased", runs.c.lease_expires_at, postgresql_where=text("status = 'running'"))
 
-# How many runs of a campaign are in which status, exactly: the sum over its slots. With one row for a
-# campaign all its triggers would wait for one another's commit; a run's slot is the end of its id.
+# The exact number of a campaign's runs in each status: the sum over its slots. With one row for a campaign,
+# all its triggers would wait for each other's commit. The slot of a run is the end of its id.
 campaign_run_counts = Table(
     "campaign_run_counts",
     metadata,
@@ -193,8 +193,8 @@ campaign_run_counts = Table(
 )
 
 # One row for each execution of a step. id is LangGraph's task id: the same when the same task runs again,
-# another when the node comes round again in a loop. seq is the order of execution. handled: it failed, and an
-# error handler of the graph went on; it does not run again.
+# another when a loop reaches the node again. seq is the order of execution. handled: the step failed and an
+# error handler of the graph took over, so that it does not run again.
 run_steps = Table(
     "run_steps",
     metadata,
@@ -242,7 +242,7 @@ run_events = Table(
     _of_run(),
 )
 
-# The responses of calls that came with an idempotency key, for seven days. fingerprint is the SHA-256 of
+# The responses of calls with an idempotency key, kept for seven days. fingerprint is the SHA-256 of
 # method and request, response the encoded message.
 idempotency_keys = Table(
     "idempotency_keys",
@@ -257,8 +257,8 @@ idempotency_keys = Table(
 # purge_expired.
 Index("idempotency_keys_by_age", idempotency_keys.c.created_at)
 
-# What steps have saved; the bytes lie in the artifact store under key. task_id and step_attempt: the
-# execution that saved it, unless that has it in output_artifact_ids.
+# What steps have saved; the bytes are in the artifact store under key. task_id and step_attempt are those of
+# the execution that saved it, unless its output_artifact_ids name the artifact.
 artifacts = Table(
     "artifacts",
     metadata,
@@ -285,8 +285,8 @@ Index(
     postgresql_where=artifacts.c.task_id.is_not(None),
 )
 
-# Each step of a run replaces its checkpoint, of which a large state has a thousand rows in the TOAST table.
-# By default autovacuum would wait until a fifth of all of that is dead, and then take breaks.
+# Each step of a run replaces its checkpoint, and a large state has a thousand rows in the TOAST table. By
+# default autovacuum would wait until a fifth of these are dead, and then pause between pages.
 _VACUUMED_OFTEN = {
     "autovacuum_vacuum_scale_factor": 0.05,
     "autovacuum_vacuum_cost_delay": 0,
@@ -295,8 +295,8 @@ _VACUUMED_OFTEN = {
     "toast.autovacuum_vacuum_cost_delay": 0,
 }
 
-# LangGraph's checkpoints of runs that have not completed. The one with the greatest seq is current: their ids
-# tell the time too, but that of the worker, and its successor's clock may be behind.
+# LangGraph's checkpoints of runs that have not completed. The one with the greatest seq is current.
+# Their ids contain a time too, but by the worker's clock, and that of its successor may be behind.
 checkpoints = Table(
     "checkpoints",
     metadata,
@@ -347,7 +347,7 @@ step_cache = Table(
 # purge_expired.
 Index("step_cache_by_age", step_cache.c.expires_at, postgresql_where=step_cache.c.expires_at.is_not(None))
 
-# Which versions of the functions are there, and when a server last used them: see functions.py.
+# The installed versions of the functions, and when a server last used each: see functions.py.
 function_schemas = Table(
     "function_schemas",
     metadata,
@@ -355,24 +355,24 @@ function_schemas = Table(
     _now("used_at"),
 )
 
-# What a worker touches for all tenants at once: it claims runs, keeps and gives back their leases, fails the
-# steps of lost workers, and purges what has expired.
+# The tables that a worker uses for all tenants at once: it claims runs, renews and gives back their leases,
+# fails the steps of lost workers, and purges what has expired.
 _OF_DISPATCH = {runs, campaign_run_counts, run_steps, run_events, idempotency_keys, step_cache}
 
-# (SELECT …), so that the setting is read once a statement; bare, it costs a call for each row.
+# (SELECT …) reads the setting once a statement; without it, there is a call for each row.
 _TENANT_POLICY = "CREATE POLICY tenant ON %(fullname)s USING (tenant_id = (SELECT public.current_tenant()))"
 _DISPATCH_POLICY = "CREATE POLICY dispatch ON %(fullname)s USING ((SELECT public.is_dispatch()))"
 
-# For backups. To a role that every cluster has, so that a dump can be restored under another owner; it has
-# the owner of the database for its one member. For all others PostgreSQL leaves the policy out when it plans;
-# looked at, it would take 3 µs a statement.
+# For backups. It is for a role that every cluster has, whose only member is the owner of the database, so
+# that a dump can be restored under another owner. For all other roles the planner leaves the policy out;
+# otherwise it would cost 3 µs a statement.
 _OWNER_POLICY = """CREATE POLICY owner ON %(fullname)s TO pg_database_owner
     USING ((SELECT current_setting('runengine.all_tenants', true) = 'on'))"""
 
 for _table in metadata.tables.values():
     if "tenant_id" not in _table.c:
         continue
-    # FORCE, because the owner of a table is otherwise shown everything.
+    # FORCE, because without it the owner of a table sees all rows.
     for _statement in (
         "ALTER TABLE %(fullname)s ENABLE ROW LEVEL SECURITY",
         "ALTER TABLE %(fullname)s FORCE ROW LEVEL SECURITY",

@@ -1,4 +1,4 @@
-"""Who calls."""
+"""Who makes a call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BY = " by "
 
 
 def split_actor(actor: str) -> tuple[str, str | None]:
-    """The subject, or worker, and who acts as that user, of what `Caller.actor` has made."""
+    """The subject or worker, and who acts as it, of an actor that `Caller.actor` has made."""
     subject, _, impersonator = actor.partition(_BY)
     return subject, impersonator or None
 

@@ -1,4 +1,4 @@
-"""Runs as they are stored: parts of a runengine.v1.Run, encoded for the wire, which is where they go."""
+"""Runs as they are stored: parts of an encoded runengine.v1.Run, so that a response is made of bytes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from runengine_server.domain.run import Failure, NewRun
 
 
 def encode_input(new: NewRun) -> bytes:
-    """The fields of a Run that never change."""
-    run = run_pb2.Run(
-        id=str(new.id),
-        workflow_name=new.workflow_name,
-        trigger_payload=new.trigger_payload,
-        context=new.context,
-        priority=new.priority,
-    )
-    return run.SerializeToString()
+    """The fields of a Run that never change: its id, and those of the request, which have the same names.
+
+    The priority is last, where `encoded_rare_response` in encoding.sql expects it.
+    """
+    given = {field.name: value for field, value in new.request.ListFields() if field.name != "priority"}
+    priority = run_pb2.Run(priority=new.request.priority)
+    return run_pb2.Run(id=str(new.id), **given).SerializeToString() + priority.SerializeToString()
 
 
 def decode_input(encoded: bytes) -> tuple[Struct | None, Struct | None]:

@@ -1,4 +1,4 @@
-"""What may go wrong, in the words that a caller gets: the class's `reason` and the message."""
+"""The errors that a caller may get: the class's `reason`, and the message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class RunEngineError(Exception):
-    """The base of all errors that are meant for the caller. The message is shown as it stands."""
+    """The base of all errors that are meant for the caller, who gets the message as it is."""
 
     reason = "INTERNAL"
 
@@ -17,7 +17,7 @@ class RunEngineError(Exception):
 
 
 class Unauthenticated(RunEngineError):
-    """The token is missing, malformed, expired or not ours. One body for all, so as to teach nobody."""
+    """The token is missing, malformed, expired or not ours. The caller does not learn which."""
 
     reason = "UNAUTHENTICATED"
 
@@ -76,7 +76,7 @@ class PayloadTooLarge(RunEngineError):
 
 
 class NotFound(RunEngineError):
-    """Absent, or another tenant's: the same to the caller, to the byte."""
+    """Absent, or another tenant's: the caller gets the same bytes."""
 
 
 class RunNotFound(NotFound):
@@ -184,13 +184,13 @@ class LeaseEnded(Unavailable):
 
 
 class Denied(Unavailable):
-    """The database is there, and its login, a grant or the role was taken from us. It passes when somebody
-    gives it back. No caller sees more than Unavailable.
+    """The database is there, but the login, a grant or the role was revoked. It passes when that is granted
+    again. No caller sees more than Unavailable.
     """
 
 
 class StatementRefused(Exception):
-    """The database answered, and refused a statement: a fault of ours. No caller sees it."""
+    """The database refused a statement: a fault of the server. No caller sees it."""
 
 
 class Fenced(Exception):

@@ -1,4 +1,4 @@
-"""Where the next page of a list begins, in a word that a caller hands back as it is."""
+"""Where the next page of a list begins, as an opaque string that the caller sends back unchanged."""
 
 from __future__ import annotations
 

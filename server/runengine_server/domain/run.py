@@ -8,6 +8,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from google.protobuf.struct_pb2 import Struct
+from runengine.v1.run_service_pb2 import TriggerRunRequest
 
 # From how many losses on a run is in quarantine, and at how many it fails.
 QUARANTINE_LOSSES, MAX_LOSSES = 2, 5
@@ -65,14 +66,11 @@ def whole_milliseconds(start: datetime | None, end: datetime | None) -> int | No
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run that is about to be stored."""
+    """A run that is about to be stored; `campaign_id` is that of the request's context."""
 
     id: UUID
-    workflow_name: str
-    trigger_payload: Struct | None
-    context: Struct | None
-    campaign_id: UUID | None
-    priority: int = 0
+    request: TriggerRunRequest
+    campaign_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

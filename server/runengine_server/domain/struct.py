@@ -19,8 +19,8 @@ _MAX_DEPTH = 31
 _MAX_KEYS = 1000
 _MAX_INTEGER = 2**53
 
-# A hostile payload has room for a hundred thousand violations under keys of any length, and they are told
-# in trailers, of which gRPC carries 8 KiB.
+# A hostile payload has room for a hundred thousand violations under keys of any length, and they are sent in
+# trailers, of which gRPC carries 8 KiB.
 _MAX_VIOLATIONS = 20
 _MAX_KEY_SHOWN = 64
 _MAX_PATH_SHOWN = 100

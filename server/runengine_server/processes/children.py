@@ -1,4 +1,4 @@
-"""Processes of ours that another one starts, keeps, and stops."""
+"""Child processes: `up` and `serve --processes` start, supervise and stop them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ import time
 
 import structlog
 
+# How long a process may take to end after SIGTERM, before SIGKILL.
 _STOP_SECONDS = 6.0
-_RESTART_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 30.0
+
+# The pause before a process is started again: it doubles up to the maximum, and starts anew for a process
+# that has lived longer than the maximum.
+_MIN_RESTART_SECONDS = 0.5
+_MAX_RESTART_SECONDS = 30.0
 
 _log = structlog.get_logger()
 
@@ -23,23 +27,25 @@ class ChildFailed(Exception):
     """A process ended before it was ready."""
 
 
-def _collect(
+def _wait_in_thread(
     process: subprocess.Popen[bytes], ended: asyncio.Future[int], loop: asyncio.AbstractEventLoop
 ) -> None:
-    def tell() -> None:
+    """Waits for the process in a thread, and sets its exit code as the result of `ended`."""
+
+    def set_result() -> None:
         if not ended.done():
             ended.set_result(code)
 
     code = process.wait()
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
-        loop.call_soon_threadsafe(tell)
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits for the result
+        loop.call_soon_threadsafe(set_result)
 
 
 class Child:
-    """One process, started in a session of its own so that Ctrl-C reaches only the one that started it.
+    """One process, started in a session of its own so that Ctrl-C reaches only its parent.
 
-    `command` is one of runengine-server's, with its options. `module` is what Python runs; the tests have one
-    that prepares the process before it is the product.
+    `command` is a command of runengine-server with its options. `module` is the module that Python runs; the
+    tests have one that prepares the process and then runs runengine_server.
     """
 
     def __init__(self, command: str, environment: dict[str, str], module: str = "runengine_server") -> None:
@@ -62,9 +68,9 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        # Not the end of file on the socket: what the process has forked may hold that open.
-        waiting = (self._process, self._ended, loop)
-        threading.Thread(target=_collect, args=waiting, name="child", daemon=True).start()
+        # The end of file on the socket would not do: processes that it has forked may hold that open.
+        arguments = (self._process, self._ended, loop)
+        threading.Thread(target=_wait_in_thread, args=arguments, name="child", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -72,52 +78,60 @@ class Child:
         return self._process.pid
 
     async def until_ready(self) -> None:
-        """Returns once it does its work. Raises ChildFailed when it ended instead."""
-        hearing = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(self._socket, 16))
+        """Returns once the process has announced that it is ready. Raises ChildFailed when it ends before."""
+        receiving = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(self._socket, 16))
         try:
-            await asyncio.wait({hearing, self._ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not hearing.done() or not hearing.result():
+            await asyncio.wait({receiving, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not receiving.done() or not receiving.result():
                 await self.until_ended()
                 raise ChildFailed(self.command)
         finally:
-            hearing.cancel()
+            receiving.cancel()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._ended.done()
 
     async def until_ended(self) -> int:
-        """Its exit code."""
+        """Waits for the end of the process, and returns its exit code."""
         return await asyncio.shield(self._ended)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL."""
         self._process.kill()
 
     async def stop(self) -> None:
-        """SIGTERM, then SIGKILL; returns when it has ended."""
-        if not self._ended.done():
+        """Sends SIGTERM, SIGKILL after six seconds, and returns when the process has ended."""
+        if not self.has_ended:
             self._process.terminate()
             await asyncio.wait({self._ended}, timeout=_STOP_SECONDS)
-            if not self._ended.done():
+            if not self.has_ended:
                 self._process.kill()
             await self.until_ended()
         self._socket.close()
 
-    async def keep(self) -> None:
-        """Starts it again whenever it ends, each time after a longer pause if it does not live long."""
-        pause = _RESTART_SECONDS
+    async def supervise(self) -> None:
+        """Starts the process again whenever it ends, after a pause that grows while it does not live long."""
+        pause = _MIN_RESTART_SECONDS
         while True:
             started = time.monotonic()
             code = await self.until_ended()
-            lived = time.monotonic() - started
-            pause = (
-                _RESTART_SECONDS if lived > _LONGEST_PAUSE_SECONDS else min(pause * 2, _LONGEST_PAUSE_SECONDS)
-            )
+            if time.monotonic() - started > _MAX_RESTART_SECONDS:
+                pause = _MIN_RESTART_SECONDS
+            else:
+                pause = min(pause * 2, _MAX_RESTART_SECONDS)
             _log.warning(
                 "process ended; starting it again", command=self.command, exit_code=code, seconds=pause
             )
             await self.stop()
-            while True:
-                await asyncio.sleep(pause)
-                try:
-                    self._start()
-                    break
-                except OSError as error:
-                    _log.error("process cannot be started", command=self.command, error=type(error).__name__)
+            await self._start_after(pause)
+
+    async def _start_after(self, pause: float) -> None:
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                self._start()
+                return
+            except OSError as error:
+                _log.error("process cannot be started", command=self.command, error=type(error).__name__)

@@ -53,17 +53,17 @@ class Rest:
         self._headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """The JSON of the answer."""
+        """The JSON of the response."""
         console.print(f"[dim]{method} {path}[/]")
         return json.loads(self.read(method, path, body))
 
     def read(self, method: str, path: str, body: Any = None) -> bytes:
-        """The bytes of the answer."""
+        """The bytes of the response."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._base + path, data, self._headers, method=method)
         with urllib.request.urlopen(request, timeout=10) as response:
-            answer: bytes = response.read()
-            return answer
+            body_read: bytes = response.read()
+            return body_read
 
 
 def _follow(rest: Rest, run_id: str) -> dict[str, Any]:

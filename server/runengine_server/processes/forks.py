@@ -1,4 +1,4 @@
-"""What a process that a node forks, with multiprocessing say, must not have of its worker."""
+"""Detaches a process that a node forks, with multiprocessing as an example, from its worker."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _POSTGRESQL_SOCKET = "/.s.PGSQL."
 
 
-def release_forked_children(database_url: str, close: Callable[[], object]) -> None:
-    """Makes every child that is forked from now on a process like any other.
+def detach_forked_children(database_url: str, close: Callable[[], object]) -> None:
+    """Gives every child that is forked from now on default signal handlers and no connection to the database.
 
-    A signal to it would wake the worker's event loop, whose wake-up socket and handlers it inherits, and
-    not end the child. Its copies of the connections to the database would keep the worker's sessions open
-    after its death. `close` is called in it, for what else is to be closed.
+    It inherits the wake-up socket and the handlers of the worker's event loop, so a signal to it would wake
+    that loop and not end the child. Its copies of the connections would keep the worker's sessions open after
+    the worker's death. `close` is called in the child, to close whatever else it must not keep open.
     """
     ports = _ports_of(database_url)
     masks = threading.local()
 
     def before() -> None:
-        # A signal that is sent to the child before it has its own handlers waits for them.
+        # A signal that reaches the child before it has its own handlers waits until then.
         masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
     def in_parent() -> None:
@@ -39,7 +39,7 @@ def release_forked_children(database_url: str, close: Callable[[], object]) -> N
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             close()
-            _give_up_connections(ports)
+            _replace_connections(ports)
         finally:
             in_parent()
 
@@ -47,25 +47,26 @@ def release_forked_children(database_url: str, close: Callable[[], object]) -> N
 
 
 def _ports_of(database_url: str) -> set[int]:
-    places = urlsplit(database_url)
-    named = re.findall(r":(\d+)", places.netloc.rpartition("@")[2]) + parse_qs(places.query).get("port", [])
-    return {5432, *map(int, named)}
+    parts = urlsplit(database_url)
+    ports = re.findall(r":(\d+)", parts.netloc.rpartition("@")[2]) + parse_qs(parts.query).get("port", [])
+    return {5432, *map(int, ports)}
 
 
-def _give_up_connections(ports: Set[int]) -> None:
+def _replace_connections(ports: Set[int]) -> None:
     try:
         descriptors = [int(each.name) for each in Path("/proc/self/fd").iterdir()]
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for descriptor in descriptors:
-        if _leads_to_postgresql(descriptor, ports):
-            # Not closed: the number would be given to another file, and closed again with its connection.
-            os.dup2(nothing, descriptor, inheritable=False)
-    os.close(nothing)
+        if _is_connected_to_postgresql(descriptor, ports):
+            # Not closed: its number would be given to another file, which the connection would close at its
+            # end.
+            os.dup2(null, descriptor, inheritable=False)
+    os.close(null)
 
 
-def _leads_to_postgresql(descriptor: int, ports: Set[int]) -> bool:
+def _is_connected_to_postgresql(descriptor: int, ports: Set[int]) -> bool:
     try:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             return False

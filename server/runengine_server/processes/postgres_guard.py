@@ -1,8 +1,8 @@
-"""Stops the embedded PostgreSQL once the process that started this one is gone, however it died:
+"""Stops the embedded PostgreSQL once the process that started this one has ended, however it died:
 `python -m runengine_server.processes.postgres_guard STATE_DIR PID`, with a pipe from process PID as its
 standard input.
 
-Nothing but the standard library is imported, for this waits beside each `up` for all of its life.
+It imports nothing but the standard library, to stay small: it waits beside each `up` for all of its life.
 """
 
 from __future__ import annotations
@@ -15,31 +15,35 @@ import time
 from pathlib import Path
 
 # How long the worker may take to hand its runs back, before its sessions are ended too.
-_SMART_SECONDS = 6.0
-_LOOK_SECONDS = 0.1
-_END_SECONDS = 0.01
+_SMART_SHUTDOWN_SECONDS = 6.0
+_FAST_SHUTDOWN_SECONDS = 60.0
+
+# How often it is checked whether PostgreSQL, or the parent, has ended.
+_POSTGRES_CHECK_SECONDS = 0.1
+_PARENT_CHECK_SECONDS = 0.01
 
 
 def main(state_dir: Path, parent: int) -> None:
-    """Waits for the end of process `parent`, and then stops what runs, unless another `up` has taken over."""
+    """Waits for the end of process `parent`, then stops PostgreSQL, unless another `up` has taken over."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    # Linux releases the lock of a process that is killed after its pipes: on a busy machine 21 of 60 locks
-    # were still held at the end of file. Once this has another parent, the old one holds nothing any more.
+    # Linux closes the pipes of a killed process before it releases its file locks: on a busy machine 21 of 60
+    # locks were still held at the end of file. Once this process has another parent, the lock is released.
     while os.getppid() == parent:
-        time.sleep(_END_SECONDS)
+        time.sleep(_PARENT_CHECK_SECONDS)
     lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return
     # A smart shutdown waits for the sessions that there are; a fast one ends them.
-    if not _ends(state_dir, signal.SIGTERM, _SMART_SECONDS):
-        _ends(state_dir, signal.SIGINT, 10 * _SMART_SECONDS)
+    if not _shut_down(state_dir, signal.SIGTERM, _SMART_SHUTDOWN_SECONDS):
+        _shut_down(state_dir, signal.SIGINT, _FAST_SHUTDOWN_SECONDS)
 
 
-def _ends(state_dir: Path, number: signal.Signals, seconds: float) -> bool:
+def _shut_down(state_dir: Path, number: signal.Signals, seconds: float) -> bool:
+    """Whether the server ends within so many seconds after this signal."""
     pid = _postmaster(state_dir)
     if pid is None:
         return True
@@ -48,7 +52,7 @@ def _ends(state_dir: Path, number: signal.Signals, seconds: float) -> bool:
     while time.monotonic() < until:
         if _postmaster(state_dir) != pid:
             return True
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POSTGRES_CHECK_SECONDS)
     return False
 
 

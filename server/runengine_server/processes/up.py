@@ -1,29 +1,27 @@
-"""Everything on one machine: PostgreSQL, migrations, and one process each for gRPC, REST and work."""
+"""Runs everything on one machine: PostgreSQL, migrations, and one process each for gRPC, REST and work."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import structlog
 
 from runengine_server.auth import development
-from runengine_server.processes import app
+from runengine_server.processes.addresses import bind
 from runengine_server.processes.children import Child
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
-from runengine_server.processes.start_database import migrate
+from runengine_server.processes.migrate import migrate
+from runengine_server.processes.state_directory import lock_state_directory
 from runengine_server.settings import SAMPLE, Settings, SettingsError
 
 _PROCESSES = ("serve", "worker", "gateway")
-_POSTGRES_LOOK_SECONDS = 0.5
+_POSTGRES_CHECK_SECONDS = 0.5
 
 _BRIEF = (
     '{"product": "Solar Kettle", "audience": "campers", "channels": ["email"], "tone": "friendly", '
@@ -33,29 +31,8 @@ _BRIEF = (
 _log = structlog.get_logger()
 
 
-@contextlib.contextmanager
-def state_directory(path: Path) -> Iterator[None]:
-    """The directory, ours alone while the block runs."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise SettingsError(f"RUNENGINE_STATE_DIR: cannot write {path}: {reason}") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SettingsError(
-                f"runengine already runs in {path}: stop it, or set RUNENGINE_STATE_DIR to another directory"
-            ) from None
-        yield
-    finally:
-        os.close(lock)
-
-
 async def up(settings: Settings) -> None:
-    """Starts everything, says where it is, and keeps it running until SIGINT or SIGTERM.
+    """Starts everything, prints the addresses, and keeps it running until SIGINT, SIGTERM or SIGHUP.
 
     Raises SettingsError or ChildFailed when something cannot start; nothing is left running then.
     """
@@ -63,15 +40,15 @@ async def up(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopping.set)
-    with state_directory(settings.state_dir):
+    with lock_state_directory(settings.state_dir):
         for variable, address in (
             ("RUNENGINE_GRPC_ADDRESS", settings.grpc_address),
             ("RUNENGINE_REST_ADDRESS", settings.rest_address),
         ):
-            app.bind(variable, address).close()
+            bind(variable, address).close()
         postgres = EmbeddedPostgres(settings.state_dir) if settings.database_url is None else None
         children: list[Child] = []
-        # Its standard input ends with this process, even by SIGKILL.
+        # Its standard input reaches end of file when this process ends, even by SIGKILL.
         guard = _start_guard(settings.state_dir) if postgres is not None else None
         try:
             until_stopping = asyncio.create_task(stopping.wait())
@@ -98,9 +75,9 @@ def _start_guard(state_dir: Path) -> subprocess.Popen[bytes]:
 
 
 async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dict[str, str]:
-    """The database up and migrated; answers the environment of the processes."""
+    """Starts and migrates the database. Returns the environment of the processes."""
     environment = dict(os.environ)
-    # The processes run users' code, which has no business with the owner's credentials.
+    # The worker runs users' code, which must not see the owner's credentials.
     environment.pop("RUNENGINE_OWNER_DATABASE_URL", None)
     environment["RUNENGINE_STATE_DIR"] = str(settings.state_dir.absolute())
     if postgres is None:
@@ -113,7 +90,7 @@ async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dic
             raise SettingsError(f"PostgreSQL cannot start ({type(error).__name__}); see {log}") from None
         environment["RUNENGINE_DATABASE_URL"] = url
         await migrate(settings.model_copy(update={"database_url": url, "owner_database_url": owner_url}))
-        await postgres.forget_workflows()
+        await postgres.delete_workflows()
     if settings.clerk_issuer is None:
         if settings.clerk_jwt_key or settings.clerk_jwks_url:
             raise SettingsError("RUNENGINE_CLERK_ISSUER is missing: without it Clerk's key would be ignored")
@@ -125,19 +102,19 @@ async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dic
 async def _run(settings: Settings, postgres: EmbeddedPostgres | None, children: list[Child]) -> None:
     environment = await _prepare(settings, postgres)
     for command in _PROCESSES:
-        # One at a time, so that those that did start are stopped.
+        # One at a time: when one fails to start, the ones before it are in `children` and are stopped.
         children += [Child(command, environment)]
     await asyncio.gather(*(child.until_ready() for child in children))
-    _greet(settings)
-    keeping = [child.keep() for child in children]
+    _print_addresses(settings)
+    supervising = [child.supervise() for child in children]
     if postgres is not None:
-        keeping.append(_keep_postgres(postgres))
-    await asyncio.gather(*keeping)
+        supervising.append(_supervise_postgres(postgres))
+    await asyncio.gather(*supervising)
 
 
-async def _keep_postgres(postgres: EmbeddedPostgres) -> None:
+async def _supervise_postgres(postgres: EmbeddedPostgres) -> None:
     while True:
-        await asyncio.sleep(_POSTGRES_LOOK_SECONDS)
+        await asyncio.sleep(_POSTGRES_CHECK_SECONDS)
         try:
             if not postgres.is_running():
                 _log.warning("PostgreSQL ended; starting it again")
@@ -146,7 +123,7 @@ async def _keep_postgres(postgres: EmbeddedPostgres) -> None:
             _log.error("PostgreSQL does not start", error=type(error).__name__)
 
 
-def _greet(settings: Settings) -> None:
+def _print_addresses(settings: Settings) -> None:
     lines = [
         "runengine is up.",
         f"  gRPC  {settings.grpc_address}",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from runengine_server.database.database import TenantScope
 from runengine_server.database.functions import tenant_function
+from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.run import Artifact
 
 _GET = tenant_function("get_artifact")
@@ -25,6 +25,6 @@ class ArtifactRepository:
         return Artifact(**rows[0]) if rows else None
 
     async def without_row(self, stored: Sequence[tuple[UUID, UUID]]) -> list[tuple[UUID, UUID]]:
-        """Of these (run's id, artifact's id) those of the tenant's runs that it has no artifact of."""
+        """Which of these (run's id, artifact's id) are of a run of the tenant, but of no artifact."""
         run_ids, ids = [run_id for run_id, _ in stored], [artifact_id for _, artifact_id in stored]
         return [(row["run_id"], row["id"]) for row in await self._scope.call(_WITHOUT_ROW, run_ids, ids)]

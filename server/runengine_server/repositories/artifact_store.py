@@ -15,16 +15,17 @@ from uuid import UUID
 from obstore.store import LocalStore, ObjectStore
 
 _CHUNK = 64 * 1024
-_PAGE = 1000
+# How many artifacts `older_than` lists at once.
+PAGE = 1000
 
-# What LocalStore writes to before a file gets its name, and leaves where the process dies meanwhile. It lists
-# none of them (obstore 0.12).
+# The name of a file that LocalStore is still writing, and that stays when the process dies meanwhile. It
+# lists none of them (obstore 0.12).
 _STAGED = re.compile(r".+#\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredArtifact:
-    """What the key of stored bytes says of them."""
+    """Whose stored bytes are, by their key."""
 
     tenant_id: str
     run_id: UUID
@@ -48,16 +49,16 @@ class ArtifactStore:
         await self._store.put_async(key, data)
 
     async def delete(self, key: str) -> None:
-        """Forgets the bytes, if they are there."""
+        """Deletes the bytes, if they are there."""
         with suppress(FileNotFoundError):
             await self._store.delete_async(key)
 
     async def older_than(self, seconds: float) -> AsyncIterator[list[StoredArtifact]]:
-        """All that was stored longer ago than that, by this machine's clock, in pages of a thousand at most.
-        What was not stored under a key of ours is left out.
+        """All that was stored longer ago than that, by this machine's clock, in pages of at most 1,000.
+        Leaves out what has a key that no ArtifactStore makes.
         """
         before = datetime.now(UTC) - timedelta(seconds=seconds)
-        async for page in self._store.list(chunk_size=_PAGE):
+        async for page in self._store.list(chunk_size=PAGE):
             found = [_parsed(each["path"]) for each in page if each["last_modified"] < before]
             yield [each for each in found if each is not None]
 

@@ -6,8 +6,8 @@ from uuid import UUID
 
 import asyncpg
 
-from runengine_server.database.database import TenantScope
 from runengine_server.database.functions import tenant_function
+from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.run import Campaign, CampaignStatus
 
 _INSERT = tenant_function("create_campaign")
@@ -32,7 +32,7 @@ class CampaignRepository:
         self._scope = scope
 
     async def insert(self, campaign_id: UUID) -> Campaign:
-        """The campaign, a draft if it is new, else as it is."""
+        """Creates a draft, unless the tenant has the campaign; returns it as it is then."""
         (row,) = await self._scope.call(_INSERT, campaign_id)
         return _campaign(row)
 

@@ -1,4 +1,4 @@
-"""Deletes what has expired, and what somebody asks to be cleared."""
+"""Deletes what has expired, and what an operator clears."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sqlalchemy import ColumnElement, Table, delete, func, literal, select, tupl
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.sql.dml import ReturningDelete
 
-from runengine_server.database.database import DispatchScope
 from runengine_server.database.schema import idempotency_keys, step_cache, workflow_workers
+from runengine_server.database.scopes import DispatchScope
 
-# So that no transaction is long.
-_AT_A_TIME = 1000
+# Rows a statement, so that no transaction is long.
+_BATCH = 1000
 
 _DIALECT = asyncpg.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
@@ -22,7 +22,7 @@ _now = func.statement_timestamp()
 
 def _purge(table: Table, *conditions: ColumnElement[bool]) -> ReturningDelete[int]:
     key = table.primary_key.columns
-    due = select(*key).where(*conditions).limit(_AT_A_TIME)
+    due = select(*key).where(*conditions).limit(_BATCH)
     return delete(table).where(tuple_(*key).in_(due)).returning(literal(1))
 
 
@@ -35,20 +35,20 @@ _EXPIRED = (
 
 async def purge_expired(dispatch: DispatchScope) -> None:
     """Deletes idempotency keys of more than seven days, cache entries that have expired, and workers that
-    went away without a word.
+    stopped without withdrawing.
     """
     for statement in _EXPIRED:
         await _repeat(dispatch, statement)
 
 
 async def clear_cache(dispatch: DispatchScope, workflow_name: str | None, tenant_id: str | None) -> int:
-    """Deletes what steps have cached, of one workflow and tenant or of all; how many entries."""
-    of_these: list[ColumnElement[bool]] = []
+    """Deletes what steps have cached, of one workflow and tenant or of all. Returns how many entries."""
+    conditions: list[ColumnElement[bool]] = []
     if workflow_name is not None:
-        of_these.append(step_cache.c.workflow_name == workflow_name)
+        conditions.append(step_cache.c.workflow_name == workflow_name)
     if tenant_id is not None:
-        of_these.append(step_cache.c.tenant_id == tenant_id)
-    return await _repeat(dispatch, _purge(step_cache, *of_these))
+        conditions.append(step_cache.c.tenant_id == tenant_id)
+    return await _repeat(dispatch, _purge(step_cache, *conditions))
 
 
 async def _repeat(dispatch: DispatchScope, statement: ReturningDelete[int]) -> int:

@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED
-from runengine_server.database.database import Database, DispatchLine
+from runengine_server.database.database import Database
+from runengine_server.database.dispatch_connection import DispatchConnection
 from runengine_server.database.driver_errors import translate_driver_errors
 from runengine_server.database.functions import dispatch_function
 from runengine_server.domain.encoded_run import decode_input
@@ -128,8 +129,8 @@ class QueueRepository:
     @asynccontextmanager
     async def lease_renewer(self, on_notification: Callable[[str, str], None]) -> AsyncIterator[LeaseRenewer]:
         """A connection for heartbeats; `on_notification` gets (channel, payload) of each notification."""
-        async with self._database.dispatch_line(on_notification, QUEUED, CANCELLED) as line:
-            yield LeaseRenewer(line, self._lease)
+        async with self._database.dispatch_connection(on_notification, QUEUED, CANCELLED) as connection:
+            yield LeaseRenewer(connection, self._lease)
 
     async def hand_back(self, held: Sequence[ClaimedRun]) -> set[UUID]:
         """Ends the leases, so that another worker can go on and no loss is counted: at once, or after a pause
@@ -162,8 +163,8 @@ class QueueRepository:
 class LeaseRenewer:
     """Renews the leases of a worker's runs, one statement for all, on a connection of its own."""
 
-    def __init__(self, line: DispatchLine, lease: float) -> None:
-        self._line = line
+    def __init__(self, connection: DispatchConnection, lease: float) -> None:
+        self._connection = connection
         self._lease = lease
 
     async def heartbeat(self, held: Sequence[ClaimedRun], seconds: float) -> tuple[set[UUID], set[UUID]]:
@@ -171,17 +172,17 @@ class LeaseRenewer:
         are this worker's and could not be renewed because others have locked them at the moment.
         """
         return _updated_and_locked(
-            await self._line.call(_HEARTBEAT, *_lease_columns(held), self._lease, seconds=seconds)
+            await self._connection.call(_HEARTBEAT, *_lease_columns(held), self._lease, seconds=seconds)
         )
 
     async def check_connection(self, seconds: float) -> None:
         """Raises TimeoutError or OSError when the connection is of no use any more."""
-        await self._line.look(seconds)
+        await self._connection.ensure_listening(seconds)
 
     async def hand_back(self, held: Sequence[ClaimedRun], seconds: float) -> None:
         """As QueueRepository.hand_back, within `seconds`, without the worker's event loop."""
-        rows = await self._line.call(
+        rows = await self._connection.call(
             _HAND_BACK, *_lease_columns(held), HAND_BACK_PAUSE_SECONDS, seconds=seconds
         )
         if _updated_and_locked(rows)[0]:
-            await self._line.notify(QUEUED, HANDED_BACK, seconds)
+            await self._connection.notify(QUEUED, HANDED_BACK, seconds)

@@ -11,8 +11,8 @@ from uuid import UUID
 import asyncpg
 
 from runengine_server.database.channels import CANCELLED, QUEUED
-from runengine_server.database.database import TenantScope
 from runengine_server.database.functions import tenant_function
+from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.encoded_run import canonical_response, encode_input
 from runengine_server.domain.run import Failure, NewRun, RunEvent, RunStatus, RunStep, StepStatus
@@ -26,60 +26,64 @@ _LIST_OF_CAMPAIGN_BY_STATUS = tenant_function("list_campaign_runs_by_status")
 _LIST_EVENTS = tenant_function("list_run_events")
 _LIST_STEPS = tenant_function("list_run_steps")
 
-# (created_at, id) after which all runs are.
-_FIRST = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
+# (created_at, id) that all runs come after, in the order of a list.
+_BEFORE_ALL = (datetime.max.replace(tzinfo=UTC), UUID(int=2**128 - 1))
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
-    """The idempotency key of a call, None without one, and what tells its request from another's."""
+class IdempotencyKey:
+    """The key of a call, and the hash of its request: the key is refused for a request with another hash."""
 
-    key: str | None
+    key: str
     fingerprint: bytes
 
 
 class Outcome(StrEnum):
-    """What became of a call that changes a run."""
+    """What happened to a call that changes a run. Only APPLIED has changed it."""
 
-    DONE = "done"
+    APPLIED = "applied"
     REPLAYED = "replayed"
-    ABSENT = "absent"
-    REFUSED = "refused"
+    KEY_REUSED = "key reused"
+    RUN_NOT_FOUND = "run not found"
+    WRONG_STATUS = "wrong status"
     UNKNOWN_WORKFLOW = "unknown workflow"
     OVER_QUOTA = "over quota"
 
 
 @dataclass(frozen=True, slots=True)
-class Acted:
-    """`response` is encoded, a run in field 1; `fingerprint` is that of the request which was answered
-    with it, where it is a replay; `status` and `attempt` are those that the run had before.
+class MutationResult:
+    """`response` is encoded, a run in field 1. `status` and `attempt` are those that the run had before the
+    call; a trigger and a replay have none.
     """
 
     outcome: Outcome
     response: bytes
-    fingerprint: bytes
     status: RunStatus
     attempt: int
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`runs` are encoded, each in field 1; `last` is (created_at, id) of the last of them where there
-    are `more` after it; `counts` are those of the campaign, in the order of RunStatus.
+    """`runs` are encoded, each in field 1; `last` is (created_at, id) of the last of them, where the
+    list `has_more`; `counts` are those of the campaign, in the order of RunStatus.
     """
 
     runs: bytes
     last: tuple[datetime, UUID]
-    more: bool
+    has_more: bool
     counts: Sequence[int]
 
 
-def _acted(row: asyncpg.Record) -> Acted:
-    outcome, response, fingerprint, status, attempt = row
+def _mutation_result(row: asyncpg.Record) -> MutationResult:
+    outcome, response, status, attempt = row
     if outcome == Outcome.REPLAYED:
         # A server of an earlier version may have stored it, with longer varints.
         response = canonical_response(response)
-    return Acted(Outcome(outcome), response, fingerprint, status and RunStatus(status), attempt)
+    return MutationResult(Outcome(outcome), response, status and RunStatus(status), attempt)
+
+
+def _key_arguments(key: IdempotencyKey | None) -> tuple[str | None, bytes | None]:
+    return (None, None) if key is None else (key.key, key.fingerprint)
 
 
 def _step(row: asyncpg.Record) -> RunStep:
@@ -113,34 +117,35 @@ def _event(row: asyncpg.Record) -> RunEvent:
 
 
 class RunRepository:
-    """The runs of one tenant. Every method is one statement, and one round trip; workers are notified once
-    it is committed.
+    """The runs of one tenant. Every method is one statement, and one round trip; workers are notified after
+    its commit.
     """
 
     def __init__(self, scope: TenantScope) -> None:
         self._scope = scope
 
-    async def trigger(self, new: NewRun, actor: Actor, once: Once, queued_limit: int | None) -> Acted:
-        """Queues the run, unless no worker has registered its workflow, or the tenant has as many queued
-        as it may.
+    async def trigger(
+        self, new: NewRun, actor: Actor, key: IdempotencyKey | None, queued_limit: int | None
+    ) -> MutationResult:
+        """Queues the run, unless no worker has registered its workflow, or the tenant has `queued_limit` runs
+        queued already.
         """
         (row,) = await self._scope.call(
             _TRIGGER,
             new.id,
-            new.workflow_name,
+            new.request.workflow_name,
             encode_input(new),
             new.campaign_id,
-            new.priority,
+            new.request.priority,
             actor.name,
             actor.trace_id,
-            once.key,
-            once.fingerprint,
+            *_key_arguments(key),
             queued_limit,
         )
-        return self._notified(_acted(row))
+        return self._notify_queued(_mutation_result(row))
 
     async def get(self, run_id: UUID) -> bytes | None:
-        """A response with the run as it is now; None when the tenant has none of that id."""
+        """An encoded GetRunResponse with the run as it is now; None when the tenant has no run of that id."""
         rows = await self._scope.call(_GET, run_id)
         return rows[0][0] if rows else None
 
@@ -156,36 +161,38 @@ class RunRepository:
 
         No statuses means all; `after` is (created_at, id) of the run before the first.
         """
-        arguments = (campaign_id, limit, offset, *(after or _FIRST))
+        arguments = (campaign_id, limit, offset, *(after or _BEFORE_ALL))
         if statuses:
             (row,) = await self._scope.call(_LIST_OF_CAMPAIGN_BY_STATUS, *arguments, list(statuses))
         else:
             (row,) = await self._scope.call(_LIST_OF_CAMPAIGN, *arguments)
-        runs, last_created_at, last_id, more, *counts = row
-        return Page(runs or b"", (last_created_at, last_id), more, counts)
+        runs, last_created_at, last_id, has_more, *counts = row
+        return Page(runs or b"", (last_created_at, last_id), has_more, counts)
 
-    async def cancel(self, run_id: UUID, actor: Actor, once: Once) -> Acted:
+    async def cancel(self, run_id: UUID, actor: Actor, key: IdempotencyKey | None) -> MutationResult:
         """Cancels the run and ends its steps, where its status allows that."""
-        (row,) = await self._scope.call(
-            _CANCEL, run_id, actor.name, actor.trace_id, once.key, once.fingerprint
-        )
-        acted = _acted(row)
-        # No other has a worker that holds it.
-        if acted.outcome is Outcome.DONE and acted.status is RunStatus.RUNNING:
-            self._scope.notifier.notify(CANCELLED, f"{run_id} {acted.attempt}")
-        return acted
+        (row,) = await self._scope.call(_CANCEL, run_id, actor.name, actor.trace_id, *_key_arguments(key))
+        result = _mutation_result(row)
+        # Only a running one has a worker to notify.
+        if result.outcome is Outcome.APPLIED and result.status is RunStatus.RUNNING:
+            self._scope.notifier.notify(CANCELLED, f"{run_id} {result.attempt}")
+        return result
 
-    async def retry(self, run_id: UUID, actor: Actor, once: Once, queued_limit: int | None) -> Acted:
-        """Queues the run again and makes its unfinished steps due, where its status allows that."""
+    async def retry(
+        self, run_id: UUID, actor: Actor, key: IdempotencyKey | None, queued_limit: int | None
+    ) -> MutationResult:
+        """Queues the run again and makes its unfinished steps pending, where its status allows that, and the
+        tenant has fewer than `queued_limit` runs queued.
+        """
         (row,) = await self._scope.call(
-            _RETRY, run_id, actor.name, actor.trace_id, once.key, once.fingerprint, queued_limit
+            _RETRY, run_id, actor.name, actor.trace_id, *_key_arguments(key), queued_limit
         )
-        return self._notified(_acted(row))
+        return self._notify_queued(_mutation_result(row))
 
-    def _notified(self, acted: Acted) -> Acted:
-        if acted.outcome is Outcome.DONE:
+    def _notify_queued(self, result: MutationResult) -> MutationResult:
+        if result.outcome is Outcome.APPLIED:
             self._scope.notifier.notify(QUEUED)
-        return acted
+        return result
 
     async def list_steps(self, run_id: UUID, attempt: int | None) -> list[RunStep] | None:
         """The steps in execution order, each at its current attempt, or those that have `attempt` at

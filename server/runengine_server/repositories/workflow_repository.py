@@ -17,7 +17,7 @@ _LIST = dispatch_function("list_workflows")
 
 @dataclass(frozen=True, slots=True)
 class ServedWorkflow:
-    """A workflow, and how many workers are there for it. `has_queued`: runs of it wait, and none is."""
+    """A workflow, and how many workers serve it. `has_queued`: none does, and runs of it are queued."""
 
     name: str
     workers: int
@@ -26,7 +26,7 @@ class ServedWorkflow:
 
 @dataclass(frozen=True, slots=True)
 class ListedWorkflow:
-    """A workflow, how many workers are there for it, and how many runs of it, of all tenants, are queued."""
+    """A workflow, how many workers serve it, and how many runs of it are queued, of all tenants."""
 
     name: str
     workers: int
@@ -41,18 +41,18 @@ class WorkflowRepository:
 
     async def register(self, worker_id: UUID, worker: str, names: Sequence[str], seconds: float) -> None:
         """Lets callers trigger these workflows, and counts the worker process among those that serve them,
-        for so many seconds.
+        for that many seconds.
         """
         await self._dispatch.call(_REGISTER, worker_id, worker, names, seconds)
 
     async def withdraw(self, worker_id: UUID) -> None:
-        """The worker process serves nothing any more."""
+        """Removes the worker process from those that serve workflows."""
         await self._dispatch.call(_WITHDRAW, worker_id)
 
-    async def served(self, look_for_queued: bool) -> list[ServedWorkflow]:
-        """All of them; `has_queued` is false unless it was to be looked for."""
-        return [ServedWorkflow(**row) for row in await self._dispatch.call(_SERVED, look_for_queued)]
+    async def served(self, with_queued: bool) -> list[ServedWorkflow]:
+        """All workflows; `has_queued` is false unless `with_queued`."""
+        return [ServedWorkflow(**row) for row in await self._dispatch.call(_SERVED, with_queued)]
 
     async def list(self) -> list[ListedWorkflow]:
-        """All of them, in the order of their names."""
+        """All workflows, in the order of their names."""
         return [ListedWorkflow(**row) for row in await self._dispatch.call(_LIST)]

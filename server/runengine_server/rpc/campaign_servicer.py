@@ -20,7 +20,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CampaignServicer(campaign_service_pb2_grpc.CampaignServiceServicer):
-    """Each method: the request's words → the repository → the answer's words."""
+    """Each method makes one call of the repository, and a response of what that returns."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

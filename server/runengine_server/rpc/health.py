@@ -29,13 +29,13 @@ class HealthServicer:
         self._changed = asyncio.Event()
 
     def set_serving(self, serving: bool) -> None:
-        """Tells everybody who watches."""
+        """Sets the status, and sends it to everybody who watches."""
         self._serving = serving
         self._changed.set()
         self._changed = asyncio.Event()
 
     def stop(self) -> None:
-        """NOT_SERVING for good; ends the streams of those who watch, once they have been told."""
+        """NOT_SERVING for good; ends the streams of those who watch, once they have received that."""
         self._stopping = True
         self.set_serving(False)
 
@@ -60,13 +60,13 @@ class HealthServicer:
     async def Watch(  # noqa: N802, D102
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        told = None
+        sent = None
         while True:
-            # Taken before the status is, so that no change in the course of the write is missed.
+            # Read before the status, so that a change during the write is not missed.
             changed, status = self._changed, self._status(request.service)
-            if status != told:
+            if status != sent:
                 yield status
-                told = status
+                sent = status
             elif self._stopping:
                 return
             else:

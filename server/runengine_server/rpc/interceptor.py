@@ -1,4 +1,4 @@
-"""What surrounds every call: the token is checked before, errors are worded after."""
+"""What surrounds every call: it checks the token before, and turns errors into statuses after."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
 from runengine_server.auth.clerk import ClerkVerifier
-from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why
+from runengine_server.auth.refusals import RefusalCause, RefusalLog, TenantRefused, TokenRefused
 from runengine_server.domain.caller import Caller
 from runengine_server.domain.errors import (
     Interrupted,
@@ -28,19 +28,19 @@ from runengine_server.domain.errors import (
 )
 from runengine_server.rpc.statuses import internal_status, status_of
 
-# The standard services that say nothing of any tenant.
-_OPEN_SERVICES = (
+# The standard services, which need no token: they show nothing of any tenant.
+_PUBLIC_SERVICES = (
     "/grpc.health.v1.Health/",
     "/grpc.reflection.v1.ServerReflection/",
     "/grpc.reflection.v1alpha.ServerReflection/",
 )
 
-# How many calls of each of their methods are under way at once.
-_MAX_OPEN_CALLS = 32
+# How many calls of each of their methods may be under way at once.
+_MAX_PUBLIC_CALLS = 32
 
-# How long the reader of a stream may read nothing. Most of what it reads it makes room for in jumps: of 2 MiB
-# with the windows that gRPC finds by itself, which at 40 kB/s take 50 s.
-_READER_SECONDS = 60.0
+# How long the reader of a stream may read nothing. A slow reader makes room in jumps: with the flow-control
+# windows that gRPC chooses, of up to 2 MiB, which at 40 kB/s take 50 s.
+READER_SECONDS = 60.0
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 
@@ -53,7 +53,7 @@ def caller() -> Caller:
 
 
 class Undecodable:
-    """Stands for a request whose bytes do not parse."""
+    """A request whose bytes do not parse."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -66,28 +66,29 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(
         self, verifier: ClerkVerifier, max_calls: int = 256, max_streams: int = 64, tenant_streams: int = 16
     ) -> None:
-        """`max_calls` are under way at once; the next is refused at once, for a queue would only make
-        all of them late. Streams, which last as long as their readers please, have limits of their own.
+        """At most `max_calls` are under way; the next is refused at once, because a queue would only make
+        all of them late. Streams, which last as long as their readers like, have limits of their own: in all,
+        and for each tenant.
         """
         self._verifier = verifier
         self._refusals = RefusalLog()
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._tenant_streams = tenant_streams
-        # Calls, streams, and each method of the open services.
+        # By kind: calls, streams, and each method of the public services.
         self._under_way: Counter[str] = Counter()
         self._streams: Counter[str] = Counter()
-        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler, guarded; the open services as they are.
+        """The handler, guarded; those of the public services as they are.
 
-        A call is refused here, before its message is received: whoever has no token, and whatever is beyond
-        the limits, takes no memory but what the windows of HTTP/2 let in unread.
+        A call without a token or beyond the limits is refused here, before its message is received, so that
+        it takes no memory but what the flow-control windows of HTTP/2 let in unread.
         """
         method = handler_call_details.method
         handler = self._guarded.get(method)
@@ -95,23 +96,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            if not method.startswith(_OPEN_SERVICES):
+            if not method.startswith(_PUBLIC_SERVICES):
                 handler = self._guarded[method] = self._guard_handler(method, handler)
         try:
-            if method.startswith(_OPEN_SERVICES):
-                self._count(method, _MAX_OPEN_CALLS)
+            if method.startswith(_PUBLIC_SERVICES):
+                self._count_call(method, _MAX_PUBLIC_CALLS)
             elif handler.response_streaming:
-                self._count("streams", self._max_streams)
+                self._count_call("streams", self._max_streams)
                 await self._admit(handler_call_details.invocation_metadata)
             else:
-                self._count("calls", self._max_calls)
+                self._count_call("calls", self._max_calls)
                 await self._admit(handler_call_details.invocation_metadata)
         except RunEngineError as error:
-            return _refusing(method, handler.response_streaming, error)
+            return _failing_handler(method, handler.response_streaming, error)
         return handler
 
-    def _count(self, kind: str, limit: int) -> None:
-        """Counts a call until its task ends, which is also that of its handler."""
+    def _count_call(self, kind: str, limit: int) -> None:
+        """Counts the call until its task ends, in which its handler runs too. Raises Overloaded."""
         task = asyncio.current_task()
         assert task is not None
         self._under_way[kind] += 1
@@ -124,8 +125,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         assert handler.request_deserializer is not None
         assert handler.response_serializer is not None
-        deserialize = _tolerant(handler.request_deserializer)
-        serialize = _unless_encoded(handler.response_serializer)
+        deserialize = _parse_or_undecodable(handler.request_deserializer)
+        serialize = _serialize_unless_bytes(handler.response_serializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._guard_stream(method, handler.unary_stream), deserialize, serialize
@@ -156,20 +157,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     raise QuotaExceeded(f"At most {self._tenant_streams} downloads may be under way at once.")
                 async with aclosing(handle(request, context)) as responses:
                     async for response in responses:
-                        async with asyncio.timeout(_READER_SECONDS):
+                        async with asyncio.timeout(READER_SECONDS):
                             await context.write(response)
             except grpc.aio.InternalError:
-                return  # the reader has gone away, and there is nobody to tell
+                return  # the reader has gone away
             except TimeoutError:
-                # Behind what the reader has not read, its status waits for it too; but not for ever.
-                async with asyncio.timeout(_READER_SECONDS):
+                # The status waits behind what the reader has not read; but not for ever.
+                async with asyncio.timeout(READER_SECONDS):
                     await _abort(method, context, Interrupted())
             except BaseException as error:
                 await _abort(method, context, error)
             finally:
                 if tenant_id is not None:
                     self._streams[tenant_id] -= 1
-                    self._streams += Counter()  # forgets tenants that have none left
+                    self._streams += Counter()  # removes tenants that have none left
 
         return guarded
 
@@ -184,21 +185,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         tokens = [value for key, value in metadata if key == "authorization"]
         scheme, _, token = str(tokens[0]).partition(" ") if len(tokens) == 1 else ("", "", "")
         if scheme.lower() != "bearer" or not token:
-            raise TokenRefused(Why.NO_TOKEN)
-        # For machines alone. Two of them are as good as none: nobody can say which one was meant.
+            raise TokenRefused(RefusalCause.NO_TOKEN)
+        # For machines alone. Two count as none: it is not known which one was meant.
         tenants = [str(value) for key, value in metadata if key == "x-tenant-id"]
         tenant = tenants[0] if len(tenants) == 1 else None
         return await self._verifier.verify(token, tenant)
 
 
-def _refusing(method: str, is_stream: bool, error: RunEngineError) -> grpc.RpcMethodHandler[Any, Any]:
-    """Ends a call with the error; as a receiver of a stream, which it never asks for a message."""
+def _failing_handler(method: str, is_stream: bool, error: RunEngineError) -> grpc.RpcMethodHandler[Any, Any]:
+    """Ends a call with the error. It receives a stream, so that gRPC does not wait for a message."""
 
-    async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def fail(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await _abort(method, context, error)
 
     handler = grpc.stream_stream_rpc_method_handler if is_stream else grpc.stream_unary_rpc_method_handler
-    return handler(refuse)
+    return handler(fail)
 
 
 def _require_decoded(request: Any) -> None:
@@ -206,10 +207,8 @@ def _require_decoded(request: Any) -> None:
         raise InvalidArgument([Violation("", "the request is not a valid message")])
 
 
-def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Bytes that do not parse reach the handler, where the token is checked first; grpc.aio itself
-    would answer UNKNOWN.
-    """
+def _parse_or_undecodable(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Bytes that do not parse reach the handler as Undecodable; grpc.aio itself would return UNKNOWN."""
 
     def parse(data: bytes) -> Any:
         try:
@@ -220,8 +219,8 @@ def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return parse
 
 
-def _unless_encoded(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
-    """Lets a response that is encoded already pass as it is."""
+def _serialize_unless_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Leaves a response that is encoded already as it is."""
     return lambda response: response if type(response) is bytes else serialize(response)
 
 

@@ -1,4 +1,4 @@
-"""What the domain knows, as the messages of runengine.v1."""
+"""The domain's objects as messages of runengine.v1."""
 
 from __future__ import annotations
 

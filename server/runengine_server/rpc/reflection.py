@@ -31,7 +31,7 @@ def add_reflection(services: Iterable[str], server: grpc.aio.Server) -> None:
 
 
 def _describe_v1() -> None:
-    """Puts v1's descriptors where the servicer looks for what it is asked for."""
+    """Adds v1's descriptors to the pool that the servicer reads."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     v1 = text_format.MessageToString(file).replace("v1alpha", "v1")

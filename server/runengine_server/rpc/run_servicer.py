@@ -18,7 +18,7 @@ from runengine_server.domain import page_token
 from runengine_server.domain.errors import InvalidArgument, RunNotFound, Violation
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.run_repository import RunRepository
-from runengine_server.rpc.idempotency import act_once, fingerprint_of
+from runengine_server.rpc.call_metadata import actor_of, fingerprint_of, idempotency_key, send_metadata
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.messages import event_message, run_status_value, step_message
 from runengine_server.rpc.served_workflows import ServedWorkflows
@@ -28,13 +28,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 _DEFAULT_LIMIT = 20
 _STATUSES = {run_status_value(status): status for status in RunStatus}
-_PLACES = {status: place for place, status in enumerate(RunStatus)}
+_INDEXES = {status: index for index, status in enumerate(RunStatus)}
 
 
 class RunServicer(run_service_pb2_grpc.RunServiceServicer):
-    """Each method: the request's words → the engine or a repository → the answer's words.
-
-    Responses with runs in them are encoded already, as the runs are stored: hence Any.
+    """Each method calls one command or, to read, one repository, and makes a response of what that returns. A
+    response with a run in it is bytes already, because runs are stored encoded: hence Any.
     """
 
     def __init__(self, database: Database, served: ServedWorkflows, queued_limit: int | None) -> None:
@@ -48,20 +47,13 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     async def TriggerRun(  # noqa: N802, D102
         self, request: run_service_pb2.TriggerRunRequest, context: Context
     ) -> Any:
+        # Before check_trigger, which writes to the request.
         fingerprint = fingerprint_of(request)
-        new = check_trigger(
-            request.workflow_name,
-            request.trigger_payload if request.HasField("trigger_payload") else None,
-            request.context if request.HasField("context") else None,
-            request.priority,
-            violations_of(request),
-        )
-        return await act_once(
-            context,
-            fingerprint,
-            lambda actor, once: trigger_run(self._runs(), new, actor, once, self._queued_limit),
-            lambda _: self._served.metadata_for(new.workflow_name),
-        )
+        new = check_trigger(request, violations_of(request))
+        key = idempotency_key(context, fingerprint)
+        result = await trigger_run(self._runs(), new, actor_of(context), key, self._queued_limit)
+        await send_metadata(context, result, self._served.metadata_for(request.workflow_name))
+        return result.response
 
     async def GetRun(  # noqa: N802, D102
         self, request: run_service_pb2.GetRunRequest, context: Context
@@ -95,37 +87,32 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         self, request: run_service_pb2.RetryRunRequest, context: Context
     ) -> Any:
         require_valid(request)
+        key = idempotency_key(context, fingerprint_of(request))
         run_id = UUID(request.run_id)
-        return await act_once(
-            context,
-            fingerprint_of(request),
-            lambda actor, once: retry_run(self._runs(), run_id, actor, once, self._queued_limit),
-            lambda response: self._served.metadata_for(
-                run_service_pb2.RetryRunResponse.FromString(response).run.workflow_name
-            ),
-        )
+        result = await retry_run(self._runs(), run_id, actor_of(context), key, self._queued_limit)
+        run = run_service_pb2.RetryRunResponse.FromString(result.response).run
+        await send_metadata(context, result, self._served.metadata_for(run.workflow_name))
+        return result.response
 
     async def CancelRun(  # noqa: N802, D102
         self, request: run_service_pb2.CancelRunRequest, context: Context
     ) -> Any:
         require_valid(request)
-        run_id = UUID(request.run_id)
-        return await act_once(
-            context,
-            fingerprint_of(request),
-            lambda actor, once: cancel_run(self._runs(), run_id, actor, once),
-        )
+        key = idempotency_key(context, fingerprint_of(request))
+        result = await cancel_run(self._runs(), UUID(request.run_id), actor_of(context), key)
+        await send_metadata(context, result)
+        return result.response
 
     async def ListCampaignRuns(  # noqa: N802, D102
         self, request: run_service_pb2.ListCampaignRunsRequest, context: Context
     ) -> Any:
-        query = _checked(request)
+        query = _checked_query(request)
         page = await self._runs().list_of_campaign(
             query.campaign_id, query.statuses, query.limit, query.offset, query.after
         )
         queued, running, completed, failed, cancelled = page.counts
         rest = run_service_pb2.ListCampaignRunsResponse(
-            total=sum(page.counts[_PLACES[status]] for status in query.statuses)
+            total=sum(page.counts[_INDEXES[status]] for status in query.statuses)
             if query.statuses
             else sum(page.counts),
             limit=query.limit,
@@ -133,7 +120,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             next_page_token=page_token.encode(
                 page.last, caller().tenant_id, query.campaign_id, query.statuses
             )
-            if page.more
+            if page.has_more
             else None,
             status_counts=run_service_pb2.StatusCounts(
                 queued=queued, running=running, completed=completed, failed=failed, cancelled=cancelled
@@ -145,7 +132,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
 
 @dataclass(frozen=True, slots=True)
 class _ListQuery:
-    """A ListCampaignRunsRequest that has been found good."""
+    """A ListCampaignRunsRequest that has passed every check."""
 
     campaign_id: UUID
     statuses: list[RunStatus]
@@ -154,13 +141,13 @@ class _ListQuery:
     after: tuple[datetime, UUID] | None
 
 
-def _checked(request: run_service_pb2.ListCampaignRunsRequest) -> _ListQuery:
+def _checked_query(request: run_service_pb2.ListCampaignRunsRequest) -> _ListQuery:
     limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
-    found = violations_of(request)
+    violations = violations_of(request)
     if request.page_token and request.HasField("offset"):
-        found.append(Violation("offset", "goes with no page token"))
-    if found:
-        raise InvalidArgument(found)
+        violations.append(Violation("offset", "goes with no page token"))
+    if violations:
+        raise InvalidArgument(violations)
     campaign_id = UUID(request.campaign_id)
     statuses = list(dict.fromkeys(_STATUSES[value] for value in request.status))
     after = None

@@ -62,10 +62,10 @@ def create_server(
             ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
             ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
-            # What may come of a message that nobody has asked for yet; by itself gRPC lets in megabytes.
+            # How much of a message may arrive before a handler asks for it; by default it is megabytes.
             ("grpc.http2.bdp_probe", 0),
             ("grpc.http2.lookahead_bytes", 64 * 1024),
-            # What is too much is refused by us, as OVERLOADED, and not by gRPC, from a thousand on, as
+            # The interceptor refuses too many calls as OVERLOADED; gRPC would, from a thousand on, as
             # CANCELLED.
             ("grpc.server.max_pending_requests", _MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),

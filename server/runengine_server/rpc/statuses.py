@@ -1,4 +1,4 @@
-"""What a gRPC caller gets of what went wrong: its reason decides the code."""
+"""Errors as gRPC statuses: the reason of an error decides the code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def status_of(error: errors.RunEngineError) -> tuple[grpc.StatusCode, status_pb2
 
 
 def internal_status(error_id: str) -> tuple[grpc.StatusCode, status_pb2.Status]:
-    """What a fault of ours looks like: an id that finds it in the log, and nothing else."""
+    """The status of a fault of the server: an id that finds it in the log, and nothing else."""
     info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=_DOMAIN, metadata={"id": error_id})
     code = grpc.StatusCode.INTERNAL
     return code, _status(code, f"An internal error occurred; its id is {error_id}.", [info])

@@ -1,7 +1,7 @@
-"""What is wrong with a request? What the rules in the protos say, in words that read on from the field.
+"""Checks requests against the rules in the protos. A description continues a sentence that its field begins.
 
-The rules are those that the protos have so far, compiled once for each message: a GetRun is checked in a
-microsecond, where protovalidate 2.1 takes nine, and in words of its own.
+The rules are those that the protos have so far, compiled once for each message: a GetRun is checked in 1 µs,
+where protovalidate 2.1 takes 9, and has descriptions of its own.
 """
 
 from __future__ import annotations
@@ -48,30 +48,30 @@ def _check_of(field: FieldDescriptor) -> _Check | None:
         case rules if not rules:
             return None
         case {"string.uuid": True, **others} if not others:
-            return _value(field, is_uuid, NOT_A_UUID)
+            return _value_check(field, is_uuid, NOT_A_UUID)
         case {"string.min_len": 1, **others} if not others:
-            return _value(field, bool, "is required")
+            return _value_check(field, bool, "is required")
         case {"int32.gte": least, "int32.lte": most, **others} if not others:
-            return _value(field, lambda value: least <= value <= most, f"must be {least} to {most}")
+            return _value_check(field, lambda value: least <= value <= most, f"must be {least} to {most}")
         case {"int32.gte": least, **others} if not others:
-            return _value(field, lambda value: value >= least, f"must be {least} or more")
+            return _value_check(field, lambda value: value >= least, f"must be {least} or more")
         case {
             "repeated.max_items": most,
             "repeated.items.enum.defined_only": True,
             "repeated.items.enum.not_in": [0],
             **others,
         } if not others:
-            return _words(field, most)
+            return _enums_check(field, most)
         case rules:
             raise TypeError(f"{field.full_name} has rules that are not checked here: {', '.join(rules)}")
 
 
-def _value(field: FieldDescriptor, is_good: Callable[[Any], bool], otherwise: str) -> _Check:
+def _value_check(field: FieldDescriptor, is_good: Callable[[Any], bool], otherwise: str) -> _Check:
     read, wrong = attrgetter(field.name), [Violation(field.name, otherwise)]
     return lambda request: [] if is_good(read(request)) else wrong
 
 
-def _words(field: FieldDescriptor, most: int) -> _Check:
+def _enums_check(field: FieldDescriptor, most: int) -> _Check:
     assert field.enum_type is not None
     known = {number: word for number, word in words_of(field.enum_type).items() if number != 0}
     read, name, one_of = attrgetter(field.name), field.name, f"must be one of {', '.join(known.values())}"

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from runengine_server.database.channels import HANDED_BACK
-from runengine_server.database.driver_errors import trouble
+from runengine_server.database.driver_errors import error_fields
 from runengine_server.domain.errors import Denied, Unavailable
 from runengine_server.domain.run import ClaimedRun
 from runengine_server.repositories.queue_repository import QueueRepository
@@ -134,7 +134,7 @@ class Worker:
                     self._trouble = None
                     _log.info("the worker works again")
             except Unavailable as error:
-                why = trouble(error.__cause__ or error)
+                why = error_fields(error.__cause__ or error)
                 # Logged once for each reason in a row: a database that was away may refuse us now.
                 if self._trouble is None or self._trouble["sqlstate"] != why["sqlstate"]:
                     self._trouble = why
@@ -181,7 +181,7 @@ class Worker:
         elif (error := task.exception()) is not None:
             if isinstance(error, Unavailable):
                 # A TimeoutError or QueryCanceledError is a statement that took too long.
-                why = trouble(error.__cause__ or error)
+                why = error_fields(error.__cause__ or error)
                 _log.warning("a run is handed back: the database failed", run_id=str(run.id), **why)
                 self._to_hand_back.append(run)
                 # No more is claimed before the grants are back: what cannot be stored would be executed again

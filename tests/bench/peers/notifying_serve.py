@@ -11,7 +11,7 @@ from tests.support.rewritten_functions import rewrite
 
 def main() -> None:
     """The command of the product, with that trigger and without a notifier."""
-    stored = "result.outcome := 'done';"
+    stored = "result.outcome := 'applied';"
     rewrite("trigger_run", stored, f"{stored} PERFORM pg_notify('{QUEUED}', '');")
     Notifier.notify = lambda self, channel, payload="": None  # type: ignore[method-assign]
     command()

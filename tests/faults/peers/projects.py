@@ -17,6 +17,7 @@ from uuid import uuid4
 import asyncpg
 from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient
+from runengine_server.processes.children import Child
 
 from tests.support.gates import Gates
 from tests.support.stack import ROOT, Stack
@@ -115,7 +116,7 @@ class Project(ABC):
 
     @abstractmethod
     async def start_worker(self) -> Any:
-        """A worker, as a process; answers it with its `pid`."""
+        """A worker, as a process with its `pid`."""
 
     @abstractmethod
     async def trigger(self, gates: Gates) -> None:
@@ -277,23 +278,23 @@ class RunEngine(Project):
         self._client = RunEngineClient(self._stack.grpc_address, self._stack.token(f"org_{uuid4().hex}"))
         await self._stack.start("serve")
 
-    async def start_worker(self) -> subprocess.Popen[bytes]:
+    async def start_worker(self) -> Child:
         (worker,) = await self._stack.start(
             "worker", WORKFLOWS="tests.support.graphs:WORKFLOWS", LEASE_SECONDS="1", WORKER_CONCURRENCY="1"
         )
-        return worker._process
+        return worker
 
     async def trigger(self, gates: Gates) -> None:
         self._run_id = (await self._client.trigger_run("gated", trigger_payload={"gates": gates.path})).id
 
-    async def until_zombie_is_through(self, worker: subprocess.Popen[bytes]) -> None:
+    async def until_zombie_is_through(self, worker: Child) -> None:
         # SIGTERM would stop the run and hand it back. A worker of concurrency 1 takes another run only once
         # it is through with the one in hand, and the successor has its hands full.
         async with Gates() as gates:
             await self._client.trigger_run("last-held", trigger_payload={"gates": gates.path})
             (await gates.next()).open()
 
-    async def until_successor_is_through(self, worker: subprocess.Popen[bytes]) -> None:
+    async def until_successor_is_through(self, worker: Child) -> None:
         await self._client.wait(self._run_id, timeout_seconds=SECONDS)
 
     async def state(self) -> State:

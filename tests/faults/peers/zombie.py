@@ -13,15 +13,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import asyncpg
-from runengine_server.database.migrations.migrate import migrate
 from runengine_server.logs import configure_logging
-from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
 from tests.faults.peers.projects import (
     NOUNS,
@@ -35,7 +31,7 @@ from tests.faults.peers.projects import (
     Silent,
 )
 from tests.support.gates import Gates
-from tests.support.stack import ROOT
+from tests.support.stack import ROOT, open_directory, own_postgres
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt").relative_to(ROOT)
 MISSING = f"""The other libraries live in a virtual environment of their own. Make it with
@@ -53,11 +49,11 @@ ends with the other. Each variant has a database of its own. Options not named h
 VARIANTS = [("go", "fail"), ("fail", "go")]
 
 
-async def until_stopped(worker: subprocess.Popen[bytes]) -> None:
+async def until_stopped(pid: int) -> None:
     """Stops the process as Ctrl-Z does, and returns once it stands still."""
-    worker.send_signal(signal.SIGSTOP)
+    os.kill(pid, signal.SIGSTOP)
     # WNOWAIT leaves the news to be heard again, so that Popen loses nothing of it.
-    await asyncio.to_thread(os.waitid, os.P_PID, worker.pid, os.WSTOPPED | os.WNOWAIT)
+    await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 async def play(project: Project, zombie: str, successor: str) -> Observed:
@@ -68,14 +64,14 @@ async def play(project: Project, zombie: str, successor: str) -> Observed:
             worker_a = await project.start_worker()
             await project.trigger(gates)
             at_a = await gates.next()
-            await until_stopped(worker_a)
+            await until_stopped(worker_a.pid)
 
             worker_b = await project.start_worker()
             at_b = await gates.next()
             taken_over = await project.state()
 
             at_a.open(zombie)
-            worker_a.send_signal(signal.SIGCONT)
+            os.kill(worker_a.pid, signal.SIGCONT)
             await asyncio.wait_for(at_a.left.wait(), SECONDS)
             await project.until_zombie_is_through(worker_a)
             if at_b.left.is_set():
@@ -94,10 +90,7 @@ async def play(project: Project, zombie: str, successor: str) -> Observed:
 
 async def compare(directory: Path) -> bool:
     """Plays everything and prints the table; answers whether runengine's zombies changed nothing."""
-    postgres = EmbeddedPostgres(directory)
-    owner_url, app_url = await postgres.start()
-    try:
-        await migrate(owner_url, app_url)
+    async with own_postgres(directory) as (_, app_url):
         host = app_url.partition("?host=")[2]
         admin = await asyncpg.connect(f"postgresql://postgres@/postgres?host={host}")
         rows, sound = [], True
@@ -114,8 +107,6 @@ async def compare(directory: Path) -> bool:
                 sound = sound and (observed.held or not ours)
             rows.append(cells)
         await admin.close()
-    finally:
-        postgres.stop()
     titles = [f"the zombie's {NOUNS[first]}, then its successor's {NOUNS[then]}" for first, then in VARIANTS]
     table = [["project", "version", "recovery used", *titles], ["---"] * 5, *rows]
     sys.stdout.write(f"{SCENARIO}\n\n")
@@ -128,10 +119,8 @@ def main() -> int:
         sys.stderr.write(MISSING)
         return 1
     configure_logging()
-    with tempfile.TemporaryDirectory(prefix="zombie-") as directory:
-        # PostgreSQL runs as another user when this one is root.
-        Path(directory).chmod(0o755)
-        sound = asyncio.run(compare(Path(directory)))
+    with open_directory() as directory:
+        sound = asyncio.run(compare(directory))
     if not sound:
         sys.stderr.write("runengine: a zombie changed something\n")
     return 0 if sound else 1

@@ -8,6 +8,7 @@ import pytest
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 
+from tests.support.standing_clock import Clock
 from tests.support.token_forge import MACHINES, PARTY, Forge, pem_of
 
 
@@ -24,3 +25,8 @@ def key(forge: Forge) -> PemKey:
 @pytest.fixture
 def verifier(key: PemKey) -> ClerkVerifier:
     return ClerkVerifier(key, development.ISSUER, [PARTY], MACHINES)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(1_800_000_000.0)

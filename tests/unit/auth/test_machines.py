@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier
 from runengine_server.domain.errors import NoOrganisation
-from runengine_server.processes import app
+from runengine_server.processes.token_verifier import create_verifier
 from runengine_server.settings import Settings, SettingsError, read_settings
 
 from tests.support.token_forge import ANOTHER_KEY, MACHINES, MISSING, PARTY, Forge, generated, machine, pem_of
@@ -36,7 +36,7 @@ async def test_a_machine_has_the_tenants_that_the_settings_give_it(
         assert await refuses(verifier, machine(sub="mch_9")(forge), tenant)
 
 
-async def test_what_a_machines_token_says_of_an_organisation_does_not_count(
+async def test_an_organisation_in_the_token_of_a_machine_does_not_count(
     forge: Forge, verifier: ClerkVerifier
 ) -> None:
     for organisation in ({"id": "org_a"}, ["org_a"], "org_a"):
@@ -117,7 +117,7 @@ def test_machines_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 )
 def test_a_key_that_is_no_rsa_public_key_is_refused_at_start_in_one_line(pem: Callable[[], str]) -> None:
     with pytest.raises(SettingsError, match=r"^RUNENGINE_CLERK_JWT_KEY must be .+ 2048 bits$"):
-        app._verifier(Settings(clerk_issuer="https://clerk.example", clerk_jwt_key=pem()))
+        create_verifier(Settings(clerk_issuer="https://clerk.example", clerk_jwt_key=pem()))
 
 
 async def test_the_settings_reach_the_verifier(forge: Forge, state_dir: Path) -> None:
@@ -127,6 +127,6 @@ async def test_the_settings_reach_the_verifier(forge: Forge, state_dir: Path) ->
         clerk_authorized_parties=(PARTY,),
         machines={"mch_1": ("org_a",)},
     )
-    verifier = app._verifier(settings)
+    verifier = create_verifier(settings)
     assert (await verifier.verify(machine()(forge), "org_a")).subject == "mch_1"
     assert await refuses(verifier, forge.token(azp="https://evil.example"))

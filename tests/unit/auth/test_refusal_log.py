@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier
-from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why, shown
+from runengine_server.auth.refusals import RefusalCause, RefusalLog, TenantRefused, TokenRefused, shown
 from structlog.testing import capture_logs
 
 from tests.support.stack import ROOT
+from tests.support.standing_clock import Clock
 from tests.support.token_forge import (
     Forge,
     Make,
@@ -31,16 +32,6 @@ _BEFORE_THE_SIGNATURE = {
     "no_token", "opaque_token", "too_long", "malformed", "wrong_type", "wrong_algorithm", "forbidden_header",
     "unknown_key", "bad_signature",
 }  # fmt: skip
-
-
-class Clock:
-    """Stands still until it is told otherwise."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -104,7 +95,7 @@ async def test_the_log_has_what_helps_to_set_it_right(
     forge: Forge, verifier: ClerkVerifier, make: Make, tenant: str | None, word: str, details: dict[str, Any]
 ) -> None:
     refused = await refusal(verifier, make(forge), tenant)
-    assert (refused.why.word, refused.details) == (word, details)
+    assert (refused.cause.word, refused.details) == (word, details)
 
 
 class NoKeys:
@@ -114,12 +105,12 @@ class NoKeys:
 
 async def test_a_key_that_we_do_not_have_is_a_reason_of_its_own(forge: Forge) -> None:
     refused = await refusal(ClerkVerifier(NoKeys(), development.ISSUER, []), forge.token())
-    assert (refused.why, refused.details) == (Why.UNKNOWN_KEY, {})
+    assert (refused.cause, refused.details) == (RefusalCause.UNKNOWN_KEY, {})
 
 
-async def test_how_long_a_token_has_been_expired_is_in_the_log(forge: Forge, verifier: ClerkVerifier) -> None:
+async def test_the_age_of_an_expired_token_is_in_the_log(forge: Forge, verifier: ClerkVerifier) -> None:
     refused = await refusal(verifier, forge.token(exp=1_000_000_000))
-    assert refused.why is Why.EXPIRED
+    assert refused.cause is RefusalCause.EXPIRED
     assert refused.details["seconds_ago"] > 600_000_000
 
 
@@ -151,7 +142,7 @@ async def test_no_line_names_a_user_or_an_organisation_or_is_long(
 
 
 @given(st.text())
-def test_what_is_shown_is_one_short_line_of_printable_ascii(text: str) -> None:
+def test_a_text_from_a_token_is_shown_as_one_short_line_of_printable_ascii(text: str) -> None:
     line = shown(text)
     assert len(line) <= 200
     assert all(0x20 <= ord(letter) <= 0x7E for letter in line)
@@ -178,7 +169,7 @@ async def test_an_issuer_that_would_write_into_the_log_is_escaped(
 def test_a_reason_is_logged_once_in_ten_seconds_and_then_says_how_many_were_left_out(
     log: RefusalLog, clock: Clock
 ) -> None:
-    expired, party = TokenRefused(Why.EXPIRED), TokenRefused(Why.WRONG_PARTY)
+    expired, party = TokenRefused(RefusalCause.EXPIRED), TokenRefused(RefusalCause.WRONG_PARTY)
     assert [line["suppressed"] for line in lines_of(log, expired, expired, expired)] == [0]
     assert [line["reason"] for line in lines_of(log, party, expired)] == ["wrong_party"]
     clock.now = 9.9
@@ -193,18 +184,18 @@ def test_a_reason_is_logged_once_in_ten_seconds_and_then_says_how_many_were_left
 
 
 def test_a_flood_of_all_reasons_leaves_a_line_of_each(log: RefusalLog, clock: Clock) -> None:
-    flood = [TokenRefused(why) for why in Why] * 1000
+    flood = [TokenRefused(cause) for cause in RefusalCause] * 1000
     random.Random(1).shuffle(flood)
     with capture_logs() as lines:
         for number, refused in enumerate(flood):
             clock.now = 60 * number / len(flood)
             log.note(refused)
-    assert len(lines) <= 6 * len(Why)
+    assert len(lines) <= 6 * len(RefusalCause)
     assert len(lines) + sum(line["suppressed"] for line in lines) <= len(flood)
 
 
 def test_the_documentation_explains_each_reason() -> None:
     text = (ROOT / "docs" / "tokens.md").read_text()
     assert set(re.findall(r"^\| `([a-z_]+)`[^|]*\|", text.partition("| `reason` |")[2], re.M)) == {
-        why.word for why in Why
+        cause.word for cause in RefusalCause
     }

@@ -11,7 +11,7 @@ import pytest
 from runengine.v1 import campaign_service_pb2, campaign_service_pb2_grpc
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
-from runengine_server.auth.refusals import RefusalLog, TenantRefused, TokenRefused, Why
+from runengine_server.auth.refusals import RefusalCause, RefusalLog, TenantRefused, TokenRefused
 from runengine_server.domain.caller import Caller
 from runengine_server.domain.errors import NoOrganisation, RunEngineError, Unauthenticated
 from structlog.testing import capture_logs
@@ -40,16 +40,16 @@ async def test_a_bad_token_is_refused_however_often_it_comes(
 
 
 def word_of(refused: RunEngineError) -> str:
-    return refused.why.word if isinstance(refused, TokenRefused | TenantRefused) else ""
+    return refused.cause.word if isinstance(refused, TokenRefused | TenantRefused) else ""
 
 
 def test_each_reason_of_a_bad_token_is_in_the_table() -> None:
     apart = {
-        Why.NO_TOKEN,
-        Why.UNKNOWN_KEY,
-        Why.FOREIGN_TENANT,
+        RefusalCause.NO_TOKEN,
+        RefusalCause.UNKNOWN_KEY,
+        RefusalCause.FOREIGN_TENANT,
     }  # of the call, of a JWKS, of the tenant asked for
-    assert {word for _, word, _ in BAD if word} == {why.word for why in set(Why) - apart}
+    assert {word for _, word, _ in BAD if word} == {cause.word for cause in set(RefusalCause) - apart}
 
 
 @pytest.mark.parametrize(("name", "make"), GOOD, ids=names(GOOD))

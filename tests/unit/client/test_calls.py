@@ -135,7 +135,7 @@ async def test_iterating_follows_the_tokens_from_page_to_page(
     assert asked == [(2, "", False), (2, "a", False), (2, "b", False)]
 
 
-async def test_an_artifact_comes_in_parts_and_is_answered_whole(
+async def test_an_artifact_comes_in_parts_and_is_returned_whole(
     engine: Engine, client: RunEngineClient
 ) -> None:
     header = DownloadArtifactResponse.Header(name="bundle.zip", media_type="application/zip", size=5)
@@ -170,7 +170,7 @@ async def test_a_download_refused_is_the_typed_error(engine: Engine, client: Run
 
 
 @pytest.mark.parametrize("end", ["COMPLETED", "FAILED", "CANCELLED"])
-async def test_waiting_answers_the_run_once_it_has_ended(
+async def test_waiting_returns_the_run_once_it_has_ended(
     engine: Engine, client: RunEngineClient, end: str
 ) -> None:
     statuses = ["QUEUED", "RUNNING", end]
@@ -215,7 +215,7 @@ async def test_a_token_that_no_header_can_carry_is_refused(address: str, token: 
             await client.get_run(RUN_ID)
 
 
-async def test_an_answer_larger_than_four_mebibytes_arrives(engine: Engine, client: RunEngineClient) -> None:
+async def test_a_response_larger_than_four_mebibytes_arrives(engine: Engine, client: RunEngineClient) -> None:
     engine.answers = [GetRunResponse(run=Run(workflow_name="x" * 5 * 2**20))]
     assert len((await client.get_run(RUN_ID)).workflow_name) == 5 * 2**20
 

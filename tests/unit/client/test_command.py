@@ -16,17 +16,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
-from runengine.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
-from runengine.v1.campaign_service_pb2_grpc import add_CampaignServiceServicer_to_server
 from runengine.v1.run_pb2 import Run, RunError, RunStatus
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse, StatusCounts
-from runengine.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
 from runengine_client import struct_to_dict
 from runengine_client.json_view import campaign_json, events_json, page_json, run_json, steps_json
 
+from tests.support.answering_server import serving
 from tests.support.client_command import (
     CAMPAIGN,
     CANCELLED,
@@ -53,14 +49,8 @@ async def engine() -> Engine:
 
 @pytest.fixture
 async def runengine(engine: Engine, tmp_path: Path) -> AsyncIterator[Command]:
-    server = grpc.aio.server()
-    add_RunServiceServicer_to_server(engine, server)
-    add_CampaignServiceServicer_to_server(engine, server)
-    add_ArtifactServiceServicer_to_server(engine, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield Command(f"127.0.0.1:{port}", tmp_path)
-    await server.stop(None)
+    async with serving(engine) as address:
+        yield Command(address, tmp_path)
 
 
 async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command) -> None:
@@ -96,7 +86,7 @@ async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-async def test_json_is_the_one_document_that_rest_answers(
+async def test_json_is_the_one_document_that_rest_returns(
     runengine: Command, arguments: list[str], document: dict[str, Any]
 ) -> None:
     ended = await runengine(*arguments, "--json")

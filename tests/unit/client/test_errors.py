@@ -69,7 +69,7 @@ async def test_an_error_carries_what_the_server_adds(engine: Engine, client: Run
     assert error.retry_after_seconds == 1.5
 
 
-async def test_violations_that_the_servers_sentence_lists_are_not_told_twice(
+async def test_violations_that_the_servers_sentence_lists_are_not_repeated(
     engine: Engine, client: RunEngineClient
 ) -> None:
     bad_request = BadRequest(field_violations=[{"field": "limit", "description": "must be 1 to 100"}])
@@ -136,7 +136,7 @@ async def test_a_server_that_is_away_is_unavailable_at_its_address() -> None:
                 await client.get_run(RUN_ID)
 
 
-async def test_a_server_that_does_not_answer_is_over_the_deadline(engine: Engine, address: str) -> None:
+async def test_a_server_that_does_not_respond_is_over_the_deadline(engine: Engine, address: str) -> None:
     engine.answers = [NEVER]
     async with RunEngineClient(address, "t", timeout_seconds=0.05) as client:
         with pytest.raises(errors.DeadlineExceeded, match=f"{address} was too slow to answer"):

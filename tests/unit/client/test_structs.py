@@ -72,7 +72,7 @@ def test_tuples_count_as_lists() -> None:
         ("text", r"payload must be a JSON object, not str"),
     ],
 )
-def test_what_json_cannot_carry_is_refused_with_its_place(value: Any, sentence: str) -> None:
+def test_a_value_that_json_cannot_carry_is_refused_with_its_place(value: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         to_struct(value, "payload")
 
@@ -106,15 +106,10 @@ def test_a_new_run_as_rest_shows_it() -> None:
         attempt=1,
     )
     assert run_json(run) == {
+        **{field.json_name: None for field in Run.DESCRIPTOR.fields},
         "id": "r",
         "workflowName": "w",
         "status": "queued",
-        "triggerPayload": None,
-        "context": None,
-        "error": None,
-        "startedAt": None,
-        "completedAt": None,
-        "durationMs": None,
         "createdAt": "2026-01-31T09:30:00.123Z",
         "updatedAt": "2026-01-31T09:30:00.123Z",
         "attempt": 1,
@@ -146,7 +141,7 @@ def test_a_failed_run_as_rest_shows_it() -> None:
     assert document["durationMs"] == 0
 
 
-def test_steps_as_rest_shows_them() -> None:
+def test_steps_look_as_rest_shows_them() -> None:
     failed = RunStep(
         id="s",
         step_id="render",

@@ -86,7 +86,7 @@ async def test_a_campaign_is_created_without_a_body(
 
 
 @pytest.mark.parametrize("sent", BODYLESS)
-async def test_what_a_missing_body_should_have_held_the_server_misses(
+async def test_fields_of_a_missing_body_are_missed_by_the_server(
     client: httpx.AsyncClient, server: Server, sent: dict[str, Any]
 ) -> None:
     server.replies(run_service_pb2.TriggerRunResponse())

@@ -33,7 +33,7 @@ def artifact(
     return download
 
 
-async def test_an_artifact_is_answered_as_its_bytes(client: httpx.AsyncClient, server: Server) -> None:
+async def test_an_artifact_is_returned_as_its_bytes(client: httpx.AsyncClient, server: Server) -> None:
     server.download = artifact(b"a" * 65_536, b"bc")
     response = await client.get("/artifacts/the-id")
     assert response.status_code == 200
@@ -48,7 +48,7 @@ async def test_an_artifact_is_answered_as_its_bytes(client: httpx.AsyncClient, s
     assert server.received[0][1] == artifact_service_pb2.DownloadArtifactRequest(artifact_id="the-id")
 
 
-async def test_an_empty_artifact_is_answered(client: httpx.AsyncClient, server: Server) -> None:
+async def test_an_empty_artifact_is_returned(client: httpx.AsyncClient, server: Server) -> None:
     server.download = artifact()
     response = await client.get("/artifacts/a")
     assert (response.status_code, response.content, response.headers["content-length"]) == (200, b"", "0")

@@ -39,7 +39,7 @@ async def test_an_error_of_the_server_is_a_problem(
     assert body["detail"] == f"words about {reason}"
 
 
-async def test_an_exception_in_the_server_tells_nothing(client: httpx.AsyncClient, server: Server) -> None:
+async def test_an_exception_in_the_server_shows_nothing(client: httpx.AsyncClient, server: Server) -> None:
     async def answer(request: Message, context: Context) -> None:
         await context.abort(grpc.StatusCode.UNKNOWN, "Unexpected: postgresql://user:secret@db")
 
@@ -49,7 +49,7 @@ async def test_an_exception_in_the_server_tells_nothing(client: httpx.AsyncClien
     assert "secret" not in response.text
 
 
-async def test_an_exception_in_the_gateway_tells_nothing(client: httpx.AsyncClient, server: Server) -> None:
+async def test_an_exception_in_the_gateway_shows_nothing(client: httpx.AsyncClient, server: Server) -> None:
     far_away = Timestamp(seconds=2**60)  # no datetime goes so far
     server.replies(run_service_pb2.GetRunResponse(run=run_pb2.Run(created_at=far_away)))
     response = await client.get(f"/runs/{RUN_ID}")
@@ -79,7 +79,9 @@ async def test_a_server_that_is_away_is_503_without_its_address() -> None:
     assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
 
 
-async def test_ready_follows_the_health_of_the_server(running: Running, client: httpx.AsyncClient) -> None:
+async def test_readiness_follows_the_health_of_the_server(
+    running: Running, client: httpx.AsyncClient
+) -> None:
     del client.headers["authorization"]
     await running.health.set("", health_pb2.HealthCheckResponse.SERVING)
     assert (await client.get("/readyz")).status_code == 200

@@ -20,17 +20,10 @@ def encoded(message: Any) -> dict[str, Any]:
 
 def test_an_empty_run_has_every_field_and_null_where_there_is_no_value() -> None:
     assert encoded(run_pb2.Run(status=run_pb2.RUN_STATUS_QUEUED)) == {
+        **{field.json_name: None for field in run_pb2.Run.DESCRIPTOR.fields},
         "id": "",
         "workflowName": "",
         "status": "queued",
-        "triggerPayload": None,
-        "context": None,
-        "error": None,
-        "startedAt": None,
-        "completedAt": None,
-        "durationMs": None,
-        "createdAt": None,
-        "updatedAt": None,
         "attempt": 0,
         "priority": 0,
     }
@@ -99,7 +92,7 @@ def test_each_enum_has_its_own_prefix_removed() -> None:
     assert encoded(campaign_pb2.Campaign(status=campaign_pb2.CAMPAIGN_STATUS_LIVE))["status"] == "live"
 
 
-def test_a_status_of_a_newer_server_does_not_break_the_answer() -> None:
+def test_a_status_of_a_newer_server_does_not_break_the_response() -> None:
     assert encoded(run_pb2.Run(status=99))["status"] == "unspecified"  # type: ignore[arg-type]
 
 
@@ -199,7 +192,7 @@ def test_an_integer_parameter_is_read(text: str, number: int) -> None:
         "1\n",
     ],
 )
-def test_what_is_no_32_bit_integer_is_refused(text: str) -> None:
+def test_a_number_that_is_no_32_bit_integer_is_refused(text: str) -> None:
     request = run_service_pb2.ListCampaignRunsRequest()
     with pytest.raises(MalformedError, match="must be an integer from -2147483648 to 2147483647"):
         text_setter(request.DESCRIPTOR.fields_by_name["limit"])(request, text)
@@ -214,7 +207,7 @@ def test_a_repeated_parameter_adds_up() -> None:
 
 
 @pytest.mark.parametrize("word", ["", "unspecified", "FAILED", "RUN_STATUS_FAILED", "4", "dead"])
-def test_an_unknown_word_is_refused_and_the_known_ones_are_told(word: str) -> None:
+def test_an_unknown_word_is_refused_and_the_known_ones_are_listed(word: str) -> None:
     request = run_service_pb2.ListCampaignRunsRequest()
     with pytest.raises(
         MalformedError, match=r"^must be one of queued, running, completed, failed, cancelled$"

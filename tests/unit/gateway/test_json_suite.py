@@ -10,7 +10,7 @@ import json
 
 import pytest
 from runengine_gateway.problems import invalid
-from runengine_gateway.strict_json import FLAWED, Parsed, parse_object
+from runengine_gateway.strict_json import INVALID, Parsed, parse_object
 
 # Values that stand alone, or have the shape that the name says.
 CASES: dict[str, bytes] = {
@@ -332,34 +332,34 @@ def as_a_field(name: str) -> Parsed:
 
 
 @pytest.mark.parametrize("name", [name for name in of_verdict("y") if name not in REFUSED_FOR_A_BOUND])
-def test_what_must_be_accepted_is_read_as_python_reads_it(name: str) -> None:
+def test_a_document_that_must_be_accepted_is_read_as_python_reads_it(name: str) -> None:
     assert as_a_field(name) == ({"v": json.loads(CASES[name])}, [])
 
 
 @pytest.mark.parametrize("name", REFUSED_FOR_A_BOUND)
-def test_what_breaks_a_bound_is_refused_for_it_and_for_nothing_else(name: str) -> None:
+def test_a_document_out_of_bounds_is_refused_for_its_bound_and_for_nothing_else(name: str) -> None:
     json.loads(CASES[name])
     parsed = as_a_field(name)
-    assert parsed.members == {"v": FLAWED}
+    assert parsed.members == {"v": INVALID}
     assert {violation.description for violation in parsed.violations} == {REFUSED_FOR_A_BOUND[name]}
 
 
 @pytest.mark.parametrize("name", of_verdict("n"))
-def test_what_must_be_refused_is_an_invalid_argument(name: str) -> None:
+def test_a_document_that_must_be_refused_is_an_invalid_argument(name: str) -> None:
     parsed = as_a_field(name)
-    assert parsed.members in ({}, {"v": FLAWED})
+    assert parsed.members in ({}, {"v": INVALID})
     problem = invalid(parsed.violations)
     assert (problem.status, problem.reason) == (400, "INVALID_ARGUMENT")
     assert problem.violations
 
 
 @pytest.mark.parametrize("name", of_verdict("i"))
-def test_what_may_be_either_is_read_whole_or_refused(name: str) -> None:
+def test_a_document_that_may_be_accepted_is_read_whole_or_refused(name: str) -> None:
     parsed = as_a_field(name)
     if not parsed.violations:
         assert parsed.members == {"v": json.loads(CASES[name])}
     else:
-        assert parsed.members in ({}, {"v": FLAWED})
+        assert parsed.members in ({}, {"v": INVALID})
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -29,7 +29,7 @@ async def answer() -> AsyncIterator[httpx.Response]:
             yield await caller.get("/docs")
 
 
-async def test_it_shows_every_operation_error_and_schema(
+async def test_the_page_shows_every_operation_error_and_schema(
     answer: httpx.Response, document: dict[str, Any]
 ) -> None:
     assert answer.status_code == 200
@@ -45,13 +45,13 @@ async def test_it_shows_every_operation_error_and_schema(
             assert f"<code>{reason}</code>" in answer.text
 
 
-async def test_its_links_lead_somewhere(answer: httpx.Response) -> None:
+async def test_the_links_of_the_page_lead_somewhere(answer: httpx.Response) -> None:
     anchors = set(re.findall(r'id="([^"]+)"', answer.text))
     links = set(re.findall(r'href="([^"]+)"', answer.text))
     assert {link for link in links if link.removeprefix("#") not in anchors} == {"/openapi.json"}
 
 
-async def test_it_loads_nothing_and_runs_no_script(answer: httpx.Response) -> None:
+async def test_the_page_loads_nothing_and_runs_no_script(answer: httpx.Response) -> None:
     assert not re.search(r"<script|<link|<img|<iframe|\bsrc=|\bstyle=|\bon\w+=|@import|url\(", answer.text)
     policy = answer.headers["content-security-policy"]
     style = re.search("<style>(.*?)</style>", answer.text, re.DOTALL)
@@ -61,7 +61,7 @@ async def test_it_loads_nothing_and_runs_no_script(answer: httpx.Response) -> No
     assert f"style-src 'sha256-{digest}'" in policy
 
 
-async def test_whatever_the_document_says_is_text(document: dict[str, Any]) -> None:
+async def test_words_of_the_document_are_shown_as_text(document: dict[str, Any]) -> None:
     evil = "<b onclick='x()'>`&\"</b>"
 
     def poisoned(value: Any) -> Any:

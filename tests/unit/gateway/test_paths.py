@@ -37,7 +37,7 @@ async def test_a_segment_reaches_the_server_decoded_and_whole(
 
 @pytest.mark.parametrize(
     "raw_path",
-    [b"/", b"", b"/run", b"/runs/", b"/runs/x/", b"//runs/x", b"/runs//x", b"/runs//steps", b"/runs/x/steps/",
+    [b"", b"/run", b"/runs/", b"/runs/x/", b"//runs/x", b"/runs//x", b"/runs//steps", b"/runs/x/steps/",
      b"/runs/.", b"/runs/..", b"/runs/%2e%2e", b"/runs/../runs/x", b"/runs/./x", b"/runs%2Fx", b"/RUNS/x",
      b"/runs/x/steps/y", b"*", b"/healthz/", b"/v1/runs/x"],
 )  # fmt: skip
@@ -69,6 +69,18 @@ async def test_a_wrong_method_is_405_with_those_that_the_path_has(
     assert response.headers["allow"] == allow
     if method != "HEAD":
         problem(response, 405, "METHOD_NOT_ALLOWED")
+    assert server.received == []
+
+
+async def test_the_root_names_the_service_and_its_documents_without_a_token(
+    client: httpx.AsyncClient, server: Server
+) -> None:
+    response = await client.get("/", headers={"authorization": ""})
+    assert response.status_code == 200
+    root = response.json()
+    assert root["name"] == "runengine"
+    for document in ("docs", "openapi"):
+        assert (await client.get(root[document])).status_code == 200
     assert server.received == []
 
 

@@ -81,7 +81,7 @@ def test_a_conflict_of_state_has_every_member_of_the_problem() -> None:
     }
 
 
-def test_violations_are_told_in_json_names() -> None:
+def test_violations_are_reported_in_json_names() -> None:
     bad_request = error_details_pb2.BadRequest()
     for field in ("workflow_name", "context.campaignId", "trigger_payload.a_b[0]"):
         bad_request.field_violations.add(field=field, description="is wrong")
@@ -95,7 +95,7 @@ def test_violations_are_told_in_json_names() -> None:
     assert body["detail"] == "The request is malformed."
 
 
-def test_a_400_has_violations_even_where_the_server_tells_none_and_no_other_status_has() -> None:
+def test_a_400_has_violations_even_where_the_server_names_none_and_no_other_status_has() -> None:
     assert body_of(rpc_error(grpc.StatusCode.INVALID_ARGUMENT))["violations"] == []
     assert "violations" not in body_of(rpc_error(grpc.StatusCode.NOT_FOUND))
 
@@ -115,7 +115,7 @@ def test_retry_after_is_in_whole_seconds_rounded_up(delay: Duration, header: str
     assert problem.headers["retry-after"] == header
 
 
-def test_retry_after_is_passed_on_with_other_codes_where_the_server_tells_it() -> None:
+def test_retry_after_is_passed_on_with_other_codes_where_the_server_sends_it() -> None:
     details = [info("UNAVAILABLE"), error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2))]
     assert problem_of(rpc_error(grpc.StatusCode.UNAVAILABLE, details=details), REQUEST).headers == {
         "retry-after": "2"
@@ -139,7 +139,7 @@ def test_a_401_names_the_scheme() -> None:
     ],
 )
 @pytest.mark.parametrize("rich", [True, False])
-def test_a_bug_tells_nothing_of_its_text(code: grpc.StatusCode, rich: bool) -> None:
+def test_a_bug_shows_nothing_of_its_text(code: grpc.StatusCode, rich: bool) -> None:
     details = [info("SECRET_REASON", path="/secret", id="7f")] if rich else None
     response = problem_of(rpc_error(code, "postgresql://secret@db", details), REQUEST).response()
     body = json.loads(bytes(response.body))
@@ -178,7 +178,7 @@ def test_a_detail_that_does_not_parse_is_as_good_as_none() -> None:
         ("Concurrent RPC limit exceeded!", 429, "OVERLOADED"),
     ],
 )
-def test_a_refusal_of_the_transport_is_told_by_its_cause(text: str, status: int, reason: str) -> None:
+def test_a_refusal_of_the_transport_is_reported_by_its_cause(text: str, status: int, reason: str) -> None:
     body = body_of(rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
     assert (body["status"], body["reason"]) == (status, reason)
     assert "larger than max" not in json.dumps(body)

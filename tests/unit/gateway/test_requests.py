@@ -16,7 +16,7 @@ from runengine.v1 import (
 from tests.support.scripted_server import RUN_ID, Server, problem, violations
 
 
-async def test_a_trigger_sends_the_message_and_answers_201_with_the_run(
+async def test_a_trigger_sends_the_message_and_returns_201_with_the_run(
     client: httpx.AsyncClient, server: Server
 ) -> None:
     server.replies(
@@ -69,7 +69,7 @@ async def test_a_response_is_unwrapped_where_its_rule_says_so(
     assert server.names == [rpc]
 
 
-async def test_steps_are_answered_under_their_name(client: httpx.AsyncClient, server: Server) -> None:
+async def test_steps_are_returned_under_their_name(client: httpx.AsyncClient, server: Server) -> None:
     server.replies(run_service_pb2.ListRunStepsResponse(steps=[run_pb2.RunStep(step_id="draft")]))
     response = await client.get(f"/runs/{RUN_ID}/steps")
     [step] = response.json()["steps"]
@@ -105,7 +105,7 @@ async def test_a_list_takes_its_query_and_tells_an_explicit_zero_from_an_absent_
     assert not sent.HasField("offset")
 
 
-async def test_every_fault_of_a_query_is_told_at_once(client: httpx.AsyncClient, server: Server) -> None:
+async def test_every_fault_of_a_query_is_reported_at_once(client: httpx.AsyncClient, server: Server) -> None:
     response = await client.get(
         "/campaigns/c/runs?status=dead&limit=1e3&offset=1&offset=2&Limit=1&campaignId=x"
     )
@@ -119,7 +119,7 @@ async def test_every_fault_of_a_query_is_told_at_once(client: httpx.AsyncClient,
     assert server.names == ["GetRun"]
 
 
-async def test_every_fault_of_a_body_is_told_at_once(client: httpx.AsyncClient, server: Server) -> None:
+async def test_every_fault_of_a_body_is_reported_at_once(client: httpx.AsyncClient, server: Server) -> None:
     response = await client.post(
         "/runs?x=1",
         content=b'{"workflowName":1,"triggerPayload":{"items":[{"price":NaN}]},"context":[],"workflow_name":"w"}',
@@ -135,7 +135,7 @@ async def test_every_fault_of_a_body_is_told_at_once(client: httpx.AsyncClient, 
     assert server.names == ["GetRun"], "nothing but the token is asked for"
 
 
-async def test_violations_that_the_server_finds_are_told_in_json_names(client: httpx.AsyncClient) -> None:
+async def test_violations_that_the_server_finds_are_reported_in_json_names(client: httpx.AsyncClient) -> None:
     assert violations(await client.get("/runs/bad")) == {"runId": "must be a UUID"}
 
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from runengine_gateway.strict_json import FLAWED, parse_object
+from runengine_gateway.strict_json import INVALID, parse_object
 
 
 def nested(depth: int) -> bytes:
@@ -54,7 +54,7 @@ def test_good_json_is_parsed(raw: bytes, members: dict[str, object]) -> None:
         (b"1", "must be a JSON object"),
     ],
 )
-def test_what_is_no_json_object_is_a_violation_of_the_body(raw: bytes, description: str) -> None:
+def test_a_body_that_is_no_json_object_is_a_violation(raw: bytes, description: str) -> None:
     assert parse_object(raw) == ({}, [("body", description)])
 
 
@@ -87,21 +87,21 @@ def test_a_trailing_comma_is_refused() -> None:
         (b'{"items":[0,0,0,{"price":NaN}]}', "items[3].price", "is NaN, which is not JSON"),
     ],
 )
-def test_a_broken_bound_is_told_with_its_path(raw: bytes, field: str, description: str) -> None:
+def test_a_broken_bound_is_reported_with_its_path(raw: bytes, field: str, description: str) -> None:
     assert parse_object(raw).violations == [(field, description)]
 
 
-def test_every_violation_is_told_at_once() -> None:
+def test_every_violation_is_reported_at_once() -> None:
     raw = b'{"a":NaN,"b":[1e999,"\\u0000"],"c":{"d":1,"d":2},"e":1}'
     parsed = parse_object(raw)
     assert [violation.field for violation in parsed.violations] == ["a", "b[0]", "b[1]", "c.d"]
-    assert parsed.members == {"a": FLAWED, "b": FLAWED, "c": FLAWED, "e": 1}
+    assert parsed.members == {"a": INVALID, "b": INVALID, "c": INVALID, "e": 1}
 
 
-def test_no_more_than_a_hundred_violations_are_told() -> None:
+def test_no_more_than_a_hundred_violations_are_reported() -> None:
     parsed = parse_object(b'{"a":[' + b",".join([b"NaN"] * 60_000) + b'],"b":NaN}')
     assert len(parsed.violations) == 100
-    assert parsed.members == {"a": FLAWED, "b": FLAWED}
+    assert parsed.members == {"a": INVALID, "b": INVALID}
 
 
 def test_nesting_may_be_32_deep_and_no_deeper() -> None:

@@ -9,9 +9,9 @@ BEGIN
 END
 $$;
 
--- Which of these artifacts of the tenant's runs have no row. Not those of a run that is not here: they belong
--- to another database, and have no row in this one. As EXISTS, which PostgreSQL may make a join of, it read
--- all of a tenant's runs.
+-- Which of these artifacts of the tenant's runs have no row. Leaves out those of a run that is not here: they belong
+-- to another database. Two scalar subqueries and no EXISTS, of which PostgreSQL may make a join that reads all of
+-- a tenant's runs.
 CREATE FUNCTION artifacts_without_row(_tenant text, _runs uuid[], _ids uuid[])
 RETURNS TABLE (run_id uuid, id uuid)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$

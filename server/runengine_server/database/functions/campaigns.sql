@@ -1,4 +1,4 @@
--- The campaign, a draft if it is new, else as it is.
+-- Creates a draft, unless the tenant has the campaign; returns it as it is then.
 CREATE FUNCTION create_campaign(_tenant text, _id uuid)
 RETURNS TABLE (id uuid, status text, bundle_url text, latest_run_id uuid, created_at timestamptz,
     updated_at timestamptz)
@@ -43,8 +43,8 @@ END
 $$;
 
 -- A page of a campaign's runs, most recent first, with its counts: in one statement, and so in one snapshot.
--- It begins after the run (_before_created_at, _before_id). One run more than the page is looked at, to know
--- whether there is another page; past the end there are still the counts.
+-- It begins after the run (_before_created_at, _before_id). It reads one run more than the page, to know whether
+-- there is another page. Past the end the page is empty, and the counts are there.
 CREATE FUNCTION list_campaign_runs(_tenant text, _campaign uuid, _limit bigint, _offset bigint,
     _before_created_at timestamptz, _before_id uuid)
 RETURNS TABLE (runs bytea, last_created_at timestamptz, last_id uuid, more boolean, queued bigint,
@@ -69,8 +69,8 @@ BEGIN
 END
 $$;
 
--- As list_campaign_runs, of some statuses. The rows of each come in order from its own part of an index, and
--- are merged: no more of them is read than the page, and one for each status.
+-- As list_campaign_runs, of some statuses. The rows of each status come in order from its own part of an index,
+-- and are merged: it reads the rows of the page, and one more for each status.
 CREATE FUNCTION list_campaign_runs_by_status(_tenant text, _campaign uuid, _limit bigint, _offset bigint,
     _before_created_at timestamptz, _before_id uuid, _statuses text[])
 RETURNS TABLE (runs bytea, last_created_at timestamptz, last_id uuid, more boolean, queued bigint,
@@ -101,7 +101,8 @@ BEGIN
 END
 $$;
 
--- Those of one status, if it is wanted. Ordered and limited by itself, else PostgreSQL reads all of them to sort.
+-- A campaign's runs of one status, none unless that is among `_statuses`. Ordered and limited here, because
+-- PostgreSQL would otherwise read all of them to sort them.
 CREATE FUNCTION campaign_runs_in(_status text, _statuses text[], _tenant text, _campaign uuid,
     _before_created_at timestamptz, _before_id uuid, _limit bigint)
 RETURNS TABLE (created_at timestamptz, id uuid, response bytea) LANGUAGE sql STABLE AS $$

@@ -1,7 +1,6 @@
 -- What a call that changes a run returns. `outcome` is a word of Outcome in run_repository.py; `response` is an
--- encoded message with the run in field 1; `fingerprint` is that of the request which a replayed response was
--- given to; `status` and `attempt` are those that the run had before the call.
-CREATE TYPE mutation_result AS (outcome text, response bytea, fingerprint bytea, status text, attempt int);
+-- encoded message with the run in field 1; `status` and `attempt` are those that the run had before the call.
+CREATE TYPE mutation_result AS (outcome text, response bytea, status text, attempt int);
 
 -- Makes a call take effect once for each key, however often it is sent. Of fifty calls with one key at the
 -- same time one gets an outcome of NULL, and goes on. The others wait in the INSERT for its commit, and
@@ -16,8 +15,8 @@ BEGIN
         VALUES (_tenant, _key, _fingerprint)
         ON CONFLICT (tenant_id, key) DO NOTHING;
         EXIT WHEN FOUND;
-        SELECT 'replayed', response, fingerprint
-        INTO result.outcome, result.response, result.fingerprint
+        SELECT CASE WHEN fingerprint = _fingerprint THEN 'replayed' ELSE 'key reused' END, response
+        INTO result.outcome, result.response
         FROM public.idempotency_keys WHERE tenant_id = _tenant AND key = _key;
         -- Not found when it was seven days old, and deleted in between.
         EXIT WHEN FOUND;
@@ -26,7 +25,7 @@ BEGIN
 END
 $$;
 
--- Keeps the response for whoever sends the key again.
+-- Stores the response for whoever sends the key again.
 CREATE FUNCTION store_response(_tenant text, _key text, _response bytea) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF _key IS NOT NULL THEN
@@ -35,7 +34,7 @@ BEGIN
 END
 $$;
 
--- Of a refused call nothing is kept: it is judged anew each time.
+-- Nothing is kept of a refused call: when it is sent again, it is checked again.
 CREATE FUNCTION release_idempotency_key(_tenant text, _key text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF _key IS NOT NULL THEN

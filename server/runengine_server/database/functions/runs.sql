@@ -26,16 +26,16 @@ BEGIN
     PERFORM record_transition(_tenant, _id, _campaign, NULL, 'queued', run.attempt, run.updated_at, _actor,
         'TRIGGERED', _trace, NULL);
     PERFORM store_response(_tenant, _key, run.response);
-    result.outcome := 'done';
+    result.outcome := 'applied';
     result.response := run.response;
     RETURN result;
 END
 $$;
 
--- Whether the tenant has as many queued as it may; NULL is no limit. Only this near to its limit must a
--- tenant's triggers wait for one another's commit, for the count to be exact: 1,000 are more than are
--- triggered for one tenant at the same instant. The lock has two numbers, so that it is no other
--- lock's one; tenants that share a hash only wait for each other.
+-- Whether the tenant has as many runs queued as it may; NULL is no limit. Within 1,000 runs of the limit, more
+-- than are triggered for one tenant at the same instant, its triggers wait for one another's commit, so that
+-- the count is exact; farther from it they do not wait. No other lock has 7405 as the first of two numbers.
+-- Tenants whose names have the same hash wait for each other, and nothing worse.
 CREATE FUNCTION is_over_quota(_tenant text, _limit int) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     queued bigint;
@@ -43,17 +43,17 @@ BEGIN
     IF _limit IS NULL THEN
         RETURN false;
     END IF;
-    queued := queued_runs(_tenant, _limit);
+    queued := count_queued_runs(_tenant, _limit);
     IF queued + 1000 > _limit THEN
         PERFORM pg_advisory_xact_lock(7405, hashtext(_tenant));
-        queued := queued_runs(_tenant, _limit);
+        queued := count_queued_runs(_tenant, _limit);
     END IF;
     RETURN queued >= _limit;
 END
 $$;
 
--- How many runs the tenant has queued, counted up to a limit.
-CREATE FUNCTION queued_runs(_tenant text, _limit int) RETURNS bigint LANGUAGE plpgsql AS $$
+-- How many runs the tenant has queued, counted up to the limit.
+CREATE FUNCTION count_queued_runs(_tenant text, _limit int) RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (SELECT count(*) FROM (
         SELECT FROM public.runs WHERE tenant_id = _tenant AND status = 'queued' LIMIT _limit) AS queued);
@@ -69,9 +69,9 @@ BEGIN
 END
 $$;
 
--- queued | running -> cancelled; one that is cancelled is returned as it is. The steps that were due are
--- skipped, those under way have failed. Notified workers stop the graph; whatever they still write is fenced
--- off by the status.
+-- queued | running -> cancelled; a cancelled run is returned unchanged. Pending steps are skipped, and running
+-- ones fail. The worker that holds the run is notified and stops the graph; what it writes before that changes
+-- nothing, because every write of a worker requires the status 'running'.
 CREATE FUNCTION cancel_run(_tenant text, _id uuid, _actor text, _trace text, _key text, _fingerprint bytea)
 RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
@@ -79,14 +79,8 @@ DECLARE
     run record;
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
-    result := claim_idempotency_key(_tenant, _key, _fingerprint);
+    result := lock_run(_tenant, _id, _key, _fingerprint, ARRAY['queued', 'running', 'cancelled']);
     IF result.outcome IS NOT NULL THEN
-        RETURN result;
-    END IF;
-    result := lock_run(_tenant, _id);
-    IF result.status IS NULL OR result.status NOT IN ('queued', 'running', 'cancelled') THEN
-        result.outcome := CASE WHEN result.status IS NULL THEN 'absent' ELSE 'refused' END;
-        PERFORM release_idempotency_key(_tenant, _key);
         RETURN result;
     END IF;
     IF result.status <> 'cancelled' THEN
@@ -96,25 +90,19 @@ BEGIN
         RETURNING campaign_id, attempt, updated_at, coalesce(_trace, trace_id) AS trace_id,
             public.encoded_response(encoded_input, encoded_state, priority) AS response
         INTO STRICT run;
-        UPDATE public.run_steps SET
-            status = CASE status WHEN 'running' THEN 'failed' ELSE 'skipped' END,
-            error = CASE status WHEN 'running' THEN step_error('RUN_CANCELLED', 'The run was cancelled.',
-                step_id, attempt) END,
-            completed_at = CASE status WHEN 'running' THEN greatest(public.now_ms(), started_at) END,
-            updated_at = public.touch(updated_at)
-        WHERE tenant_id = _tenant AND run_id = _id AND status IN ('pending', 'running');
+        PERFORM end_steps(_tenant, _id, ARRAY[]::uuid[], 'RUN_CANCELLED', 'The run was cancelled.');
         PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'cancelled', run.attempt,
             run.updated_at, _actor, 'CANCELLED', run.trace_id, NULL);
         PERFORM prune_checkpoints_of(_tenant, _id);
         result.response := run.response;
     END IF;
     PERFORM store_response(_tenant, _key, result.response);
-    result.outcome := 'done';
+    result.outcome := 'applied';
     RETURN result;
 END
 $$;
 
--- failed | cancelled -> queued, attempt + 1. Steps that failed or were skipped are due again.
+-- failed | cancelled -> queued, attempt + 1. Steps that failed or were skipped become pending again.
 CREATE FUNCTION retry_run(_tenant text, _id uuid, _actor text, _trace text, _key text, _fingerprint bytea,
     _queued_limit int)
 RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -123,18 +111,12 @@ DECLARE
     run record;
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
-    result := claim_idempotency_key(_tenant, _key, _fingerprint);
-    IF result.outcome IS NOT NULL THEN
-        RETURN result;
-    END IF;
-    result := lock_run(_tenant, _id);
-    result.outcome := CASE
-        WHEN result.status IS NULL THEN 'absent'
-        WHEN result.status NOT IN ('failed', 'cancelled') THEN 'refused'
-        WHEN is_over_quota(_tenant, _queued_limit) THEN 'over quota'
-    END;
-    IF result.outcome IS NOT NULL THEN
+    result := lock_run(_tenant, _id, _key, _fingerprint, ARRAY['failed', 'cancelled']);
+    IF result.outcome IS NULL AND is_over_quota(_tenant, _queued_limit) THEN
+        result.outcome := 'over quota';
         PERFORM release_idempotency_key(_tenant, _key);
+    END IF;
+    IF result.outcome IS NOT NULL THEN
         RETURN result;
     END IF;
     UPDATE public.runs SET status = 'queued', attempt = attempt + 1, error = NULL, started_at = NULL,
@@ -155,23 +137,53 @@ BEGIN
     PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'queued', run.attempt,
         run.updated_at, _actor, 'RETRIED', run.trace_id, NULL);
     PERFORM store_response(_tenant, _key, run.response);
-    result.outcome := 'done';
+    result.outcome := 'applied';
     result.response := run.response;
     RETURN result;
 END
 $$;
 
--- The run as it is before it is moved; no status when there is none. The lock is a statement of its own, so
--- that the snapshots of those after it have every step that a worker recorded while it held the row: in one
--- statement the step that was just being started would stay running for ever.
-CREATE FUNCTION lock_run(_tenant text, _id uuid) RETURNS mutation_result LANGUAGE plpgsql AS $$
+-- The idempotency key claimed and the run locked, as it is before it moves, for a transition from one of
+-- `_sources`. An outcome that is not NULL is the end of the call: it is a replay, or it is refused. The lock is
+-- a statement of its own, so that the snapshots of those after it have every step that a worker recorded while
+-- it held the row: in one statement the step that was just being started would stay running for ever.
+CREATE FUNCTION lock_run(_tenant text, _id uuid, _key text, _fingerprint bytea, _sources text[])
+RETURNS mutation_result LANGUAGE plpgsql AS $$
 DECLARE
     result mutation_result;
 BEGIN
+    result := claim_idempotency_key(_tenant, _key, _fingerprint);
+    IF result.outcome IS NOT NULL THEN
+        RETURN result;
+    END IF;
     SELECT status, attempt, public.encoded_response(encoded_input, encoded_state, priority)
     INTO result.status, result.attempt, result.response
     FROM public.runs WHERE tenant_id = _tenant AND id = _id FOR UPDATE;
+    IF NOT FOUND THEN
+        result.outcome := 'run not found';
+    ELSIF result.status <> ALL(_sources) THEN
+        result.outcome := 'wrong status';
+    END IF;
+    IF result.outcome IS NOT NULL THEN
+        PERFORM release_idempotency_key(_tenant, _key);
+    END IF;
     RETURN result;
+END
+$$;
+
+-- What becomes of the steps of a run that ends: running ones have completed, if they are among `_completed`, or
+-- have failed with this error; pending ones are skipped.
+CREATE FUNCTION end_steps(_tenant text, _run uuid, _completed uuid[], _code text, _message text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE public.run_steps SET
+        status = CASE WHEN status = 'pending' THEN 'skipped' WHEN id = ANY(_completed) THEN 'completed'
+            ELSE 'failed' END,
+        error = CASE WHEN status = 'running' AND id <> ALL(_completed) THEN step_error(_code, _message, step_id,
+            attempt) END,
+        completed_at = CASE WHEN status = 'running' THEN greatest(public.now_ms(), started_at) END,
+        updated_at = public.touch(updated_at)
+    WHERE tenant_id = _tenant AND run_id = _run AND status IN ('pending', 'running');
 END
 $$;
 
@@ -181,7 +193,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN jsonb_build_object('code', _code, 'message', _message, 'step_id', _step, 'attempt', _attempt,
     'retryable', true);
 
--- Every run has its first event, so no row means no run.
+-- The transitions in order. Every run has its first event, so no row means no run.
 CREATE FUNCTION list_run_events(_tenant text, _id uuid)
 RETURNS TABLE (at timestamptz, from_status text, to_status text, attempt int, actor text, reason text,
     trace_id text, error bytea)
@@ -194,9 +206,9 @@ BEGIN
 END
 $$;
 
--- The current attempt of each step, or the given one of those that have it. A step keeps its place from its
--- first attempt. LEFT JOIN: a run without a step is one row, and an absent run is none. See save_artifact for
--- where its artifacts are.
+-- The steps of a run, each at its current attempt; or, with `_attempt`, those that have that attempt, at it. A
+-- step keeps the place of its first attempt. LEFT JOIN: a run without steps is one row, a run that is not there
+-- is none. The artifacts of a step: see save_artifact.
 CREATE FUNCTION list_run_steps(_tenant text, _id uuid, _attempt int)
 RETURNS TABLE (id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int, error jsonb,
     output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
@@ -220,10 +232,10 @@ BEGIN
 END
 $$;
 
--- running -> completed | failed, and its campaign, where there is one, with it. _completed are steps that have
--- completed; of the others those that were due are skipped, and those under way were stopped by the failure of
--- another. A completed run is final, so nothing will ever resume from its checkpoints. The lock is a statement
--- of its own, so that those after it see every step that was recorded under it.
+-- running -> completed | failed, and its campaign, where there is one, with it. `_completed` are steps that have
+-- completed; the other running steps were stopped by the failure of one of them. A completed run is final, so
+-- nothing resumes from its checkpoints any more. The lock is a statement of its own, so that those after it see
+-- every step that was recorded under it.
 CREATE FUNCTION end_run(_tenant text, _id uuid, _epoch bigint, _target text, _error bytea, _worker text,
     _reason text, _campaign uuid, _campaign_status text, _bundle_url text, _latest_run uuid,
     _completed uuid[])
@@ -242,14 +254,8 @@ BEGIN
         updated_at = public.touch(updated_at)
     WHERE tenant_id = _tenant AND id = _id AND epoch = _epoch AND status = 'running'
     RETURNING campaign_id, attempt, updated_at, trace_id INTO STRICT run;
-    UPDATE public.run_steps SET
-        status = CASE WHEN status = 'pending' THEN 'skipped' WHEN id = ANY(_completed) THEN 'completed'
-            ELSE 'failed' END,
-        error = CASE WHEN status = 'running' AND id <> ALL(_completed) THEN step_error('STEP_INTERRUPTED',
-            'It was stopped because the run ended without it.', step_id, attempt) END,
-        completed_at = CASE WHEN status = 'running' THEN greatest(public.now_ms(), started_at) END,
-        updated_at = public.touch(updated_at)
-    WHERE tenant_id = _tenant AND run_id = _id AND status IN ('pending', 'running');
+    PERFORM end_steps(_tenant, _id, _completed, 'STEP_INTERRUPTED',
+        'It was stopped because the run ended without it.');
     PERFORM record_transition(_tenant, _id, run.campaign_id, 'running', _target, run.attempt, run.updated_at,
         _worker, _reason, run.trace_id, _error);
     IF _target = 'completed' THEN

@@ -1,6 +1,6 @@
--- Records a transition of a run, in the transaction that moves it: as an event, and in the counts of its
--- campaign. `_source` is NULL for a new run. claim_queued, which moves many runs in one statement, has these
--- two statements for all of them.
+-- Records a transition of a run, in the transaction that makes it: as an event, and in the counts of its campaign.
+-- `_source` is NULL for a new run. claim_queued, which moves many runs in one statement, has these two statements
+-- for all of them.
 CREATE FUNCTION record_transition(_tenant text, _id uuid, _campaign uuid, _source text, _target text,
     _attempt int, _at timestamptz, _actor text, _reason text, _trace text, _error bytea)
 RETURNS void LANGUAGE plpgsql AS $$
@@ -11,9 +11,9 @@ BEGIN
     IF _campaign IS NOT NULL THEN
         INSERT INTO public.campaign_run_counts AS counts (tenant_id, campaign_id, slot, queued, running,
             completed, failed, cancelled)
-        VALUES (_tenant, _campaign, slot_of_run(_id), moved('queued', _source, _target),
-            moved('running', _source, _target), moved('completed', _source, _target),
-            moved('failed', _source, _target), moved('cancelled', _source, _target))
+        VALUES (_tenant, _campaign, slot_of_run(_id), count_change('queued', _source, _target),
+            count_change('running', _source, _target), count_change('completed', _source, _target),
+            count_change('failed', _source, _target), count_change('cancelled', _source, _target))
         ON CONFLICT (tenant_id, campaign_id, slot) DO UPDATE SET
             queued = counts.queued + excluded.queued, running = counts.running + excluded.running,
             completed = counts.completed + excluded.completed, failed = counts.failed + excluded.failed,
@@ -22,11 +22,12 @@ BEGIN
 END
 $$;
 
--- Which of the 16 rows of counts of its campaign a run is counted in: by the end of its id.
+-- Which of its campaign's 16 rows of counts a run is counted in, so that runs of one campaign seldom wait for one
+-- another's row: by the last byte of its id.
 CREATE FUNCTION slot_of_run(_id uuid) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN get_byte(uuid_send(_id), 15) % 16;
 
--- By how much the number of runs in `_status` changes when one moves from `_source` to `_target`: -1, 0 or 1.
-CREATE FUNCTION moved(_status text, _source text, _target text) RETURNS int
+-- By how much the number of runs in `_status` changes when a run moves from `_source` to `_target`.
+CREATE FUNCTION count_change(_status text, _source text, _target text) RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (_status = _target)::int - coalesce(_status = _source, false)::int;

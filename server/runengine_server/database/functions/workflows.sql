@@ -1,5 +1,5 @@
--- Lets callers trigger these workflows, and counts the worker process among those that serve them, for a number
--- of seconds. In the order of their names, so that two workers that register the same new ones do not deadlock.
+-- Lets callers trigger these workflows, and counts the worker process among those that serve them, for that many
+-- seconds. In the order of their names, so that two workers that register the same new ones do not deadlock.
 CREATE FUNCTION register_workflows(_worker_id uuid, _worker text, _names text[], _seconds float)
 RETURNS TABLE (registered int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -14,7 +14,7 @@ BEGIN
 END
 $$;
 
--- The worker process serves nothing any more.
+-- Removes the worker process from those that serve workflows.
 CREATE FUNCTION withdraw_worker(_worker_id uuid) RETURNS TABLE (withdrawn int)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -23,29 +23,29 @@ BEGIN
 END
 $$;
 
--- All workflows, and how many workers are there for each.
+-- All workflows, and how many workers serve each.
 CREATE FUNCTION count_workers() RETURNS TABLE (name text, workers bigint) LANGUAGE sql STABLE AS $$
     SELECT name, (SELECT count(*) FROM public.workflow_workers
         WHERE workflow_name = name AND expires_at > statement_timestamp())
     FROM public.workflows
 $$;
 
--- As count_workers. Whether runs wait for those without a worker takes as long as there are queued ones of all
--- workflows (100,000 in 10 ms), once for all.
-CREATE FUNCTION served_workflows(_look_for_queued boolean)
+-- As count_workers; and, with `_with_queued`, whether runs are queued for a workflow that no worker serves. That
+-- reads the queued runs of all workflows once (100,000 in 10 ms).
+CREATE FUNCTION served_workflows(_with_queued boolean)
 RETURNS TABLE (name text, workers bigint, has_queued boolean)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
-    RETURN QUERY SELECT name, workers, CASE WHEN _look_for_queued AND workers = 0
+    RETURN QUERY SELECT name, workers, CASE WHEN _with_queued AND workers = 0
             THEN name IN (SELECT workflow_name FROM public.runs WHERE status = 'queued') ELSE false END
         FROM count_workers();
 END
 $$;
 
--- All workflows in the order of their names, with how many workers are there and how many runs, of all tenants,
--- are queued.
+-- All workflows in the order of their names, with how many workers serve each and how many runs of it are queued,
+-- of all tenants.
 CREATE FUNCTION list_workflows() RETURNS TABLE (name text, workers bigint, queued bigint)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column

@@ -12,14 +12,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from runengine_server.database import functions
-from runengine_server.database.connecting import OF_MIGRATIONS, Connector, keeps_session
+from runengine_server.database.connecting import MIGRATION_SETTINGS, Connector, keeps_session
 from runengine_server.database.postgres_url import parse_postgres_url
 
 # duplicate_object, and unique_violation when two create it in the same moment.
 _EXISTS_ALREADY = ("42710", "23505")
 
-# Any number that nothing else in the database locks.
-_ADVISORY_LOCK = 7_405_113_217
+# The key of the lock that one migration holds at a time: any number that nothing else in the database locks.
+ADVISORY_LOCK = 7_405_113_217
 
 
 class SessionShared(Exception):
@@ -38,7 +38,7 @@ def _quoted(name: str, quote: str) -> str:
 
 
 async def migrate(owner_url: str, application_url: str, *, prune: bool = False) -> list[str]:
-    """Runs all migrations that are due, as the owner, makes the functions of this version, and grants
+    """Runs all migrations that are due, as the owner, creates the functions of this version, and grants
     the role of `application_url` what it needs; creates that role, with the URL's password, where it
     is missing. With `prune` it drops the functions of versions that no server has used for a day, and
     returns their schemas.
@@ -47,13 +47,13 @@ async def migrate(owner_url: str, application_url: str, *, prune: bool = False) 
     OSError, asyncpg.PostgresError, asyncpg.InterfaceError or SQLAlchemy's DBAPIError when the database
     cannot be reached or refuses.
     """
-    connector = Connector(owner_url, "migrate", OF_MIGRATIONS)
+    connector = Connector(owner_url, "migrate", MIGRATION_SETTINGS)
     if not await keeps_session(connector):
         raise SessionShared
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connector.connect, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
-            await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+            await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
             await connection.commit()
             await connection.run_sync(_upgrade)
             await connection.commit()

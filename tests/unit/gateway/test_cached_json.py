@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from runengine.rest_json import encoder_of
 from runengine.v1 import run_pb2, run_service_pb2
+from runengine_gateway.cached_json import cached_json, cached_run_encoder
 from runengine_gateway.json_mapping import reply_encoder
-from runengine_gateway.remembered import remembered, run_encoder
 
 RESPONSES = [
     method.output_type
@@ -35,7 +35,7 @@ def test_every_response_has_the_json_that_it_has_without(response: Descriptor) -
                 getattr(full, field.name).extend([some_run(), some_run(priority=3)])
             else:
                 getattr(full, field.name).CopyFrom(some_run())
-    as_json = remembered(reply_encoder(response, ""))
+    as_json = cached_json(reply_encoder(response, ""))
     for message in (full, message_class()):
         reply = message.SerializeToString()
         expected = orjson.loads(orjson.dumps(encoder_of(response)(message)))
@@ -43,14 +43,14 @@ def test_every_response_has_the_json_that_it_has_without(response: Descriptor) -
         assert orjson.loads(as_json(reply)) == expected  # and from memory
 
 
-def test_what_was_made_once_is_not_made_again_until_the_run_changes() -> None:
+def test_the_json_of_a_run_is_not_made_again_until_the_run_changes() -> None:
     made: list[Message] = []
 
     def make(run: Message) -> dict[str, object]:
         made.append(run)
         return {"attempt": run.attempt}  # type: ignore[attr-defined]
 
-    encode = run_encoder(make)
+    encode = cached_run_encoder(make)
     first, changed = some_run().SerializeToString(), some_run(priority=1).SerializeToString()
     for encoded in (first, bytes(bytearray(first)), changed, first):
         assert orjson.dumps(encode(encoded)) == b'{"attempt":1}'
@@ -64,7 +64,7 @@ def test_a_large_run_is_not_kept() -> None:
         made.append(run)
         return {}
 
-    encode = run_encoder(make)
+    encode = cached_run_encoder(make)
     large = run_pb2.Run(id="r" * 8193).SerializeToString()
     encode(large)
     encode(large)
@@ -79,6 +79,6 @@ def test_a_reply_is_kept_unless_it_is_large(size: int, times: int) -> None:
         made.append(reply)
         return b"{}"
 
-    as_json = remembered(make)
+    as_json = cached_json(make)
     assert {as_json(b"x" * size), as_json(b"x" * size)} == {b"{}"}
     assert len(made) == times

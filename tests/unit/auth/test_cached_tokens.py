@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from runengine_server.auth import clerk, development
+from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 
+from tests.support.standing_clock import Clock
 from tests.support.token_forge import ANOTHER_KEY, MACHINES, PARTY, Forge, In, header
 from tests.unit.auth.test_tokens import refuses
-
-
-class Clock:
-    """Stands still until it is told otherwise."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -48,7 +35,7 @@ async def test_clocks_may_differ_by_five_seconds(
         assert await refuses(timed, timed_forge.token(**{begin: In(6)}))
 
 
-async def test_a_remembered_token_ends_with_its_lifetime(
+async def test_a_cached_token_ends_with_its_lifetime(
     timed: ClerkVerifier, timed_forge: Forge, clock: Clock
 ) -> None:
     token = timed_forge.token(exp=In(60))
@@ -84,14 +71,14 @@ async def test_no_key_is_looked_up_for_a_token_whose_header_is_wrong(
 
 
 @pytest.mark.parametrize("successor", [None, ANOTHER_KEY.public_key()], ids=["none", "another"])
-async def test_a_remembered_token_ends_with_its_key(forge: Forge, successor: rsa.RSAPublicKey | None) -> None:
+async def test_a_cached_token_ends_with_its_key(forge: Forge, successor: rsa.RSAPublicKey | None) -> None:
     keys = OneKey(forge.key)
     verifier = ClerkVerifier(keys, development.ISSUER, [PARTY])
     token = forge.token()
     await verifier.verify(token)
     keys.key = successor
     assert await refuses(verifier, token)
-    assert not verifier._verified
+    assert verifier.cached_tokens == 0
 
 
 async def test_a_signature_is_checked_once(
@@ -99,11 +86,11 @@ async def test_a_signature_is_checked_once(
 ) -> None:
     token = forge.token()
     await verifier.verify(token)
-    monkeypatch.setattr(clerk, "_jws", None)
+    monkeypatch.setattr(jwt.PyJWS, "decode", None)
     assert (await verifier.verify(token)).subject == "user_1"
 
 
-async def test_a_remembered_token_is_not_taken_for_another(forge: Forge, verifier: ClerkVerifier) -> None:
+async def test_a_cached_token_is_not_taken_for_another(forge: Forge, verifier: ClerkVerifier) -> None:
     token, other = forge.token(), forge.token(sub="user_2", o={"id": "org_b"})
     assert (await verifier.verify(token)).tenant_id == "org_a"
     assert (await verifier.verify(other)).tenant_id == "org_b"
@@ -112,10 +99,8 @@ async def test_a_remembered_token_is_not_taken_for_another(forge: Forge, verifie
     assert await refuses(verifier, f"{signed}.{signature[::-1]}")
 
 
-async def test_no_more_tokens_are_remembered_than_there_is_room_for(
-    forge: Forge, verifier: ClerkVerifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clerk, "_CACHED_TOKENS", 3)
+async def test_no_more_tokens_are_cached_than_there_is_room_for(forge: Forge) -> None:
+    verifier = ClerkVerifier(OneKey(forge.key), development.ISSUER, [PARTY], max_cached=3)
     for number in range(5):
         await verifier.verify(forge.token(sub=f"user_{number}"))
-    assert len(verifier._verified) == 3
+    assert verifier.cached_tokens == 3

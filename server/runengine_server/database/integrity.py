@@ -1,14 +1,14 @@
-"""Is the database whole? A restore that went wrong leaves tables, and a server that would start on them."""
+"""Whether the database is whole: a failed restore leaves tables on which a server would start."""
 
 from __future__ import annotations
 
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import StatementRefused
 
-# What a dump restores after the rows, and leaves out where the rows do not fit; and what runs are generated
-# by. Each look is into the catalogue, or at one row: tables of any size take the same time.
-_DAMAGE = """
-SELECT format('the table %s has no valid foreign key to runs', name) AS words
+# What pg_restore creates after the rows, and omits where the rows violate it; and what generates encoded
+# runs. Each part reads the catalogue or one row, so that tables of any size take the same time.
+_FIND_DAMAGE = """
+SELECT format('the table %s has no valid foreign key to runs', name) AS damage
 FROM unnest('{run_steps,run_events,artifacts,checkpoints,checkpoint_writes}'::text[]) AS name
 WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND convalidated
     AND conrelid = to_regclass('public.' || name) AND confrelid = to_regclass('public.runs'))
@@ -38,10 +38,10 @@ LIMIT 1
 """
 
 
-async def damage(database: Database) -> str | None:
-    """What is wrong with the schema or its rows, in words; None when nothing is. Raises Unavailable."""
+async def find_damage(database: Database) -> str | None:
+    """The first thing that is missing of the schema or its rows, in words, or None. Raises Unavailable."""
     try:
-        row = await database.dispatch().fetchrow(_DAMAGE)
+        row = await database.dispatch().fetchrow(_FIND_DAMAGE)
     except StatementRefused:
         return "a table is missing"
-    return str(row["words"]) if row else None
+    return str(row["damage"]) if row else None

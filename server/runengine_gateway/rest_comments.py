@@ -1,4 +1,4 @@
-"""What do the comments in the protos say, in the words of REST?"""
+"""The comments of the protos, in the words of REST."""
 
 import re
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ _SYNTAX_LINE = [12]
 
 
 def _name_at(file: Any, path: Iterable[int]) -> str | None:
-    """What a path of SourceCodeInfo leads to: pairs of a field of the descriptor and an index in it."""
+    """The full name at a path of SourceCodeInfo, which is pairs of a field of the descriptor and an index."""
     steps = list(path)
     if steps == _SYNTAX_LINE:
         return str(file.name)
@@ -48,8 +48,8 @@ def _name_at(file: Any, path: Iterable[int]) -> str | None:
     return ".".join(names)
 
 
-class Words:
-    """The comments in the words of REST: JSON names, paths for RPCs, statuses in lower case."""
+class RestComments:
+    """The comments with JSON names, with paths for RPCs, and with statuses in lower case."""
 
     def __init__(self, rules: list[Binding]) -> None:
         self._comments = proto_comments()
@@ -64,7 +64,7 @@ class Words:
 
     def of(self, full_name: str) -> str:
         """The comment of this declaration; empty where it has none."""
-        # What stands in double quotes is to be typed as it stands.
+        # Text in double quotes is to be typed literally.
         text = re.sub(r'"[^"]*"|\w+', lambda word: self._words.get(word[0], word[0]), self.raw(full_name))
         return re.sub("(?<=tatus is )[A-Z]+", lambda word: f"`{word[0].lower()}`", text)
 

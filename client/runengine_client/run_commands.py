@@ -1,0 +1,181 @@
+"""The commands on runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from runengine.v1.run_pb2 import Run, RunStatus
+from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
+
+from runengine_client import tables
+from runengine_client.campaign_commands import CampaignId
+from runengine_client.command import NOT_COMPLETED, Session
+from runengine_client.json_argument import json_object
+from runengine_client.json_view import events_json, page_json, run_json, steps_json
+
+
+class StatusWord(StrEnum):
+    """The values of `--status`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.", show_default=False)]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait until the run has ended, and exit with 3 unless it completed.")
+]
+
+
+async def trigger(
+    session: Session,
+    workflow: Annotated[
+        str, typer.Argument(metavar="WORKFLOW", help="Name of the workflow.", show_default=False)
+    ],
+    payload: Annotated[
+        Any,
+        typer.Option(
+            parser=json_object,
+            metavar="JSON|@FILE|-",
+            help="Input of the workflow: a JSON object; @FILE reads a file, - reads stdin.",
+        ),
+    ] = None,
+    campaign: Annotated[
+        str | None, typer.Option(metavar="CAMPAIGN", help="Id of the campaign that the run works for.")
+    ] = None,
+    context: Annotated[
+        Any,
+        typer.Option(
+            parser=json_object,
+            metavar="JSON|@FILE|-",
+            help="What the run belongs to: a JSON object; @FILE reads a file, - reads stdin.",
+        ),
+    ] = None,
+    priority: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Priority, -100 to 100: queued runs of the tenant with a greater one start first.",
+        ),
+    ] = 0,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Makes the call safe to repeat: the same key and request return the same run.",
+        ),
+    ] = None,
+    wait: Wait = False,
+) -> None:
+    """Triggers a run and shows it."""
+    run = await session.client.trigger_run(
+        workflow,
+        trigger_payload=payload,
+        context=context,
+        campaign_id=campaign,
+        priority=priority,
+        idempotency_key=idempotency_key,
+        on_no_worker=lambda: session.err.print(
+            tables.plain(f"no worker serves {workflow} at the moment: the run waits for one"), soft_wrap=True
+        ),
+    )
+    await _show_run(session, run, wait=wait)
+
+
+async def get(session: Session, run_id: RunId) -> None:
+    """Shows a run."""
+    await _show_run(session, await session.client.get_run(run_id))
+
+
+async def steps(
+    session: Session,
+    run_id: RunId,
+    attempt: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Show each step as of its Nth execution. Steps with fewer executions are left out.",
+        ),
+    ] = None,
+) -> None:
+    """Shows the steps of a run, with their errors and artifacts."""
+    found = await session.client.list_run_steps(run_id, attempt=attempt)
+    session.show(tables.steps_view(found, session.out), steps_json(found))
+
+
+async def events(session: Session, run_id: RunId) -> None:
+    """Shows the timeline of a run: when it went from which status to which, by whom and why."""
+    found = await session.client.list_run_events(run_id)
+    session.show(tables.events_view(found), events_json(found))
+
+
+async def list_(
+    session: Session,
+    campaign_id: CampaignId,
+    status: Annotated[
+        list[StatusWord] | None,
+        typer.Option(
+            metavar="STATUS",
+            help="Show only runs that are queued, running, completed, failed or cancelled. Repeatable.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of runs to show at most, 1 to 100. Default: 20.")
+    ] = None,
+    offset: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of the most recent runs to skip. Default: 0.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Show all runs instead of one page.")] = False,
+) -> None:
+    """Shows the runs of a campaign, most recent first."""
+    wanted = status or []
+    if not all_:
+        page = await session.client.list_campaign_runs(campaign_id, status=wanted, limit=limit, offset=offset)
+        view = tables.runs_view(page.runs, page.total, page.offset, session.out)
+        session.show(view, page_json(page))
+        return
+    if limit is not None or offset is not None:
+        raise ValueError("--all goes without --limit and --offset")
+    page = await session.client.list_campaign_runs(campaign_id, status=wanted, limit=1)
+    runs = [run async for run in session.client.iterate_campaign_runs(campaign_id, status=wanted)]
+    whole = ListCampaignRunsResponse(
+        runs=runs, total=len(runs), limit=len(runs), status_counts=page.status_counts
+    )
+    session.show(tables.runs_view(runs, len(runs), 0, session.out), page_json(whole))
+
+
+async def retry(session: Session, run_id: RunId, wait: Wait = False) -> None:
+    """Queues a failed or cancelled run again; its completed steps are kept."""
+    await _show_run(session, await session.client.retry_run(run_id), wait=wait)
+
+
+async def cancel(session: Session, run_id: RunId) -> None:
+    """Cancels a queued or running run."""
+    await _show_run(session, await session.client.cancel_run(run_id))
+
+
+async def _show_run(session: Session, run: Run, *, wait: bool = False) -> None:
+    if wait:
+        run = await _wait(session, run.id)
+    session.show(tables.run_view(run), run_json(run))
+    if wait and run.status != RunStatus.RUN_STATUS_COMPLETED:
+        raise typer.Exit(NOT_COMPLETED)
+
+
+async def _wait(session: Session, run_id: str) -> Run:
+    if not session.err.is_terminal:
+        return await session.client.wait(run_id)
+    shown: dict[str, tuple[int, int]] = {}
+    session.err.print(f"run {run_id}", style="dim")
+    async for run in session.client.follow_run(run_id):
+        for step in await session.client.list_run_steps(run.id):
+            if shown.get(step.id) != (step.status, step.attempt):
+                shown[step.id] = (step.status, step.attempt)
+                session.err.print(tables.step_line(step))
+    session.err.print()
+    return run

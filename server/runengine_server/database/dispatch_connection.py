@@ -1,0 +1,69 @@
+"""A worker's connection outside of the pool, for its heartbeat and for LISTEN."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from runengine_server.database.connecting import Connection, Connector, backend_pid
+from runengine_server.database.connections import TRANSACTION_SECONDS, fetch
+from runengine_server.database.driver_errors import translate_driver_errors
+from runengine_server.database.functions import DispatchFunction
+from runengine_server.database.notifier import notification
+
+
+class DispatchConnection:
+    """What a worker's heartbeat does on its connection. Each method has a limit in seconds, after which it
+    raises TimeoutError.
+    """
+
+    def __init__(self, connector: Connector, connection: Connection, listening_pid: int) -> None:
+        self._connector = connector
+        self._connection = connection
+        self._listening_pid = listening_pid
+
+    async def call(
+        self, function: DispatchFunction, *arguments: Any, seconds: float
+    ) -> Sequence[asyncpg.Record]:
+        """The rows of a function."""
+        async with asyncio.timeout(seconds):
+            return await fetch(self._connector, self._connection, function.call, *arguments)
+
+    async def notify(self, channel: str, payload: str, seconds: float) -> None:
+        """Notifies workers. It works where no event loop runs that could send it later, as Notifier does."""
+        async with asyncio.timeout(seconds):
+            await self._connection.execute(notification(channel, payload))
+
+    async def ensure_listening(self, seconds: float) -> None:
+        """Raises ConnectionError when the connection leads to another server process than the one that
+        executed LISTEN.
+        """
+        async with asyncio.timeout(seconds):
+            if await backend_pid(self._connection) != self._listening_pid:
+                raise ConnectionResetError("a pooler has given the session to others")
+
+
+@asynccontextmanager
+async def open_dispatch_connection(
+    connector: Connector, on_notification: Callable[[str, str], None], *channels: str
+) -> AsyncIterator[DispatchConnection]:
+    """A DispatchConnection that listens on these channels; `on_notification` gets (channel, payload).
+
+    Raises Denied or Unavailable.
+    """
+    with translate_driver_errors():
+        connection = await connector.connect()
+        try:
+            dispatch = DispatchConnection(connector, connection, await backend_pid(connection))
+            async with asyncio.timeout(TRANSACTION_SECONDS):
+                for channel in channels:
+                    await connection.add_listener(
+                        channel, lambda _connection, _pid, to, payload: on_notification(to, str(payload))
+                    )
+            yield dispatch
+        finally:
+            connection.terminate()

@@ -1,0 +1,43 @@
+"""The operator's commands on a running system: `workflows` and `cache --clear`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+
+from runengine_server.database.database import Database
+from runengine_server.domain.errors import Unavailable
+from runengine_server.processes.open_database import cannot_connect, database_urls, open_database
+from runengine_server.repositories import purges
+from runengine_server.repositories.workflow_repository import WorkflowRepository
+from runengine_server.settings import Settings
+
+
+async def list_workflows(settings: Settings) -> None:
+    """Prints each workflow, how many workers serve it, and how many runs of it are queued."""
+    async with _opened(settings, "workflows") as database:
+        workflows = await WorkflowRepository(database).list()
+    width = max([len("workflow"), *(len(each.name) for each in workflows)])
+    sys.stdout.write(f"{'workflow':{width}}  {'workers':>7}  {'queued':>7}\n")
+    for each in workflows:
+        sys.stdout.write(f"{each.name:{width}}  {each.workers:7}  {each.queued:7}\n")
+
+
+async def clear_cache(settings: Settings, workflow: str | None, tenant: str | None) -> None:
+    """Deletes the cached results of steps, and prints how many entries that were."""
+    async with _opened(settings, "cache") as database:
+        cleared = await purges.clear_cache(database.dispatch(), workflow, tenant)
+    sys.stdout.write(f"{cleared} cleared\n")
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: Settings, command: str) -> AsyncIterator[Database]:
+    """The database, closed at the end. Raises SettingsError when it cannot be used."""
+    database = await open_database(settings, command, connections=1)
+    try:
+        yield database
+    except Unavailable as error:
+        raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
+    finally:
+        await database.close()

@@ -1,0 +1,106 @@
+"""Builds a worker. Of all processes, only this one imports LangGraph and users' graphs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+import structlog
+
+from runengine_server import logs
+from runengine_server.domain.errors import Unavailable
+from runengine_server.lifecycle import ProcessLifecycle, terminate_leftovers
+from runengine_server.processes.forks import detach_forked_children
+from runengine_server.processes.open_database import (
+    cannot_connect,
+    database_urls,
+    ensure_listening_works,
+    open_database,
+)
+from runengine_server.processes.state_directory import open_artifact_store
+from runengine_server.processes.watch_database import record_use, watch_database
+from runengine_server.repositories.queue_repository import QueueRepository
+from runengine_server.settings import Settings
+from runengine_server.worker.artifact_sweep import ArtifactSweep
+from runengine_server.worker.graph.load import Timeouts, load_workflows
+from runengine_server.worker.node_threads import NodeThreads
+from runengine_server.worker.processor import LangGraphRunProcessor
+from runengine_server.worker.worker import Worker
+
+_log = structlog.get_logger()
+
+
+async def worker(settings: Settings) -> None:
+    """One worker, until it is told to stop. It then hands its runs back, for other workers."""
+    artifacts = open_artifact_store(settings)
+    workflows = load_workflows(
+        settings.workflows, Timeouts(settings.run_timeout_seconds, settings.step_timeout_seconds)
+    )
+    lifecycle = ProcessLifecycle()
+    detach_forked_children(database_urls(settings)[1], lifecycle.close_parent_socket)
+    name = f"worker:{socket.gethostname()}:{os.getpid()}"
+    database = await open_database(
+        settings, "worker", connections=settings.worker_concurrency + 2, kept_for_reads=1
+    )
+    await ensure_listening_works(settings, database)
+    queue = QueueRepository(
+        database, name, list(workflows), settings.lease_seconds, settings.tenant_running_limit
+    )
+    processor = LangGraphRunProcessor(
+        database, artifacts, workflows, settings.artifact_url_base, name, settings.max_state_bytes
+    )
+    claiming = Worker(
+        queue,
+        processor.process,
+        processor.drain,
+        concurrency=settings.worker_concurrency,
+        lease_seconds=settings.lease_seconds,
+        drain_seconds=settings.drain_seconds,
+        blocked_seconds=settings.blocked_seconds,
+        end_process=lambda: _exit_at_once(1),
+        is_stop_requested=lifecycle.stop_requested.is_set,
+        sweep=ArtifactSweep(database, artifacts, queue).sweep_when_due,
+    )
+    _use_node_threads(settings.worker_concurrency, lifecycle)
+    with lifecycle.handle_signals():
+        try:
+            await queue.register_workflows()
+        except Unavailable as error:
+            raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
+        watching = [asyncio.create_task(each) for each in (watch_database(database), record_use(database))]
+        working = asyncio.create_task(claiming.work())
+        lifecycle.announce_ready("working", workflows=sorted(workflows))
+        stopping = asyncio.create_task(lifecycle.stopping.wait())
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        claiming.stop()
+        stopping.cancel()
+        await working
+        for task in watching:
+            task.cancel()
+        await database.close()
+    # A thread or process that cannot be stopped must not keep this process alive: its run has been handed
+    # back, and another worker may be executing it.
+    if leftovers := terminate_leftovers():
+        _log.warning("the worker ends, whatever nodes have left behind", left_behind=leftovers)
+    if leftovers or claiming.has_uncancellable or processor.abandoned:
+        _exit_at_once(0)
+
+
+def _use_node_threads(count: int, lifecycle: ProcessLifecycle) -> None:
+    """Gives sync nodes as many threads as there may be runs: asyncio's own default is four more than there
+    are cores.
+    """
+    loop = asyncio.get_running_loop()
+
+    def restart() -> None:
+        _log.error("too many sync nodes left threads behind; the worker ends, to be started anew")
+        loop.call_soon_threadsafe(lifecycle.stopping.set)
+
+    loop.set_default_executor(NodeThreads(count, restart))
+
+
+def _exit_at_once(code: int) -> None:
+    """Ends the process without waiting for its threads."""
+    logs.flush()
+    os._exit(code)

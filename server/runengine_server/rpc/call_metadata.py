@@ -1,0 +1,64 @@
+"""The metadata of calls that change a run: who makes one, under which idempotency key; what goes back."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from runengine_server.domain.caller import Actor
+from runengine_server.domain.errors import InvalidArgument, Violation
+from runengine_server.repositories.run_repository import IdempotencyKey, MutationResult, Outcome
+from runengine_server.rpc.interceptor import caller
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Metadata = tuple[tuple[str, str], ...]
+
+_KEY = "idempotency-key"
+_REPLAYED = (("idempotency-replayed", "true"),)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
+def fingerprint_of(request: Message) -> bytes:
+    """The same for the same method and body, whatever the order of an object's keys."""
+    name = request.DESCRIPTOR.full_name
+    return hashlib.sha256(name.encode() + request.SerializeToString(deterministic=True)).digest()
+
+
+def idempotency_key(context: Context, fingerprint: bytes) -> IdempotencyKey | None:
+    """The key of the call, for the request of that fingerprint; None when it has none.
+
+    Raises InvalidArgument for two keys, and for one that is not 1 to 255 printable ASCII characters.
+    """
+    given = [value for name, value in context.invocation_metadata() or () if name == _KEY]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidArgument([Violation(_KEY, "is given more than once")])
+    key = given[0]
+    if not isinstance(key, str) or not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
+        raise InvalidArgument([Violation(_KEY, "must be 1 to 255 printable ASCII characters")])
+    return IdempotencyKey(key, fingerprint)
+
+
+def actor_of(context: Context) -> Actor:
+    """The caller, with the trace of the call. A W3C traceparent that is missing or malformed is no error, and
+    gives no trace.
+    """
+    trace_id = None
+    for name, value in context.invocation_metadata() or ():
+        if name == "traceparent" and (match := _TRACEPARENT.fullmatch(str(value))):
+            trace_id = match[1] if match[1].strip("0") else None
+            break
+    return Actor(caller().actor, trace_id)
+
+
+async def send_metadata(context: Context, result: MutationResult, more: Metadata = ()) -> None:
+    """Sends `more`, and marks a replayed response with `idempotency-replayed: true`: at once, because gRPC
+    sends initial metadata once.
+    """
+    if metadata := (*more, *(_REPLAYED if result.outcome is Outcome.REPLAYED else ())):
+        await context.send_initial_metadata(metadata)
