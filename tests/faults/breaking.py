@@ -41,7 +41,7 @@ POISON = "poison run"
 POINTS = tuple(f"kill -9 {point}" for point in (*WORKER_POINTS, *SERVER_POINTS))
 
 # Statements whose commit gets lost: of a trigger, of a step, of the end of a run, of a claim; or any.
-_LOSABLE = (b"trigger_run", b"begin_step", b"end_run", b"claim_queued", None)
+_LOSABLE = (b"trigger_run", b"record_progress", b"end_run", b"claim_queued", None)
 
 
 class Breaking(Standing):

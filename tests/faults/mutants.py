@@ -37,10 +37,9 @@ def _mutant(name: str, apply: Callable[[], None], *tests: str) -> Mutant:
 
 MUTANTS = (
     _mutant("epoch in the end of a run", rewriting(["end_run"], "AND epoch = _epoch", ""), _LOST),
-    _mutant("epoch in the begin of a step", without.epoch_of("begin_step"), _LOST),
     _mutant("epoch in the failure of a step", without.epoch_of("fail_step"), _LOST),
     _mutant(
-        "epoch in what a step wrote and in a checkpoint",
+        "epoch in the begin of a step, what it wrote, and a checkpoint",
         without.epoch_of("record_progress"),
         _LOST,
         "integration/test_pruning.py::test_a_worker_that_lost_its_run_prunes_nothing",
@@ -232,7 +231,7 @@ MUTANTS = (
     _mutant("rejected write is forgotten", without.rejected_write_is_forgotten, f"{_REJECTED}[in_a_chain]"),
     _mutant(
         "step of a rejected write",
-        rewriting(["take_back"], "status IN ('running', 'completed')", "status = 'running'"),
+        rewriting(["discard_writes"], "status IN ('running', 'completed')", "status = 'running'"),
         f"{_REJECTED}[beside_others]",
     ),
     _mutant(
@@ -302,10 +301,10 @@ MUTANTS = (
         "e2e/test_children_of_nodes.py::test_a_signal_to_a_forked_child_ends_the_child_and_not_the_worker",
     ),
     _mutant(
-        "replacement of threads left behind",
-        without.threads_left_are_replaced,
+        "replacement of abandoned threads",
+        without.abandoned_threads_are_replaced,
         "integration/test_node_threads.py::"
-        "test_threads_left_behind_are_replaced_counted_and_logged_with_their_run",
+        "test_abandoned_threads_are_replaced_counted_and_logged_with_their_run",
     ),
     _mutant(
         "what policies read in a session",

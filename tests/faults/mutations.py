@@ -13,7 +13,7 @@ _UNFENCED = """(SELECT attempt FROM public.runs
 
 RUN_IS_HERE = "(SELECT true FROM public.runs WHERE tenant_id = _tenant AND runs.id = stored.run_id)"
 CLAIMS = ("claim_queued", "claim_expired")
-ENDING = ("store_progress", "fail_step", "take_back", "end_run", "end_steps", "cancel_run")
+ENDING = ("record_progress", "fail_step", "discard_writes", "end_run", "end_steps", "cancel_run")
 ORDER = """
         AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
             > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
@@ -34,14 +34,7 @@ def epoch_of(function: str) -> Callable[[], None]:
 def state_kept_from_call_to_call() -> None:
     from runengine_server.worker.graph import superseded
 
-    put = superseded.Superseded.put
-
-    def put_and_forget_all_within(self: Any, namespace: str, *arguments: Any) -> bool:
-        if namespace == "":
-            self._within[""] = set(self._needed) - {""}
-        return put(self, namespace, *arguments)
-
-    superseded.Superseded.put = put_and_forget_all_within  # type: ignore[assignment, method-assign]
+    _put(superseded, "enclosing_namespace", lambda namespace: "" if namespace else None)
 
 
 def ancestors_of_a_delta_channel() -> None:
@@ -58,7 +51,7 @@ def ancestors_of_a_delta_channel() -> None:
 def superseded_goes() -> None:
     from runengine_server.worker.graph import superseded
 
-    superseded.Superseded.due = lambda self, size: ({}, [])  # type: ignore[method-assign]
+    superseded.Superseded.take = lambda self, size: ({}, [])  # type: ignore[method-assign]
 
 
 def status_of_retry() -> None:
@@ -69,7 +62,7 @@ def status_of_retry() -> None:
 
 def campaign_in_own_transaction() -> None:
     from runengine_server.database.functions import schema
-    from runengine_server.repositories.held_run_repository import EndingRun, HeldRunRepository
+    from runengine_server.repositories.held_run_repository import HeldRunRepository, RunOutcome
 
     scopes: dict[Any, tuple[Any, str]] = {}
     create = HeldRunRepository.__init__
@@ -83,7 +76,7 @@ def campaign_in_own_transaction() -> None:
         await scope.fetch(f"SELECT {schema()}.move_campaign($1, $2, $3, $4, $5)", tenant_id, *arguments)
 
     HeldRunRepository.__init__ = remember  # type: ignore[method-assign]
-    EndingRun.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
+    RunOutcome.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
 
 
 def force_row_level_security() -> None:
@@ -145,7 +138,7 @@ def poll() -> None:
 
     def without_poll(self: Any, *arguments: Any, **named: Any) -> None:
         create(self, *arguments, **named)
-        self._poll_seconds = 1e6
+        self.poll_seconds = 1e6
 
     Worker.__init__ = without_poll  # type: ignore[method-assign]
 
@@ -185,13 +178,13 @@ def category() -> None:
 def lease_before_a_node() -> None:
     from runengine_server.worker.heartbeat import Heartbeat
 
-    Heartbeat.holds = lambda self, run: True  # type: ignore[method-assign]
+    Heartbeat.holds_lease = lambda self, run: True  # type: ignore[method-assign]
 
 
 def watch_over_the_loop() -> None:
     from runengine_server.worker.loop_watch import LoopWatch
 
-    LoopWatch.look = lambda self: 0.0  # type: ignore[method-assign]
+    LoopWatch.check = lambda self: 0.0  # type: ignore[method-assign]
 
 
 def bound_of_hand_backs() -> None:
@@ -206,10 +199,10 @@ def reset_of_forked_children() -> None:
     vars(worker)["detach_forked_children"] = lambda *_: None
 
 
-def threads_left_are_replaced() -> None:
+def abandoned_threads_are_replaced() -> None:
     from runengine_server.worker.node_threads import NodeThreads
 
-    NodeThreads._leave = lambda self, call: None  # type: ignore[method-assign]
+    NodeThreads.abandon = lambda self, call: None  # type: ignore[method-assign]
 
 
 def patience_with_a_slow_link() -> None:
@@ -236,7 +229,7 @@ def clock_of_a_node() -> None:
     from runengine_server.worker.graph.time_limit import NodeClock
 
     _put(NodeClock, "stop", lambda self: None)
-    _put(NodeClock, "go_on", lambda self: None)
+    _put(NodeClock, "resume", lambda self: None)
 
 
 def signal_to_a_blocked_worker() -> None:
@@ -255,19 +248,19 @@ def look_for_due_nodes() -> None:
     from runengine_server.worker.graph import checkpointer
 
     _put(checkpointer, "missing", lambda *due: [])
-    _put(processor, "undone", lambda values: [])
+    _put(processor, "still_due", lambda values: [])
 
 
 def look_where_an_edge_leads() -> None:
     from runengine_server.worker.graph import checkpointer
 
-    _put(checkpointer, "lost_targets", lambda *written: iter(()))
+    _put(checkpointer, "edges_to_nowhere", lambda *written: iter(()))
 
 
 def gate_before_a_node() -> None:
     from runengine_server.worker.graph import checkpointer
 
-    _put(checkpointer, "_GATE", "__start__")
+    _put(checkpointer, "GATE", "__start__")
 
 
 def gate_after_a_node() -> None:
@@ -325,7 +318,7 @@ def what_policies_read() -> None:
 def age_of_a_swept_artifact() -> None:
     from runengine_server.worker import artifact_sweep
 
-    _put(artifact_sweep, "_OLD_SECONDS", 0.0)
+    _put(artifact_sweep, "OLD_SECONDS", 0.0)
 
 
 def room_on_the_disk() -> None:
@@ -349,7 +342,7 @@ def withdrawal_of_a_worker() -> None:
 def written_as_stored() -> None:
     from runengine_server.worker.graph.storing_node import StoringNode
 
-    _put(StoringNode, "_as_stored", lambda self, channel, value: value)
+    _put(StoringNode, "as_stored", lambda self, channel, value: value)
 
 
 def reduced_as_stored() -> None:
@@ -361,7 +354,7 @@ def reduced_as_stored() -> None:
 def type_of_what_was_stored() -> None:
     from runengine_server.worker.graph import stored_values
 
-    _put(stored_values, "_lost", lambda before, after: None)
+    _put(stored_values, "find_changed", lambda before, after: None)
 
 
 def cached_as_stored() -> None:
@@ -371,11 +364,11 @@ def cached_as_stored() -> None:
 
 
 def rejected_write_is_forgotten() -> None:
-    from runengine_server.worker.graph import checkpointer
+    from runengine_server.worker.graph.execution import Execution
 
     async def keep(*arguments: Any) -> None: ...
 
-    _put(checkpointer, "take_back", keep)
+    _put(Execution, "discard_rejected_writes", keep)
 
 
 def command_above_the_top() -> None:

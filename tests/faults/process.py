@@ -103,15 +103,15 @@ def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
 
 def _install_worker(points: _Points) -> None:
     from runengine_server.repositories.held_run_repository import HeldRunRepository
-    from runengine_server.repositories.queue_repository import Line, QueueRepository
+    from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRepository
     from runengine_server.worker.graph import checkpointer as checkpoints
     from runengine_server.worker.processor import LangGraphRunProcessor
     from runengine_server.worker.worker import Worker
 
     if points.are_armed:
-        # What is done later goes out with the next statement, and not by the clock: so it is known which one
+        # What is deferred goes out with the next statement, and not by the clock: so it is known which one
         # that is at which an execution is stopped.
-        checkpoints._LATER_SECONDS = 3600
+        checkpoints.FLUSH_SECONDS = 3600
     held: set[tuple[str, int]] = set()
     begun: set[tuple[str, Any]] = set()
     unrecorded: set[str] = set()
@@ -123,7 +123,7 @@ def _install_worker(points: _Points) -> None:
                 run_id, payload = str(run.id), run.trigger_payload
                 # LangGraph's own task that takes the input is no step, and is never begun.
                 completes = name == "save_writes" and (run_id, arguments[5]) in begun
-                later = named.get("later", False)
+                defer = named.get("defer", False)
                 if name == "begin_step":
                     begun.add((run_id, arguments[0]))
                     if (run_id, run.epoch) not in held:
@@ -133,11 +133,11 @@ def _install_worker(points: _Points) -> None:
                 if completes:
                     async with points.reached("between_effect_and_record", run_id, payload):
                         pass
-                # What is done later is sent, and so fenced, with what comes next.
-                noted = contextlib.nullcontext() if later else _noted(name, run)
+                # What is deferred is sent, and so fenced, with what comes next.
+                noted = contextlib.nullcontext() if defer else _noted(name, run)
                 async with points.reached(f"before_{name}", run_id, payload), noted:
                     answer = await real(self, *arguments, **named)
-                if completes and later:
+                if completes and defer:
                     unrecorded.add(run_id)
                 elif completes or (name == "begin_step" and run_id in unrecorded):
                     unrecorded.discard(run_id)
@@ -181,7 +181,7 @@ def _install_worker(points: _Points) -> None:
 
         return call
 
-    _wrap(HeldRunRepository, "_fenced", statement)
+    _wrap(HeldRunRepository, "call_fenced", statement)
 
     def process(real: Any) -> Any:
         async def call(self: Any, run: ClaimedRun, *more: Any) -> Any:
@@ -203,7 +203,7 @@ def _install_worker(points: _Points) -> None:
 
         return call
 
-    _wrap(Worker, "_lose", lose)
+    _wrap(Worker, "on_lost", lose)
 
     def claim(real: Any) -> Any:
         async def call(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -227,7 +227,7 @@ def _install_worker(points: _Points) -> None:
 
         return call
 
-    _wrap(Line, "heartbeat", heartbeat)
+    _wrap(LeaseRenewer, "heartbeat", heartbeat)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.errors import Fenced, Unavailable
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, NewRun, RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.repositories.queue_repository import Line, QueueRepository
+from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRepository
 from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.worker.campaign_service import CampaignService
 
@@ -134,7 +134,7 @@ async def test_a_worker_that_has_lost_its_run_changes_nothing(
             with pytest.raises(Fenced):
                 await write(zombie)
             assert await rows(database, engine.tenant_id) == before
-        async with engine.queue.line(lambda channel, payload: None) as line:
+        async with engine.queue.lease_renewer(lambda channel, payload: None) as line:
             assert await line.heartbeat([claimed], SECONDS) == (set(), set())
         await engine.queue.hand_back([claimed])
         assert await rows(database, engine.tenant_id) == before
@@ -228,7 +228,7 @@ async def test_leases_follow_the_clock_of_the_database_alone(
         claimed = await engine.claim()
         other = QueueRepository(engine.database, "worker:other", [engine.workflow], LEASE_SECONDS)
         assert await other.claim_expired(1) == []
-        async with engine.queue.line(lambda channel, payload: None) as line:
+        async with engine.queue.lease_renewer(lambda channel, payload: None) as line:
             await line.heartbeat([claimed], SECONDS)
         assert await other.claim_expired(1) == []
         row = await engine.tenant.fetchrow(
@@ -241,7 +241,7 @@ async def test_leases_follow_the_clock_of_the_database_alone(
 async def test_a_change_that_is_not_notified_is_found_all_the_same(
     database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim, heartbeat = QueueRepository.claim_queued, Line.heartbeat
+    claim, heartbeat = QueueRepository.claim_queued, LeaseRenewer.heartbeat
     listens, waits = threading.Event(), asyncio.Event()
 
     async def noted_claim(queue: QueueRepository, limit: int) -> list[ClaimedRun]:
@@ -253,12 +253,12 @@ async def test_a_change_that_is_not_notified_is_found_all_the_same(
             waits.set()
         return found
 
-    async def noted_heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> Any:
+    async def noted_heartbeat(line: LeaseRenewer, held: Sequence[ClaimedRun], seconds: float) -> Any:
         listens.set()
         return await heartbeat(line, held, seconds)
 
     monkeypatch.setattr(QueueRepository, "claim_queued", noted_claim)
-    monkeypatch.setattr(Line, "heartbeat", noted_heartbeat)
+    monkeypatch.setattr(LeaseRenewer, "heartbeat", noted_heartbeat)
 
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
 
@@ -296,4 +296,4 @@ async def test_a_cancel_that_is_not_notified_reaches_the_graph_with_the_heartbea
                 "UPDATE runs SET status = 'cancelled', lease_expires_at = NULL WHERE id = $1", run_id
             )
             await asyncio.wait_for(execution.ended.wait(), SECONDS)
-        await until(engine.left_behind, lambda left: left == 0)
+        await until(engine.abandoned_graphs, lambda left: left == 0)

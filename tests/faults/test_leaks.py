@@ -14,8 +14,7 @@ import pytest
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
 from runengine_server.domain.errors import Fenced
-from runengine_server.worker.graph.recorded_node import Execution
-from runengine_server.worker.processor import LangGraphRunProcessor
+from runengine_server.repositories.held_run_repository import HeldRunRepository
 
 from tests.faults import leaks, reporting
 from tests.faults.graphs import deaf
@@ -94,25 +93,22 @@ async def test_a_deaf_graph_is_kept_until_it_ends_even_if_its_run_is_stopped_twi
         process.cancel()
         await asyncio.wait({process})
         gc.collect()
-        assert await engine.left_behind() == 1
+        assert await engine.abandoned_graphs() == 1
         execution.go.set()
         await happened(execution.ended)
-        graphs = engine.processor.left_behind
+        graphs = engine.processor.abandoned
         await asyncio.wait(set(graphs))
-        assert await engine.left_behind() == 0
+        assert await engine.abandoned_graphs() == 0
     assert complaints == []
 
 
 async def test_an_error_of_a_graph_that_has_lost_its_run_is_retrieved_and_not_logged(
     database_url: str, complaints: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def lose(self: LangGraphRunProcessor, execution: Execution) -> None:
-        async def write() -> None:
-            raise Fenced
+    async def fenced(held: HeldRunRepository, *step: Any) -> int:
+        raise Fenced
 
-        await execution.engine(write())
-
-    monkeypatch.setattr(LangGraphRunProcessor, "_execute", lose)
+    monkeypatch.setattr(HeldRunRepository, "begin_step", fenced)
     async with serving(database_url, alone("held", Held().node)) as engine:
         await engine.trigger()
         await engine.processor.process(await engine.claim())

@@ -27,9 +27,9 @@ async def no_thread_is_kept() -> AsyncIterator[None]:
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runengine_server.worker.worker._POLL_SECONDS", 0.05)
-    monkeypatch.setattr("runengine_server.worker.worker._STOP_SECONDS", 0.2)
-    monkeypatch.setattr("runengine_server.repositories.queue_repository._PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("runengine_server.worker.worker.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("runengine_server.worker.worker.STOP_SECONDS", 0.2)
+    monkeypatch.setattr("runengine_server.repositories.queue_repository.HAND_BACK_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture

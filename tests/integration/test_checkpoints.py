@@ -19,10 +19,10 @@ from runengine_server.domain.errors import Fenced
 from runengine_server.domain.run import ClaimedRun, Failure
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.worker.graph.checkpointer import FencedCheckpointer
-from runengine_server.worker.graph.recorded_node import Lost
+from runengine_server.worker.graph.execution import ExecutionStopped
 
 from tests.support.own_worker import Engine
-from tests.support.saver import METADATA, claimed, config_of, flush, put, rows, saver_of
+from tests.support.saver import METADATA, claimed, config_of, put, rows, saver_of
 
 Write = Callable[[FencedCheckpointer], Awaitable[Any]]
 
@@ -70,9 +70,9 @@ async def test_a_worker_that_lost_its_run_changes_no_checkpoint(
         await fail(engine, run)
     before = await rows(database, run.id)
     assert before
-    with pytest.raises(Lost) as raised:  # noqa: PT012
+    with pytest.raises(ExecutionStopped) as raised:  # noqa: PT012
         await writes_of(run)[write](lost)
-        await flush(lost)
+        await lost.flush()
     assert isinstance(raised.value.__cause__, Fenced)
     assert await rows(database, run.id) == before
 
@@ -88,9 +88,9 @@ async def test_another_tenant_neither_sees_nor_changes_a_checkpoint(
     assert await foreign.aget_tuple(config_of(run)) is None
     assert await foreign.aget_tuple(stored) is None
     assert await listed(foreign, run) == []
-    with pytest.raises(Lost):  # noqa: PT012
+    with pytest.raises(ExecutionStopped):  # noqa: PT012
         await writes_of(run)[write](foreign)
-        await flush(foreign)
+        await foreign.flush()
     assert await rows(database, run.id) == before
 
 

@@ -13,8 +13,7 @@ from langgraph.graph import START, StateGraph
 from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.errors import StatementRefused, Unavailable
 from runengine_server.domain.run import Failure, RunStatus
-from runengine_server.repositories import held_run_repository
-from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.repositories.held_run_repository import HeldRunRepository, progress_arguments
 from runengine_server.repositories.write_behind import StoredCheckpoint
 
 from tests.support.own_worker import Graph, Ran, State, chain, ended, happened, serving, until
@@ -41,7 +40,7 @@ async def test_a_refused_write_is_not_sent_again_with_the_failure_of_its_run(
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         run_id = await engine.trigger()
         held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
-        await held.save_writes("", "1", "no \0 task", "", [(0, "seen", "null", b"")], None, later=True)
+        await held.save_writes("", "1", "no \0 task", "", [(0, "seen", "null", b"")], None, defer=True)
         with pytest.raises(StatementRefused):
             await held.begin_step(uuid4(), "one", "one", False)
         async with held.end() as ending:
@@ -71,17 +70,17 @@ async def test_a_worker_that_stops_while_a_step_waits_to_begin_has_stored_the_st
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran, waiting = Ran(), asyncio.Event()
-    real = HeldRunRepository._fenced
+    real = HeldRunRepository.call_fenced
 
     async def wait_for_the_first_time(
         held: HeldRunRepository, function: TenantFunction, *arguments: object
     ) -> Any:
-        if function.name == "begin_step" and ["two"] in arguments and not waiting.is_set():
+        if ["two"] in arguments and not waiting.is_set():
             waiting.set()
             await asyncio.Event().wait()
         return await real(held, function, *arguments)
 
-    monkeypatch.setattr(HeldRunRepository, "_fenced", wait_for_the_first_time)
+    monkeypatch.setattr(HeldRunRepository, "call_fenced", wait_for_the_first_time)
     async with serving(database_url, chain(one=ran.node("one"), two=ran.node("two"))) as engine:
         run_id = await engine.trigger()
         async with engine.working() as worker:
@@ -101,8 +100,9 @@ async def test_a_begin_that_was_stopped_in_flight_may_be_committed_during_the_ne
         held = HeldRunRepository(engine.database, run, "worker:test")
         first = database.transaction()
         await first.start()
-        arguments = (*held_run_repository._done_columns([]), [task_id], ["one"], ["one"], [False])
-        begin = tenant_function("begin_step").call
+        *nothing, _, _, _, _ = progress_arguments([])
+        arguments = (*nothing, [task_id], ["one"], ["one"], [False])
+        begin = tenant_function("record_progress").call
         await database.fetch(begin, run.tenant_id, run.id, run.epoch, *arguments)
         second = asyncio.create_task(held.begin_step(task_id, "one", "one", False))
         waiting = "SELECT count(*) FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
@@ -144,7 +144,7 @@ async def test_a_run_that_fails_completes_no_step_whose_writes_are_not_stored(
 
         async def and_then_it_is_done(held: HeldRunRepository) -> None:
             await flush(held)
-            await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, later=True)
+            await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, defer=True)
 
         monkeypatch.setattr(HeldRunRepository, "flush", and_then_it_is_done)
         async with held.end() as ending:
@@ -158,9 +158,14 @@ async def test_a_run_does_not_end_before_what_is_being_stored_of_it(
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         run_id = await engine.trigger()
         held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
-        real, task_id, storing, store = HeldRunRepository._fenced, uuid4(), asyncio.Event(), asyncio.Event()
+        real, task_id, storing, store = (
+            HeldRunRepository.call_fenced,
+            uuid4(),
+            asyncio.Event(),
+            asyncio.Event(),
+        )
         await held.begin_step(task_id, "one", "one", False)
-        await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, later=True)
+        await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, defer=True)
 
         async def store_late(held: HeldRunRepository, function: TenantFunction, *arguments: object) -> Any:
             if function.name == "record_progress":
@@ -174,7 +179,7 @@ async def test_a_run_does_not_end_before_what_is_being_stored_of_it(
             async with held.end() as ending:
                 await ending.complete()
 
-        monkeypatch.setattr(HeldRunRepository, "_fenced", store_late)
+        monkeypatch.setattr(HeldRunRepository, "call_fenced", store_late)
         flushing = asyncio.create_task(held.flush())
         await happened(storing)
         ending = asyncio.create_task(end())
@@ -192,16 +197,16 @@ async def test_of_what_was_refused_together_nothing_is_lost_or_out_of_order_when
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         await engine.trigger()
         held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
-        send, calls = held._behind._send, [0]
+        call, calls = HeldRunRepository.call_fenced, [0]
 
-        async def goes_away(batch: Any) -> Any:
+        async def goes_away(held: HeldRunRepository, *arguments: Any) -> Any:
             calls[0] += 1
             if calls[0] == 3:  # all together, the begin that is refused, and now
                 raise Unavailable
-            return await send(batch)
+            return await call(held, *arguments)
 
-        monkeypatch.setattr(held._behind, "_send", goes_away)
-        await held.save_checkpoint(StoredCheckpoint("", "1", None, "null", b"", b""), later=True)
+        monkeypatch.setattr(HeldRunRepository, "call_fenced", goes_away)
+        await held.save_checkpoint(StoredCheckpoint("", "1", None, "null", b"", b""), defer=True)
         outcomes = await asyncio.gather(
             held.begin_step(uuid4(), "one", "no \0 skill", False),
             held.save_checkpoint(StoredCheckpoint("", "2", "1", "null", b"", b"")),

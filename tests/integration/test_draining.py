@@ -33,7 +33,7 @@ async def test_a_drained_run_goes_on_at_once_with_a_worker_that_waits(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not because the other one looks again: that it does an hour later.
-    monkeypatch.setattr("runengine_server.worker.worker._POLL_SECONDS", 3600.0)
+    monkeypatch.setattr("runengine_server.worker.worker.POLL_SECONDS", 3600.0)
     held = Held()
     async with (
         serving(database_url, chain(one=held.node, two=held.node), lease_seconds=4 * 3600) as engine,

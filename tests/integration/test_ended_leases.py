@@ -51,7 +51,7 @@ async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_
 ) -> None:
     clock, begun, entered, loop = Clock(), list[int](), list[int](), asyncio.get_running_loop()
     there, go, asked = threading.Event(), threading.Event(), threading.Event()
-    holds = Heartbeat.holds
+    holds = Heartbeat.holds_lease
 
     def ask(heartbeat: Heartbeat, run: ClaimedRun) -> bool:
         answer = holds(heartbeat, run)
@@ -78,9 +78,9 @@ async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_
         return attempt
 
     monkeypatch.setattr(HeldRunRepository, "begin_step", begin_and_tell)
-    monkeypatch.setattr(Heartbeat, "holds", ask)
+    monkeypatch.setattr(Heartbeat, "holds_lease", ask)
     # It would see it too, sooner or later.
-    monkeypatch.setattr(Heartbeat, "_watch_the_clock", never)
+    monkeypatch.setattr(Heartbeat, "watch_leases", never)
     monkeypatch.setattr("runengine_server.worker.heartbeat.time", clock)
     before = loop._default_executor  # type: ignore[attr-defined]
     threads = NodeThreads(1, lambda: None)
@@ -91,7 +91,7 @@ async def test_a_sync_node_that_waited_for_its_thread_until_the_lease_had_ended_
             await until(lambda: asyncio.sleep(0, there.is_set()), bool)
             run_id = await engine.trigger()
             async with engine.working():
-                await until(lambda: asyncio.sleep(0, len(threads._calls)), lambda waiting: waiting == 1)
+                await until(lambda: asyncio.sleep(0, threads.waiting), lambda waiting: waiting == 1)
                 clock.ahead = LEASE_SECONDS
                 go.set()
                 await until(lambda: asyncio.sleep(0, asked.is_set()), bool)

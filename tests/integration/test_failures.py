@@ -46,7 +46,7 @@ def guarded(node: Any, guard: str, ran: Ran) -> Graph:
 async def test_a_database_that_is_away_is_not_the_failure_of_a_node(
     database_url: str, monkeypatch: pytest.MonkeyPatch, method: str, guard: str
 ) -> None:
-    monkeypatch.setattr("runengine_server.repositories.queue_repository._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("runengine_server.repositories.queue_repository.HAND_BACK_PAUSE_SECONDS", 0.0)
     ran = Ran()
     failures = [RuntimeError("Once.")] if method == "fail_step" else []
 

@@ -10,7 +10,6 @@ import pytest
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import MAX_HAND_BACKS, ClaimedRun, RunStatus
 from runengine_server.repositories.queue_repository import QueueRepository
-from runengine_server.worker.processor import LangGraphRunProcessor
 from structlog.testing import capture_logs
 
 from tests.support.own_worker import (
@@ -51,7 +50,7 @@ async def claim_again(engine: Engine, run_id: UUID) -> ClaimedRun:
 async def test_pauses_grow_and_a_bound_ends_the_run_with_a_code_of_its_own(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runengine_server.repositories.queue_repository._PAUSE_SECONDS", 2.0)
+    monkeypatch.setattr("runengine_server.repositories.queue_repository.HAND_BACK_PAUSE_SECONDS", 2.0)
     ran = Ran()
     async with serving(database_url, chain(one=ran.node("one"))) as engine:
         run_id = await engine.trigger()
@@ -133,9 +132,7 @@ async def test_a_state_that_is_too_large_fails_at_once_in_words(
 
     nodes = {f"large_{number}": large for number in range(times)}
     async with serving(database_url, chain(**nodes)) as engine:
-        engine.processor = LangGraphRunProcessor(
-            engine.database, engine.processor._artifacts, engine.processor._workflows, "", "worker:test", 2048
-        )
+        engine.deploy(chain(**nodes), max_state_bytes=2048)
         run = await engine.execute()
         assert run.error is not None
         assert (run.status, run.error.code) == (RunStatus.FAILED, "STATE_TOO_LARGE")
@@ -148,7 +145,7 @@ async def test_a_state_that_is_too_large_fails_at_once_in_words(
 async def test_a_worker_says_once_why_it_cannot_work_and_once_that_it_can(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runengine_server.worker.worker._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("runengine_server.worker.worker.POLL_SECONDS", 0.01)
     failures, enough = 5, asyncio.Event()
     claims = {name: getattr(QueueRepository, name) for name in ("claim_expired", "claim_queued")}
 

@@ -17,8 +17,8 @@ from runengine_server.database.database import Database
 from runengine_server.database.functions import tenant_function
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, RunStatus
-from runengine_server.repositories.held_run_repository import _done_columns
-from runengine_server.repositories.queue_repository import Line, QueueRepository
+from runengine_server.repositories.held_run_repository import progress_arguments
+from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRepository
 from runengine_server.worker.heartbeat import Heartbeat
 
 from tests.support.clock import Clock
@@ -38,7 +38,7 @@ from tests.support.own_worker import (
 
 
 async def beat(engine: Engine, held: Sequence[ClaimedRun]) -> set[UUID]:
-    async with engine.queue.line(lambda channel, payload: None) as line:
+    async with engine.queue.lease_renewer(lambda channel, payload: None) as line:
         kept, locked = await line.heartbeat(held, SECONDS)
         assert not locked
         return kept
@@ -71,7 +71,7 @@ async def test_a_run_that_is_locked_keeps_no_other_from_being_renewed(
         ids = [await engine.trigger() for _ in range(3)]
         held = [await engine.claim() for _ in ids]
         before = await leases(engine)
-        async with engine.queue.line(lambda channel, payload: None) as line:
+        async with engine.queue.lease_renewer(lambda channel, payload: None) as line:
             async with locked(database_url, ids[0]):
                 renewed = await without_waiting(database, line.heartbeat(held, SECONDS))
                 assert renewed == (set(ids[1:]), {ids[0]})
@@ -102,7 +102,7 @@ async def test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored(
         before = await leases(engine)
         async with engine.tenant.transaction() as storing:
             # It has taken its lock, and has not committed.
-            held = (run_id, run.epoch, *_done_columns([]))
+            held = (run_id, run.epoch, *progress_arguments([]))
             assert await storing.fetch(tenant_function("record_progress").call, engine.tenant_id, *held)
             assert await beat(engine, [run]) == {run_id}
             await engine.lose(run_id)
@@ -116,14 +116,14 @@ async def test_a_worker_renews_a_run_that_was_locked_as_soon_as_it_no_longer_is(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats: asyncio.Queue[tuple[set[UUID], set[UUID]]] = asyncio.Queue()
-    real, loop = Line.heartbeat, asyncio.get_running_loop()
+    real, loop = LeaseRenewer.heartbeat, asyncio.get_running_loop()
 
-    async def tell(line: Line, held: Sequence[ClaimedRun], seconds: float) -> Any:
-        done = await real(line, held, seconds)
+    async def tell(renewer: LeaseRenewer, held: Sequence[ClaimedRun], seconds: float) -> Any:
+        done = await real(renewer, held, seconds)
         loop.call_soon_threadsafe(beats.put_nowait, done)
         return done
 
-    monkeypatch.setattr(Line, "heartbeat", tell)
+    monkeypatch.setattr(LeaseRenewer, "heartbeat", tell)
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         for _ in range(2):
             await engine.trigger()
@@ -131,7 +131,11 @@ async def test_a_worker_renews_a_run_that_was_locked_as_soon_as_it_no_longer_is(
         lost: list[ClaimedRun] = []
         # An hour long, so that the next beat of all is not seen here.
         heartbeat = Heartbeat(
-            engine.queue, 3600, lose=lost.append, cancel=lambda run_id, attempt: None, wake=lambda word: None
+            engine.queue,
+            3600,
+            on_lost=lost.append,
+            on_cancelled=lambda run_id, attempt: None,
+            on_runs_to_claim=lambda word: None,
         )
         for run in held:
             heartbeat.hold(run, time.monotonic())
@@ -151,7 +155,7 @@ async def test_the_process_ends_when_its_event_loop_does_not_move_and_its_runs_a
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whether the database hears of it is not decided by time here.
-    monkeypatch.setattr("runengine_server.worker.heartbeat._LEAVE_SECONDS", SECONDS)
+    monkeypatch.setattr("runengine_server.worker.heartbeat.HAND_BACK_SECONDS", SECONDS)
     connected, ends, go = asyncio.Event(), threading.Event(), threading.Event()
 
     def end_process() -> None:
@@ -162,8 +166,8 @@ async def test_the_process_ends_when_its_event_loop_does_not_move_and_its_runs_a
         await engine.trigger()
         run = await engine.claim()
         heartbeat = Heartbeat(
-            engine.queue, 3600, lose=lambda run: None, cancel=lambda run_id, attempt: None,
-            wake=lambda word: connected.set(), blocked_seconds=0.5, end_process=end_process,
+            engine.queue, 3600, on_lost=lambda run: None, on_cancelled=lambda run_id, attempt: None,
+            on_runs_to_claim=lambda word: connected.set(), blocked_seconds=0.5, end_process=end_process,
         )  # fmt: skip
         heartbeat.hold(run, time.monotonic())
         async with heartbeat:
@@ -183,18 +187,22 @@ async def test_a_run_that_ends_while_a_heartbeat_is_under_way_is_not_lost(
     loop = asyncio.get_running_loop()
 
     async def end_meanwhile(
-        line: Line, held: Sequence[ClaimedRun], seconds: float
+        renewer: LeaseRenewer, held: Sequence[ClaimedRun], seconds: float
     ) -> tuple[set[UUID], set[UUID]]:
         for run in held:
             heartbeat.release(run)
         loop.call_soon_threadsafe(beats.put_nowait, len(held))
         return set(), set()
 
-    monkeypatch.setattr(Line, "heartbeat", end_meanwhile)
+    monkeypatch.setattr(LeaseRenewer, "heartbeat", end_meanwhile)
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         await engine.trigger()
         heartbeat = Heartbeat(
-            engine.queue, 0.3, lose=lost.append, cancel=lambda run_id, attempt: None, wake=lambda word: None
+            engine.queue,
+            0.3,
+            on_lost=lost.append,
+            on_cancelled=lambda run_id, attempt: None,
+            on_runs_to_claim=lambda word: None,
         )
         heartbeat.hold(await engine.claim(), time.monotonic())
         async with heartbeat, asyncio.timeout(SECONDS):
@@ -241,19 +249,19 @@ async def test_a_worker_that_cannot_renew_stops_its_graph_before_the_lease_ends_
     database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away, looked = threading.Event(), asyncio.Event()
-    real, hand_back = Line.heartbeat, QueueRepository.hand_back
+    real, hand_back = LeaseRenewer.heartbeat, QueueRepository.hand_back
     clock = Clock()
 
-    async def heartbeat(line: Line, held: Sequence[ClaimedRun], seconds: float) -> Any:
+    async def heartbeat(renewer: LeaseRenewer, held: Sequence[ClaimedRun], seconds: float) -> Any:
         if away.is_set():
             raise Unavailable
-        return await real(line, held, seconds)
+        return await real(renewer, held, seconds)
 
     async def hand_back_after_the_look(queue: QueueRepository, held: Sequence[ClaimedRun]) -> set[UUID]:
         await looked.wait()
         return await hand_back(queue, held)
 
-    monkeypatch.setattr(Line, "heartbeat", heartbeat)
+    monkeypatch.setattr(LeaseRenewer, "heartbeat", heartbeat)
     monkeypatch.setattr(QueueRepository, "hand_back", hand_back_after_the_look)
     monkeypatch.setattr("runengine_server.worker.heartbeat.time", clock)
     held = Held()

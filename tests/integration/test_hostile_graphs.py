@@ -93,7 +93,7 @@ async def test_a_run_that_cannot_be_ended_is_left_to_its_lease_and_counted(
             raise RuntimeError("a fault of the engine")
 
         monkeypatch.setattr(engine.processor, "process", process)
-        monkeypatch.setattr("runengine_server.worker.worker._POLL_SECONDS", 0.01)
+        monkeypatch.setattr("runengine_server.worker.worker.POLL_SECONDS", 0.01)
         run_id = await engine.trigger()
         async with engine.working():
             for losses in range(3):

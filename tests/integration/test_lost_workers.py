@@ -12,7 +12,7 @@ from tests.support.own_worker import Engine, Held, Ran, chain, ended, serving
 
 
 @pytest.fixture
-async def suspects(database_url: str) -> AsyncIterator[tuple[Engine, Held, list[UUID]]]:
+async def quarantined(database_url: str) -> AsyncIterator[tuple[Engine, Held, list[UUID]]]:
     """Three runs that two workers and more were lost with, those lost most often first."""
     held = Held()
     async with serving(database_url, chain(held=held.node)) as engine:
@@ -24,19 +24,19 @@ async def suspects(database_url: str) -> AsyncIterator[tuple[Engine, Held, list[
         yield engine, held, ids
 
 
-async def test_a_run_that_may_kill_its_worker_is_taken_alone_and_the_most_suspect_last(
-    suspects: tuple[Engine, Held, list[UUID]],
+async def test_a_run_in_quarantine_is_taken_alone_and_the_one_lost_most_often_last(
+    quarantined: tuple[Engine, Held, list[UUID]],
 ) -> None:
-    engine, _, ids = suspects
-    assert await engine.queue.claim_expired(3, suspects=0) == []
+    engine, _, ids = quarantined
+    assert await engine.queue.claim_expired(3, quarantine=0) == []
     taken = [await engine.queue.claim_expired(3) for _ in ids]
     assert [[run.id for run in runs] for runs in taken] == [[ids[2]], [ids[1]], [ids[0]]]
 
 
-async def test_a_worker_executes_one_suspect_at_a_time_beside_others(
-    suspects: tuple[Engine, Held, list[UUID]],
+async def test_a_worker_executes_one_run_in_quarantine_at_a_time_beside_others(
+    quarantined: tuple[Engine, Held, list[UUID]],
 ) -> None:
-    engine, held, ids = suspects
+    engine, held, ids = quarantined
     fresh = await engine.trigger()
     async with engine.working():
         first, second = await held.next(), await held.next()

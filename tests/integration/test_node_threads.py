@@ -15,17 +15,17 @@ from structlog.testing import capture_logs
 
 from tests.support.own_worker import SECONDS, Ran, State, chain, fork, serving
 
-LIMIT, MAX_LEFT = 2, 3
+LIMIT, MAX_ABANDONED = 2, 3
 
 
 @pytest.fixture
 async def threads() -> AsyncIterator[tuple[NodeThreads, asyncio.Event]]:
     """The executor of this event loop, and whether it asked for a new process."""
-    loop, overfull = asyncio.get_running_loop(), asyncio.Event()
-    threads = NodeThreads(LIMIT, lambda: loop.call_soon_threadsafe(overfull.set), MAX_LEFT)
+    loop, too_many = asyncio.get_running_loop(), asyncio.Event()
+    threads = NodeThreads(LIMIT, lambda: loop.call_soon_threadsafe(too_many.set), MAX_ABANDONED)
     before = loop._default_executor  # type: ignore[attr-defined]
     loop.set_default_executor(threads)
-    yield threads, overfull
+    yield threads, too_many
     loop._default_executor = before  # type: ignore[attr-defined]
 
 
@@ -35,10 +35,10 @@ async def until(holds: Any) -> None:
             await asyncio.sleep(0)
 
 
-async def test_threads_left_behind_are_replaced_counted_and_logged_with_their_run(
+async def test_abandoned_threads_are_replaced_counted_and_logged_with_their_run(
     database_url: str, threads: tuple[NodeThreads, asyncio.Event]
 ) -> None:
-    executor, overfull = threads
+    executor, too_many = threads
     entered, go = threading.Semaphore(0), threading.Event()
 
     def node(state: State) -> State:
@@ -61,19 +61,19 @@ async def test_threads_left_behind_are_replaced_counted_and_logged_with_their_ru
 
         try:
             with capture_logs() as logs:
-                stopped = [await stop_in_node() for _ in range(MAX_LEFT)]
-            assert executor.left == MAX_LEFT
+                stopped = [await stop_in_node() for _ in range(MAX_ABANDONED)]
+            assert executor.abandoned == MAX_ABANDONED
             told = [each for each in logs if each["event"].startswith("a sync node was stopped")]
             assert [each["run_id"] for each in told] == stopped
-            assert [each["step"] for each in told] == ["node"] * MAX_LEFT
-            assert [each["left_behind"] for each in told] == [1, 2, 3]
+            assert [each["step"] for each in told] == ["node"] * MAX_ABANDONED
+            assert [each["abandoned"] for each in told] == [1, 2, 3]
             assert (await engine.execute({"fail": False})).status is RunStatus.COMPLETED
-            assert not overfull.is_set()
+            assert not too_many.is_set()
             await stop_in_node()
-            await asyncio.wait_for(overfull.wait(), SECONDS)
+            await asyncio.wait_for(too_many.wait(), SECONDS)
         finally:
             go.set()
-        await until(lambda: executor.left == 0)
+        await until(lambda: executor.abandoned == 0)
         assert (await engine.execute({"fail": False})).status is RunStatus.COMPLETED
 
 
@@ -90,7 +90,7 @@ async def test_a_node_that_waits_for_its_thread_has_its_whole_time_from_then_on(
     async with serving(database_url, graph, Timeouts(step=seconds)) as engine:
         occupying = [asyncio.ensure_future(asyncio.to_thread(go.wait, 60)) for _ in range(LIMIT)]
         executing = asyncio.create_task(engine.execute())
-        await until(lambda: len(executor._calls) == LIMIT + 1)
+        await until(lambda: executor.waiting == LIMIT + 1)
         await asyncio.wait({executing}, timeout=1.2 * seconds)
         go.set()
         assert (await executing).status is RunStatus.COMPLETED
@@ -115,6 +115,6 @@ async def test_no_more_calls_than_its_limit_are_executed_at_once(
     go.set()
     assert await asyncio.gather(*calls[:9]) == list(range(9))
     assert begun._value == 9
-    assert executor.left == 0
+    assert executor.abandoned == 0
     with pytest.raises(ZeroDivisionError):
         await asyncio.to_thread(lambda: 1 / 0)

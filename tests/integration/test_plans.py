@@ -193,19 +193,19 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("list_workflows", (), 1, {"workflows": 1, "runs": QUEUED}),
     ("write_temporary_file", (), 1, {}),
     (
-        "begin_step",
+        "record_progress",
         (*HELD, [RUNNING], *WRITTEN, *STORED, [uuid4()], ["two"], ["two"], [False]),
         1,
         {"runs": 5, "run_steps": 1, "checkpoints": 6, "checkpoint_writes": 3},
     ),
     (
         "record_progress",
-        (*HELD, [RUNNING], *WRITTEN, *STORED),
+        (*HELD, [RUNNING], *WRITTEN, *STORED, [], [], [], []),
         1,
         {"runs": 4, "run_steps": 1, "checkpoints": 6, "checkpoint_writes": 3},
     ),
     ("fail_step", (*HELD, RUNNING, {}, True, 1, False), 1, {"runs": 2, "run_steps": 1}),
-    ("take_back", (*HELD, "", "1", [str(RUNNING)], {}), 1, {"runs": 1, "run_steps": 1}),
+    ("discard_writes", (*HELD, "", "1", [str(RUNNING)], {}), 1, {"runs": 1, "run_steps": 1}),
     (
         "end_run",
         (*HELD, "completed", None, "worker:test", "COMPLETED", CAMPAIGN, "live", None, RUNNING, [RUNNING]),

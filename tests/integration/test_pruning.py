@@ -46,7 +46,7 @@ class Replayed(TypedDict, total=False):
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_lying(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(superseded, "_BYTES", 0)
+    monkeypatch.setattr(superseded, "MIN_BYTES", 0)
 
 
 class Rounds:
@@ -121,7 +121,7 @@ async def test_a_loop_keeps_what_it_resumes_from_and_no_more(
 async def test_a_small_state_is_pruned_only_once_there_is_something_to_prune(
     database_url: str, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(superseded, "_BYTES", 128 << 10)
+    monkeypatch.setattr(superseded, "MIN_BYTES", 128 << 10)
     rounds = Rounds(database)
     await go_round(database_url, rounds.graph())
     assert [checkpoints for checkpoints, _ in rounds.stored[:5]] == [1, 2, 3, 4, 5]
@@ -199,7 +199,14 @@ async def test_a_worker_that_lost_its_run_prunes_nothing(
             with pytest.raises(Fenced):
                 await late.save_checkpoint(
                     StoredCheckpoint(
-                        "", "3", "2", "null", b"", b"", oldest_needed={"": "2"}, gone=["", "inner"]
+                        "",
+                        "3",
+                        "2",
+                        "null",
+                        b"",
+                        b"",
+                        oldest_needed={"": "2"},
+                        dropped_namespaces=["", "inner"],
                     )
                 )
         found = await database.fetch(

@@ -96,7 +96,7 @@ async def test_a_successor_reports_the_same_of_a_write_that_was_stored_when_the_
         run_id = await engine.trigger()
         claimed = await engine.claim()
         with monkeypatch.context() as patched:
-            patched.setattr(HeldRunRepository, "take_back", die)
+            patched.setattr(HeldRunRepository, "discard_writes", die)
             patched.setattr(HeldRunRepository, "end", die_ending)
             with pytest.raises(Killed):
                 await engine.processor.process(claimed)

@@ -32,7 +32,7 @@ NOBODYS = re.compile(
 
 @pytest.fixture(autouse=True)
 def nothing_goes_out_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "_LATER_SECONDS", 3600)
+    monkeypatch.setattr(checkpoints, "FLUSH_SECONDS", 3600)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ async def test_a_heartbeat_is_one_statement_for_all_that_a_worker_holds(proxy: P
         for _ in range(10):
             await engine.trigger()
         held = await engine.queue.claim_queued(10)
-        async with engine.queue.line(lambda channel, payload: None) as line:
+        async with engine.queue.lease_renewer(lambda channel, payload: None) as line:
             asked(proxy)
             kept, _ = await line.heartbeat(held, SECONDS)
             assert len(kept) == 10
@@ -129,7 +129,7 @@ async def test_a_step_is_one_statement_and_so_is_the_end_of_a_run(proxy: Proxy) 
             claimed = await engine.claim()
             asked(proxy)
             await engine.processor.process(claimed)
-            assert asked(proxy) == ["begin_step"] * 4 + ["end_run"]
+            assert asked(proxy) == ["record_progress"] * 4 + ["end_run"]
 
 
 async def test_steps_side_by_side_begin_in_one_statement_and_end_in_another(proxy: Proxy) -> None:
@@ -141,7 +141,7 @@ async def test_steps_side_by_side_begin_in_one_statement_and_end_in_another(prox
         asked(proxy)
         await engine.processor.process(claimed)
         # The last of them is recorded with the end.
-        assert asked(proxy) == ["begin_step", "record_progress", "end_run"]
+        assert asked(proxy) == ["record_progress", "record_progress", "end_run"]
 
 
 async def test_a_step_that_fails_and_one_with_a_cache_are_two_statements_besides_its_begin(
@@ -155,10 +155,10 @@ async def test_a_step_that_fails_and_one_with_a_cache_are_two_statements_besides
         claimed = await engine.claim()
         asked(proxy)
         await engine.processor.process(claimed)
-        assert asked(proxy) == ["begin_step", "fail_step", "record_progress", "end_run"]
+        assert asked(proxy) == ["record_progress", "fail_step", "record_progress", "end_run"]
     policy = CachePolicy(key_func=lambda state: "one")
     async with serving_at(proxy, alone("one", Ran().node("one"), cache_policy=policy)) as engine:
-        for expected in (["get_cached", "begin_step", "save_cached"], ["get_cached", "begin_step"]):
+        for expected in (["get_cached", "record_progress", "save_cached"], ["get_cached", "record_progress"]):
             await engine.trigger()
             claimed = await engine.claim()
             asked(proxy)
@@ -177,6 +177,6 @@ async def test_a_worker_claims_what_is_queued_at_once(proxy: Proxy) -> None:
             for run_id in run_ids:
                 assert await ended(engine, run_id) is RunStatus.COMPLETED
         statements = asked(proxy)
-    before_the_first_step = statements[: statements.index("begin_step")]
+    before_the_first_step = statements[: statements.index("record_progress")]
     assert before_the_first_step.count("claim_queued") == 1
-    assert statements.count("begin_step") == statements.count("end_run") == len(run_ids)
+    assert statements.count("record_progress") == statements.count("end_run") == len(run_ids)

@@ -15,7 +15,7 @@ from langgraph.types import Send
 from runengine.context import RunContext
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.worker.graph import recorded_node, wide_supersteps
+from runengine_server.worker.graph import wide_supersteps
 
 from tests.faults.proxy import Proxy
 from tests.support.own_worker import Graph, State, alone, serving
@@ -131,7 +131,7 @@ async def test_a_thousand_sends_take_a_few_statements(database_url: str) -> None
         claimed = await engine.claim()
         proxy.executed.clear()
         assert (await engine.process(claimed)).status is RunStatus.COMPLETED
-        statements = [sql for sql in proxy.executed if "begin_step" in sql or "record" in sql]
+        statements = [sql for sql in proxy.executed if "record_progress" in sql]
         assert 4 <= len(statements) <= SENDS / 20
         executed = await engine.executions(claimed.id)
         assert executed.count("sent 1 completed") == SENDS
@@ -152,24 +152,24 @@ async def test_langgraph_does_not_look_at_all_tasks_again_for_each_that_ends(
             return await wait(tasks, **options)
 
     monkeypatch.setattr(_runner, "asyncio", Counting())
-    monkeypatch.setattr(recorded_node, "_SECONDS_A_TASK", 1 / SENDS)
+    monkeypatch.setattr(wide_supersteps, "SECONDS_PER_TASK", 1 / SENDS)
     async with serving(database_url, sends(one_by_one)) as engine:
         assert (await engine.execute()).status is RunStatus.COMPLETED
     # One after the other they would be looked at half a million times.
-    assert SENDS <= sum(looked_at) <= 50 * SENDS + sum(range(recorded_node._MANY))
+    assert SENDS <= sum(looked_at) <= 50 * SENDS + sum(range(wide_supersteps.WIDE))
 
 
 async def test_langgraph_does_not_go_through_what_all_tasks_have_written_for_each_that_ends(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[int] = []
-    put_writes = wide_supersteps._put_writes
+    put_writes = wide_supersteps.put_writes_of_langgraph
 
     def count(loop: Any, *arguments: Any, **named: Any) -> None:
         shown.append(len(loop.checkpoint_pending_writes))
         put_writes(loop, *arguments, **named)
 
-    monkeypatch.setattr(wide_supersteps, "_put_writes", count)
+    monkeypatch.setattr(wide_supersteps, "put_writes_of_langgraph", count)
     async with serving(database_url, sends(at_once)) as engine:
         assert (await engine.execute()).status is RunStatus.COMPLETED
     assert len(shown) > SENDS

@@ -13,7 +13,7 @@ from runengine.context import RunContext
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.repositories.queue_repository import Line
+from runengine_server.repositories.queue_repository import LeaseRenewer
 
 from tests.support.own_worker import (
     SECONDS,
@@ -50,16 +50,16 @@ async def test_heartbeats_go_on_after_one_has_failed_in_an_unforeseen_way(
 ) -> None:
     beaten, loop = asyncio.Event(), asyncio.get_running_loop()
     failures = [RuntimeError("the handler is closed")]
-    heartbeat = Line.heartbeat
+    heartbeat = LeaseRenewer.heartbeat
 
-    async def beat(line: Line, runs: list[ClaimedRun], seconds: float) -> Any:
+    async def beat(renewer: LeaseRenewer, runs: list[ClaimedRun], seconds: float) -> Any:
         if failures:
             raise failures.pop()
-        kept = await heartbeat(line, runs, seconds)
+        kept = await heartbeat(renewer, runs, seconds)
         loop.call_soon_threadsafe(beaten.set)
         return kept
 
-    monkeypatch.setattr(Line, "heartbeat", beat)
+    monkeypatch.setattr(LeaseRenewer, "heartbeat", beat)
     held = Held()
     async with serving(database_url, chain(held=held.node)) as engine:
         run_id = await engine.trigger()
@@ -70,13 +70,24 @@ async def test_heartbeats_go_on_after_one_has_failed_in_an_unforeseen_way(
             assert await ended(engine, run_id) is RunStatus.COMPLETED
 
 
-async def test_a_worker_that_takes_over_its_own_run_stops_its_old_execution(database_url: str) -> None:
-    held = Held()
-    # So long that no heartbeat comes in between, which would renew the lease that is taken from it.
+async def test_a_worker_that_takes_over_its_own_run_stops_its_old_execution(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, beaten, loop = Held(), asyncio.Event(), asyncio.get_running_loop()
+    heartbeat = LeaseRenewer.heartbeat
+
+    async def beat(renewer: LeaseRenewer, runs: list[ClaimedRun], seconds: float) -> Any:
+        kept = await heartbeat(renewer, runs, seconds)
+        loop.call_soon_threadsafe(beaten.set)
+        return kept
+
+    monkeypatch.setattr(LeaseRenewer, "heartbeat", beat)
+    # So long that after the first one, when it connects, no heartbeat renews the lease that is taken from it.
     async with serving(database_url, chain(held=held.node), lease_seconds=3600) as engine:
         run_id = await engine.trigger()
         async with engine.working():
             first = await held.next()
+            await happened(beaten)
             await engine.lose(run_id)
             second = await held.next()
             await happened(first.ended)
@@ -93,10 +104,10 @@ async def test_a_node_that_will_not_stop_does_not_keep_the_worker_from_handing_b
     database_url: str,
 ) -> None:
     held, released = Held(), asyncio.Event()
-    stubborn = iter([True])
+    uncancellable = iter([True])
 
     async def node(state: State, runtime: Runtime[RunContext]) -> State:
-        if not next(stubborn, False):
+        if not next(uncancellable, False):
             return await held.node(state, runtime)
         held.arrive(runtime)
         while not released.is_set():
@@ -119,7 +130,7 @@ async def test_a_node_that_will_not_stop_does_not_keep_the_worker_from_handing_b
             executions = [await engine.executions(run_id) for run_id in run_ids]
         finally:
             released.set()
-        # What the stubborn one still writes counts for nothing.
+        # What the uncancellable one still writes counts for nothing.
         await asyncio.wait(asyncio.all_tasks() - before, timeout=SECONDS)
         assert [await engine.executions(run_id) for run_id in run_ids] == executions
 
@@ -232,7 +243,7 @@ async def test_nothing_is_written_any_more_once_a_stopped_execution_has_ended(
 async def test_a_node_that_ignores_being_cancelled_does_not_keep_its_place(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runengine_server.worker.processor._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("runengine_server.worker.processor.GRACE_SECONDS", 0.1)
     entered, go = asyncio.Event(), asyncio.Event()
 
     async def deaf(state: State) -> State:
@@ -251,8 +262,8 @@ async def test_a_node_that_ignores_being_cancelled_does_not_keep_its_place(
             # The only place of this worker is free again, although the node is still at it.
             await engine.trigger()
             await happened(entered)
-            assert len(engine.processor.left_behind) == 1
+            assert len(engine.processor.abandoned) == 1
             go.set()
-            await until(engine.left_behind, lambda left: left == 0)
+            await until(engine.abandoned_graphs, lambda left: left == 0)
         assert (await engine.get(run_id)).status is RunStatus.CANCELLED
         assert await engine.executions(run_id) == ["node 1 failed RUN_CANCELLED"]

@@ -36,6 +36,7 @@ from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
 from runengine_server.worker.graph.load import Timeouts, compile_workflow
 from runengine_server.worker.processor import LangGraphRunProcessor
 from runengine_server.worker.worker import Worker
@@ -164,12 +165,17 @@ class Engine:
         self.queue = QueueRepository(database, "worker:test", [self.workflow], lease_seconds)
         self.deploy(graph, timeouts)
 
-    def deploy(self, graph: Graph, timeouts: Timeouts = NO_TIMEOUTS) -> None:
+    def deploy(
+        self,
+        graph: Graph,
+        timeouts: Timeouts = NO_TIMEOUTS,
+        max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
+    ) -> None:
         """Has the worker run `graph` from now on, also what another has begun."""
         workflows = {self.workflow: compile_workflow(self.workflow, graph, timeouts)}
         store = ArtifactStore(self.directory)
         self.processor = LangGraphRunProcessor(
-            self.database, store, workflows, "http://runengine", "worker:test"
+            self.database, store, workflows, "http://runengine", "worker:test", max_state_bytes
         )
 
     async def trigger(
@@ -240,10 +246,10 @@ class Engine:
         assert campaign is not None
         return campaign
 
-    async def left_behind(self) -> int:
+    async def abandoned_graphs(self) -> int:
         """How many graphs go on although they were cancelled."""
         await asyncio.sleep(0)
-        return len(self.processor.left_behind)
+        return len(self.processor.abandoned)
 
     async def losses(self, run_id: UUID) -> int:
         row = await self.tenant.fetchrow("SELECT losses FROM runs WHERE id = $1", run_id)

@@ -11,7 +11,7 @@ from runengine_server.domain.run import ClaimedRun
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.worker.graph.checkpointer import FencedCheckpointer
-from runengine_server.worker.graph.recorded_node import Execution
+from runengine_server.worker.graph.execution import Execution
 
 from tests.support.own_worker import Engine
 
@@ -36,13 +36,8 @@ async def put(saver: FencedCheckpointer, run: ClaimedRun) -> RunnableConfig:
     """A checkpoint with what one task wrote on top of it."""
     stored = await saver.aput(config_of(run), empty_checkpoint(), METADATA, {})
     await saver.aput_writes(stored, [("seen", ["one"])], str(uuid4()))
-    await flush(saver)
+    await saver.flush()
     return stored
-
-
-async def flush(saver: FencedCheckpointer) -> None:
-    """What the next statement of the run would do."""
-    await saver._execution.engine(saver._execution.held.flush())
 
 
 async def rows(database: asyncpg.Connection, run_id: UUID) -> list[asyncpg.Record]:

@@ -15,7 +15,7 @@ def put(them: Superseded, namespace: str, checkpoint_id: str, **metadata: Any) -
 
 
 def gone(them: Superseded) -> list[str]:
-    return sorted(them.due(LARGE)[1])
+    return sorted(them.take(LARGE)[1])
 
 
 def test_with_the_superstep_of_a_graph_goes_what_graphs_within_its_tasks_have_stored() -> None:
@@ -49,19 +49,19 @@ def test_a_sub_graph_that_keeps_its_state_from_call_to_call_stays() -> None:
 def test_the_oldest_that_is_needed_is_the_last_one_unless_a_delta_channel_is_replayed() -> None:
     them = Superseded()
     assert put(them, "", "a")
-    assert them.due(LARGE)[0] == {"": "a"}
+    assert them.take(LARGE)[0] == {"": "a"}
     for checkpoint_id, steps in (("b", 1), ("c", 2)):
         assert not put(them, "", checkpoint_id, counters_since_delta_snapshot={"seen": (1, steps)})
-        assert them.due(LARGE)[0] == {"": "a"}
+        assert them.take(LARGE)[0] == {"": "a"}
     assert put(them, "", "d")
-    assert them.due(LARGE)[0] == {"": "d"}
+    assert them.take(LARGE)[0] == {"": "d"}
 
 
 def test_a_delta_channel_whose_ancestors_nobody_has_seen_keeps_them() -> None:
     """They were stored by the worker before this one."""
     them = Superseded()
     put(them, "", "b", counters_since_delta_snapshot={"seen": (7, 7)})
-    assert them.due(LARGE) == ({}, [])
+    assert them.take(LARGE) == ({}, [])
 
 
 def test_a_fork_supersedes_nothing() -> None:
@@ -69,4 +69,4 @@ def test_a_fork_supersedes_nothing() -> None:
     put(them, "inner:1", "a")
     put(them, "", "a")
     assert not put(them, "", "b", source="fork")
-    assert them.due(LARGE)[0] == {}
+    assert them.take(LARGE)[0] == {}

@@ -10,8 +10,8 @@ from uuid import UUID
 from google.protobuf.struct_pb2 import Struct
 from runengine.v1.run_service_pb2 import TriggerRunRequest
 
-# From how many losses on a run is executed beside no other such run, and at how many it fails.
-SUSPECT_LOSSES, MAX_LOSSES = 2, 5
+# From how many losses on a run is in quarantine, and at how many it fails.
+QUARANTINE_LOSSES, MAX_LOSSES = 2, 5
 
 # How often in a row a run may be handed back without a step completed in between: over a minute and a half,
 # with the pauses between them.
@@ -128,9 +128,11 @@ class ClaimedRun:
     running_seconds: float
 
     @property
-    def is_suspect(self) -> bool:
-        """Whether this run may be what its workers died of: two losses are no accident."""
-        return self.losses >= SUSPECT_LOSSES
+    def in_quarantine(self) -> bool:
+        """Whether this run may be what killed its workers, as two losses are no accident: a worker executes
+        one such run at a time.
+        """
+        return self.losses >= QUARANTINE_LOSSES
 
 
 @dataclass(frozen=True, slots=True)

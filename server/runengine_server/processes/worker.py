@@ -59,7 +59,7 @@ async def worker(settings: Settings) -> None:
         drain_seconds=settings.drain_seconds,
         blocked_seconds=settings.blocked_seconds,
         end_process=lambda: _exit_at_once(1),
-        is_told_to_stop=lifecycle.stop_requested.is_set,
+        is_stop_requested=lifecycle.stop_requested.is_set,
         sweep=ArtifactSweep(database, artifacts, queue).sweep_when_due,
     )
     _use_node_threads(settings.worker_concurrency, lifecycle)
@@ -83,7 +83,7 @@ async def worker(settings: Settings) -> None:
     # back, and another worker may be executing it.
     if leftovers := terminate_leftovers():
         _log.warning("the worker ends, whatever nodes have left behind", left_behind=leftovers)
-    if leftovers or claiming.left_behind or processor.left_behind:
+    if leftovers or claiming.has_uncancellable or processor.abandoned:
         _exit_at_once(0)
 
 

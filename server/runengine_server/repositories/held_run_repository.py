@@ -4,7 +4,7 @@ the run is running under the worker's epoch, and raises Fenced otherwise.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
@@ -16,12 +16,11 @@ from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.errors import Fenced, StatementRefused
 from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
-from runengine_server.repositories.write_behind import Done, StoredCheckpoint, WriteBehind
+from runengine_server.repositories.write_behind import PendingWrites, StoredCheckpoint, WriteBehind
 
-_RECORD = tenant_function("record_progress")
-_BEGIN_STEP = tenant_function("begin_step")
+_RECORD_PROGRESS = tenant_function("record_progress")
 _FAIL_STEP = tenant_function("fail_step")
-_TAKE_BACK = tenant_function("take_back")
+_DISCARD_WRITES = tenant_function("discard_writes")
 _GET_CHECKPOINT = tenant_function("get_checkpoint")
 _LIST_CHECKPOINTS = tenant_function("list_checkpoints")
 _LIST_WRITES = tenant_function("list_writes")
@@ -31,11 +30,11 @@ _SAVE_ARTIFACT = tenant_function("save_artifact")
 _HAS_ARTIFACT = tenant_function("has_artifact")
 _GET_CACHED = tenant_function("get_cached")
 _SAVE_CACHED = tenant_function("save_cached")
-_END = tenant_function("end_run")
+_END_RUN = tenant_function("end_run")
 
 
-class EndingRun:
-    """A run that is being ended; all that is asked for here happens in one transaction."""
+class RunOutcome:
+    """How a run ends, and what becomes of its campaign; stored in one transaction."""
 
     def __init__(self) -> None:
         self.target: RunStatus | None = None
@@ -57,77 +56,77 @@ class EndingRun:
         self.campaign = (campaign_id, status, bundle_url, latest_run_id)
 
 
-def _columns(rows: dict[Any, tuple[object, ...]], count: int) -> list[list[object]]:
+def _columns(rows: Mapping[Any, tuple[object, ...]], count: int) -> list[list[object]]:
     return [list(column) for column in zip(*rows.values(), strict=True)] or [[]] * count
 
 
-def _done_columns(batch: Sequence[Done]) -> list[list[object]]:
-    """As store_progress has them, of what was done. A checkpoint that another one of them sums up is left
-    out, with what was written on top of it.
+def progress_arguments(batch: Sequence[PendingWrites]) -> list[list[object]]:
+    """The arguments of record_progress for a batch, after tenant, run and epoch. A checkpoint that another
+    one of the batch replaces is left out, with the writes on top of it; so is a begin that nobody waits for.
     """
-    saved = [done.checkpoint for done in batch if done.checkpoint is not None]
-    summed_up = {(each.checkpoint_ns, each.sums_up) for each in saved}
+    saved = [each.checkpoint for each in batch if each.checkpoint is not None]
+    replaced = {(each.checkpoint_ns, each.replaces) for each in saved}
     checkpoints: dict[tuple[str, str], tuple[object, ...]] = {}
-    oldest: dict[str, str] = {}
+    oldest_needed: dict[str, str] = {}
     for each in saved:
-        if (key := (each.checkpoint_ns, each.checkpoint_id)) not in summed_up:
+        if (key := (each.checkpoint_ns, each.checkpoint_id)) not in replaced:
             checkpoints[key] = each.row
-        oldest |= each.oldest_needed
-    writes = {key: row for done in batch for key, row in done.writes.items() if key[:2] not in summed_up}
+        oldest_needed |= each.oldest_needed
+    writes = {key: row for each in batch for key, row in each.writes.items() if key[:2] not in replaced}
+    begun = {each.begun_step[0]: each.begun_step for each in batch if each.begun_step and each.is_awaited}
     return [
-        [done.completed for done in batch if done.completed is not None],
+        [each.completed_step for each in batch if each.completed_step is not None],
         *_columns(writes, 8),
         *_columns(checkpoints, 6),
-        list(oldest),
-        list(oldest.values()),
-        [namespace for each in saved for namespace in each.gone],
+        list(oldest_needed),
+        list(oldest_needed.values()),
+        [namespace for each in saved for namespace in each.dropped_namespaces],
+        *_columns(begun, 4),
     ]
 
 
 class HeldRunRepository:
     """What the worker that claimed `run` may write; every method raises Fenced once it is not its own.
 
-    What is done `later` goes out with the next statement, whatever that is, in the same transaction:
-    between the end of the last node of a superstep and the beginning of the next node no code of the
-    workflow's is run, and so a step takes one round trip, not three. What many tasks do side by side goes
-    out together, see WriteBehind.
+    What is deferred is sent with the begin of the next step, a flush, or the end of the run, in the same
+    transaction: between the end of the last node of a superstep and the beginning of the next node no code of
+    the workflow is run, and so a step takes one round trip, not three. What many tasks write side by side is
+    sent together, see WriteBehind.
     """
 
     def __init__(self, database: Database, run: ClaimedRun, worker: str) -> None:
         self._scope = database.tenant(run.tenant_id)
         self._worker = worker
-        self._behind = WriteBehind(self._send)
+        self._pending = WriteBehind(self._send)
         self.run = run
 
-    async def _fenced(self, function: TenantFunction, *arguments: object) -> Sequence[asyncpg.Record]:
+    async def call_fenced(self, function: TenantFunction, *arguments: object) -> Sequence[asyncpg.Record]:
+        """The rows of a function whose first arguments are tenant, run and epoch. Raises Fenced when there
+        are none: such a function returns no row unless the run is still held.
+        """
         rows = await self._scope.call(function, self.run.id, self.run.epoch, *arguments)
         if not rows:
             raise Fenced
         return rows
 
-    async def _send(self, batch: Sequence[Done]) -> dict[UUID, int]:
-        """Which execution of its step each task that begins is."""
-        begun: dict[UUID, tuple[object, ...]] = {
-            done.begun[0]: done.begun for done in batch if done.begun is not None and done.is_awaited
-        }
-        if not begun:
-            await self._fenced(_RECORD, *_done_columns(batch))
-            return {}
-        rows = await self._fenced(_BEGIN_STEP, *_done_columns(batch), *_columns(begun, 4))
-        return {row["id"]: row["attempt"] for row in rows}
+    async def _send(self, batch: Sequence[PendingWrites]) -> dict[UUID, int]:
+        """The attempt of each task that begins."""
+        rows = await self.call_fenced(_RECORD_PROGRESS, *progress_arguments(batch))
+        return {row["id"]: row["attempt"] for row in rows if row["id"] is not None}
 
     @property
-    def is_behind(self) -> bool:
-        """Whether something was done that no statement has gone out with yet."""
-        return self._behind.is_behind
+    def has_deferred_writes(self) -> bool:
+        """Whether something is deferred that no statement has been sent with yet."""
+        return self._pending.has_deferred
 
     async def flush(self) -> None:
-        """Stores what was done `later`."""
-        await self._behind.flush()
+        """Stores what was deferred."""
+        await self._pending.flush()
 
     async def begin_step(self, task_id: UUID, step_id: str, skill_id: str, cache_hit: bool) -> int:
-        """Records that a node starts, and answers which execution of the step this is, from 1."""
-        return await self._behind.store(Done(begun=(task_id, step_id, skill_id, cache_hit)))
+        """Records that a node starts, and returns which execution of the step this is, from 1."""
+        begun = PendingWrites(begun_step=(task_id, step_id, skill_id, cache_hit))
+        return await self._pending.store(begun)
 
     async def fail_step(
         self,
@@ -140,18 +139,18 @@ class HeldRunRepository:
         handled: bool = False,
     ) -> None:
         """Records that an execution failed, unless that is recorded already. `again`: its retry policy
-        will run the node once more; `handled`: an error handler of the graph goes on instead of it.
+        grants the node another execution; `handled`: an error handler of the graph goes on in its place.
         """
         error = {"code": code, "message": message, "retryable": retryable}
-        await self._fenced(_FAIL_STEP, task_id, error, again, attempt, handled)
+        await self.call_fenced(_FAIL_STEP, task_id, error, again, attempt, handled)
 
-    async def take_back(
+    async def discard_writes(
         self, checkpoint_ns: str, checkpoint_id: str, task_ids: Sequence[str], message: str, retryable: bool
     ) -> None:
         """Forgets what those tasks wrote on top of a checkpoint, and fails those that are steps."""
         await self.flush()
         error = {"code": "STEP_FAILED", "message": message, "retryable": retryable}
-        await self._fenced(_TAKE_BACK, checkpoint_ns, checkpoint_id, task_ids, error)
+        await self.call_fenced(_DISCARD_WRITES, checkpoint_ns, checkpoint_id, task_ids, error)
 
     async def save_writes(
         self,
@@ -162,7 +161,7 @@ class HeldRunRepository:
         writes: Sequence[tuple[int, str, str, bytes]],
         completed_step: UUID | None,
         *,
-        later: bool = False,
+        defer: bool = False,
     ) -> None:
         """Stores what a task wrote, as (index, channel, type, value), and completes its step."""
         keyed = {
@@ -171,17 +170,17 @@ class HeldRunRepository:
             )
             for write in writes
         }  # fmt: skip
-        await self._store(Done(completed=completed_step, writes=keyed), later)
+        await self._store(PendingWrites(completed_step, keyed), defer)
 
-    async def save_checkpoint(self, checkpoint: StoredCheckpoint, *, later: bool = False) -> None:
+    async def save_checkpoint(self, checkpoint: StoredCheckpoint, *, defer: bool = False) -> None:
         """Stores a checkpoint, which becomes the current one of its namespace."""
-        await self._store(Done(checkpoint=checkpoint), later)
+        await self._store(PendingWrites(checkpoint=checkpoint), defer)
 
-    async def _store(self, done: Done, later: bool) -> None:
-        if later:
-            self._behind.later(done)
+    async def _store(self, writes: PendingWrites, defer: bool) -> None:
+        if defer:
+            self._pending.defer(writes)
         else:
-            await self._behind.store(done)
+            await self._pending.store(writes)
 
     async def get_checkpoint(self, checkpoint_ns: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
         """The checkpoint of that id, or the current one when the id is None."""
@@ -206,16 +205,16 @@ class HeldRunRepository:
     async def prune_checkpoints(self) -> None:
         """Keeps of each namespace the current checkpoint with its writes, and what these build on."""
         await self.flush()
-        await self._fenced(_PRUNE_CHECKPOINTS)
+        await self.call_fenced(_PRUNE_CHECKPOINTS)
 
     async def drop_checkpoints(self) -> None:
         """Deletes all checkpoints and writes."""
         await self.flush()
-        await self._fenced(_DROP_CHECKPOINTS)
+        await self.call_fenced(_DROP_CHECKPOINTS)
 
     async def save_artifact(self, artifact: Artifact, task_id: UUID, attempt: int) -> None:
         """Records an artifact, whose bytes are stored already, as output of an execution of a step."""
-        await self._fenced(
+        await self.call_fenced(
             _SAVE_ARTIFACT,
             artifact.id,
             artifact.name,
@@ -240,27 +239,27 @@ class HeldRunRepository:
         self, step_id: str, key: bytes, type_: str, value: bytes, ttl_seconds: float | None
     ) -> None:
         """Keeps what a step returned; `ttl_seconds` None means for ever."""
-        await self._fenced(_SAVE_CACHED, self.run.workflow_name, step_id, key, type_, value, ttl_seconds)
+        await self.call_fenced(_SAVE_CACHED, self.run.workflow_name, step_id, key, type_, value, ttl_seconds)
 
     @asynccontextmanager
-    async def end(self) -> AsyncIterator[EndingRun]:
-        """Ends the run as the block asks for, at its end: all of it happens, or nothing."""
-        ending = EndingRun()
-        yield ending
-        assert ending.target is not None
-        error, completes = ending.error, ending.target is RunStatus.COMPLETED
+    async def end(self) -> AsyncIterator[RunOutcome]:
+        """Ends the run with the outcome that the block sets: all of it happens, or nothing."""
+        outcome = RunOutcome()
+        yield outcome
+        assert outcome.target is not None
+        error, completes = outcome.error, outcome.target is RunStatus.COMPLETED
         if not completes:
             with suppress(StatementRefused):
                 await self.flush()
-        async with self._behind.in_order:
-            await self._fenced(
-                _END,
-                ending.target,
+        async with self._pending.in_order:
+            await self.call_fenced(
+                _END_RUN,
+                outcome.target,
                 encode_error(error) if error else None,
                 self._worker,
                 error.code if error else "COMPLETED",
-                *ending.campaign,
-                # Of a run that failed what was written is needed, with the completion of its step.
-                self._behind.completed if completes else [],
+                *outcome.campaign,
+                # A run that failed still needs what its steps wrote, and completes them with that.
+                self._pending.completed_steps if completes else [],
             )
-            self._behind.clear()
+            self._pending.clear()

@@ -1,4 +1,4 @@
-"""What a worker asks of all tenants together: which runs to take, and to keep."""
+"""The queue, across all tenants: which runs a worker takes, keeps, and hands back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runengine_server.database.dispatch_connection import DispatchConnection
 from runengine_server.database.driver_errors import translate_driver_errors
 from runengine_server.database.functions import dispatch_function
 from runengine_server.domain.encoded_run import decode_input
-from runengine_server.domain.run import SUSPECT_LOSSES, ClaimedRun
+from runengine_server.domain.run import QUARANTINE_LOSSES, ClaimedRun
 from runengine_server.repositories.purges import purge_expired
 from runengine_server.repositories.workflow_repository import WorkflowRepository
 
@@ -24,10 +24,11 @@ _HEARTBEAT = dispatch_function("heartbeat")
 _HAND_BACK = dispatch_function("hand_back")
 _BEGIN_CHORE = dispatch_function("begin_chore")
 
-# The first of the pauses.
-_PAUSE_SECONDS = 0.25
+# For how long a run is left alone that is handed back for the second time in a row; then for twice as long
+# each time, up to 30 s.
+HAND_BACK_PAUSE_SECONDS = 0.25
 
-# For how long a worker is taken to be there that has said so.
+# For how many leases a registration of a worker counts.
 LEASES_REGISTERED = 2
 
 
@@ -48,13 +49,13 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
     )
 
 
-def _divided(rows: Sequence[asyncpg.Record]) -> tuple[set[UUID], set[UUID]]:
-    """The ids of runs that were updated, and of those that were locked."""
+def _updated_and_locked(rows: Sequence[asyncpg.Record]) -> tuple[set[UUID], set[UUID]]:
+    """The ids of the runs that were updated, and of those that were locked."""
     updated = {row["id"] for row in rows if not row["is_locked"]}
     return updated, {row["id"] for row in rows} - updated
 
 
-def _columns(held: Sequence[ClaimedRun]) -> tuple[list[str], list[UUID], list[int]]:
+def _lease_columns(held: Sequence[ClaimedRun]) -> tuple[list[str], list[UUID], list[int]]:
     return [run.tenant_id for run in held], [run.id for run in held], [run.epoch for run in held]
 
 
@@ -75,7 +76,7 @@ class QueueRepository:
         self._database = database
         self._dispatch = database.dispatch()
         self._workflows = WorkflowRepository(database)
-        # Of this process alone: names are made of what containers share, a host's name and process ids.
+        # Names alone are not unique: they have a host's name and a process id, which containers may share.
         self._worker_id = uuid4()
         self._worker = worker
         self._workflow_names = list(workflow_names)
@@ -84,18 +85,18 @@ class QueueRepository:
         self._cursor = ""
 
     async def register_workflows(self) -> None:
-        """Lets callers trigger the workflows of this worker, which is taken to be there for two leases."""
+        """Lets callers trigger the workflows of this worker, for the next two leases."""
         await self._workflows.register(
             self._worker_id, self._worker, self._workflow_names, LEASES_REGISTERED * self._lease
         )
 
     async def withdraw_workflows(self) -> None:
-        """No worker is taken to be there for them, unless another has registered them."""
+        """Ends the registration of this worker; those of others stay."""
         await self._workflows.withdraw(self._worker_id)
 
     async def claim_queued(self, limit: int) -> list[ClaimedRun]:
-        """Takes up to `limit` queued runs for one lease, of all tenants in turn, from each those of
-        the highest priority, oldest first. Fewer than `limit` do not mean that there are no more.
+        """Claims up to `limit` queued runs for one lease, round-robin over the tenants, of each those of the
+        highest priority, oldest first. Fewer than `limit` do not mean that there are no more.
         """
         rows = await self._dispatch.call(
             _CLAIM_QUEUED,
@@ -110,66 +111,78 @@ class QueueRepository:
             self._cursor = rows[0]["round_robin_cursor"]
         return [_claimed(row) for row in rows]
 
-    async def claim_expired(self, limit: int, suspects: int = 1) -> list[ClaimedRun]:
-        """Takes up to `limit` runs whose worker let the lease end; of those that may have killed it, up
-        to `suspects`.
+    async def claim_expired(self, limit: int, quarantine: int = 1) -> list[ClaimedRun]:
+        """Claims up to `limit` runs whose lease has ended, up to `quarantine` of them runs that may be what
+        killed their workers, see ClaimedRun.in_quarantine.
         """
         rows = await self._dispatch.call(
-            _CLAIM_EXPIRED, self._workflow_names, limit, self._lease, self._worker, SUSPECT_LOSSES, suspects
+            _CLAIM_EXPIRED,
+            self._workflow_names,
+            limit,
+            self._lease,
+            self._worker,
+            QUARANTINE_LOSSES,
+            quarantine,
         )
         return [_claimed(row) for row in rows]
 
     @asynccontextmanager
-    async def line(self, heard: Callable[[str, str], None]) -> AsyncIterator[Line]:
-        """A connection for heartbeats alone; `heard` gets the (channel, payload) of each notification."""
-        async with self._database.dispatch_connection(heard, QUEUED, CANCELLED) as line:
-            yield Line(line, self._lease)
+    async def lease_renewer(self, on_notification: Callable[[str, str], None]) -> AsyncIterator[LeaseRenewer]:
+        """A connection for heartbeats; `on_notification` gets (channel, payload) of each notification."""
+        async with self._database.dispatch_connection(on_notification, QUEUED, CANCELLED) as connection:
+            yield LeaseRenewer(connection, self._lease)
 
     async def hand_back(self, held: Sequence[ClaimedRun]) -> set[UUID]:
-        """Ends the leases, so that another worker goes on and no loss is counted: at once, unless a run is
-        handed back again without a step completed in between. Returns those that are still the worker's
-        own, for others have locked them at the moment.
+        """Ends the leases, so that another worker can go on and no loss is counted: at once, or after a pause
+        where a run is handed back again without a step completed in between. Returns those that are still
+        this worker's because others have locked them at the moment.
         """
-        handed, locked = _divided(await self._dispatch.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS))
+        handed, locked = _updated_and_locked(
+            await self._dispatch.call(_HAND_BACK, *_lease_columns(held), HAND_BACK_PAUSE_SECONDS)
+        )
         if handed:
             self._database.notifier.notify(QUEUED, HANDED_BACK)
         return locked
 
     async def check(self) -> None:
-        """Raises Denied when the role lacks what every worker needs, and Unavailable as all do."""
+        """Raises Denied when the role lacks a grant that workers need; Unavailable as every method does."""
         with translate_driver_errors():
             await self._database.check()
 
     async def purge_expired(self) -> None:
-        """Deletes idempotency keys of more than seven days, and what has expired: cache entries, and workers
-        that went away without a word.
+        """Deletes idempotency keys older than seven days, cache entries that have expired, and registrations
+        of workers that were lost.
         """
         await purge_expired(self._dispatch)
 
     async def begin_chore(self, name: str, seconds: float) -> bool:
-        """Whether this worker is to do what one of all workers does, at most once in so many seconds."""
+        """Whether this worker is the one to do that chore now: one of all does, at most once in `seconds`."""
         return bool(await self._dispatch.call(_BEGIN_CHORE, name, seconds))
 
 
-class Line:
-    """Renews leases, one statement for all of a worker's runs."""
+class LeaseRenewer:
+    """Renews the leases of a worker's runs, one statement for all, on a connection of its own."""
 
-    def __init__(self, line: DispatchConnection, lease: float) -> None:
-        self._line = line
+    def __init__(self, connection: DispatchConnection, lease: float) -> None:
+        self._connection = connection
         self._lease = lease
 
     async def heartbeat(self, held: Sequence[ClaimedRun], seconds: float) -> tuple[set[UUID], set[UUID]]:
-        """Renews the leases within `seconds`. The ids of those that it has renewed; and of those that it has
-        not, although they are the worker's own, for others have locked them at the moment.
+        """Renews the leases within `seconds`. Returns the ids of those that are renewed, and of those that
+        are this worker's and could not be renewed because others have locked them at the moment.
         """
-        return _divided(await self._line.call(_HEARTBEAT, *_columns(held), self._lease, seconds=seconds))
+        return _updated_and_locked(
+            await self._connection.call(_HEARTBEAT, *_lease_columns(held), self._lease, seconds=seconds)
+        )
 
-    async def look(self, seconds: float) -> None:
-        """Raises TimeoutError or OSError when the connection is no use any more."""
-        await self._line.ensure_listening(seconds)
+    async def check_connection(self, seconds: float) -> None:
+        """Raises TimeoutError or OSError when the connection is of no use any more."""
+        await self._connection.ensure_listening(seconds)
 
     async def hand_back(self, held: Sequence[ClaimedRun], seconds: float) -> None:
-        """As QueueRepository.hand_back, within `seconds`, and without the worker's event loop."""
-        rows = await self._line.call(_HAND_BACK, *_columns(held), _PAUSE_SECONDS, seconds=seconds)
-        if _divided(rows)[0]:
-            await self._line.notify(QUEUED, HANDED_BACK, seconds)
+        """As QueueRepository.hand_back, within `seconds`, without the worker's event loop."""
+        rows = await self._connection.call(
+            _HAND_BACK, *_lease_columns(held), HAND_BACK_PAUSE_SECONDS, seconds=seconds
+        )
+        if _updated_and_locked(rows)[0]:
+            await self._connection.notify(QUEUED, HANDED_BACK, seconds)

@@ -12,16 +12,16 @@ from uuid import UUID
 from runengine_server.domain.errors import Fenced, StatementRefused
 
 # What one statement takes at most: it has 9 s for its way and its work.
-_MOST, _MOST_BYTES = 1000, 4 << 20
+_MAX_ITEMS, _MAX_BYTES = 1000, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
-    """A row of checkpoints; `type` is of the serialised `checkpoint`, `metadata` is JSON.
+    """A row of checkpoints; `type` is that of the serialised `checkpoint`, `metadata` is JSON.
 
-    What `sums_up` names, a checkpoint of the same namespace, and what was written on top of it, nothing
-    needs once this one is stored. With it go, of the namespaces in `oldest_needed`, what is older than the
-    checkpoint that they name, and all of the namespaces in `gone`.
+    Once it is stored, nothing needs the checkpoint that it `replaces`, in the same namespace, nor the writes
+    on top of that. Together with it are deleted: in the namespaces of `oldest_needed` all checkpoints older
+    than the one named there, and the namespaces in `dropped_namespaces` as a whole.
     """
 
     checkpoint_ns: str
@@ -30,13 +30,13 @@ class StoredCheckpoint:
     type: str
     checkpoint: bytes
     metadata: bytes
-    sums_up: str | None = None
+    replaces: str | None = None
     oldest_needed: dict[str, str] = field(default_factory=dict)
-    gone: list[str] = field(default_factory=list)
+    dropped_namespaces: list[str] = field(default_factory=list)
 
     @property
     def row(self) -> tuple[object, ...]:
-        """As store_progress of steps.sql has it."""
+        """As record_progress of steps.sql takes it."""
         return (
             self.checkpoint_ns,
             self.checkpoint_id,
@@ -48,22 +48,27 @@ class StoredCheckpoint:
 
 
 @dataclass(eq=False, slots=True)
-class Done:
-    """One thing that was done: steps that completed with what their tasks wrote, a checkpoint, or the begin
-    of a step (task, step, skill, whether it is answered from the cache). `stored` is what somebody waits
-    for, who gets the number of the execution that has begun.
+class PendingWrites:
+    """What one call wants stored: a step that completed with what its task wrote, a checkpoint, or the begin
+    of a step (task, step, skill, whether the cache has its result). Who waits for it waits for `stored`,
+    which gets the attempt of the step that began, or 0.
     """
 
-    completed: UUID | None = None
+    completed_step: UUID | None = None
     writes: dict[tuple[str, str, str, int], tuple[Any, ...]] = field(default_factory=dict)
     checkpoint: StoredCheckpoint | None = None
-    begun: tuple[UUID, str, str, bool] | None = None
+    begun_step: tuple[UUID, str, str, bool] | None = None
     stored: asyncio.Future[int] | None = None
 
     @property
     def is_awaited(self) -> bool:
         """Whether somebody still waits for it."""
         return self.stored is not None and not self.stored.done()
+
+    @property
+    def has_results(self) -> bool:
+        """Whether it has more than the begin of a step, which only matters to who waits for it."""
+        return bool(self.completed_step or self.writes or self.checkpoint)
 
     @property
     def size(self) -> int:
@@ -74,54 +79,55 @@ class Done:
 
 
 class WriteBehind:
-    """Sends what was done in the order in which it was done, one statement at a time, each with all that has
+    """Sends pending writes in the order in which they came, one statement at a time, each with all that has
     come together while the one before was under way: a thousand steps side by side take a few statements.
 
-    `send` is the statement; it answers the execution that each task has begun. When it is refused, what
-    somebody waits for is sent by itself, so that one is not refused for another.
+    `send` executes the statement and returns the attempt of each task that has begun. When PostgreSQL refuses
+    a batch, each awaited part of it is sent by itself, so that one is not refused because of another.
     """
 
-    def __init__(self, send: Callable[[Sequence[Done]], Any]) -> None:
+    def __init__(self, send: Callable[[Sequence[PendingWrites]], Any]) -> None:
         self._send = send
-        self._queue: deque[Done] = deque()
-        self._under_way: list[Done] = []
-        # So many are still to be sent part by part.
+        self._queue: deque[PendingWrites] = deque()
+        self._under_way: list[PendingWrites] = []
+        # How many of the queue are still to be sent part by part.
         self._in_parts = 0
         self._sending: asyncio.Task[None] | None = None
+        # Held while a statement is under way, and by what must come after all of them.
         self.in_order = asyncio.Lock()
 
     @property
-    def is_behind(self) -> bool:
-        """Whether something was done that no statement has gone out with yet."""
+    def has_deferred(self) -> bool:
+        """Whether something waits that no statement has been sent with yet."""
         return bool(self._queue)
 
     @property
-    def completed(self) -> list[UUID]:
+    def completed_steps(self) -> list[UUID]:
         """The steps that have completed and are not stored."""
-        return [done.completed for done in self._queue if done.completed is not None]
+        return [each.completed_step for each in self._queue if each.completed_step is not None]
 
-    def later(self, done: Done) -> None:
-        """Leaves it to the next statement."""
-        self._queue.append(done)
+    def defer(self, writes: PendingWrites) -> None:
+        """Leaves them to the next statement."""
+        self._queue.append(writes)
 
-    async def store(self, done: Done) -> int:
-        """Returns once it is stored, with all that was done before."""
-        done.stored = asyncio.get_running_loop().create_future()
-        self._queue.append(done)
+    async def store(self, writes: PendingWrites) -> int:
+        """Returns once they are stored, with all that came before."""
+        writes.stored = asyncio.get_running_loop().create_future()
+        self._queue.append(writes)
         self._send_next()
         try:
-            return await done.stored
+            return await writes.stored
         except asyncio.CancelledError:
             # A statement that nobody waits for any more would hold up what else the run has to store.
-            if self._sending is not None and self._under_way and not _awaited(self._under_way):
+            if self._sending is not None and self._under_way and not _is_awaited(self._under_way):
                 self._sending.cancel()
                 self._under_way = []
             raise
 
     async def flush(self) -> None:
-        """Stores what was left for later."""
+        """Stores what was deferred."""
         if self._queue or self._sending is not None:
-            await self.store(Done())
+            await self.store(PendingWrites())
 
     def clear(self) -> None:
         """Forgets everything: the run has ended, under `in_order`."""
@@ -129,11 +135,11 @@ class WriteBehind:
         self._queue.clear()
 
     def _send_next(self) -> None:
-        if self._sending is None and _awaited(self._queue):
+        if self._sending is None and _is_awaited(self._queue):
             self._sending = asyncio.create_task(self._send_batch())
-            self._sending.add_done_callback(self._sent)
+            self._sending.add_done_callback(self._on_sent)
 
-    def _sent(self, sending: asyncio.Task[None]) -> None:
+    def _on_sent(self, sending: asyncio.Task[None]) -> None:
         self._sending, self._under_way = None, []
         if not sending.cancelled():
             sending.result()
@@ -151,81 +157,78 @@ class WriteBehind:
                     self._queue.extendleft(reversed(batch))
                     self._in_parts += len(batch)
             except Exception as error:
-                self._give_up(error, batch)
+                # The run is another worker's, or the database is away: nobody gets what he waits for.
+                _fail(batch, error)
+                _fail(self._queue, error)
 
-    async def _send_or_restore(self, batch: list[Done]) -> None:
-        """Sends it; what was not stored for sure is sent again, without anybody who waits for it. To store it
-        twice does no harm.
+    async def _send_or_restore(self, batch: list[PendingWrites]) -> None:
+        """Sends the batch. What may not have been stored is put back into the queue, without anybody who
+        waits for it: to store it twice does no harm.
         """
-        if not any(done.completed or done.writes or done.checkpoint or done.begun for done in batch):
-            _answer(batch, {})
+        if not any(each.has_results or each.begun_step for each in batch):
+            _succeed(batch, {})
             return
         try:
-            begun = await self._send(batch)
+            attempts = await self._send(batch)
         except StatementRefused:
-            # What was done may be fine by itself, without the begin; and what is not, would be refused each
-            # time. Where nobody waits, whoever comes next is told.
+            # Results are kept when the begin of a step may be what was refused, and when nobody waits, so
+            # that who comes next is told. Others would be refused each time.
             if len(list(_parts(batch))) == 1 and (
-                any(done.begun for done in batch) or all(done.stored is None for done in batch)
+                any(each.begun_step for each in batch) or all(each.stored is None for each in batch)
             ):
                 self._restore(batch)
             raise
         except BaseException:
             self._restore(batch)
             raise
-        _answer(batch, begun)
+        _succeed(batch, attempts)
 
-    def _restore(self, batch: Iterable[Done]) -> None:
+    def _restore(self, batch: Iterable[PendingWrites]) -> None:
         again = [
-            Done(done.completed, done.writes, done.checkpoint)
-            for done in batch
-            if done.completed or done.writes or done.checkpoint
+            PendingWrites(each.completed_step, each.writes, each.checkpoint)
+            for each in batch
+            if each.has_results
         ]
         self._queue.extendleft(reversed(again))
         self._in_parts += len(again) if self._in_parts else 0
 
-    def _give_up(self, error: Exception, batch: Iterable[Done]) -> None:
-        """The run is not ours, or the database is away: nobody gets what he waits for."""
-        _fail(batch, error)
-        _fail(self._queue, error)
-
-    def _next_batch(self) -> list[Done]:
-        batch: list[Done] = []
+    def _next_batch(self) -> list[PendingWrites]:
+        batch: list[PendingWrites] = []
         size = 0
-        while self._queue and len(batch) < _MOST and (size < _MOST_BYTES or not _awaited(batch)):
-            done = self._queue.popleft()
+        while self._queue and len(batch) < _MAX_ITEMS and (size < _MAX_BYTES or not _is_awaited(batch)):
+            each = self._queue.popleft()
             self._in_parts = max(0, (in_parts := self._in_parts) - 1)
-            if done.stored is None or done.is_awaited or done.completed or done.writes or done.checkpoint:
-                size += done.size
-                batch.append(done)
-            if in_parts and done.is_awaited:
+            if each.stored is None or each.is_awaited or each.has_results:
+                size += each.size
+                batch.append(each)
+            if in_parts and each.is_awaited:
                 break
         return batch
 
 
-def _awaited(batch: Iterable[Done]) -> bool:
-    return any(done.is_awaited for done in batch)
+def _is_awaited(batch: Iterable[PendingWrites]) -> bool:
+    return any(each.is_awaited for each in batch)
 
 
-def _parts(batch: Iterable[Done]) -> Iterable[list[Done]]:
-    """Each with one that is awaited, and what was done before it."""
-    part: list[Done] = []
-    for done in batch:
-        part.append(done)
-        if done.is_awaited:
+def _parts(batch: Iterable[PendingWrites]) -> Iterable[list[PendingWrites]]:
+    """Each with one that is awaited, and all since the awaited one before."""
+    part: list[PendingWrites] = []
+    for each in batch:
+        part.append(each)
+        if each.is_awaited:
             yield part
             part = []
     if part:
         yield part
 
 
-def _answer(batch: Iterable[Done], begun: dict[UUID, int]) -> None:
-    for done in batch:
-        if done.stored is not None and not done.stored.done():
-            done.stored.set_result(begun[done.begun[0]] if done.begun else 0)
+def _succeed(batch: Iterable[PendingWrites], attempts: dict[UUID, int]) -> None:
+    for each in batch:
+        if each.stored is not None and not each.stored.done():
+            each.stored.set_result(attempts[each.begun_step[0]] if each.begun_step else 0)
 
 
-def _fail(batch: Iterable[Done], error: Exception) -> None:
-    for done in batch:
-        if done.stored is not None and not done.stored.done():
-            done.stored.set_exception(error)
+def _fail(batch: Iterable[PendingWrites], error: Exception) -> None:
+    for each in batch:
+        if each.stored is not None and not each.stored.done():
+            each.stored.set_exception(error)

@@ -1,1 +1,1 @@
-"""What executes runs: claims, heartbeats, and the graph of each."""
+"""The worker: claims runs, keeps their leases, and executes their graphs."""

@@ -1,4 +1,4 @@
-"""Deletes the bytes of artifacts that no row tells of: their worker was lost in between."""
+"""Deletes the bytes of artifacts without a row: their worker was lost between storing the two."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.queue_repository import QueueRepository
 
-# The row follows the bytes at once, or, where the worker is frozen or cut off in between, within its lease,
-# of an hour at most: later it is fenced off.
-_OLD_SECONDS = 24 * 3600.0
+# The row follows the bytes at once, or, where the worker is suspended or cut off in between, before its lease
+# ends, which takes an hour at most: later it is fenced off.
+OLD_SECONDS = 24 * 3600.0
 
 # A little less than the hour after which each worker asks.
 _EVERY_SECONDS = 3300.0
@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 
 class ArtifactSweep:
-    """What one worker of all does once an hour. Two at a time would do no harm."""
+    """A chore that one worker does for all once an hour. Two at a time would do no harm."""
 
     def __init__(self, database: Database, store: ArtifactStore, queue: QueueRepository) -> None:
         self._database = database
@@ -36,11 +36,11 @@ class ArtifactSweep:
             await self.sweep()
 
     async def sweep(self) -> None:
-        """Deletes what is older than a day, belongs to a run of this database, and has no row. Keeps a page
-        of keys in memory, however many there are.
+        """Deletes the bytes that are older than a day, belong to a run of this database, and have no row. Has
+        one page of keys in memory at a time, however many there are.
         """
-        deleted = await self._store.delete_unfinished(_OLD_SECONDS)
-        async for page in self._store.older_than(_OLD_SECONDS):
+        deleted = await self._store.delete_unfinished(OLD_SECONDS)
+        async for page in self._store.older_than(OLD_SECONDS):
             stored: defaultdict[str, list[tuple[UUID, UUID]]] = defaultdict(list)
             for each in page:
                 stored[each.tenant_id].append((each.run_id, each.artifact_id))

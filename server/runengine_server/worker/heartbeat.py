@@ -1,4 +1,4 @@
-"""Keeps the leases of a worker's runs, and hears what is notified to it."""
+"""Renews the leases of a worker's runs, and receives the notifications for it."""
 
 from __future__ import annotations
 
@@ -17,41 +17,43 @@ import structlog
 from runengine_server.database.channels import CANCELLED
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun
-from runengine_server.repositories.queue_repository import Line, QueueRepository
-from runengine_server.worker.graph.whereabouts import of_frame, place, run_of
-from runengine_server.worker.loop_watch import LOOK_SECONDS, LoopWatch
+from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRepository
+from runengine_server.worker.graph.log_fields import fields_of_frame, run_id_of, stack_of
+from runengine_server.worker.loop_watch import CHECK_SECONDS, LoopWatch
 
-# How often it is seen whether the connection is alive, and how long an answer may take: a network that
-# forgets it without a word costs notifications, and the beats until then.
-_LOOK_SECONDS = 2.5
-_ANSWER_SECONDS = 5.0
-# After how long a blocked event loop is told of in the log, and how long the handing back may take then.
-_TELL_SECONDS = 2.0
-_LEAVE_SECONDS = 5.0
+# How often the connection is checked, and how long a heartbeat may take: while a network silently drops the
+# connection, notifications and heartbeats are lost.
+_CHECK_SECONDS = 2.5
+_HEARTBEAT_SECONDS = 5.0
+# After how long a blocked event loop is logged; and how long handing back its runs may take at the end.
+_LOG_SECONDS = 2.0
+HAND_BACK_SECONDS = 5.0
 
 _log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class _Held:
+class _Lease:
+    """`until` is on time.monotonic()."""
+
     run: ClaimedRun
     until: float
 
 
 class Heartbeat:
-    """One statement every third of the lease renews all of them, from a thread and on a connection of
-    its own: a node that blocks the worker's event loop does not lose its run. Those that others have
-    locked are renewed as soon as they no longer are.
+    """Renews all leases with one statement every third of a lease, from a thread and on a connection of its
+    own: a node that blocks the worker's event loop does not lose its run. Runs that others have locked are
+    renewed as soon as they are unlocked.
 
-    All callbacks are called in the event loop that enters it. `lose` gets a run that is no longer the
-    worker's, or that it could not keep until shortly before its lease ends, by the worker's own
-    monotonic clock; `cancel` the id and attempt of a run that was cancelled; `wake` what was
-    notified of runs to claim.
+    The callbacks named on_… are called in the event loop that enters the heartbeat. `on_lost` gets a run that
+    is no longer the worker's, or whose lease could not be renewed until shortly before its end, by the
+    worker's own monotonic clock; `on_cancelled` the id and attempt of a run that was cancelled;
+    `on_runs_to_claim` the payload of a notification that there are runs to claim.
 
-    A node that blocks the loop holds up all other runs, and nothing can stop it. After `blocked_seconds`
-    the other runs are handed back and `end_process` is called, in the thread; the lease of the run that
-    blocks runs out, which counts as a loss. When it `is_told_to_stop`, by a signal that the loop does not
-    see, `drain_seconds` are enough, or two, and all runs are handed back.
+    A node that blocks the loop holds up all other runs, and nothing can stop it. After `blocked_seconds` the
+    other runs are handed back and `end_process` is called, in the thread; the lease of the run that blocks
+    runs out, which counts as a loss. While `is_stop_requested`, by a signal that the loop does not see,
+    `drain_seconds` are enough, or two, and all runs are handed back.
     """
 
     def __init__(
@@ -59,41 +61,42 @@ class Heartbeat:
         queue: QueueRepository,
         lease_seconds: float,
         *,
-        lose: Callable[[ClaimedRun], None],
-        cancel: Callable[[UUID, int], None],
-        wake: Callable[[str], None],
+        on_lost: Callable[[ClaimedRun], None],
+        on_cancelled: Callable[[UUID, int], None],
+        on_runs_to_claim: Callable[[str], None],
         blocked_seconds: float = math.inf,
         end_process: Callable[[], object] = lambda: None,
-        is_told_to_stop: Callable[[], bool] = lambda: False,
+        is_stop_requested: Callable[[], bool] = lambda: False,
         drain_seconds: float = 0,
     ) -> None:
         self._queue = queue
         self._blocked_seconds = blocked_seconds
         self._end_process = end_process
-        self._is_told_to_stop = is_told_to_stop
-        self._drain_seconds = min(max(_TELL_SECONDS, drain_seconds), blocked_seconds)
+        self._is_stop_requested = is_stop_requested
+        self._drain_seconds = min(max(_LOG_SECONDS, drain_seconds), blocked_seconds)
         self._interval = lease_seconds / 3
-        self._soon = min(0.5, self._interval / 4)
+        self._retry_seconds = min(0.5, self._interval / 4)
         # A sixth of the lease is left for graphs to stop in, and for clocks that differ in speed.
-        self._keeps = lease_seconds * 5 / 6
-        self._lose, self._cancel, self._wake = lose, cancel, wake
-        self._held: dict[UUID, _Held] = {}
-        # Both threads look at it and change it.
+        self._kept_seconds = lease_seconds * 5 / 6
+        self._on_lost, self._on_cancelled = on_lost, on_cancelled
+        self._on_runs_to_claim = on_runs_to_claim
+        self._held: dict[UUID, _Lease] = {}
+        # Of _held, which both threads read and change.
         self._lock = threading.Lock()
 
     def hold(self, run: ClaimedRun, since: float) -> None:
-        """Keeps the lease of a run that was claimed at `since`, or later, on time.monotonic()."""
+        """Renews from now on the lease of a run that was claimed not before `since`, on time.monotonic()."""
         with self._lock:
-            self._held[run.id] = _Held(run, since + self._keeps)
+            self._held[run.id] = _Lease(run, since + self._kept_seconds)
 
-    def holds(self, run: ClaimedRun) -> bool:
-        """Whether its lease, as last renewed, is known not to have ended."""
+    def holds_lease(self, run: ClaimedRun) -> bool:
+        """Whether the run's lease, as last renewed, is known not to have ended."""
         with self._lock:
             held = self._held.get(run.id)
             return held is not None and held.run.epoch == run.epoch and time.monotonic() < held.until
 
     def release(self, run: ClaimedRun) -> bool:
-        """Lets the lease of a run that has ended be. Whether it was kept until now."""
+        """Stops renewing the lease of a run. Returns whether it was renewed until now."""
         with self._lock:
             held = self._held.get(run.id)
             if held is None or held.run.epoch != run.epoch:
@@ -101,7 +104,7 @@ class Heartbeat:
             del self._held[run.id]
             return True
 
-    def _all_held(self) -> list[_Held]:
+    def _all_held(self) -> list[_Lease]:
         with self._lock:
             return list(self._held.values())
 
@@ -110,8 +113,8 @@ class Heartbeat:
         self._watch = LoopWatch()
         self._ended = asyncio.Event()
         self._started = threading.Event()
-        # A daemon, so that nothing it waits for keeps the process alive.
-        threading.Thread(target=self._thread, name="heartbeat", daemon=True).start()
+        # A daemon, so that nothing that it waits for keeps the process alive.
+        threading.Thread(target=self._run_thread, name="heartbeat", daemon=True).start()
         return self
 
     async def __aexit__(
@@ -121,13 +124,13 @@ class Heartbeat:
         self._loop.call_soon_threadsafe(self._stopping.set)
         await self._ended.wait()
 
-    def _thread(self) -> None:
+    def _run_thread(self) -> None:
         try:
             asyncio.run(self._beat_until_stopped())
         finally:
-            self._tell(self._ended.set)
+            self._call_in_workers_loop(self._ended.set)
 
-    def _tell(self, callback: Callable[..., object], *arguments: object) -> None:
+    def _call_in_workers_loop(self, callback: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the worker's loop is closed: the process is ending
             self._workers_loop.call_soon_threadsafe(callback, *arguments)
 
@@ -137,90 +140,96 @@ class Heartbeat:
         self._started.set()
         duties = [
             asyncio.create_task(duty())
-            for duty in (self._stay_connected, self._watch_the_clock, self._watch_the_loop)
+            for duty in (self._beat_while_connected, self.watch_leases, self._watch_workers_loop)
         ]
         await self._stopping.wait()
         for duty in duties:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
 
-    async def _stay_connected(self) -> None:
+    async def _beat_while_connected(self) -> None:
         while True:
             try:
-                async with self._queue.line(self._hear) as line:
-                    # Whatever was notified in between was not heard.
-                    self._tell(self._wake, "")
-                    await self._beat(line)
+                async with self._queue.lease_renewer(self._on_notification) as renewer:
+                    # Notifications since the last connection are lost.
+                    self._call_in_workers_loop(self._on_runs_to_claim, "")
+                    await self._beat(renewer)
             except Unavailable:
                 pass
             except Exception as error:
                 # Without heartbeats all runs would be lost, and the process would look healthy.
                 _log.error("heartbeat failed; starting it again", exc_info=error)
-            await asyncio.sleep(self._soon)
+            await asyncio.sleep(self._retry_seconds)
 
-    async def _beat(self, line: Line) -> None:
+    async def _beat(self, renewer: LeaseRenewer) -> None:
         while True:
             due = time.monotonic() + self._interval
-            locked = await self._renew(line, self._all_held())
-            while locked and not self._blocked.is_set() and time.monotonic() + self._soon < due:
-                await self._rest(line, until=time.monotonic() + self._soon)
-                locked = await self._renew(line, locked)
-            await self._rest(line, until=due)
+            locked = await self._renew(renewer, self._all_held())
+            while locked and not self._blocked.is_set() and time.monotonic() + self._retry_seconds < due:
+                await self._wait(renewer, until=time.monotonic() + self._retry_seconds)
+                locked = await self._renew(renewer, locked)
+            await self._wait(renewer, until=due)
             if self._blocked.is_set():
-                await line.hand_back([each.run for each in self._all_held()], self._interval)
+                await renewer.hand_back([each.run for each in self._all_held()], self._interval)
                 self._end_process()
 
-    async def _renew(self, line: Line, held: list[_Held]) -> list[_Held]:
-        """Those that others have locked. Nobody takes such a run over as long as it is locked; once it no
-        longer is, its lease may have ended.
+    async def _renew(self, renewer: LeaseRenewer, held: list[_Lease]) -> list[_Lease]:
+        """Renews leases, and returns those of runs that others have locked. Such a run is not taken over
+        while it is locked; once it is unlocked, its lease may have ended.
         """
         sent = time.monotonic()
-        kept, locked = await line.heartbeat([each.run for each in held], min(self._interval, _ANSWER_SECONDS))
+        kept, locked = await renewer.heartbeat(
+            [each.run for each in held], min(self._interval, _HEARTBEAT_SECONDS)
+        )
         for each in held:
             if each.run.id in kept:
-                each.until = sent + self._keeps
+                each.until = sent + self._kept_seconds
             elif each.run.id not in locked:
                 self._give_up(each)
         return [each for each in held if each.run.id in locked]
 
-    async def _rest(self, line: Line, until: float) -> None:
-        """Until the next beat is due, or the loop is blocked for too long."""
+    async def _wait(self, renewer: LeaseRenewer, until: float) -> None:
+        """Returns at `until`, or once the worker's loop is blocked for too long."""
         while (left := until - time.monotonic()) > 0 and not self._blocked.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._blocked.wait(), min(left, _LOOK_SECONDS))
-            if left > _LOOK_SECONDS and not self._blocked.is_set():
-                await line.look(_LOOK_SECONDS)
+                await asyncio.wait_for(self._blocked.wait(), min(left, _CHECK_SECONDS))
+            if left > _CHECK_SECONDS and not self._blocked.is_set():
+                await renewer.check_connection(_CHECK_SECONDS)
 
-    async def _watch_the_loop(self) -> None:
-        told = False
+    async def _watch_workers_loop(self) -> None:
+        is_logged = False
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            still = self._watch.look()
-            if still < min(_TELL_SECONDS, self._blocked_seconds):
-                told = False
+            await asyncio.sleep(CHECK_SECONDS)
+            blocked = self._watch.check()
+            if blocked < min(_LOG_SECONDS, self._blocked_seconds):
+                is_logged = False
                 continue
             frame = self._watch.frame()
-            found = of_frame(frame)
-            if not told:
-                told = True
-                _log.error("the event loop is blocked", **found, seconds=round(still, 1), place=place(frame))
-            if self._is_told_to_stop() and still >= self._drain_seconds:
-                await self._leave(None)
-            elif still >= self._blocked_seconds:
-                await self._leave(run_of(found))
+            fields = fields_of_frame(frame)
+            if not is_logged:
+                is_logged = True
+                _log.error(
+                    "the event loop is blocked", **fields, seconds=round(blocked, 1), place=stack_of(frame)
+                )
+            if self._is_stop_requested() and blocked >= self._drain_seconds:
+                await self._hand_back_and_end(None)
+            elif blocked >= self._blocked_seconds:
+                await self._hand_back_and_end(run_id_of(fields))
 
-    async def _leave(self, blocking: UUID | None) -> None:
+    async def _hand_back_and_end(self, blocking: UUID | None) -> None:
+        """Ends the process. All runs are handed back, except the one that blocks the loop."""
         held = self._all_held()
         _log.critical("the worker ends, for its event loop is blocked", handed_back=len(held))
         for each in held:
             if each.run.id == blocking:
                 self.release(each.run)
         self._blocked.set()
-        # Whether the database hears of it or not.
-        await asyncio.sleep(_LEAVE_SECONDS)
+        # _beat hands the runs back and ends the process; where the database is away, this does.
+        await asyncio.sleep(HAND_BACK_SECONDS)
         self._end_process()
 
-    async def _watch_the_clock(self) -> None:
+    async def watch_leases(self) -> None:
+        """Gives up each run whose lease could not be renewed in time."""
         while True:
             await asyncio.sleep(self._interval / 8)
             now = time.monotonic()
@@ -228,15 +237,15 @@ class Heartbeat:
                 if each.until <= now:
                     self._give_up(each)
 
-    def _give_up(self, held: _Held) -> None:
-        # One that has ended in the meantime is not lost.
-        if self.release(held.run):
-            self._tell(self._lose, held.run)
+    def _give_up(self, lease: _Lease) -> None:
+        # A run that has ended in the meantime is not lost.
+        if self.release(lease.run):
+            self._call_in_workers_loop(self._on_lost, lease.run)
 
-    def _hear(self, channel: str, payload: str) -> None:
+    def _on_notification(self, channel: str, payload: str) -> None:
         if channel == CANCELLED:
-            # With the attempt, so that a late word of an old cancel does not stop the retry.
+            # With the attempt, so that a late notification of an old cancel does not stop the retry.
             run_id, attempt = payload.split()
-            self._tell(self._cancel, UUID(run_id), int(attempt))
+            self._call_in_workers_loop(self._on_cancelled, UUID(run_id), int(attempt))
         else:
-            self._tell(self._wake, payload)
+            self._call_in_workers_loop(self._on_runs_to_claim, payload)

@@ -1,4 +1,4 @@
-"""Sees from another thread whether an event loop moves."""
+"""Sees from another thread whether an event loop is blocked."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import threading
 import time
 from types import FrameType
 
-# How often it is asked.
-LOOK_SECONDS = 0.25
+# How often it is checked.
+CHECK_SECONDS = 0.25
 
 
 class LoopWatch:
-    """Of the event loop, and its thread, in which it is made. `look` is called every LOOK_SECONDS."""
+    """Watches the event loop in which it is created. `check` is called every CHECK_SECONDS."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._asked = False
-        self._still = 0.0
-        self._looked_at = time.monotonic()
+        self._is_asked = False
+        self._blocked_seconds = 0.0
+        self._checked_at = time.monotonic()
 
-    def look(self) -> float:
-        """For how many seconds the loop has not moved.
+    def check(self) -> float:
+        """For how many seconds the loop has been blocked.
 
-        Only time in which this was called counts: a process that was stopped as a whole, by SIGSTOP or with
-        its machine, has a loop that does not move either, and that is no node's fault.
+        Only time in which this was called counts: in a process that was suspended as a whole, by SIGSTOP or
+        with its machine, the loop does not move either, and no node is at fault.
         """
         now = time.monotonic()
-        self._still += min(now - self._looked_at, 2 * LOOK_SECONDS)
-        self._looked_at = now
-        if not self._asked:
-            self._asked, self._still = True, 0.0
+        self._blocked_seconds += min(now - self._checked_at, 2 * CHECK_SECONDS)
+        self._checked_at = now
+        if not self._is_asked:
+            self._is_asked, self._blocked_seconds = True, 0.0
             try:
                 self._loop.call_soon_threadsafe(self._moved)
             except RuntimeError:  # closed: the process is ending
-                self._asked = False
-        return self._still
+                self._is_asked = False
+        return self._blocked_seconds
 
     def _moved(self) -> None:
-        self._asked = False
+        self._is_asked = False
 
     def frame(self) -> FrameType | None:
-        """What its thread is executing now."""
+        """What the thread of the loop executes now."""
         return sys._current_frames().get(self._thread)

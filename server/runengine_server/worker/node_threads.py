@@ -12,12 +12,12 @@ from typing import Any
 import structlog
 from langchain_core.runnables.config import var_child_runnable_config
 
-from runengine_server.worker.graph.recorded_node import Lost
+from runengine_server.worker.graph.execution import ExecutionStopped
+from runengine_server.worker.graph.log_fields import execution_of, fields_of_config
 from runengine_server.worker.graph.time_limit import clock_of_node
-from runengine_server.worker.graph.whereabouts import execution_of, of_config
 
-# How many threads may be left behind at once: each keeps its stack and whatever its node holds.
-MAX_LEFT = 64
+# How many threads may be abandoned at once: each keeps its stack and whatever its node holds.
+MAX_ABANDONED = 64
 
 _log = structlog.get_logger()
 
@@ -25,32 +25,39 @@ _log = structlog.get_logger()
 class NodeThreads(ThreadPoolExecutor):
     """Executes up to `limit` calls at once, on daemon threads, which keep no process alive.
 
-    A call that is cancelled while it executes cannot be stopped. Its thread is left behind: logged with
-    its run, counted in `left`, and replaced, so that it takes no place of another. Once more than
-    `max_left` are, `overfull` is called: only a new process is rid of them.
+    A call that is cancelled while it executes cannot be stopped. Its thread is abandoned: logged with its
+    run, counted in `abandoned`, and replaced, so that the limit still allows as many calls. Once more than
+    `max_abandoned` are, `on_too_many` is called: only a new process is rid of them.
 
-    A ThreadPoolExecutor by name alone, which is what asyncio wants of a default executor.
+    It is a ThreadPoolExecutor only because asyncio demands that of a default executor.
     """
 
-    def __init__(self, limit: int, overfull: Callable[[], object], max_left: int = MAX_LEFT) -> None:
+    def __init__(
+        self, limit: int, on_too_many: Callable[[], object], max_abandoned: int = MAX_ABANDONED
+    ) -> None:
         super().__init__(1)
         self._limit = limit
-        self._max_left = max_left
-        self._overfull = overfull
+        self._max_abandoned = max_abandoned
+        self._on_too_many = on_too_many
         self._changed = threading.Condition()
         self._calls: deque[_Call] = deque()
-        self._count = self._idle = self.left = 0
+        self._count = self._idle = self.abandoned = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a thread."""
+        return len(self._calls)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Executes it as soon as one of `limit` threads is free."""
-        call = _Call(partial(fn, *args, **kwargs), self._leave)
+        call = _Call(partial(fn, *args, **kwargs), self.abandon)
         with self._changed:
             self._calls.append(call)
             self._provide_thread()
         return call
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Waits for nothing: see `left`."""
+        """Waits for nothing: a node may never end."""
 
     def _provide_thread(self) -> None:
         if self._idle >= len(self._calls):
@@ -68,60 +75,62 @@ class NodeThreads(ThreadPoolExecutor):
                 call = self._calls.popleft()
             call.execute()
             with self._changed:
-                if call.is_left:
-                    self.left -= 1
+                if call.is_abandoned:
+                    self.abandoned -= 1
                     return
             del call
 
-    def _leave(self, call: _Call) -> None:
+    def abandon(self, call: _Call) -> None:
+        """Gives the place of a call that cannot be stopped to another thread."""
         with self._changed:
-            if call.done() or call.is_left:
+            if call.done() or call.is_abandoned:
                 return
-            call.is_left = True
-            self.left += 1
-            left = self.left
+            call.is_abandoned = True
+            self.abandoned += 1
+            abandoned = self.abandoned
             self._count -= 1
             if self._calls:
                 self._provide_thread()
-        _log.warning("a sync node was stopped, and its thread goes on", **call.whose, left_behind=left)
-        if left > self._max_left:
-            self._overfull()
+        _log.warning(
+            "a sync node was stopped, and its thread goes on", **call.log_fields, abandoned=abandoned
+        )
+        if abandoned > self._max_abandoned:
+            self._on_too_many()
 
 
 class _Call(Future[Any]):
-    """What a thread executes, and for which run."""
+    """A call, and the execution of a run that it is for."""
 
-    def __init__(self, function: Callable[[], Any], leave: Callable[[_Call], None]) -> None:
+    def __init__(self, function: Callable[[], Any], on_abandoned: Callable[[_Call], None]) -> None:
         super().__init__()
         self._function: Callable[[], Any] | None = function
-        self._on_leave = leave
-        self.is_left = False
+        self._on_abandoned = on_abandoned
+        self.is_abandoned = False
         config = var_child_runnable_config.get()
-        self.whose = of_config(config)
+        self.log_fields = fields_of_config(config)
         self._execution = execution_of(config)
-        # Until there is a thread for it.
         if (clock := clock_of_node()) is not None:
-            clock.stop()
+            clock.stop()  # until there is a thread for it
         self._clock = clock
 
     def cancel(self) -> bool:
-        """As of any Future: one that executes goes on."""
+        """As that of any Future: a call that is being executed goes on, abandoned."""
         cancelled = super().cancel()
         if not cancelled:
-            self._on_leave(self)
+            self._on_abandoned(self)
         return cancelled
 
     def execute(self) -> None:
         if self._clock is not None:
-            self._clock.go_on()
+            self._clock.resume()
         if not self.set_running_or_notify_cancel():
             return
         function, self._function = self._function, None
         assert function is not None
         try:
             # It may have waited for its thread until its run was another worker's.
-            if self._execution is not None and not self._execution.holds():
-                raise Lost
+            if self._execution is not None and not self._execution.holds_lease():
+                raise ExecutionStopped
             result = function()
         except BaseException as error:
             self.set_exception(error)

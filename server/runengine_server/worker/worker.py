@@ -1,4 +1,4 @@
-"""Claims runs and keeps them while the processor executes them."""
+"""Claims runs, and keeps their leases while the processor executes them."""
 
 from __future__ import annotations
 
@@ -22,29 +22,31 @@ from runengine_server.worker.heartbeat import Heartbeat
 
 # Notifications are a hint, and may be lost; a poll finds what they missed. A quarter of the lease, where
 # that is less, so that a lost worker's runs go on 1.25 leases after its last heartbeat at the latest.
-_POLL_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
-# How often a worker looks for what has expired.
-_FORGET_SECONDS = 3600.0
+# How often a worker purges what has expired.
+_PURGE_SECONDS = 3600.0
 
-# How often it says that it is there, of the two leases that this holds; and when it could not.
+# How often a worker renews its registration, in leases, of which a registration holds for two; and how soon
+# it tries again when that failed.
 _REGISTER_LEASES = 0.5
 _REGISTER_AGAIN_SECONDS = 1.0
 
-# How long a stopping worker waits for its nodes to notice that they are cancelled, and then for the
-# database to take the runs back; both with the default of `drain_seconds` less than `up` waits.
-_STOP_SECONDS = 1.5
+# How long a stopping worker waits for cancelled nodes to end, and then for the database to take the runs
+# back. Together with the default of `drain_seconds` that is less than `up` waits for its children.
+STOP_SECONDS = 1.5
 _HAND_BACK_SECONDS = 1.0
 
 _log = structlog.get_logger()
 
 
 class Worker:
-    """Up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
+    """Executes up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
 
-    `drain` asks all graphs to stop after the nodes that they are in, for which a stopping worker waits
-    `drain_seconds`. `sweep` is called once an hour. `blocked_seconds`, `end_process` and `is_told_to_stop`
-    are as Heartbeat has them. `left_behind`, once it has stopped: whether a node would not end.
+    `drain` asks all graphs to stop after their current nodes, for which a stopping worker waits
+    `drain_seconds`. `sweep` is called once an hour. `blocked_seconds`, `end_process` and `is_stop_requested`
+    are those of Heartbeat. `has_uncancellable` says, once the worker has stopped, whether a run would not end
+    although it was cancelled.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Worker:
         drain_seconds: float,
         blocked_seconds: float = math.inf,
         end_process: Callable[[], object] = lambda: None,
-        is_told_to_stop: Callable[[], bool] = lambda: False,
+        is_stop_requested: Callable[[], bool] = lambda: False,
         sweep: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._queue = queue
@@ -67,41 +69,41 @@ class Worker:
         self._drain = drain
         self._concurrency = concurrency
         self._drain_seconds = drain_seconds
-        self._poll_seconds = min(_POLL_SECONDS, lease_seconds / 4)
+        self.poll_seconds = min(POLL_SECONDS, lease_seconds / 4)
         self._register_seconds = lease_seconds * _REGISTER_LEASES
         self._heartbeat = Heartbeat(
             queue,
             lease_seconds,
-            lose=self._lose,
-            cancel=self._stop_cancelled,
-            wake=self._woken,
+            on_lost=self.on_lost,
+            on_cancelled=self._on_cancelled,
+            on_runs_to_claim=self._on_runs_to_claim,
             blocked_seconds=blocked_seconds,
             end_process=end_process,
-            is_told_to_stop=is_told_to_stop,
+            is_stop_requested=is_stop_requested,
             drain_seconds=drain_seconds,
         )
         self._held: dict[UUID, tuple[ClaimedRun, asyncio.Task[None]]] = {}
-        self._left: list[ClaimedRun] = []
+        self._to_hand_back: list[ClaimedRun] = []
         self._wake = asyncio.Event()
-        self._look_for_expired_at = 0.0
+        self._claim_expired_at = 0.0
         self._stopping = False
         self._stopped_claiming = asyncio.Event()
-        self._cannot_work: dict[str, str | None] | None = None
+        self._trouble: dict[str, str | None] | None = None
         self._was_denied = False
-        self.left_behind = False
+        self.has_uncancellable = False
 
     def stop(self) -> None:
-        """Makes `work` return, after its runs are handed back. No graph begins another node from now on, even
-        while a claim is under way.
+        """Makes `work` hand back its runs and return. No graph begins another node from now on, not even one
+        that a claim under way brings.
         """
         self._stopping = True
         self._drain()
         self._wake.set()
 
     async def work(self) -> None:
-        """Works until `stop`; then stops its runs and hands them back at once."""
-        forgetting = asyncio.create_task(self._purge_hourly())
-        registering = asyncio.create_task(self._stay_registered())
+        """Works until `stop` is called; then stops its runs and hands them back at once."""
+        purging = asyncio.create_task(self._purge_hourly())
+        registering = asyncio.create_task(self._keep_registered())
         try:
             async with self._heartbeat:
                 await self._claim_until_stopped()
@@ -109,47 +111,47 @@ class Worker:
                 await self._stop_all()
             with suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(_HAND_BACK_SECONDS):
-                    await self._hand_back_left()
+                    await self._hand_back()
                     await registering
         finally:
-            # On any other way out, a node that calls sys.exit() above all, which may be a run's doing,
-            # no run is handed back, so that it counts as a loss.
-            forgetting.cancel()
+            # Where this raised, which may be the fault of a run, no run is handed back: its lease runs out,
+            # which counts as a loss.
+            purging.cancel()
             registering.cancel()
-            await asyncio.gather(forgetting, registering, return_exceptions=True)
+            await asyncio.gather(purging, registering, return_exceptions=True)
 
     async def _claim_until_stopped(self) -> None:
         while not self._stopping:
             self._wake.clear()
             claimed = 0
             try:
-                await self._hand_back_left()
+                await self._hand_back()
                 if self._was_denied:
                     await self._queue.check()
                     self._was_denied = False
                 claimed = await self._claim()
-                if self._cannot_work:
-                    self._cannot_work = None
+                if self._trouble:
+                    self._trouble = None
                     _log.info("the worker works again")
             except Unavailable as error:
                 why = error_fields(error.__cause__ or error)
-                # Again when the reason is another: a database that was away may not let us in now.
-                if self._cannot_work is None or self._cannot_work["sqlstate"] != why["sqlstate"]:
-                    self._cannot_work = why
+                # Logged once for each reason in a row: a database that was away may refuse us now.
+                if self._trouble is None or self._trouble["sqlstate"] != why["sqlstate"]:
+                    self._trouble = why
                     _log.error("the worker cannot work", **why)
             except Exception as error:
                 _log.error("claim failed", exc_info=error)
             if (claimed == 0 or len(self._held) >= self._concurrency) and not self._stopping:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
+                    await asyncio.wait_for(self._wake.wait(), self.poll_seconds)
 
     async def _claim(self) -> int:
         claimed, now = 0, time.monotonic()
-        if now >= self._look_for_expired_at and len(self._held) < self._concurrency:
-            self._look_for_expired_at = now + self._poll_seconds
-            suspects = sum(run.is_suspect for run, _ in self._held.values())
+        if now >= self._claim_expired_at and len(self._held) < self._concurrency:
+            self._claim_expired_at = now + self.poll_seconds
+            in_quarantine = sum(run.in_quarantine for run, _ in self._held.values())
             free = self._concurrency - len(self._held)
-            runs = await self._queue.claim_expired(free, suspects=max(0, 1 - suspects))
+            runs = await self._queue.claim_expired(free, quarantine=max(0, 1 - in_quarantine))
             claimed += self._start(runs, now)
         if len(self._held) < self._concurrency:
             now = time.monotonic()
@@ -159,62 +161,66 @@ class Worker:
 
     def _start(self, runs: Sequence[ClaimedRun], since: float) -> int:
         for run in runs:
-            # It may be our own, whose lease ended while the database was away.
-            if (before := self._held.pop(run.id, None)) is not None:
-                before[1].cancel()
+            # It may be this worker's own, whose lease ended while the database was away.
+            if (former := self._held.pop(run.id, None)) is not None:
+                former[1].cancel()
             self._heartbeat.hold(run, since)
-            holds = partial(self._heartbeat.holds, run)
-            task = asyncio.create_task(self._process(run, holds), name=f"run {run.id}")
+            holds_lease = partial(self._heartbeat.holds_lease, run)
+            task = asyncio.create_task(self._process(run, holds_lease), name=f"run {run.id}")
             self._held[run.id] = (run, task)
-            task.add_done_callback(partial(self._let_go, run))
+            task.add_done_callback(partial(self._on_processed, run))
         return len(runs)
 
-    def _let_go(self, run: ClaimedRun, task: asyncio.Task[None]) -> None:
+    def _on_processed(self, run: ClaimedRun, task: asyncio.Task[None]) -> None:
         self._heartbeat.release(run)
         if self._held.get(run.id, (None, None))[1] is task:
             del self._held[run.id]
         if task.cancelled():
-            # Without effect on one that was lost or cancelled.
-            self._left.append(run)
+            # To hand back has no effect on a run that was lost or cancelled.
+            self._to_hand_back.append(run)
         elif (error := task.exception()) is not None:
             if isinstance(error, Unavailable):
                 # A TimeoutError or QueryCanceledError is a statement that took too long.
                 why = error_fields(error.__cause__ or error)
                 _log.warning("a run is handed back: the database failed", run_id=str(run.id), **why)
-                self._left.append(run)
-                # What no worker may store would be executed again and again.
+                self._to_hand_back.append(run)
+                # No more is claimed before the grants are back: what cannot be stored would be executed again
+                # and again.
                 self._was_denied |= isinstance(error, Denied)
             else:
-                # Handed back, it would be claimed again at once, for ever. Its lease runs out instead,
-                # which counts as a loss, and after five of them the run fails.
+                # If it were handed back, it would be claimed again at once, for ever. When its lease runs
+                # out that counts as a loss, and after five losses the run fails.
                 _log.error("run left to its lease", run_id=str(run.id), exc_info=error)
-        if run.is_suspect:
-            self._look_for_expired_at = 0.0
+        if run.in_quarantine:
+            self._claim_expired_at = 0.0
         self._wake.set()
 
-    async def _hand_back_left(self) -> None:
-        """Gives up what could not be ended, so that no lease has to run out and no loss is counted."""
-        if left := list(self._left):
-            locked = await self._queue.hand_back(left)
-            self._left[: len(left)] = [run for run in left if run.id in locked]
+    async def _hand_back(self) -> None:
+        """Hands back the runs that could not be ended, so that no lease has to run out and no loss is
+        counted; those that others have locked stay in the list.
+        """
+        if runs := list(self._to_hand_back):
+            locked = await self._queue.hand_back(runs)
+            self._to_hand_back[: len(runs)] = [run for run in runs if run.id in locked]
 
-    def _lose(self, lost: ClaimedRun) -> None:
+    def on_lost(self, lost: ClaimedRun) -> None:
+        """Stops the execution of a run whose lease is lost."""
         run, task = self._held.get(lost.id, (None, None))
         if run is not None and task is not None and run.epoch == lost.epoch:
             task.cancel()
 
-    def _stop_cancelled(self, run_id: UUID, attempt: int) -> None:
+    def _on_cancelled(self, run_id: UUID, attempt: int) -> None:
         run, task = self._held.get(run_id, (None, None))
         if run is not None and task is not None and run.attempt == attempt:
             task.cancel()
 
-    def _woken(self, payload: str) -> None:
+    def _on_runs_to_claim(self, payload: str) -> None:
         if payload == HANDED_BACK:
-            self._look_for_expired_at = 0.0
+            self._claim_expired_at = 0.0
         self._wake.set()
 
-    async def _stay_registered(self) -> None:
-        """Says again and again that its workflows are served, and that they are not once it is to stop:
+    async def _keep_registered(self) -> None:
+        """Renews the registration of the worker's workflows, and withdraws it once the worker claims no more:
         before its runs have stopped, which may take long.
         """
         while not self._stopped_claiming.is_set():
@@ -222,7 +228,7 @@ class Worker:
             try:
                 await self._queue.register_workflows()
             except Exception:
-                # After the database was away all workers may be taken to be gone.
+                # When the database was away, the registrations of all workers may have expired.
                 pause = min(pause, _REGISTER_AGAIN_SECONDS)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped_claiming.wait(), pause)
@@ -236,17 +242,17 @@ class Worker:
                     await clean()
                 except Exception as error:
                     _log.warning("nothing purged this time", error=type(error).__name__)
-            await asyncio.sleep(_FORGET_SECONDS)
+            await asyncio.sleep(_PURGE_SECONDS)
 
     async def _stop_all(self) -> None:
         held = list(self._held.values())
         tasks = [task for _, task in held]
         if tasks:
-            self._drain()  # those too that a claim under way has brought since
+            self._drain()  # for what a claim that was under way has brought since
             _, working = await asyncio.wait(tasks, timeout=self._drain_seconds)
             for task in working:
                 task.cancel()
-            # A node may ignore it for as long as it likes; what it still writes is fenced off.
-            _, stubborn = await asyncio.wait(tasks, timeout=_STOP_SECONDS)
-            self.left_behind = bool(stubborn)
-        self._left += [run for run, _ in held]
+            # A node may ignore that for as long as it likes; what it still writes is fenced off.
+            _, uncancellable = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+            self.has_uncancellable = bool(uncancellable)
+        self._to_hand_back += [run for run, _ in held]

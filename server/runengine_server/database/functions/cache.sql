@@ -1,4 +1,4 @@
--- What the step returned for that key before, unless it has expired.
+-- The cached result of a step for that key, unless it has expired.
 CREATE FUNCTION get_cached(_tenant text, _workflow text, _step text, _key bytea)
 RETURNS TABLE (type text, value bytea) LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
@@ -10,7 +10,7 @@ BEGIN
 END
 $$;
 
--- Keeps what a step of a run that is held returned; no number of seconds is for ever.
+-- Caches the result of a step of a run that is held, for _seconds, or for ever when that is NULL.
 CREATE FUNCTION save_cached(_tenant text, _run uuid, _epoch bigint, _workflow text, _step text, _key bytea,
     _type text, _value bytea, _seconds float)
 RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$

@@ -14,7 +14,7 @@ BEGIN
 END
 $$;
 
--- Newest first, those before the one of the id _before; NULL is any namespace, and the newest.
+-- Checkpoints, newest first; of one namespace unless that is NULL; those before _before unless that is NULL.
 CREATE FUNCTION list_checkpoints(_tenant text, _run uuid, _namespace text, _before text)
 RETURNS TABLE (checkpoint_ns text, checkpoint_id text, parent_checkpoint_id text, type text,
     checkpoint bytea, metadata bytea)
@@ -47,9 +47,10 @@ BEGIN
 END
 $$;
 
--- Leaves what a retry resumes from: of each namespace the current checkpoint and its writes. A graph with delta
--- channels needs more: their values are replayed from the writes on all the ancestors, so a namespace whose
--- current checkpoint counts supersteps since a snapshot, which LangGraph notes in its metadata, is left whole.
+-- Keeps what a retry resumes from: of each namespace the current checkpoint and its writes. A graph with
+-- delta channels needs more, because their values are replayed from the writes on all ancestors since a
+-- snapshot: a namespace whose current checkpoint counts supersteps since one, in LangGraph's metadata, is
+-- kept whole.
 CREATE FUNCTION prune_checkpoints_of(_tenant text, _run uuid) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     WITH kept AS (

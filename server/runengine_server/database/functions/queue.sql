@@ -1,16 +1,17 @@
--- What a worker asks of all tenants together.
+-- The queue, across all tenants.
 
 CREATE TYPE claimed_run AS (tenant_id text, id uuid, epoch bigint, workflow_name text, attempt int, losses int,
     hand_backs int, campaign_id uuid, encoded_input bytea, running_seconds float, round_robin_cursor text);
 
--- queued -> running. Two functions for the two ways to claim, each on its partial index: one statement with OR
--- uses neither index (105 against 3,900 claims/s).
+-- queued -> running. The other way to claim, claim_expired, is a function of its own, so that each uses its
+-- partial index: one statement with OR uses neither (105 against 3,900 claims/s).
 --
 -- Tenants are served round-robin: those after the one served last (_cursor), in the order of their ids, then
--- from the start; a tenant that has as many running as it may (_running_limit) is passed over. `served` counts
--- those with capacity. Each step is one descent of runs_queued, so the price is that of the batch, however
--- many are queued; the priority in its order keeps PostgreSQL from the primary key, where completed runs lie
--- between. Each tenant gets an equal share of the batch, in the order of its priorities.
+-- from the start. A tenant that has as many running as it may (_running_limit) has no capacity and is passed
+-- over; `served` counts the others. Each step is one descent of the index runs_queued, so the cost depends on
+-- the batch and not on how many are queued; with the priority in the ORDER BY PostgreSQL does not choose the
+-- primary key, where completed runs lie in between. Each tenant gets an equal share of the batch, in the
+-- order of its priorities.
 CREATE FUNCTION claim_queued(_workflows text[], _limit int, _lease float, _worker text, _cursor text,
     _running_limit int)
 RETURNS SETOF claimed_run LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -21,7 +22,7 @@ DECLARE
     next_cursor text;
 BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
-    -- With a limit of what runs, no two workers may look at the same time how many do.
+    -- Under a limit, no two workers may count the running runs at the same time.
     IF _running_limit IS NOT NULL THEN
         PERFORM pg_advisory_xact_lock(7405113218);
     END IF;
@@ -60,7 +61,8 @@ BEGIN
         (SELECT tenant_id FROM candidate ORDER BY step DESC LIMIT 1)
     INTO tenant_ids, ids, next_cursor FROM due;
 
-    -- By way of arrays, which PostgreSQL takes for short: else it reads all that is queued to update ten.
+    -- Joined with arrays, which PostgreSQL expects to be short: otherwise it reads all that is queued to
+    -- update ten rows.
     RETURN QUERY WITH claimed AS (
         UPDATE public.runs SET status = 'running', epoch = epoch + 1, started_at = public.now_ms(),
             handed_back = false, lease_seconds = _lease,
@@ -92,13 +94,13 @@ $$;
 CREATE FUNCTION seconds_since(_at timestamptz) RETURNS float LANGUAGE sql VOLATILE
 RETURN greatest(0, extract(epoch FROM clock_timestamp() - _at))::float;
 
--- running -> running under another worker. statement_timestamp(), because clock_timestamp() is volatile and no
--- index condition: 5.9 ms instead of 0.01 ms with 50,000 running runs.
--- What has been lost _suspect_losses times may be what kills its workers, and takes everything that runs
--- beside it with it. So a worker has one such run at a time (_suspects is how many it may take now), those
--- that were lost least often first: the others get through, and the culprit is left alone with its losses.
-CREATE FUNCTION claim_expired(_workflows text[], _limit int, _lease float, _worker text, _suspect_losses int,
-    _suspects int)
+-- running -> running under another worker. statement_timestamp(), because clock_timestamp() is volatile and
+-- no index condition: 5.9 ms instead of 0.01 ms with 50,000 running runs. A run that was lost
+-- _quarantine_losses times may be what kills its workers, and with each worker everything that runs beside
+-- it. So a worker has one such run at a time (_quarantine is how many it may take now), those that were lost
+-- least often first: the innocent get through, and the culprit is left alone with its losses.
+CREATE FUNCTION claim_expired(_workflows text[], _limit int, _lease float, _worker text,
+    _quarantine_losses int, _quarantine int)
 RETURNS SETOF claimed_run LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -107,9 +109,9 @@ DECLARE
     lost_workers int[];
 BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
-    -- A lease cannot end later than it is long, unless the clock has gone back: it is given anew, and a worker
-    -- that lives renews it in time. What is no longer than _lease the index finds; by itself the other
-    -- condition would be asked of all that is running.
+    -- A lease that ends later than its own length from now was given before the clock went back. It is given
+    -- anew, and a worker that lives renews it in time. The index serves the condition on _lease; the other
+    -- one alone would be checked for everything that is running.
     UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
     FROM (
         SELECT tenant_id, id FROM public.runs
@@ -124,14 +126,14 @@ BEGIN
         SELECT * FROM (
             SELECT tenant_id, id, is_loss(runs) AS loss FROM public.runs
             WHERE status = 'running' AND lease_expires_at < statement_timestamp()
-                AND workflow_name = ANY(_workflows) AND losses + is_loss(runs) < _suspect_losses
+                AND workflow_name = ANY(_workflows) AND losses + is_loss(runs) < _quarantine_losses
             ORDER BY lease_expires_at LIMIT _limit FOR UPDATE SKIP LOCKED
         ) AS innocent UNION ALL SELECT * FROM (
             SELECT tenant_id, id, is_loss(runs) AS loss FROM public.runs
             WHERE status = 'running' AND lease_expires_at < statement_timestamp()
-                AND workflow_name = ANY(_workflows) AND losses + is_loss(runs) >= _suspect_losses
-            ORDER BY losses, lease_expires_at LIMIT _suspects FOR UPDATE SKIP LOCKED
-        ) AS suspect LIMIT _limit
+                AND workflow_name = ANY(_workflows) AND losses + is_loss(runs) >= _quarantine_losses
+            ORDER BY losses, lease_expires_at LIMIT _quarantine FOR UPDATE SKIP LOCKED
+        ) AS in_quarantine LIMIT _limit
     ) AS lost;
 
     RETURN QUERY WITH claimed AS (
@@ -150,8 +152,8 @@ BEGIN
         seconds_since(started_at), NULL::text
     FROM claimed;
 
-    -- In a statement of its own, for its snapshot must be younger than the locks: the lost worker may have
-    -- started a step while the first statement was looking.
+    -- In a statement of its own, because its snapshot must be younger than the locks: the lost worker may
+    -- have started a step while the first statement was being executed.
     UPDATE public.run_steps SET status = 'failed', completed_at = greatest(public.now_ms(), started_at),
         updated_at = public.touch(updated_at),
         error = step_error('WORKER_LOST', 'Its worker went away.', step_id, attempt)
@@ -160,14 +162,13 @@ BEGIN
 END
 $$;
 
--- 1 where the lease ended by itself: a worker that stopped in good order handed the run back, which is no loss.
+-- 1 where the lease ran out. A run that was handed back, by a worker that stopped in good order, is no loss.
 CREATE FUNCTION is_loss(_run public.runs) RETURNS int LANGUAGE sql IMMUTABLE
 RETURN (_run.lease_expires_at > '-infinity' AND NOT _run.handed_back)::int;
 
--- The runs that a worker names and that are its own. One that was handed back is nobody's: a heartbeat that was
--- under way meanwhile would keep it from all for a lease. A run that is running has a lease, and no other has
--- one; were it asked for its status, PostgreSQL might look for the held ones among all that are running (33,000
--- rows for ten).
+-- Those of the runs named that are the worker's own. A run that was handed back is nobody's: a heartbeat that
+-- is under way meanwhile would keep it from every worker for a lease. Exactly the running runs have a lease;
+-- with a condition on the status PostgreSQL might search all that are running (33,000 rows for ten).
 CREATE FUNCTION own_runs(_tenants text[], _runs uuid[], _epochs bigint[]) RETURNS SETOF public.runs
 LANGUAGE sql STABLE AS $$
     SELECT runs.* FROM unnest(_tenants, _runs, _epochs) AS held(tenant_id, id, epoch)
@@ -175,7 +176,7 @@ LANGUAGE sql STABLE AS $$
         AND runs.lease_expires_at IS NOT NULL AND NOT runs.handed_back
 $$;
 
--- As own_runs, of those that nobody has locked: a worker's others must not wait for one.
+-- As own_runs, without those that others have locked: the rest of the worker's runs must not wait for one.
 CREATE FUNCTION lock_own_runs(_tenants text[], _runs uuid[], _epochs bigint[]) RETURNS SETOF public.runs
 LANGUAGE plpgsql ROWS 10 AS $$
 BEGIN
@@ -186,8 +187,8 @@ BEGIN
 END
 $$;
 
--- Renews leases. Returns the runs whose lease is renewed, and, unless these are all, as locked every one that
--- is the worker's own.
+-- Renews leases, and returns the runs renewed. Unless these are all, every run that is the worker's own is
+-- also returned as locked.
 CREATE FUNCTION heartbeat(_tenants text[], _runs uuid[], _epochs bigint[], _lease float)
 RETURNS TABLE (id uuid, is_locked boolean) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
@@ -207,10 +208,10 @@ BEGIN
 END
 $$;
 
--- Ends leases, so that another worker goes on and no loss is counted: at once, unless it is not the first time
--- in a row, without a step completed in between. The second time the run is left alone for _pause seconds, and
--- each time for twice as long, up to 30. Two or more say that it is the run, or the database with it, and not
--- the worker, that something is wrong with. Returns as heartbeat does.
+-- Ends leases, so that another worker can go on and no loss is counted: at once the first time. When the same
+-- run is handed back again without a step completed in between, something is wrong with the run, or with the
+-- database, and not with the worker: the second time it is left alone for _pause seconds, then for twice as
+-- long each time, up to 30. Returns what heartbeat does.
 CREATE FUNCTION hand_back(_tenants text[], _runs uuid[], _epochs bigint[], _pause float)
 RETURNS TABLE (id uuid, is_locked boolean) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
@@ -240,7 +241,7 @@ BEGIN
 END
 $$;
 
--- Whether it is time again for what one worker does for all: _seconds after the last time.
+-- A chore is done by one worker for all. Returns a row when it is due, _seconds after it was last begun.
 CREATE FUNCTION begin_chore(_name text, _seconds float) RETURNS TABLE (begun int)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN

@@ -1,12 +1,12 @@
--- What a worker writes for a run that it holds takes effect only while the run is running under the worker's
--- epoch, its fencing token: these functions return no row otherwise.
+-- A worker's writes for a run that it holds. They take effect only while the run is running under the
+-- worker's epoch, its fencing token: otherwise these functions return no row.
 
--- The attempt of the run, whose row is locked until the transaction ends; NULL when it is no longer held under
--- that epoch. With a lock, because without it a takeover could commit between this look and the write. FOR KEY
--- SHARE, which goes with a heartbeat, however long a large state takes to store, and not with FOR UPDATE
--- (README.tuplock of PostgreSQL 15): whatever raises the epoch or moves the status takes that lock before,
--- and so it comes wholly before the write or wholly after. In a function of several statements each sees what
--- others have stored before it.
+-- The attempt of the run, whose row stays locked until the transaction ends; NULL when it is no longer held
+-- under that epoch. Without the lock a takeover could commit between this check and the write. FOR KEY SHARE
+-- does not conflict with a heartbeat, however long a large state takes to store, but with FOR UPDATE
+-- (README.tuplock of PostgreSQL 15), which everything that raises the epoch or moves the status takes first:
+-- that comes wholly before the write or wholly after. Each statement of a function sees what was committed
+-- before it.
 CREATE FUNCTION hold_lease(_tenant text, _run uuid, _epoch bigint) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     held int;
@@ -17,18 +17,29 @@ BEGIN
 END
 $$;
 
--- What has been done since the last statement: steps that completed, what tasks wrote (_write_… are the columns
--- of checkpoint_writes), and checkpoints, oldest first. Of the namespaces _pruned what is older than the
--- checkpoint of _oldest_needed goes, and all of the namespaces _gone. A step completes (running -> completed)
--- in one transaction with the writes that make it so, or the checkpoint that sums them up: it is completed
--- exactly when LangGraph will not run it again.
-CREATE FUNCTION store_progress(_tenant text, _run uuid, _completed uuid[],
+-- All that has been done for a run since the last statement: steps that completed, what tasks wrote (_write_…
+-- are the columns of checkpoint_writes), checkpoints, oldest first, and the steps that begin (_begun_…). In
+-- the namespaces _pruned the checkpoints older than the one of _oldest_needed are deleted, and the namespaces
+-- _dropped as a whole. A step completes (running -> completed) in one transaction with the writes that make
+-- it so, or with the checkpoint that sums them up: it is completed exactly when LangGraph will not run it
+-- again. Returns a row for each step that begins, with its attempt, or else one without.
+CREATE FUNCTION record_progress(_tenant text, _run uuid, _epoch bigint, _completed uuid[],
     _write_ns text[], _write_checkpoints text[], _write_tasks text[], _write_paths text[], _write_idx int[],
     _write_channels text[], _write_types text[], _write_values bytea[],
     _namespaces text[], _checkpoints text[], _parents text[], _types text[], _values bytea[], _metadata bytea[],
-    _pruned text[], _oldest_needed text[], _gone text[])
-RETURNS void LANGUAGE plpgsql AS $$
+    _pruned text[], _oldest_needed text[], _dropped text[],
+    _begun uuid[], _begun_steps text[], _begun_skills text[], _begun_cache_hits boolean[])
+RETURNS TABLE (id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+    held int;
+    begun_first uuid[];
 BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    held := hold_lease(_tenant, _run, _epoch);
+    IF held IS NULL THEN
+        RETURN;
+    END IF;
     IF _write_ns <> '{}' THEN
         INSERT INTO public.checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id,
             task_path, idx, channel, type, value)
@@ -50,77 +61,19 @@ BEGIN
             updated_at = public.touch(updated_at)
         WHERE tenant_id = _tenant AND run_id = _run AND id = ANY(_completed) AND status = 'running';
     END IF;
-    IF _pruned <> '{}' THEN
-        WITH needed AS (
-            SELECT ns, seq FROM unnest(_pruned, _oldest_needed) AS oldest(ns, oldest_id)
-            JOIN public.checkpoints
-                ON tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ns AND checkpoint_id = oldest_id
-        ), superseded AS (
-            DELETE FROM public.checkpoints AS stored USING needed
-            WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ns AND stored.seq < needed.seq
-            RETURNING checkpoint_ns AS ns, checkpoint_id AS superseded_id
-        )
-        DELETE FROM public.checkpoint_writes USING superseded
-        WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ns AND checkpoint_id = superseded_id;
+    IF _pruned <> '{}' OR _dropped <> '{}' THEN
+        PERFORM delete_superseded_checkpoints(_tenant, _run, _pruned, _oldest_needed, _dropped);
     END IF;
-    IF _gone <> '{}' THEN
-        DELETE FROM public.checkpoints
-        WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ANY(_gone);
-        DELETE FROM public.checkpoint_writes
-        WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ANY(_gone);
-    END IF;
-END
-$$;
-
-CREATE FUNCTION record_progress(_tenant text, _run uuid, _epoch bigint, _completed uuid[],
-    _write_ns text[], _write_checkpoints text[], _write_tasks text[], _write_paths text[], _write_idx int[],
-    _write_channels text[], _write_types text[], _write_values bytea[],
-    _namespaces text[], _checkpoints text[], _parents text[], _types text[], _values bytea[], _metadata bytea[],
-    _pruned text[], _oldest_needed text[], _gone text[])
-RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
-BEGIN
-    PERFORM set_config('runengine.tenant', _tenant, true);
-    held := hold_lease(_tenant, _run, _epoch);
-    IF held IS NULL THEN
+    IF _begun = '{}' THEN
+        RETURN NEXT;
         RETURN;
     END IF;
-    PERFORM store_progress(_tenant, _run, _completed, _write_ns, _write_checkpoints, _write_tasks, _write_paths,
-        _write_idx, _write_channels, _write_types, _write_values, _namespaces, _checkpoints, _parents, _types,
-        _values, _metadata, _pruned, _oldest_needed, _gone);
-    RETURN NEXT;
-END
-$$;
-
--- Of the tasks _ids: pending or nothing -> running; most have nothing yet. Returns which execution of its step
--- each is, from 1. An execution still marked running was stopped by its own timeout, and may still be cleaning
--- up; what it writes from now on names its own attempt, and changes nothing.
-CREATE FUNCTION begin_step(_tenant text, _run uuid, _epoch bigint, _completed uuid[],
-    _write_ns text[], _write_checkpoints text[], _write_tasks text[], _write_paths text[], _write_idx int[],
-    _write_channels text[], _write_types text[], _write_values bytea[],
-    _namespaces text[], _checkpoints text[], _parents text[], _types text[], _values bytea[], _metadata bytea[],
-    _pruned text[], _oldest_needed text[], _gone text[],
-    _ids uuid[], _steps text[], _skills text[], _cache_hits boolean[])
-RETURNS TABLE (id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
-#variable_conflict use_column
-DECLARE
-    held int;
-    begun_first uuid[];
-    latest text;
-    task record;
-BEGIN
-    PERFORM set_config('runengine.tenant', _tenant, true);
-    held := hold_lease(_tenant, _run, _epoch);
-    IF held IS NULL THEN
-        RETURN;
-    END IF;
-    PERFORM store_progress(_tenant, _run, _completed, _write_ns, _write_checkpoints, _write_tasks, _write_paths,
-        _write_idx, _write_channels, _write_types, _write_values, _namespaces, _checkpoints, _parents, _types,
-        _values, _metadata, _pruned, _oldest_needed, _gone);
+    -- Most steps have no row yet.
     WITH begun AS (
         INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
             cache_hit, started_at)
         SELECT _tenant, _run, task_id, 1, held, step, skill, 'running', is_hit, public.now_ms()
-        FROM unnest(_ids, _steps, _skills, _cache_hits) WITH ORDINALITY
+        FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits) WITH ORDINALITY
             AS task(task_id, step, skill, is_hit, place)
         ORDER BY place
         ON CONFLICT DO NOTHING
@@ -128,43 +81,79 @@ BEGIN
     )
     SELECT coalesce(array_agg(id), '{}') INTO begun_first FROM begun;
     RETURN QUERY SELECT unnest(begun_first), 1;
-    IF cardinality(begun_first) = cardinality(_ids) THEN
-        RETURN;
+    IF cardinality(begun_first) < cardinality(_begun) THEN
+        RETURN QUERY SELECT task_id, begin_step_again(_tenant, _run, held, task_id, step, skill, is_hit)
+            FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits)
+                AS task(task_id, step, skill, is_hit)
+            WHERE task_id <> ALL(begun_first);
     END IF;
-    FOR task IN SELECT * FROM unnest(_ids, _steps, _skills, _cache_hits) AS task(id, step, skill, is_hit) LOOP
-        CONTINUE WHEN task.id = ANY(begun_first);
-        LOOP
-            SELECT run_steps.attempt, run_steps.status INTO attempt, latest FROM public.run_steps
-            WHERE tenant_id = _tenant AND run_id = _run AND run_steps.id = task.id
-            ORDER BY run_steps.attempt DESC LIMIT 1;
-            IF latest = 'pending' THEN
-                UPDATE public.run_steps SET status = 'running', cache_hit = task.is_hit,
-                    started_at = public.now_ms(), updated_at = public.touch(updated_at)
-                WHERE tenant_id = _tenant AND run_id = _run AND run_steps.id = task.id AND status = 'pending';
-                EXIT;
-            END IF;
-            UPDATE public.run_steps SET status = 'failed', completed_at = greatest(public.now_ms(), started_at),
-                updated_at = public.touch(updated_at),
-                error = step_error('STEP_TIMED_OUT', 'It ran into its time limit.', step_id, run_steps.attempt)
-            WHERE latest = 'running' AND tenant_id = _tenant AND run_id = _run AND run_steps.id = task.id
-                AND status = 'running';
-            attempt := coalesce(attempt, 0) + 1;
-            INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id,
-                status, cache_hit, started_at)
-            VALUES (_tenant, _run, task.id, attempt, held, task.step, task.skill, 'running', task.is_hit,
-                public.now_ms())
-            ON CONFLICT DO NOTHING;
-            -- Not found when one that was stopped while it began has committed only now.
-            EXIT WHEN FOUND;
-        END LOOP;
-        id := task.id;
-        RETURN NEXT;
+END
+$$;
+
+CREATE FUNCTION delete_superseded_checkpoints(_tenant text, _run uuid, _pruned text[], _oldest_needed text[],
+    _dropped text[])
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    WITH needed AS (
+        SELECT ns, seq FROM unnest(_pruned, _oldest_needed) AS oldest(ns, oldest_id)
+        JOIN public.checkpoints
+            ON tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ns AND checkpoint_id = oldest_id
+    ), superseded AS (
+        DELETE FROM public.checkpoints AS stored USING needed
+        WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ns AND stored.seq < needed.seq
+        RETURNING checkpoint_ns AS ns, checkpoint_id AS superseded_id
+    )
+    DELETE FROM public.checkpoint_writes USING superseded
+    WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ns AND checkpoint_id = superseded_id;
+    IF _dropped <> '{}' THEN
+        DELETE FROM public.checkpoints
+        WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ANY(_dropped);
+        DELETE FROM public.checkpoint_writes
+        WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ANY(_dropped);
+    END IF;
+END
+$$;
+
+-- pending -> running, or another execution of a step that has had one; returns its attempt. An execution
+-- still marked running was stopped by its own timeout, and may still be cleaning up; what it writes from now
+-- on names its own attempt, and changes nothing.
+CREATE FUNCTION begin_step_again(_tenant text, _run uuid, _run_attempt int, _id uuid, _step text, _skill text,
+    _cache_hit boolean)
+RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+    latest int;
+    latest_status text;
+BEGIN
+    LOOP
+        SELECT attempt, status INTO latest, latest_status FROM public.run_steps
+        WHERE tenant_id = _tenant AND run_id = _run AND id = _id
+        ORDER BY attempt DESC LIMIT 1;
+        IF latest_status = 'pending' THEN
+            UPDATE public.run_steps SET status = 'running', cache_hit = _cache_hit,
+                started_at = public.now_ms(), updated_at = public.touch(updated_at)
+            WHERE tenant_id = _tenant AND run_id = _run AND id = _id AND status = 'pending';
+            RETURN latest;
+        END IF;
+        UPDATE public.run_steps SET status = 'failed', completed_at = greatest(public.now_ms(), started_at),
+            updated_at = public.touch(updated_at),
+            error = step_error('STEP_TIMED_OUT', 'It ran into its time limit.', step_id, attempt)
+        WHERE latest_status = 'running' AND tenant_id = _tenant AND run_id = _run AND id = _id
+            AND status = 'running';
+        INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
+            cache_hit, started_at)
+        VALUES (_tenant, _run, _id, coalesce(latest, 0) + 1, _run_attempt, _step, _skill, 'running',
+            _cache_hit, public.now_ms())
+        ON CONFLICT DO NOTHING;
+        -- Not found when a begin that was cancelled while under way has committed only now.
+        IF FOUND THEN
+            RETURN coalesce(latest, 0) + 1;
+        END IF;
     END LOOP;
 END
 $$;
 
--- running -> failed; when its retry policy grants another execution (_again), that one is pending at once. One
--- that has failed already may turn out to be handled.
+-- running -> failed; when its retry policy grants another execution (_again), that one is pending at once. A
+-- step that has failed already is marked as handled where _handled.
 CREATE FUNCTION fail_step(_tenant text, _run uuid, _epoch bigint, _id uuid, _error jsonb, _again boolean,
     _attempt int, _handled boolean)
 RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -193,10 +182,10 @@ BEGIN
 END
 $$;
 
--- running or completed -> failed, when what the execution wrote turns out to be what its graph cannot take: it
--- is not stored any more, so that the node runs again when the graph resumes. The tasks of a sub-graph are no
--- steps.
-CREATE FUNCTION take_back(_tenant text, _run uuid, _epoch bigint, _namespace text, _checkpoint text,
+-- running or completed -> failed, when the graph cannot take what the execution wrote: those writes are
+-- deleted, so that the node runs again when the graph resumes. Tasks of a sub-graph have no rows in
+-- run_steps.
+CREATE FUNCTION discard_writes(_tenant text, _run uuid, _epoch bigint, _namespace text, _checkpoint text,
     _tasks text[], _error jsonb)
 RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -217,8 +206,9 @@ BEGIN
 END
 $$;
 
--- An artifact, whose bytes are stored already, and that it is an output of an execution of a step. That lists
--- it, up to the hundredth, because the list is written again with each; the others name the execution.
+-- An artifact, whose bytes are stored already, is an output of an execution of a step. The step lists its
+-- first hundred, because that list is written again with each one; later artifacts name the execution
+-- themselves.
 CREATE FUNCTION save_artifact(_tenant text, _run uuid, _epoch bigint, _id uuid, _name text, _media_type text,
     _size bigint, _key text, _step uuid, _attempt int)
 RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$

@@ -1,4 +1,4 @@
-"""Channels whose values are as the store gives them back, and that tell whose write they could not take."""
+"""Channels whose values are what the store gives back, and whose errors tell which writes they rejected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REJECTION = "__runengine_rejection__"
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """What a superstep wrote under `key`, in the order in which it was to be applied, and the places in it of
-    what the channel could not take.
+    the values that the channel could not take.
     """
 
     key: str
@@ -32,7 +32,7 @@ class Rejection:
 
 
 def rejection_of(error: BaseException | None) -> Rejection | None:
-    """What a channel could not take, where that led to `error`."""
+    """The rejection that led to `error`, if one did."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -43,14 +43,14 @@ def rejection_of(error: BaseException | None) -> Rejection | None:
 
 
 def keep_as_stored(channels: MutableMapping[str, Any]) -> None:
-    """Makes the channels that a graph's author has named such ones."""
+    """Replaces the channels that a graph's author has named by such channels."""
     for name, channel in channels.items():
         if not isinstance(channel, BaseChannel) or isinstance(channel, _AsStored):
             continue
         if name in (START, TASKS) or is_edge(name) or is_join(name):
             continue
         made = channel.copy()
-        with suppress(TypeError):  # one of the author's own, whose layout is another
+        with suppress(TypeError):  # a class of the author's own with another layout
             made.__class__ = _kind_of(type(channel))
             channels[name] = made
 
@@ -68,12 +68,12 @@ def _kind_of(kind: type[Any]) -> type[Any]:
 
 
 class _AsStored(BaseChannel[Any, Any, Any]):
-    """What was written was as stored before it came here, see StoringNode."""
+    """Its values were as stored before they were written to it, see StoringNode."""
 
     __slots__ = ()
 
     def update(self, values: Sequence[Any]) -> bool:
-        """As the channel's own; what it raises has a Rejection."""
+        """As the channel's own; the error that it raises has a Rejection."""
         if not values:
             return super().update(values)  # type: ignore[safe-super]
         before = getattr(self, "value", None)
@@ -86,7 +86,7 @@ class _AsStored(BaseChannel[Any, Any, Any]):
             raise
 
     def _rejected(self, values: Sequence[Any], before: Any) -> Sequence[int]:
-        """The first that it does not take, or all where it takes each by itself."""
+        """The place of the first value that it does not take; all where it takes each by itself."""
         if len(values) > 1 and hasattr(self, "value"):
             setattr(self, "value", before)  # noqa: B010
             probe = self.copy()
@@ -99,7 +99,7 @@ class _AsStored(BaseChannel[Any, Any, Any]):
 
 
 class _Reduced(_AsStored):
-    """One whose value a reducer makes: of what is known to be as stored, and of what it adds."""
+    """Its value is made by a reducer, of objects known to be as stored and of others that it adds."""
 
     __slots__ = ()
     value: Any
@@ -115,11 +115,11 @@ class _Reduced(_AsStored):
         return changed
 
     def replay_writes(self, writes: Sequence[tuple[str, str, Any]]) -> None:
-        """As that of a DeltaChannel, which makes its value of what was written since a snapshot."""
+        """As that of a DeltaChannel, which makes its value of the writes since a snapshot."""
         known = [*objects_in(self.value), *(each for *_, value in writes for each in objects_in(value))]
         super().replay_writes(writes)  # type: ignore[misc]
         self._settle(known)
 
     def _settle(self, known: Sequence[Any]) -> None:
-        # A list of messages does not go through the store once more with each message that is added.
+        # Only new objects, so that a list of messages is not encoded again with each message that is added.
         self.value = with_objects_as_stored(self.value, {id(each) for each in known}, self.key)

@@ -1,8 +1,8 @@
 """What a run is due to do next, and whether a graph can do it.
 
-LangGraph passes over what it does not know: a checkpoint that says `branch:to:send` to a graph without a
-node `send` has nothing due, and the run would complete as if it had been sent (langgraph 1.2.22,
-pregel/_algo.py: `apply_writes` and `prepare_push_task_send` log a warning and go on).
+LangGraph ignores what it does not know. Where a checkpoint has `branch:to:send` and the graph has no node
+`send`, nothing is due, and the run would complete without it (langgraph 1.2.22, pregel/_algo.py:
+`apply_writes` and `prepare_push_task_send` log a warning and go on).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def missing(
     written: Iterable[tuple[str, Any]],
     graphs: Sequence[Pregel[Any, Any, Any, Any]],
 ) -> list[str]:
-    """What the channels of a checkpoint and the (channel, value) that were written on top of it lead
-    to, and none of `graphs` has; each in words, such as "the node 'send'".
+    """What a run is due to do and none of `graphs` can, by the channels of its checkpoint and the
+    (channel, value) written on top of that; each in words, such as "the node 'send'".
     """
     words: dict[str, None] = {}
     channels = {name: channel for graph in graphs for name, channel in graph.channels.items()}
@@ -52,17 +52,17 @@ def missing(
     return list(words)
 
 
-def undone(values: Mapping[str, Any]) -> list[str]:
-    """What the channels of the last checkpoint of a graph that has ended say is still due."""
+def still_due(values: Mapping[str, Any]) -> list[str]:
+    """What is still due by the channels of the last checkpoint of a graph that has ended, in words."""
     nodes = [_node(channel) for channel in values if is_edge(channel)]
     return [*nodes, *(f"the node {send.node!r}" for send in values.get(TASKS, ()) if isinstance(send, Send))]
 
 
-def lost_targets(
+def edges_to_nowhere(
     written: Iterable[tuple[str, Any]], graph: Pregel[Any, Any, Any, Any]
 ) -> Iterator[tuple[bool, str]]:
-    """Of the (channel, value) that a task wrote what leads to no node: whether it is a Send, and whose
-    name it has.
+    """Of the (channel, value) that a task wrote those that lead to a node which the graph does not have:
+    whether it is a Send, and the name of that node.
     """
     for channel, value in written:
         if channel == TASKS and isinstance(value, Send) and value.node not in graph.nodes:
@@ -72,22 +72,22 @@ def lost_targets(
 
 
 def is_edge(channel: str) -> bool:
-    """Whether to write to it makes a node due."""
+    """Whether a write to that channel makes a node due."""
     return channel.startswith(_NODE)
 
 
 def is_join(channel: str) -> bool:
-    """Whether writes to it make a node due once all those that lead to it have been made."""
+    """Whether a node is due once all the writes that lead to that channel have been made."""
     return channel.startswith(_JOIN)
 
 
 def target_of(channel: str) -> str:
-    """The node that is due by such a channel."""
+    """The node that a write to an edge's channel makes due."""
     return channel.removeprefix(_NODE)
 
 
 def _fits(value: Any, channel: Any, deferred: type[Any]) -> bool:
-    """Whether the channel is there, and keeps values of that shape: a deferred one keeps a pair."""
+    """Whether the graph has the channel, and it keeps values of that shape: a deferred one keeps a pair."""
     return channel is not None and isinstance(channel, deferred) == isinstance(value, tuple | list)
 
 

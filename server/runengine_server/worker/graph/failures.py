@@ -1,4 +1,4 @@
-"""What an error of a graph is called in the run and the step that it ends."""
+"""Code and message of a run or step that an error ended, and whether another try may help."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from uuid import UUID
 from langgraph.errors import InvalidUpdateError, NodeTimeoutError, ParentCommand
 from langgraph.types import RetryPolicy
 
-# Characters of a message, and of each error within or behind the first; how many such errors.
+# Bounds: characters of a message, and of each error within or behind the first; errors of a group; all
+# errors.
 _MAX_MESSAGE, _MAX_INNER, _MAX_WITHIN, _MAX_SEEN = 2000, 300, 20, 50
 
-# What LangGraph raises of a graph that is wrong in itself, and its default policy would try again.
+# Errors of a graph that is wrong in itself, after which LangGraph's default policy would try again.
 _MISTAKES = (InvalidUpdateError, ParentCommand)
 
 # langgraph 1.2.22, pregel/_retry.py
@@ -20,7 +21,7 @@ _LANGGRAPHS_NOTE = re.compile(r"During task with name '.*' and id '([0-9a-f-]{36
 
 
 class WorkflowError(Exception):
-    """The graph did what no run can: the message tells its author what."""
+    """The graph did what no run can do; the message tells its author what."""
 
 
 class WorkflowChanged(Exception):
@@ -28,8 +29,8 @@ class WorkflowChanged(Exception):
 
 
 class StateTooLarge(ValueError):
-    """What a node wrote, or the state of the graph, is larger than may be stored. Another try would not help,
-    which is what LangGraph's retry policies take a ValueError for.
+    """What a node wrote, or the state of the graph, is larger than may be stored. A ValueError, because
+    LangGraph's retry policies take those for errors that another try would not help.
     """
 
     def __init__(self, what: str, size: int, limit: int) -> None:
@@ -37,8 +38,8 @@ class StateTooLarge(ValueError):
 
 
 class ValueNotStorable(TypeError):
-    """What a node wrote cannot be stored, or not so that it comes back as it was. Another try would not help,
-    which is what LangGraph's retry policies take a TypeError for.
+    """What a node wrote cannot be stored, or would come back as something else. A TypeError, because
+    LangGraph's retry policies take those for errors that another try would not help.
     """
 
     def __init__(self, key: str, kind: str, why: str) -> None:
@@ -67,15 +68,14 @@ def step_code(error: BaseException) -> str:
 
 
 def run_code(error: BaseException, step_id: str | None) -> str:
-    """The code of a run that `error` ended, where it came from that step."""
+    """The code of a run that `error` ended; `step_id` is the step that it came from, if any."""
     of_a_node = step_id is not None or isinstance(error, NodeTimeoutError)
     return _OF_RUNS.get(type(error)) or (step_code(error) if of_a_node else "WORKFLOW_FAILED")
 
 
 def is_retryable(error: BaseException, policies: Sequence[RetryPolicy]) -> bool:
-    """Whether another execution may help: what the node's own policy says, else LangGraph's default,
-    which takes ValueError, TypeError and their like for mistakes that will be met again, and what a graph
-    cannot do whatever is tried.
+    """Whether another execution may help: by the node's own policies, or else by LangGraph's default, for
+    which ValueError, TypeError and their like are mistakes that stay. What no graph can do never is.
     """
     if isinstance(error, WorkflowError) or (isinstance(error, _MISTAKES) and not policies):
         return False
@@ -96,16 +96,16 @@ def matches(policy: RetryPolicy, error: BaseException) -> bool:
 
 
 def describe(error: BaseException, steps: Container[UUID] = ()) -> str:
-    """One line for a person, as the workflow's author worded it: the error, what was noted of it, what
-    failed within it, what it was caused by. What LangGraph notes of the tasks `steps` is left out, for a
-    step knows its own name; it stays for the nodes of a sub-graph.
+    """One line for a person, in the words of the workflow's author: the error, its notes, the errors within
+    it, its cause. LangGraph's notes of the tasks `steps` are left out, because a step has its own name
+    already; those of the nodes of a sub-graph stay.
     """
     return _words(error, steps, set())[:_MAX_MESSAGE]
 
 
 def within(error: BaseException) -> list[BaseException]:
-    """The errors that groups among `error` and its causes hold, whose places a traceback of `error` has
-    not; the first twenty.
+    """The errors in exception groups among `error` and its causes, the first twenty. The traceback of `error`
+    does not show where these were raised.
     """
     found: list[BaseException] = []
     seen: set[int] = set()
@@ -138,7 +138,7 @@ def _words(error: BaseException, steps: Container[UUID], seen: set[int]) -> str:
         each_words = [_words(each, steps, seen) for each in inner] if len(seen) < _MAX_SEEN else []
         words += f" [{'; '.join([*each_words, *([f'and {more} more'] if more else [])])}]"
     cause = error.__cause__
-    # LangGraph's time-outs have asyncio's as their cause, which says nothing more.
+    # The cause of LangGraph's timeouts is that of asyncio, which says nothing more.
     if cause is not None and id(cause) not in seen and not isinstance(error, NodeTimeoutError):
         words += f", caused by {_words(cause, steps, seen)}" if len(seen) < _MAX_SEEN else ""
     return words
@@ -152,7 +152,7 @@ def _text(error: BaseException) -> str:
 
 
 def _line(text: object) -> str:
-    """As PostgreSQL takes it, which wants neither NUL nor a lone surrogate, in one line."""
+    """In one line, without what PostgreSQL cannot store: NUL and lone surrogates."""
     return " ".join(str(text).replace("\0", "").split()).encode("utf-8", "replace").decode()
 
 

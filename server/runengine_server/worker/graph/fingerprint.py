@@ -1,4 +1,4 @@
-"""Whether the code of a node is still the one whose result was cached."""
+"""Tells whether the code of a node is still that whose result was cached."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...))
 
 
 def fingerprint(node: Runnable[Any, Any]) -> bytes:
-    """Of the functions that a node consists of: their instructions, constants, names and defaults, what they
-    close over, and the functions of their own module that they name. The same in each process, also when
-    lines have moved; another when the version of Python is.
+    """A hash of the functions that a node consists of: their instructions, constants, names and defaults,
+    what they close over, and the functions of their own module that they name. It is the same in each
+    process, and when lines have moved; it is another with another version of Python.
     """
     digest = hashlib.sha256()
     for word in _words(node, set()):
@@ -39,8 +39,8 @@ def _words(value: Any, seen: set[int]) -> Iterator[str]:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """What of it counts, in an order that is the same each time."""
-    # Not what a list, a dict or a set holds, which may be another each time.
+    """What counts of a value, in an order that is the same each time."""
+    # Not the items of a list, a dict or a set, which may be others each time.
     if isinstance(value, tuple):
         yield from value
     elif isinstance(value, frozenset):

@@ -1,4 +1,4 @@
-"""The idempotency key of a node's effects on the outside world."""
+"""The idempotency key with which a node may make its effects on the outside world happen once."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from langgraph.config import get_config
 
 
 def idempotency_key(run_id: UUID, task_id: UUID) -> str:
-    """That of the node which asks, in an execution of that task of the run: the node of the task itself, or
-    one of a sub-graph in it.
+    """The key of the node that calls this while that task of the run is executed: the node of the task
+    itself, or one of a sub-graph in it. The same in each execution of the task.
     """
     return f"{run_id}:{task_id}{place_within(str(task_id))}"
 
 
 def place_within(task_id: str) -> str:
-    """Which node of a sub-graph in the execution of that task asks; empty for the node of the task itself.
-    By its place in the sub-graph, and not by the id of its task, which is another when the sub-graph
+    """Tells the node of a sub-graph that calls this while that task is executed; empty for the node of the
+    task itself. By its place in the sub-graph, because the id of its own task is another when the sub-graph
     starts anew.
     """
     try:
         config = get_config()
-    except RuntimeError:  # asked on a thread of the node's own
+    except RuntimeError:  # called on a thread of the node's own
         return ""
     _, found, inner = config["configurable"].get("checkpoint_ns", "").partition(f":{task_id}|")
     if not found:

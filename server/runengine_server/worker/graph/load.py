@@ -29,9 +29,9 @@ from runengine_server.worker.graph.time_limit import TimeLimit
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is of a run. `subgraphs`
-    has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner"; `reached`
-    also those that the function of a node knows, and may call.
+    """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is that of a run. `subgraphs`
+    has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner";
+    `callable_graphs` also those that the function of a node refers to, and may call.
     """
 
     name: str
@@ -39,25 +39,25 @@ class Workflow:
     retry_policies: dict[str, Sequence[RetryPolicy]]
     timeout_seconds: float | None
     subgraphs: dict[str, Pregel[Any, Any, Any, Any]]
-    reached: dict[str, list[Pregel[Any, Any, Any, Any]]]
+    callable_graphs: dict[str, list[Pregel[Any, Any, Any, Any]]]
 
     def graphs_of(self, namespace: str) -> list[Pregel[Any, Any, Any, Any]]:
-        """The graph whose checkpoints have that namespace, or those among which it is; none where nobody
-        knows, because a function makes it.
+        """The graph whose checkpoints have that namespace, or the graphs among which it is; none where it is
+        unknown, because a function makes it.
         """
         graph = self.graph_of(namespace)
-        return self.reached.get(namespace_path(namespace), []) if graph is None else [graph]
+        return self.callable_graphs.get(namespace_path(namespace), []) if graph is None else [graph]
 
     def graph_of(self, namespace: str) -> Pregel[Any, Any, Any, Any] | None:
         """The graph whose checkpoints have that namespace; None of one that a node calls by itself."""
         return self.subgraphs.get(namespace_path(namespace)) if namespace else self.graph
 
     def stops_after(self, namespace: str, done: Iterable[str]) -> bool:
-        """Whether the graph of that namespace stops now that its nodes of those names are done."""
+        """Whether the graph of that namespace has a gate after one of the nodes `done`."""
         gated = [graph for graph in self.graphs_of(namespace) if graph.interrupt_after_nodes]
         names = set(done) - {START} if gated else set()
         for graph in gated:
-            # Of several that a function may call it is the one that has those nodes.
+            # Of several graphs that a function may call it is the one that has those nodes.
             if names <= graph.nodes.keys():
                 gates = graph.interrupt_after_nodes
                 return bool(names if gates == "*" else names & set(gates))
@@ -66,7 +66,7 @@ class Workflow:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long a run and a step may take, in seconds, where the graph's metadata says nothing of it."""
+    """How long a run and a step may take, in seconds, unless the graph's metadata has a limit of its own."""
 
     run: float | None = None
     step: float | None = None
@@ -131,7 +131,7 @@ def _subgraphs(graph: Pregel[Any, Any, Any, Any], within: str = "") -> dict[str,
     return found
 
 
-def _reached(graph: Pregel[Any, Any, Any, Any]) -> dict[str, list[Pregel[Any, Any, Any, Any]]]:
+def _callable_graphs(graph: Pregel[Any, Any, Any, Any]) -> dict[str, list[Pregel[Any, Any, Any, Any]]]:
     found: dict[str, list[Pregel[Any, Any, Any, Any]]] = {}
 
     def look(graph: Pregel[Any, Any, Any, Any], within: str, above: tuple[int, ...]) -> None:
@@ -154,7 +154,9 @@ def _called(node: Runnable[Any, Any]) -> list[Pregel[Any, Any, Any, Any]]:
 
 
 def _graphs_in(value: Any) -> Iterable[Pregel[Any, Any, Any, Any]]:
-    """Itself, that whose method it is, or those that it holds: a function may choose one of them."""
+    """The graph, that whose method the value is, or those in a collection, of which a function may choose
+    one.
+    """
     if isinstance(value, Mapping):
         value = value.values()
     elif not isinstance(value, list | tuple | set | frozenset):
@@ -167,13 +169,13 @@ def compile_workflow(
 ) -> Workflow:
     """The graph compiled, with a RecordedNode around each node's own runnable.
 
-    The node's CachePolicy moves into the RecordedNode, because LangGraph answers from its cache
-    without telling which task was answered; RetryPolicy and timeout stay where they are.
+    The node's CachePolicy moves into the RecordedNode, because LangGraph does not tell for which task it has
+    used its cache; RetryPolicy and timeout stay where they are.
     Raises ValueError for a `timeout_seconds` that is no positive number.
     """
     compiled = graph.compile(name=name)
     subgraphs = _subgraphs(compiled)
-    reached = _reached(compiled)
+    callable_graphs = _callable_graphs(compiled)
     retry_policies: dict[str, Sequence[RetryPolicy]] = {}
     for step_id, node in compiled.nodes.items():
         if step_id == START:
@@ -188,19 +190,19 @@ def compile_workflow(
         # A sub-graph as a whole has the limit of the node that it is.
         _limit(subgraph, None)
     store_writes(compiled, is_top=True)
-    for each in chain.from_iterable(reached.values()):
+    for each in chain.from_iterable(callable_graphs.values()):
         store_writes(each)
     of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
-    return Workflow(name, compiled, retry_policies, of_run, subgraphs, reached)
+    return Workflow(name, compiled, retry_policies, of_run, subgraphs, callable_graphs)
 
 
 def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
-    """Gives nodes without a timeout that of their metadata, `timeout_seconds`, or else the default: with
-    their edges, error handlers and the edges that lead into the graph too.
+    """Gives each node without a timeout the `timeout_seconds` of its metadata, or else the default: together
+    with its edges; also error handlers, and the edges that lead into the graph.
     """
     for name, node in graph.nodes.items():
-        # compile() has read the cached property `node` of a PregelNode with a timeout; it would keep
-        # running the node as it was.
+        # compile() has read the cached property `node` of a PregelNode with a timeout, which would keep
+        # the node as it was.
         vars(node).pop("node", None)
         seconds: float | timedelta | None
         if node.timeout is None:

@@ -1,8 +1,9 @@
-"""What of a value is left when it has been stored and read again, so that it can be so from the beginning.
+"""What a value becomes when it is stored and read back, so that a graph can work with that from the
+beginning.
 
-A graph that goes straight on hands a value from node to node as it is; one that goes on after a retry, a
-takeover or a cache hit hands on what the store gave back: of langgraph-checkpoint 4.3.2 that is a list for a
-tuple, a deque without its bound, a dict for a defaultdict, or for an object that cannot be made again.
+A graph that is not interrupted hands values from node to node as they are. After a retry, a takeover or a
+cache hit it hands on what the store gives back: with langgraph-checkpoint 4.3.2 a list for a tuple, a deque
+without its bound, a dict for a defaultdict or for an object that cannot be made again.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from runengine_server.worker.graph.failures import ValueNotStorable
 
-# What comes back as it was, whatever it is. Of lists and dicts that depends on what they hold.
+# Types whose values always come back as they were. Of lists and dicts that depends on their items.
 FLAT = frozenset((float, bool, type(None), bytes))
 _LEAST_INT, _GREATEST_INT = -(2**63), 2**64 - 1
 
-# What comes back plain: subclasses of these as the class itself, tuples as lists, buffers as bytes.
+# Types that may come back as another of them: subclasses as the class itself, tuples as lists, buffers as
+# bytes.
 _PLAIN = (str, int, float, bytes, bytearray, memoryview, list, tuple, dict, type(None))
 
-# The code of an error in msgpack. langgraph-checkpoint has 0 to 7, and makes None of codes that it does not
-# know: an error that is read as None is one that nobody handles, and its node runs again.
+# The extension code of an error in msgpack. langgraph-checkpoint uses 0 to 7, and reads others as None; an
+# error that is read as None is handled by nobody, and its node runs again.
 _ERROR = 100
 
 _BASE = JsonPlusSerializer()
@@ -43,30 +45,30 @@ SERIALISER = JsonPlusSerializer(__unpack_ext_hook__=_read_extension)
 
 
 def as_stored(value: Any, key: str = "") -> Any:
-    """The value as it comes back from the store; itself when that is the same.
+    """The value as it comes back from the store; the value itself when that is the same.
 
-    Raises ValueNotStorable, which names key and type, for what cannot be stored, or would come back as
-    something that is not of its type.
+    Raises ValueNotStorable, which names `key` and the type, for a value that cannot be stored, or of which
+    something would come back as another type.
     """
     try:
         if is_plain(value):
             return value
-        # Within something, as in a checkpoint: alone a bytearray comes back as one, there as bytes.
+        # In a list, as in a checkpoint, where a bytearray comes back as bytes; alone it comes back as it was.
         (stored,) = SERIALISER.loads_typed(SERIALISER.dumps_typed([value]))
-        lost = _lost(value, stored)
+        changed = find_changed(value, stored)
     except RecursionError:
         raise ValueNotStorable(key, _name(value), "it is nested too deep, or holds itself") from None
     except Exception as error:
         raise ValueNotStorable(key, _name(value), str(error)) from None
-    if lost is not None:
-        before, after = lost
+    if changed is not None:
+        before, after = changed
         words = f"a value of type {_name(before)!r} comes back as {_name(after)!r}"
         raise ValueNotStorable(key, _name(value), words)
     return stored
 
 
 def is_plain(value: Any) -> bool:
-    """Whether it is of JSON's types, or bytes, all through, and so comes back as it was."""
+    """Whether the value is made of JSON's types and bytes alone, and so comes back as it was."""
     kind = type(value)
     if kind is str:
         return value.isascii() or _is_encodable(value)
@@ -89,7 +91,7 @@ def is_plain(value: Any) -> bool:
 
 
 def objects_in(value: Any) -> Iterable[Any]:
-    """What lists and dicts hold, at any depth, that is not plain."""
+    """The values in lists and dicts, at any depth, that are not plain."""
     kind = type(value)
     if kind is list or kind is dict:
         for each in value if kind is list else value.values():
@@ -99,7 +101,7 @@ def objects_in(value: Any) -> Iterable[Any]:
 
 
 def with_objects_as_stored(value: Any, known: set[int], key: str) -> Any:
-    """As as_stored, for a value of which the objects with those ids have come back from the store."""
+    """As as_stored, for a value of which the objects with the ids `known` have come from the store."""
     kind = type(value)
     if id(value) in known or is_plain(value):
         return value
@@ -118,8 +120,10 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def _lost(before: Any, after: Any) -> tuple[Any, Any] | None:
-    """An object within the value that came back as something else, and as what."""
+def find_changed(before: Any, after: Any) -> tuple[Any, Any] | None:
+    """A value within `before` that came back as another type, and what it came back as; None if there is
+    none.
+    """
     if type(before) is not type(after) and not (_is_plain_kind(before) and type(after) in _PLAIN):
         return before, after
     if isinstance(before, dict):
@@ -135,14 +139,14 @@ def _lost(before: Any, after: Any) -> tuple[Any, Any] | None:
         pairs = zip(_attributes(before, fields), _attributes(after, fields), strict=True)
     else:
         return None
-    return next((found for pair in pairs if (found := _lost(*pair)) is not None), None)
+    return next((found for pair in pairs if (found := find_changed(*pair)) is not None), None)
 
 
 def _is_plain_kind(value: Any) -> bool:
     return (
         isinstance(value, _PLAIN)
         and not isinstance(value, Enum)
-        and (type(value) is tuple or not isinstance(value, tuple))  # a named one has to come back as such
+        and (type(value) is tuple or not isinstance(value, tuple))  # a named tuple has to come back as one
     )
 
 
@@ -155,33 +159,33 @@ def _name(value: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-# Errors, which langgraph-checkpoint stores as their words alone: a handler of the graph would find another
-# type after a takeover.
+# langgraph-checkpoint stores errors as text, so that after a takeover a handler of the graph would find
+# another type.
 
 
 def dump_write(channel: str, value: Any) -> tuple[str, bytes]:
-    """Type and bytes of what a task wrote there. Raises ValueNotStorable, and TypeError."""
+    """Type and bytes of what a task wrote to that channel. Raises ValueNotStorable and TypeError."""
     if channel == ERROR and isinstance(value, BaseException):
         return dump_error(value)
-    # What a task returns is written past the node that called it, which would have refused it.
+    # The result of a task is not written by the node that called it, where StoringNode would have checked it.
     return SERIALISER.dumps_typed(as_stored(value, "the result of a task") if channel == RETURN else value)
 
 
 def dump_error(error: BaseException) -> tuple[str, bytes]:
-    """An error that a handler of the graph takes, stored so that it comes back with its type, arguments and
-    attributes; what of these cannot be stored as its words. Of a class that no module has by its name the
-    words alone.
+    """Type and bytes of an error that a handler of the graph takes. It comes back with its type, arguments
+    and attributes, those that cannot be stored as text. An error whose class is not found by its name comes
+    back as text.
     """
     kind = type(error)
-    attributes = {name: _or_words(each) for name, each in vars(error).items()}
-    content = (kind.__module__, kind.__qualname__, [_or_words(each) for each in error.args], attributes)
+    attributes = {name: _or_text(each) for name, each in vars(error).items()}
+    content = (kind.__module__, kind.__qualname__, [_or_text(each) for each in error.args], attributes)
     encoded = SERIALISER.dumps_typed(content)[1]
     if type(_read_error(encoded)) is not kind:
         return SERIALISER.dumps_typed(error)
     return "msgpack", ormsgpack.packb(ormsgpack.Ext(_ERROR, encoded))
 
 
-def _or_words(value: Any) -> Any:
+def _or_text(value: Any) -> Any:
     try:
         return as_stored(value)
     except ValueNotStorable:
@@ -194,7 +198,7 @@ def _read_error(encoded: bytes) -> BaseException | None:
         kind: Any = importlib.import_module(module)
         for name in qualname.split("."):
             kind = getattr(kind, name)
-        if not issubclass(kind, BaseException):  # whatever stands there, nothing else is made or called
+        if not issubclass(kind, BaseException):  # nothing else is made or called, whatever has that name
             return None
         error: BaseException = kind.__new__(kind, *arguments)
         if not isinstance(kind.__init__, FunctionType):

@@ -1,4 +1,4 @@
-"""A node whose writes are, from the moment they are written, as the store gives them back."""
+"""A node whose writes are at once what reading them back from the store would give."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Write = tuple[str, Any]
 
 
 def store_writes(graph: Pregel[Any, Any, Any, Any], is_top: bool = False) -> None:
-    """Makes the nodes of the graph, with the edges that lead from them, StoringNodes. Above the one at the
-    top there is no graph.
+    """Puts a StoringNode around each node of the graph and the edges that lead from it. `is_top`: there is no
+    graph above this one.
     """
     keep_as_stored(graph.channels)
     untracked = frozenset(name for name, each in graph.channels.items() if isinstance(each, UntrackedValue))
@@ -42,8 +42,8 @@ def store_writes(graph: Pregel[Any, Any, Any, Any], is_top: bool = False) -> Non
 
 
 class StoringNode(Runnable[Any, Any]):
-    """Executes `bound`, a node with its edges. What it writes, what its tasks return, and what it tells a
-    graph above are as_stored; channels that are not stored take what they are given.
+    """Executes `bound`, a node with its edges. What it writes, what its tasks return, and its Commands to a
+    graph above go through as_stored; values for channels that are not stored stay as they are.
     """
 
     def __init__(self, name: str, bound: Runnable[Any, Any], untracked: frozenset[str], is_top: bool) -> None:
@@ -81,10 +81,11 @@ class StoringNode(Runnable[Any, Any]):
 
     def _write(self, send: Callable[[Sequence[Write]], None], writes: Sequence[Write]) -> None:
         if not all(type(value) in FLAT for _, value in writes):
-            writes = [(channel, self._as_stored(channel, value)) for channel, value in writes]
+            writes = [(channel, self.as_stored(channel, value)) for channel, value in writes]
         send(writes)
 
-    def _as_stored(self, channel: str, value: Any) -> Any:
+    def as_stored(self, channel: str, value: Any) -> Any:
+        """The value that is written to the channel in place of `value`."""
         if value is None or channel in self._untracked:
             return value
         if channel == TASKS and isinstance(value, Send):
@@ -111,9 +112,9 @@ class StoringNode(Runnable[Any, Any]):
             raise WorkflowError(words) from None
         update, goto = command.update, command.goto
         if isinstance(update, dict):
-            update = {name: self._as_stored(name, each) for name, each in update.items()}
+            update = {name: self.as_stored(name, each) for name, each in update.items()}
         elif isinstance(update, list | tuple) and all(_is_pair(each) for each in update):
-            update = [(name, self._as_stored(name, each)) for name, each in update]
+            update = [(name, self.as_stored(name, each)) for name, each in update]
         if isinstance(goto, Send):
             goto = self._sent(goto)
         elif not isinstance(goto, str):
@@ -126,7 +127,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _call(call: Callable[..., Future], *arguments: Any, **named: Any) -> Future:
-    """What a task (`@task`) returns is stored too, and read from there when the node runs again."""
+    """Calls a task (`@task`): its result is stored too, and read back when the node runs again."""
     return _returning(call(*arguments, **named))
 
 

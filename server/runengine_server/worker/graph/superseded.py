@@ -1,4 +1,4 @@
-"""Which checkpoints of a run nothing will need any more, while it goes on."""
+"""Which checkpoints of a run can be deleted while it goes on, because nothing will need them any more."""
 
 from __future__ import annotations
 
@@ -8,48 +8,53 @@ from typing import Any
 
 from langgraph._internal._constants import NS_END, NS_SEP
 
-# How much may lie there before it is thrown away, unless the state is larger: of a short run with a small
-# state nothing is, before it ends.
-_BYTES = 128 << 10
+# How many bytes may be superseded before they are deleted; as many as the state has, where that is larger. A
+# short run with a small state deletes nothing before it ends.
+MIN_BYTES = 128 << 10
 
 
 class Superseded:
-    """What was stored in one execution of a run, as far as it matters for what may go.
+    """What one execution of a run has stored, as far as it tells what can be deleted.
 
     LangGraph resumes each namespace from its current checkpoint. A checkpoint is put once all tasks of its
-    superstep have ended, so with the one before goes what graphs within those tasks have stored, in
-    namespaces such as "inner:<task>"; not so "inner", of a sub-graph that keeps its state from call to call
-    (`checkpointer=True`), nor "inner:<task>|1", of the second graph that the same task calls, when the first
-    goes on. A delta channel is replayed from the writes on its ancestors, back to its last snapshot.
+    superstep have ended. So it supersedes the one before it, and all that graphs within those tasks have
+    stored, in namespaces such as "inner:<task>". It does not supersede "inner", of a sub-graph that keeps its
+    state from call to call (`checkpointer=True`), nor "inner:<task>|1", of the second graph that the same
+    task calls, when the first goes on. A delta channel is replayed from the writes on its ancestors, back to
+    its last snapshot, and needs these.
     """
 
     def __init__(self) -> None:
         self._bytes = 0
+        # Of each namespace the checkpoints that are needed, oldest first.
         self._needed: dict[str, deque[str]] = {}
+        # What can be deleted: in these namespaces all that is older than the checkpoint, and whole
+        # namespaces.
         self._oldest: dict[str, str] = {}
+        self._dropped: list[str] = []
+        # The namespaces of graphs within the tasks of each namespace.
         self._within: dict[str, set[str]] = {}
-        self._gone: list[str] = []
 
     def wrote(self, size: int) -> None:
-        """So many bytes were stored besides checkpoints."""
+        """`size` bytes were stored besides checkpoints."""
         self._bytes += size
 
     def put(
         self, namespace: str, checkpoint: Mapping[str, Any], metadata: Mapping[str, Any], size: int
     ) -> bool:
-        """A checkpoint of so many bytes is stored next. Whether it sums up the one before it, so that neither
-        that nor what was written on top of it is needed.
+        """A checkpoint of `size` bytes is stored next. Returns whether it replaces the one before it, so that
+        neither that nor the writes on top of it are needed.
         """
         self._bytes += size
         if metadata.get("source") not in ("input", "loop"):
-            # A fork goes on from an older one.
+            # A fork, which goes on from an older one.
             self._needed.pop(namespace, None)
             self._oldest.pop(namespace, None)
             return False
         for task in self._within.pop(namespace, ()):
-            self._forget(task)
-        if NS_END in namespace:
-            self._within.setdefault(_parent(namespace), set()).add(namespace)
+            self._drop(task)
+        if (enclosing := enclosing_namespace(namespace)) is not None:
+            self._within.setdefault(enclosing, set()).add(namespace)
         counters = metadata.get("counters_since_delta_snapshot") or {}
         versions = checkpoint["channel_versions"]
         replayed = max((steps for name, (_, steps) in counters.items() if name in versions), default=0)
@@ -61,26 +66,31 @@ class Superseded:
             self._oldest[namespace] = needed[0]
         return not replayed
 
-    def due(self, size: int) -> tuple[dict[str, str], list[str]]:
-        """What is to go with a checkpoint of that size: in these namespaces what is older than the given
-        checkpoint, and all of those namespaces. Nothing, until it is worth it.
+    def take(self, size: int) -> tuple[dict[str, str], list[str]]:
+        """What is to be deleted together with a checkpoint of `size` bytes: in the namespaces of the dict
+        what is older than the checkpoint named there, and the namespaces of the list as a whole. Nothing,
+        until there is enough of it.
         """
-        if self._bytes < max(_BYTES, size):
+        if self._bytes < max(MIN_BYTES, size):
             return {}, []
-        oldest, gone = self._oldest, self._gone
-        self._bytes, self._oldest, self._gone = 0, {}, []
-        return oldest, gone
+        oldest, dropped = self._oldest, self._dropped
+        self._bytes, self._oldest, self._dropped = 0, {}, []
+        return oldest, dropped
 
-    def _forget(self, namespace: str) -> None:
-        self._gone.append(namespace)
+    def _drop(self, namespace: str) -> None:
+        self._dropped.append(namespace)
         self._needed.pop(namespace, None)
         self._oldest.pop(namespace, None)
         for each in self._within.pop(namespace, ()):
-            self._forget(each)
+            self._drop(each)
 
 
-def _parent(namespace: str) -> str:
-    """The namespace of the graph whose task the graph of this one is in."""
+def enclosing_namespace(namespace: str) -> str | None:
+    """The namespace of the graph within whose task the graph of this one is executed; None for a graph that
+    keeps its state from call to call, and for the graph at the top.
+    """
+    if NS_END not in namespace:
+        return None
     parts = namespace.split(NS_SEP)
     while NS_END not in parts.pop():
         pass

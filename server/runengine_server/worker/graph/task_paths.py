@@ -1,5 +1,5 @@
-"""What the path of a task tells, under which LangGraph has its writes stored: "~__pregel_pull, send" of a
-node, "~__pregel_push, 0000000002, 0000000000" of the third of the pending Sends.
+"""LangGraph's paths of tasks, which are stored with their writes: "~__pregel_pull, send" for the node `send`,
+"~__pregel_push, 0000000002, 0000000000" for the third of the pending Sends.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from langgraph._internal._constants import PUSH
 from langgraph.pregel._task_status import CONTROL_WRITES
 from langgraph.types import Send
 
-# How the path of an error handler's task goes on from that of the task whose error it takes.
+# What the path of an error handler's task adds to the path of the task whose error it takes.
 _OF_HANDLER = ", node_error_handler, 0000000000"
 
 
 def node_of(task_path: str, sends: Sequence[Send]) -> str:
-    """The node of a task, of which its path has the name, or the place among the pending Sends."""
+    """The node of a task: its path has the node's name, or the place of a Send among the pending `sends`."""
     kind, _, rest = task_path.removeprefix("~").removesuffix(_OF_HANDLER).partition(", ")
     place = rest.partition(", ")[0]
     return sends[int(place)].node if kind == PUSH and place.isdigit() else rest
 
 
 def with_handlers(writes: Sequence[tuple[str, str, str, Any]]) -> Iterator[tuple[str, str, Any]]:
-    """(task id, task path, channel, value) without the path, and what error handlers wrote in the name
-    of the task whose error they took, in place of that error. LangGraph 1.2.22 does not look for the writes
-    of a handler when a graph resumes, and runs it again (its issue 9002); of a task it does.
+    """Turns (task id, task path, channel, value) into (task id, channel, value). What an error handler wrote
+    replaces the error of the task that it handled, under the id of that task: LangGraph 1.2.22 looks for the
+    writes of a task when a graph resumes, but not for those of a handler, which it would run again (its issue
+    9002).
     """
     handlers = {
         path.removesuffix(_OF_HANDLER)

@@ -1,4 +1,4 @@
-"""The time limit of a node: how long it may take once it has what it needs to begin."""
+"""The time limit of a node, which counts from when it has what it needs to begin."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from langgraph.errors import NodeTimeoutError
 
 
 class NodeClock:
-    """How long a node has taken, without what it waited for a thread. Any thread may stop it."""
+    """How long a node has taken, without the time it waited for a thread. Any thread may call it."""
 
     def __init__(self, outer: NodeClock | None) -> None:
-        """`outer` is of the node whose graph the node is in, which waits with it."""
+        """`outer` is the clock of the node whose graph the node is in, which waits with it."""
         self._outer = outer
         self._lock = threading.Lock()
         self._stopped = 0
@@ -27,7 +27,7 @@ class NodeClock:
         self._counted = 0.0
 
     def stop(self) -> None:
-        """Counts no more until `go_on` was called as often."""
+        """Does not count until `resume` was called as often as this."""
         with self._lock:
             if self._stopped == 0:
                 self._counted += time.monotonic() - self._since
@@ -35,17 +35,17 @@ class NodeClock:
         if self._outer is not None:
             self._outer.stop()
 
-    def go_on(self) -> None:
-        """See `stop`."""
+    def resume(self) -> None:
+        """Counts again, see `stop`."""
         with self._lock:
             self._stopped -= 1
             if self._stopped == 0:
                 self._since = time.monotonic()
         if self._outer is not None:
-            self._outer.go_on()
+            self._outer.resume()
 
     def seconds(self) -> float:
-        """So far."""
+        """What it has counted so far."""
         with self._lock:
             return self._counted + (0.0 if self._stopped else time.monotonic() - self._since)
 
@@ -54,15 +54,15 @@ _clock: ContextVar[NodeClock | None] = ContextVar("clock of the node", default=N
 
 
 def clock_of_node() -> NodeClock | None:
-    """Of the node with a time limit that this is executed for."""
+    """The clock of the node that is being executed; None where it has no time limit."""
     return _clock.get()
 
 
 class TimeLimit(Runnable[Any, Any]):
-    """Executes `bound` for so many seconds at most, then cancels it, and raises NodeTimeoutError as
-    LangGraph does for nodes that it gives a limit. That it does not to sync nodes and error handlers
-    (langgraph 1.2.22, `prepare_node_error_handler_task`; its issue 8843), and it counts from when a node is
-    due: a sync node may have to wait for its thread until its time is over.
+    """Executes `bound` for at most `seconds`, then cancels it and raises NodeTimeoutError, as LangGraph does
+    for nodes with a timeout. LangGraph gives none to sync nodes and error handlers (langgraph 1.2.22,
+    `prepare_node_error_handler_task`; its issue 8843), and counts from when a node is due, while a sync node
+    may have to wait for its thread until its time is over.
     """
 
     def __init__(self, name: str, bound: Runnable[Any, Any], seconds: float) -> None:
@@ -75,13 +75,13 @@ class TimeLimit(Runnable[Any, Any]):
         raise NotImplementedError
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """What `bound` returns. One that ignores that it is cancelled is left behind, and writes nothing."""
+        """What `bound` returns. Where it ignores that it is cancelled it is abandoned, and writes nothing."""
         assert config is not None
-        is_left = False
+        is_abandoned = False
         send = config["configurable"][CONFIG_KEY_SEND]
 
         def send_in_time(writes: Sequence[tuple[str, Any]]) -> None:
-            if not is_left:
+            if not is_abandoned:
                 send(writes)
 
         config = {**config, "configurable": {**config["configurable"], CONFIG_KEY_SEND: send_in_time}}
@@ -97,15 +97,15 @@ class TimeLimit(Runnable[Any, Any]):
                     return work.result()
                 left = self.seconds - clock.seconds()
         except asyncio.CancelledError:
-            is_left = True
-            _leave(work)
+            is_abandoned = True
+            _abandon(work)
             raise
-        is_left = True
-        _leave(work)
+        is_abandoned = True
+        _abandon(work)
         raise NodeTimeoutError(str(self.name), clock.seconds(), kind="run", run_timeout=self.seconds)
 
 
-def _leave(work: asyncio.Future[Any]) -> None:
+def _abandon(work: asyncio.Future[Any]) -> None:
     def forget(done: asyncio.Future[Any]) -> None:
         with suppress(BaseException):
             done.result()
