@@ -8,9 +8,9 @@ Methods return the messages of `runengine.v1`.
 """
 
 from runengine_client import errors
-from runengine_client.client import TERMINAL, Artifact, RunEngineClient
+from runengine_client.client import TERMINAL, Artifact, RunEngineClient, RunOutput
 from runengine_client.errors import *  # noqa: F403 - one class for each reason
 from runengine_client.structs import struct_to_dict, to_struct
 
-__all__ = ["TERMINAL", "Artifact", "RunEngineClient", "struct_to_dict", "to_struct"]
+__all__ = ["TERMINAL", "Artifact", "RunEngineClient", "RunOutput", "struct_to_dict", "to_struct"]
 __all__ += errors.__all__

@@ -24,6 +24,7 @@ for _name, _body in (
     ("get", run_commands.get),
     ("steps", run_commands.steps),
     ("events", run_commands.events),
+    ("output", run_commands.output),
     ("list", run_commands.list_),
     ("retry", run_commands.retry),
     ("cancel", run_commands.cancel),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,6 +23,7 @@ from runengine.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from runengine.v1.run_pb2 import Run, RunEvent, RunStatus, RunStep
 from runengine.v1.run_service_pb2 import (
     CancelRunRequest,
+    GetRunOutputRequest,
     GetRunRequest,
     ListCampaignRunsRequest,
     ListCampaignRunsResponse,
@@ -59,6 +61,17 @@ class Artifact:
     name: str
     media_type: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """What the graph of a run has returned: `value` is that of JSON. Where it is larger than 1 MiB, the
+    artifact `artifact_id` holds it as JSON; where it cannot be shown, `note` says why.
+    """
+
+    value: Any
+    artifact_id: str | None
+    note: str | None
 
 
 class RunEngineClient:
@@ -159,6 +172,18 @@ class RunEngineClient:
         """Returns the transitions of the run, all attempts, in order. Raises RunNotFound."""
         request = ListRunEventsRequest(run_id=str(run_id))
         return list((await self._call(self._runs.ListRunEvents, request)).events)
+
+    async def get_run_output(self, run_id: Id) -> RunOutput:
+        """Returns what the graph of a completed run has returned.
+
+        Raises RunNotFound, or RunNotCompleted while it has not completed.
+        """
+        response = await self._call(self._runs.GetRunOutput, GetRunOutputRequest(run_id=str(run_id)))
+        return RunOutput(
+            value=json.loads(response.output) if response.HasField("output") else None,
+            artifact_id=response.artifact_id if response.HasField("artifact_id") else None,
+            note=response.note if response.HasField("note") else None,
+        )
 
     async def retry_run(self, run_id: Id, *, idempotency_key: str | None = None) -> Run:
         """Queues a failed or cancelled run again and returns it: same id, attempt + 1.

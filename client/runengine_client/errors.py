@@ -24,6 +24,7 @@ __all__ = [
     "QuotaExceeded",
     "RunActive",
     "RunEngineError",
+    "RunNotCompleted",
     "RunNotFound",
     "RunNotRetryable",
     "RunTerminal",
@@ -132,6 +133,12 @@ class RunTerminal(RunEngineError):
     """A completed or failed run cannot be cancelled."""
 
     reason = "RUN_TERMINAL"
+
+
+class RunNotCompleted(RunEngineError):
+    """Only a completed run has an output."""
+
+    reason = "RUN_NOT_COMPLETED"
 
 
 class IdempotencyKeyReused(RunEngineError):

@@ -8,10 +8,11 @@ from typing import Any
 from runengine.rest_json import encoder_of
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.run_pb2 import Run, RunEvent, RunStep
-from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
+from runengine.v1.run_service_pb2 import GetRunOutputResponse, ListCampaignRunsResponse
 
 run_json = encoder_of(Run.DESCRIPTOR)
 page_json = encoder_of(ListCampaignRunsResponse.DESCRIPTOR)
+output_json = encoder_of(GetRunOutputResponse.DESCRIPTOR)
 campaign_json = encoder_of(Campaign.DESCRIPTOR)
 _step_json = encoder_of(RunStep.DESCRIPTOR)
 _event_json = encoder_of(RunEvent.DESCRIPTOR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -112,6 +113,17 @@ async def events(session: Session, run_id: RunId) -> None:
     """Shows the timeline of a run: when it went from which status to which, by whom and why."""
     found = await session.client.list_run_events(run_id)
     session.show(tables.events_view(found), events_json(found))
+
+
+async def output(session: Session, run_id: RunId) -> None:
+    """Shows what the graph of a completed run has returned, as JSON."""
+    found = await session.client.get_run_output(run_id)
+    document = {"output": found.value, "artifactId": found.artifact_id, "note": found.note}
+    if found.artifact_id is not None:
+        view = f"The output is larger than 1 MiB. `runengine download {found.artifact_id}` saves it."
+    else:
+        view = found.note or json.dumps(found.value, indent=2, ensure_ascii=session.out.encoding != "utf-8")
+    session.show(tables.plain(view), document)
 
 
 async def list_(

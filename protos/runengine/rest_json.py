@@ -5,6 +5,7 @@ times are RFC 3339 UTC with milliseconds. protobuf's own json_format writes no n
 64-bit integers as text. All is compiled once from a descriptor: a call walks closures, not descriptors.
 """
 
+import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -14,6 +15,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
+from runengine.v1.run_service_pb2 import is_json
 
 # Beyond it a double no longer holds every integer, so that readers of JSON would round (contract: Bounds).
 MAX_INTEGER = 2**53
@@ -71,11 +73,18 @@ def _value_encoder(
         words = words_of(field.enum_type)
         # A newer server may return a value that is not known here yet.
         return lambda number: words.get(number, words[0])
+    if holds_json(field):
+        return json.loads
     if field.type in _PLAIN_TYPES:
         return lambda value: value
     if field.type == FieldDescriptor.TYPE_BYTES and encode_bytes is not None:
         return encode_bytes
     raise no_mapping(field)
+
+
+def holds_json(field: FieldDescriptor) -> bool:
+    """Whether the field is a string of JSON text, in whose place REST has the value."""
+    return bool(field.GetOptions().Extensions[is_json])
 
 
 def encode_timestamp(moment: Timestamp) -> str:

@@ -14,7 +14,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
-from runengine.rest_json import words_of
+from runengine.rest_json import holds_json, words_of
 from runengine.rules import is_required, rules_of
 from starlette.requests import Request
 from starlette.responses import Response
@@ -71,6 +71,8 @@ _EXAMPLES: Mapping[str, object] = {
         "locale": "en",
     },
     "context": {"campaignId": "0198d6a2-7c1e-7b53-9f4e-3d2c1b0a9f8e"},
+    "output": {"headline": "Boil by sunlight"},
+    "note": None,
     "step_id": "copywriting",
     "skill_id": "copywriting",
     "code": "STEP_FAILED",
@@ -282,6 +284,9 @@ class _Document:
 
     def _reply_type(self, field: FieldDescriptor) -> Json:
         """The schema of what rest_json.encoder_of writes for the field."""
+        if holds_json(field):
+            # Any JSON value, null among them: a schema with a type would leave some out.
+            return {**_examples(field.name), "description": _nulls(self._comments.of(field.full_name))}
         schema = self._value_type(field)
         if _is_map(field):
             schema, nullable = {"type": "object", "additionalProperties": schema}, False

@@ -17,6 +17,7 @@ from runengine_rest_client.api.campaigns import create_campaign, get_campaign
 from runengine_rest_client.api.runs import (
     cancel_run,
     get_run,
+    get_run_output,
     list_campaign_runs,
     list_run_events,
     list_run_steps,
@@ -26,6 +27,7 @@ from runengine_rest_client.api.runs import (
 from runengine_rest_client.models import (
     Campaign,
     CampaignStatus,
+    GetRunOutputResponse,
     ListCampaignRunsResponse,
     ListRunEventsResponse,
     ListRunStepsResponse,
@@ -101,6 +103,14 @@ def live(client: AuthenticatedClient) -> dict[str, str]:
     events = is_a(ListRunEventsResponse, list_run_events.sync(run.id, client=client)).events
     assert [event.to_status for event in events] == ["queued", "running", "completed"]
     assert events[0].from_status is None
+
+    output = is_a(GetRunOutputResponse, get_run_output.sync(run.id, client=client))
+    assert "bundle_artifact_id" in output.output
+    assert (output.artifact_id, output.note) == (None, None)
+    running = trigger(
+        client, TriggerRunRequest("unserved", trigger_payload=None, context=context, priority=None)
+    )
+    assert is_a(Problem, get_run_output.sync(running.id, client=client)).reason == "RUN_NOT_COMPLETED"
 
     idle = trigger(
         client, TriggerRunRequest("unserved", trigger_payload=None, context=context, priority=None)

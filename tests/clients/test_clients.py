@@ -199,6 +199,7 @@ async def test_an_idempotency_key_is_replayed_and_says_so(engine: Engine) -> Non
         ("GetRun", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("ListRunSteps", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("ListRunEvents", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
+        ("GetRunOutput", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("RetryRun", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("CancelRun", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("GetCampaign", {"campaignId": ABSENT}, "NOT_FOUND", "CAMPAIGN_NOT_FOUND"),

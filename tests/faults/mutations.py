@@ -97,6 +97,7 @@ def tenant_predicate() -> None:
         "list_campaign_runs",
         "campaign_runs_in",
         "count_campaign_runs",
+        "get_run_output",
         "list_run_events",
         "list_run_steps",
         "lock_run",

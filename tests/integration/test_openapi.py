@@ -139,6 +139,7 @@ async def test_real_runs_look_as_the_document_says(
     for run_id in (completed, failed, cancelled):
         await call("GET", "/runs/{runId}", 200, runId=run_id)
         await call("GET", "/runs/{runId}/events", 200, runId=run_id)
+        await call("GET", "/runs/{runId}/output", 200 if run_id == completed else 409, runId=run_id)
         steps = (await call("GET", "/runs/{runId}/steps", 200, runId=run_id)).json()["steps"]
         artifacts += [each for step in steps for each in step["outputArtifactIds"] or ()]
     for artifact_id in artifacts:

@@ -122,6 +122,8 @@ def run_of(status: str, number: int = 50_000) -> UUID:
 
 RUNNING, COMPLETED, FAILED = run_of("running"), run_of("completed"), run_of("failed")
 HELD = (RUNNING, 1)
+OUTPUT = (b"", UUID(int=9), "output.json", "application/json", 1, "key")
+NO_OUTPUT = (None,) * 6
 LEASE = ([WORKFLOW], 10, 30.0, "worker:test")
 # Those of the runs here end in up to a hundred days.
 LONG_LEASE = ([WORKFLOW], 10, 1e7, "worker:test")
@@ -155,6 +157,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         {"runs": 22, **COUNTS},
     ),
     ("get_run", (COMPLETED,), 1, {"runs": 1}),
+    ("get_run_output", (COMPLETED,), 1, {"runs": 1}),
     ("list_run_steps", (COMPLETED, None), 1, {"runs": 1, "run_steps": 1}),
     ("list_run_events", (COMPLETED,), 1, {"run_events": 1}),
     (
@@ -208,7 +211,19 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("discard_writes", (*HELD, "", "1", [str(RUNNING)], {}), 1, {"runs": 1, "run_steps": 1}),
     (
         "end_run",
-        (*HELD, "completed", None, "worker:test", "COMPLETED", CAMPAIGN, "live", None, RUNNING, [RUNNING]),
+        (
+            *HELD,
+            "completed",
+            None,
+            "worker:test",
+            "COMPLETED",
+            CAMPAIGN,
+            "live",
+            None,
+            RUNNING,
+            [RUNNING],
+            *OUTPUT,
+        ),
         1,
         {
             "runs": 4,
@@ -221,7 +236,19 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ),
     (
         "end_run",
-        (*HELD, "failed", b"", "worker:test", "STEP_FAILED", CAMPAIGN, "failed", None, RUNNING, []),
+        (
+            *HELD,
+            "failed",
+            b"",
+            "worker:test",
+            "STEP_FAILED",
+            CAMPAIGN,
+            "failed",
+            None,
+            RUNNING,
+            [],
+            *NO_OUTPUT,
+        ),
         1,
         {
             "runs": 4,

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from langgraph.types import CachePolicy
-from runengine_client import RunEngineClient
+from runengine_client import RunEngineClient, RunNotCompleted
 from runengine_server.domain.run import RunStatus
 from runengine_server.worker.graph import checkpointer as checkpoints
 
@@ -83,6 +83,9 @@ async def test_each_call_is_one_statement(proxy: Proxy, counted: RunEngineClient
     assert await statements_of(counted.get_run(run.id)) == ["get_run"]
     assert await statements_of(counted.list_run_steps(run.id)) == ["list_run_steps"]
     assert await statements_of(counted.list_run_events(run.id)) == ["list_run_events"]
+    with pytest.raises(RunNotCompleted):
+        await counted.get_run_output(run.id)
+    assert asked(proxy) == ["get_run_output"]
     assert await statements_of(counted.trigger_run("unserved")) == ["trigger_run"]
     for _ in range(2):
         keyed = counted.trigger_run("unserved", idempotency_key=key)

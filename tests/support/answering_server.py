@@ -70,8 +70,8 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
     async def TriggerRun(self, request: Any, context: Any) -> Any:
         return await self._answer(request, context)
 
-    GetRun = ListRunSteps = ListRunEvents = RetryRun = CancelRun = ListCampaignRuns = TriggerRun
-    CreateCampaign = GetCampaign = TriggerRun
+    GetRun = GetRunOutput = ListRunSteps = ListRunEvents = RetryRun = CancelRun = TriggerRun
+    ListCampaignRuns = CreateCampaign = GetCampaign = TriggerRun
 
 
 def failure(code: grpc.StatusCode, message: str, *details: Message) -> Status:

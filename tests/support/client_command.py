@@ -28,6 +28,7 @@ from runengine.v1.campaign_service_pb2_grpc import CampaignServiceServicer
 from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStatus, RunStep, StepError, StepStatus
 from runengine.v1.run_service_pb2 import (
     CancelRunResponse,
+    GetRunOutputResponse,
     GetRunResponse,
     ListCampaignRunsResponse,
     ListRunEventsResponse,
@@ -68,6 +69,13 @@ FAILED = run(
 )
 CANCELLED = run(4, RunStatus.RUN_STATUS_CANCELLED, duration_ms=97_500_000)
 RUNS = {each.id: each for each in (QUEUED, COMPLETED, FAILED, CANCELLED)}
+# By the id of the run.
+OUTPUTS = {
+    "shown": GetRunOutputResponse(output='{"words": ["w\u00f6rd", null], "count": 1}'),
+    "null": GetRunOutputResponse(output="null"),
+    "large": GetRunOutputResponse(artifact_id=uuid(20)),
+    "strange": GetRunOutputResponse(note="The output cannot be shown as JSON: it is \x1b[31mred"),
+}
 EVENTS = [
     RunEvent(
         at=NINE_THIRTY, to_status=RunStatus.RUN_STATUS_QUEUED, attempt=1, actor="user_1", reason="TRIGGERED"
@@ -164,6 +172,9 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
 
     async def ListRunEvents(self, request: Any, context: Any) -> Any:
         return ListRunEventsResponse(events=EVENTS)
+
+    async def GetRunOutput(self, request: Any, context: Any) -> Any:
+        return OUTPUTS[request.run_id]
 
     async def RetryRun(self, request: Any, context: Any) -> Any:
         if request.run_id == QUEUED.id:

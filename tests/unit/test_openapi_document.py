@@ -235,7 +235,9 @@ def test_no_schema_has_a_default_and_none_holds_itself(document: dict[str, Any])
 
 
 def test_every_schema_says_its_type(document: dict[str, Any]) -> None:
-    """Generators guess the type of one that does not: a string by its pattern, else an empty object."""
+    """Generators guess the type of one that does not: a string by its pattern, else an empty object. The one
+    that does not is of any JSON value.
+    """
     schemas = [
         (f"{path}/{name}", each)
         for path, part in parts(document)
@@ -247,7 +249,7 @@ def test_every_schema_says_its_type(document: dict[str, Any]) -> None:
     ]
     assert schemas
     untyped = [path for path, each in schemas if not {"type", "$ref", "anyOf"} & set(each)]
-    assert untyped == []
+    assert [path.rpartition("/schemas/")[2] for path in untyped] == ["GetRunOutputResponse/output"]
 
 
 def test_prose_holds_nothing_that_a_comment_in_code_cannot(document: dict[str, Any]) -> None:

@@ -135,6 +135,8 @@ runs = Table(
     Column("handed_back", Boolean, nullable=False, server_default=text("false")),
     Column("hand_backs", Integer, nullable=False, server_default=text("0")),
     Column("steps_at_hand_back", Integer, nullable=False, server_default=text("0")),
+    # A GetRunOutputResponse, set when the run completes; null of runs that completed before 0013.
+    Column("encoded_output", LargeBinary),
     PrimaryKeyConstraint("tenant_id", "id"),
     CheckConstraint(
         "status IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="runs_status_check"

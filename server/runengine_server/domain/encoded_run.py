@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from google.protobuf.struct_pb2 import Struct
 from runengine.v1 import run_pb2, run_service_pb2
 
@@ -40,4 +42,15 @@ def encode_error(error: Failure) -> bytes:
         step_id=error.step_id,
         attempt=error.attempt,
         retryable=error.retryable,
+    ).SerializeToString()
+
+
+def encode_output(
+    output: bytes | None = None, artifact_id: UUID | None = None, note: str | None = None
+) -> bytes:
+    """A GetRunOutputResponse; `output` is JSON."""
+    return run_service_pb2.GetRunOutputResponse(
+        output=None if output is None else output.decode(),
+        artifact_id=None if artifact_id is None else str(artifact_id),
+        note=note,
     ).SerializeToString()

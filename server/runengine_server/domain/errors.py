@@ -128,6 +128,12 @@ class RunTerminal(WrongState):
     reason = "RUN_TERMINAL"
 
 
+class RunNotCompleted(WrongState):
+    """The output of a run that has not completed."""
+
+    reason = "RUN_NOT_COMPLETED"
+
+
 class IdempotencyKeyReused(RunEngineError):
     """The key came before with another request."""
 

@@ -156,3 +156,11 @@ class Artifact:
     media_type: str
     size: int
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """What the graph of a run returned: an encoded GetRunOutputResponse, and the artifact that it names."""
+
+    encoded: bytes | None
+    artifact: Artifact | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from runengine_server.domain.errors import RunActive, RunNotRetryable, RunTerminal
+from runengine_server.domain.errors import RunActive, RunNotCompleted, RunNotRetryable, RunTerminal
 from runengine_server.domain.run import RunStatus
 
 Q, R, C, F, X = (
@@ -44,10 +44,22 @@ class Transition(Enum):
 
 def not_allowed(transition: Transition, status: RunStatus, attempt: int) -> Exception:
     """The error for a caller who asked for CANCEL or RETRY of a run whose status does not allow it."""
-    allowed = [each.name.lower() for each in (Transition.CANCEL, Transition.RETRY) if status in each.sources]
-    metadata = {"status": status.value, "attempt": str(attempt), "allowed": ",".join(allowed)}
+    metadata = _state(status, attempt)
     if transition is Transition.CANCEL:
         return RunTerminal(f"The run is {status} and cannot be cancelled.", metadata)
     if status is RunStatus.COMPLETED:
         return RunNotRetryable("The run is completed, which is final; trigger a new one.", metadata)
     return RunActive(f"The run is {status}; only a failed or cancelled run can be retried.", metadata)
+
+
+def not_completed(status: RunStatus, attempt: int) -> RunNotCompleted:
+    """The error for a caller who asked for the output of a run in this status."""
+    return RunNotCompleted(
+        f"The run is {status}; only a completed run has an output.", _state(status, attempt)
+    )
+
+
+def _state(status: RunStatus, attempt: int) -> dict[str, str]:
+    """The metadata of a refusal; `allowed` is what a caller may do with the run instead."""
+    allowed = [each.name.lower() for each in (Transition.CANCEL, Transition.RETRY) if status in each.sources]
+    return {"status": status.value, "attempt": str(attempt), "allowed": ",".join(allowed)}

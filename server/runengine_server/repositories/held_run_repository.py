@@ -15,7 +15,7 @@ from runengine_server.database.database import Database
 from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.errors import Fenced, StatementRefused
-from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunStatus
+from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunOutput, RunStatus
 from runengine_server.repositories.write_behind import PendingWrites, StoredCheckpoint, WriteBehind
 
 _RECORD_PROGRESS = tenant_function("record_progress")
@@ -32,6 +32,8 @@ _GET_CACHED = tenant_function("get_cached")
 _SAVE_CACHED = tenant_function("save_cached")
 _END_RUN = tenant_function("end_run")
 
+_NO_OUTPUT = RunOutput(None, None)
+
 
 class RunOutcome:
     """How a run ends, and what becomes of its campaign; stored in one transaction."""
@@ -39,11 +41,12 @@ class RunOutcome:
     def __init__(self) -> None:
         self.target: RunStatus | None = None
         self.error: Failure | None = None
+        self.output = _NO_OUTPUT
         self.campaign: tuple[UUID | None, CampaignStatus | None, str | None, UUID | None] = (None,) * 4
 
-    async def complete(self) -> None:
-        """running → completed. Drops the checkpoints."""
-        self.target = RunStatus.COMPLETED
+    async def complete(self, output: RunOutput = _NO_OUTPUT) -> None:
+        """running → completed, with what the graph returned. Drops the checkpoints."""
+        self.target, self.output = RunStatus.COMPLETED, output
 
     async def fail(self, error: Failure) -> None:
         """running → failed. Keeps of the checkpoints what a retry resumes from."""
@@ -54,6 +57,12 @@ class RunOutcome:
     ) -> None:
         """Moves the campaign of the same tenant, unless a newer run has done so."""
         self.campaign = (campaign_id, status, bundle_url, latest_run_id)
+
+
+def _columns_of(artifact: Artifact | None) -> tuple[object, ...]:
+    if artifact is None:
+        return (None,) * 5
+    return artifact.id, artifact.name, artifact.media_type, artifact.size, artifact.key
 
 
 def _columns(rows: Mapping[Any, tuple[object, ...]], count: int) -> list[list[object]]:
@@ -214,16 +223,7 @@ class HeldRunRepository:
 
     async def save_artifact(self, artifact: Artifact, task_id: UUID, attempt: int) -> None:
         """Records an artifact, whose bytes are stored already, as output of an execution of a step."""
-        await self.call_fenced(
-            _SAVE_ARTIFACT,
-            artifact.id,
-            artifact.name,
-            artifact.media_type,
-            artifact.size,
-            artifact.key,
-            task_id,
-            attempt,
-        )
+        await self.call_fenced(_SAVE_ARTIFACT, *_columns_of(artifact), task_id, attempt)
 
     async def has_artifact(self, artifact_id: UUID) -> bool:
         """Whether a run of the tenant has saved that artifact; not this one, if a step was cached."""
@@ -261,5 +261,7 @@ class HeldRunRepository:
                 *outcome.campaign,
                 # A run that failed still needs what its steps wrote, and completes them with that.
                 self._pending.completed_steps if completes else [],
+                outcome.output.encoded,
+                *_columns_of(outcome.output.artifact),
             )
             self._pending.clear()

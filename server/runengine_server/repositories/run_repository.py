@@ -19,6 +19,7 @@ from runengine_server.domain.run import Failure, NewRun, RunEvent, RunStatus, Ru
 
 _TRIGGER = tenant_function("trigger_run")
 _GET = tenant_function("get_run")
+_GET_OUTPUT = tenant_function("get_run_output")
 _CANCEL = tenant_function("cancel_run")
 _RETRY = tenant_function("retry_run")
 _LIST_OF_CAMPAIGN = tenant_function("list_campaign_runs")
@@ -57,6 +58,17 @@ class MutationResult:
     response: bytes
     status: RunStatus
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutput:
+    """`encoded` is a GetRunOutputResponse; None until the run has completed, and of one that did so before
+    outputs were kept.
+    """
+
+    status: RunStatus
+    attempt: int
+    encoded: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +157,14 @@ class RunRepository:
         """An encoded GetRunResponse with the run as it is now; None when the tenant has no run of that id."""
         rows = await self._scope.call(_GET, run_id)
         return rows[0][0] if rows else None
+
+    async def get_output(self, run_id: UUID) -> StoredOutput | None:
+        """What the graph of the run has returned; None when there is no such run."""
+        rows = await self._scope.call(_GET_OUTPUT, run_id)
+        if not rows:
+            return None
+        status, attempt, encoded = rows[0]
+        return StoredOutput(RunStatus(status), attempt, encoded)
 
     async def list_of_campaign(
         self,

@@ -15,8 +15,10 @@ from runengine_server.commands.retry_run import retry_run
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.database.database import Database
 from runengine_server.domain import page_token
+from runengine_server.domain.encoded_run import encode_output
 from runengine_server.domain.errors import InvalidArgument, RunNotFound, Violation
 from runengine_server.domain.run import RunStatus
+from runengine_server.domain.transitions import not_completed
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.rpc.call_metadata import actor_of, fingerprint_of, idempotency_key, send_metadata
 from runengine_server.rpc.interceptor import caller
@@ -27,6 +29,7 @@ from runengine_server.rpc.validation import require_valid, violations_of
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _DEFAULT_LIMIT = 20
+_NOT_KEPT = "The run completed before outputs were kept."
 _STATUSES = {run_status_value(status): status for status in RunStatus}
 _INDEXES = {status: index for index, status in enumerate(RunStatus)}
 
@@ -82,6 +85,17 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         if events is None:
             raise RunNotFound
         return run_service_pb2.ListRunEventsResponse(events=[event_message(event) for event in events])
+
+    async def GetRunOutput(  # noqa: N802, D102
+        self, request: run_service_pb2.GetRunOutputRequest, context: Context
+    ) -> Any:
+        require_valid(request)
+        output = await self._runs().get_output(UUID(request.run_id))
+        if output is None:
+            raise RunNotFound
+        if output.status is not RunStatus.COMPLETED:
+            raise not_completed(output.status, output.attempt)
+        return encode_output(note=_NOT_KEPT) if output.encoded is None else output.encoded
 
     async def RetryRun(  # noqa: N802, D102
         self, request: run_service_pb2.RetryRunRequest, context: Context

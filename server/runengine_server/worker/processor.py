@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,14 @@ from runengine.context import RunContext
 
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import Fenced, Unavailable
-from runengine_server.domain.run import MAX_HAND_BACKS, MAX_LOSSES, CampaignStatus, ClaimedRun, Failure
+from runengine_server.domain.run import (
+    MAX_HAND_BACKS,
+    MAX_LOSSES,
+    CampaignStatus,
+    ClaimedRun,
+    Failure,
+    RunOutput,
+)
 from runengine_server.domain.struct import to_dict
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
@@ -31,6 +38,7 @@ from runengine_server.worker.graph.due import still_due
 from runengine_server.worker.graph.execution import EXECUTION, Execution
 from runengine_server.worker.graph.failures import RunTimedOut, WorkflowChanged, WorkflowError, within
 from runengine_server.worker.graph.load import Workflow
+from runengine_server.worker.graph.output import stored_output
 from runengine_server.worker.graph.step_context import context_of_step
 
 # How long a node that was cancelled may take to clean up.
@@ -58,6 +66,14 @@ wide_supersteps.install()
 _BUNDLE = "bundle_artifact_id"
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What a graph has come to; `bundle` is the id of the artifact that is the bundle."""
+
+    bundle: UUID | None
+    output: RunOutput
 
 
 class LangGraphRunProcessor:
@@ -118,7 +134,7 @@ class LangGraphRunProcessor:
         policies = self._workflows[held.run.workflow_name].retry_policies
         execution = Execution(held, self._artifacts, policies, self._max_state_bytes, holds_lease)
         try:
-            bundle = await self._execute_until_stopped(execution)
+            result = await self._execute_until_stopped(execution)
         except (Fenced, Unavailable, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
         except GraphDrained:
@@ -131,10 +147,10 @@ class LangGraphRunProcessor:
             for each in within(error):
                 log.info("failed within the run", step=failure.step_id, exc_info=each)
         else:
-            await self._complete(held, bundle)
+            await self._complete(held, result)
             log.info("run completed")
 
-    async def _execute_until_stopped(self, execution: Execution) -> UUID | None:
+    async def _execute_until_stopped(self, execution: Execution) -> _Result:
         """As _execute; but when the execution is stopped, this call is cancelled, or the run's time is over,
         all nodes are cancelled at once. A node that ignores it is abandoned after GRACE_SECONDS: it must not
         keep another run from being executed, and nothing that it still writes counts.
@@ -164,8 +180,8 @@ class LangGraphRunProcessor:
         if not graph.cancelled():
             graph.exception()  # asyncio would log it where nobody waits for the graph any more
 
-    async def _execute(self, execution: Execution) -> UUID | None:
-        """Executes the graph to its end, and returns the id of the artifact that is the bundle."""
+    async def _execute(self, execution: Execution) -> _Result:
+        """Executes the graph to its end."""
         run = execution.run
         workflow = self._workflows[run.workflow_name]
         checkpointer = FencedCheckpointer(execution, workflow)
@@ -178,7 +194,7 @@ class LangGraphRunProcessor:
         control = RunControl()
         self._controls.add(control)
         try:
-            await graph.ainvoke(
+            returned = await graph.ainvoke(
                 None if resumes else to_dict(run.trigger_payload),
                 config,
                 context=_context_for(graph.context_schema, execution),
@@ -194,7 +210,10 @@ class LangGraphRunProcessor:
         execution.raise_if_interrupted()
         if due := still_due(checkpointer.state):
             raise WorkflowChanged(f"It ended although it was due to go on with {', '.join(due)}.")
-        return await self._bundle_of(execution.held, checkpointer.state.get(_BUNDLE))
+        bundle = await self._bundle_of(execution.held, checkpointer.state.get(_BUNDLE))
+        if returned is None and not isinstance(graph.output_channels, str):
+            returned = {}  # no node wrote a key of the output: after a takeover LangGraph returns {} itself
+        return _Result(bundle, await stored_output(run, self._artifacts, returned))
 
     async def _bundle_of(self, held: HeldRunRepository, named: Any) -> UUID | None:
         if named is None:
@@ -207,10 +226,10 @@ class LangGraphRunProcessor:
             raise WorkflowError(f"{_BUNDLE} is not the id of an artifact")
         return artifact_id
 
-    async def _complete(self, held: HeldRunRepository, bundle: UUID | None) -> None:
-        url = f"{self._artifact_url_base}/artifacts/{bundle}" if bundle else None
+    async def _complete(self, held: HeldRunRepository, result: _Result) -> None:
+        url = f"{self._artifact_url_base}/artifacts/{result.bundle}" if result.bundle else None
         async with held.end() as outcome:
-            await outcome.complete()
+            await outcome.complete(result.output)
             if held.run.campaign_id is not None:
                 await CampaignService(outcome).update_status_from_run(
                     held.run.campaign_id,

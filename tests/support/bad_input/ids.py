@@ -61,6 +61,7 @@ IDS = [
     Row("another tenant's", *by_id(FOREIGN), NO_RUN),
     Row("steps of a word", get("/runs/x/steps"), rpc("ListRunSteps", text(1, "x")), INVALID),
     Row("events of a word", get("/runs/x/events"), rpc("ListRunEvents", text(1, "x")), INVALID),
+    Row("output of a word", get("/runs/x/output"), rpc("GetRunOutput", text(1, "x")), INVALID),
     Row("retry of a word", Http("POST", "/runs/x/retry"), rpc("RetryRun", text(1, "x")), INVALID),
     Row("cancel of a word", Http("DELETE", "/runs/x"), rpc("CancelRun", text(1, "x")), INVALID),
     Row("runs of a word", get("/campaigns/x/runs"), rpc("ListCampaignRuns", text(1, "x")), INVALID),

@@ -15,13 +15,14 @@ from runengine.v1.campaign_service_pb2 import CreateCampaignResponse, GetCampaig
 from runengine.v1.run_pb2 import Run, RunStatus, RunStep
 from runengine.v1.run_service_pb2 import (
     CancelRunResponse,
+    GetRunOutputResponse,
     GetRunResponse,
     ListCampaignRunsResponse,
     ListRunStepsResponse,
     RetryRunResponse,
     TriggerRunResponse,
 )
-from runengine_client import RunEngineClient, errors, struct_to_dict
+from runengine_client import RunEngineClient, RunOutput, errors, struct_to_dict
 
 from tests.support.answering_server import CAMPAIGN_ID, NEVER, RUN, RUN_ID, Engine, failure, info
 
@@ -67,14 +68,16 @@ async def test_each_call_about_one_run_sends_its_id(engine: Engine, client: RunE
     engine.answers = [
         GetRunResponse(run=RUN),
         ListRunStepsResponse(steps=[step]),
+        GetRunOutputResponse(output='{"words":["ü",null]}'),
         RetryRunResponse(run=RUN),
         CancelRunResponse(run=RUN),
     ]
     assert await client.get_run(RUN_ID) == RUN
     assert await client.list_run_steps(str(RUN_ID)) == [step]
+    assert await client.get_run_output(RUN_ID) == RunOutput({"words": ["ü", None]}, None, None)
     assert await client.retry_run(RUN_ID) == RUN
     assert await client.cancel_run(RUN_ID) == RUN
-    assert [request.run_id for request in engine.requests] == [str(RUN_ID)] * 4
+    assert [request.run_id for request in engine.requests] == [str(RUN_ID)] * 5
 
 
 async def test_campaigns_are_created_with_or_without_an_id_and_shown(

@@ -20,7 +20,14 @@ import pytest
 from runengine.v1.run_pb2 import Run, RunError, RunStatus
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse, StatusCounts
 from runengine_client import struct_to_dict
-from runengine_client.json_view import campaign_json, events_json, page_json, run_json, steps_json
+from runengine_client.json_view import (
+    campaign_json,
+    events_json,
+    output_json,
+    page_json,
+    run_json,
+    steps_json,
+)
 
 from tests.support.answering_server import serving
 from tests.support.client_command import (
@@ -29,6 +36,7 @@ from tests.support.client_command import (
     COMPLETED,
     EVENTS,
     FAILED,
+    OUTPUTS,
     QUEUED,
     RUNS,
     STEPS,
@@ -77,6 +85,7 @@ async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command
         (["get", FAILED.id], run_json(FAILED)),
         (["steps", FAILED.id], steps_json(STEPS)),
         (["events", FAILED.id], events_json(EVENTS)),
+        *((["output", run_id], output_json(each)) for run_id, each in OUTPUTS.items()),
         (["list", uuid(12), "--limit", "1", "--offset", "2"], page_json(PAGE)),
         (["list", uuid(12), "--all"], page_json(WHOLE)),
         (["retry", FAILED.id], run_json(QUEUED)),
@@ -319,8 +328,22 @@ async def test_a_downloads_name_leads_nowhere_else(engine: Engine, runengine: Co
     assert (runengine.folder / "outside").exists()
 
 
+@pytest.mark.parametrize(
+    ("run_id", "shown"),
+    [
+        ("shown", '{\n  "words": [\n    "wörd",\n    null\n  ],\n  "count": 1\n}\n'),
+        ("null", "null\n"),
+        ("large", f"The output is larger than 1 MiB. `runengine download {uuid(20)}` saves it.\n"),
+        ("strange", "The output cannot be shown as JSON: it is \ufffd[31mred\n"),
+    ],
+)
+async def test_an_output_is_shown_as_json_or_in_words(runengine: Command, run_id: str, shown: str) -> None:
+    ended = await runengine("output", run_id)
+    assert (ended.code, ended.err, ended.out) == (0, "", shown)
+
+
 async def test_help_names_every_command(runengine: Command) -> None:
     ended = await runengine("--help")
     assert ended.code == 0
-    for name in ("trigger", "get", "steps", "list", "retry", "cancel", "download", "campaign"):
+    for name in ("trigger", "get", "steps", "list", "output", "retry", "cancel", "download", "campaign"):
         assert name in ended.out

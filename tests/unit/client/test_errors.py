@@ -25,6 +25,7 @@ from tests.support.answering_server import CAMPAIGN_ID, NEVER, RUN_ID, Engine, f
         ("RUN_ACTIVE", errors.RunActive),
         ("RUN_NOT_RETRYABLE", errors.RunNotRetryable),
         ("RUN_TERMINAL", errors.RunTerminal),
+        ("RUN_NOT_COMPLETED", errors.RunNotCompleted),
         ("IDEMPOTENCY_KEY_REUSED", errors.IdempotencyKeyReused),
         ("QUOTA_EXCEEDED", errors.QuotaExceeded),
         ("OVERLOADED", errors.Overloaded),

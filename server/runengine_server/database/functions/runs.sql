@@ -69,6 +69,17 @@ BEGIN
 END
 $$;
 
+-- What the graph of a run returned: see end_run. NULL unless it has completed with one.
+CREATE FUNCTION get_run_output(_tenant text, _id uuid)
+RETURNS TABLE (status text, attempt int, encoded_output bytea)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    RETURN QUERY SELECT status, attempt, encoded_output FROM public.runs WHERE tenant_id = _tenant AND id = _id;
+END
+$$;
+
 -- queued | running -> cancelled; a cancelled run is returned unchanged. Pending steps are skipped, and running
 -- ones fail. The worker that holds the run is notified and stops the graph; what it writes before that changes
 -- nothing, because every write of a worker requires the status 'running'.
@@ -235,10 +246,12 @@ $$;
 -- running -> completed | failed, and its campaign, where there is one, with it. `_completed` are steps that have
 -- completed; the other running steps were stopped by the failure of one of them. A completed run is final, so
 -- nothing resumes from its checkpoints any more. The lock is a statement of its own, so that those after it see
--- every step that was recorded under it.
+-- every step that was recorded under it. `_output` is an encoded GetRunOutputResponse; where that names an
+-- artifact, whose bytes are stored already, it is saved as one of the run.
 CREATE FUNCTION end_run(_tenant text, _id uuid, _epoch bigint, _target text, _error bytea, _worker text,
     _reason text, _campaign uuid, _campaign_status text, _bundle_url text, _latest_run uuid,
-    _completed uuid[])
+    _completed uuid[], _output bytea, _artifact uuid, _artifact_name text, _artifact_media_type text,
+    _artifact_size bigint, _artifact_key text)
 RETURNS TABLE (ended int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     run record;
@@ -249,7 +262,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    UPDATE public.runs SET status = _target, error = _error,
+    UPDATE public.runs SET status = _target, error = _error, encoded_output = _output,
         completed_at = greatest(public.now_ms(), started_at), lease_expires_at = NULL,
         updated_at = public.touch(updated_at)
     WHERE tenant_id = _tenant AND id = _id AND epoch = _epoch AND status = 'running'
@@ -262,6 +275,10 @@ BEGIN
         PERFORM drop_checkpoints_of(_tenant, _id);
     ELSE
         PERFORM prune_checkpoints_of(_tenant, _id);
+    END IF;
+    IF _artifact IS NOT NULL THEN
+        INSERT INTO public.artifacts (tenant_id, run_id, id, name, media_type, size, key)
+        VALUES (_tenant, _id, _artifact, _artifact_name, _artifact_media_type, _artifact_size, _artifact_key);
     END IF;
     IF _campaign IS NOT NULL THEN
         PERFORM move_campaign(_tenant, _campaign, _campaign_status, _bundle_url, _latest_run);
