@@ -226,7 +226,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         ),
         1,
         {
-            "runs": 4,
+            "runs": 5,
             "run_steps": 1,
             "campaigns": 1,
             "campaign_run_counts": 1,
