@@ -123,7 +123,7 @@ def nested(levels: int) -> Any:
     return value
 
 
-def test_what_is_nested_as_deep_as_it_may_be_is_shown_by_rest_too() -> None:
+def test_the_deepest_value_that_is_kept_is_shown_by_rest_too() -> None:
     deepest = max(levels for levels in range(200, 260) if _shown(nested(levels)))
     assert orjson.dumps({"output": json.loads(to_json(nested(deepest)))})
 
