@@ -27,9 +27,9 @@ from runengine_gateway.strict_json import MAX_BYTES, MAX_DEPTH, MAX_KEYS
 
 _INTRODUCTION = (
     "Runs workflows for many tenants, and shows how they go. Every call needs a token, and sees what belongs "
-    "to the token's active organisation alone: what is another's answers exactly like what does not exist. A "
+    "to the token's active organisation alone: what is another's is not found, as what does not exist. A "
     "field without a value is `null`, never missing; in a body, `null` for an optional field counts as "
-    "absent. Times are UTC with milliseconds. `GET` paths answer `HEAD` too. No answer may be cached. A body "
+    "absent. Times are UTC with milliseconds. `GET` paths take `HEAD` too. No response may be cached. A body "
     f"is JSON of at most {MAX_BYTES // 1024} KiB, {MAX_DEPTH} levels and {MAX_KEYS:,} keys an object; it "
     "holds no NUL, no lone surrogate, no key twice, and no integer beyond 2 to the power of 53."
 )
@@ -38,7 +38,7 @@ _IDEMPOTENCY_KEY: Json = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "Printable ASCII. Makes the call safe to repeat: the same key with the same request "
-    "takes effect once, and is answered the same. Good for seven days.",
+    "takes effect once, and returns the same response. Good for seven days.",
     # Spaces around a header's value are not part of it.
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
@@ -179,12 +179,7 @@ class _Document:
 
     def _described(self, rule: Binding) -> tuple[str, str]:
         """The first sentence of the RPC's comment, and the others."""
-        text = self._comments.of(rule.rpc.full_name)
-        # Where REST returns something else than gRPC, the comment says what.
-        _, differs, instead = text.partition("REST answers ")
-        if differs:
-            text = "Answers " + instead
-        summary, stop, description = text.partition(". ")
+        summary, stop, description = self._comments.of(rule.rpc.full_name).partition(". ")
         return summary.removesuffix(".") + ".", description if stop else ""
 
     def _parameters(self, rule: Binding) -> list[Json]:

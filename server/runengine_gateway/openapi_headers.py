@@ -8,7 +8,7 @@ from runengine_gateway.routes import Binding
 _QUEUES = {"runengine.v1.RunService.TriggerRun", "runengine.v1.RunService.RetryRun"}
 
 _REPLAYED: Json = {
-    "description": "There when the key had been used: this is the answer to that call.",
+    "description": "There when the key had been used: this is the response to that call.",
     "schema": {"type": "string", "const": "true"},
 }
 _WORKERS: Json = {

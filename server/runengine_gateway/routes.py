@@ -112,5 +112,5 @@ def _match(template: Sequence[str], segments: Sequence[str]) -> dict[str, str] |
 
 def _method_not_allowed(of_methods: Mapping[str, Endpoint]) -> Response:
     allowed = ", ".join(sorted(of_methods))
-    detail = f"This path answers {allowed}."
+    detail = f"This path takes {allowed}."
     return problem("METHOD_NOT_ALLOWED", detail, headers={"allow": allowed}).response()

@@ -41,7 +41,7 @@ class ProcessLifecycle:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stopping.set)
-            signal.signal(number, self._also_outside_the_loop(signal.getsignal(number)))
+            signal.signal(number, self.also_outside_the_loop(signal.getsignal(number)))
         if self._parent is not None:
             loop.add_reader(self._parent, self._parent_ended)
         try:
@@ -52,7 +52,7 @@ class ProcessLifecycle:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
-    def _also_outside_the_loop(self, handler_of_loop: Any) -> Callable[[int, FrameType | None], None]:
+    def also_outside_the_loop(self, handler_of_loop: Any) -> Callable[[int, FrameType | None], None]:
         """A handler that Python executes at once, also in the middle of code that blocks the event loop."""
 
         def handle(number: int, frame: FrameType | None) -> None:

@@ -153,26 +153,26 @@ def catch_all() -> None:
     from runengine_server.domain.errors import RunEngineError
     from runengine_server.rpc import interceptor
 
-    abort = interceptor._abort
+    abort = interceptor.abort
 
     async def only_ours(method: str, context: Any, error: BaseException) -> None:
         if not isinstance(error, RunEngineError):
             raise error
         await abort(method, context, error)
 
-    interceptor._abort = only_ours
+    interceptor.abort = only_ours
 
 
 def azp() -> None:
     from runengine_server.auth.clerk import ClerkVerifier
 
-    ClerkVerifier._check_party = lambda self, party: None  # type: ignore[method-assign]
+    ClerkVerifier.check_party = lambda self, party: None  # type: ignore[method-assign]
 
 
 def category() -> None:
     from runengine_server.auth import clerk
 
-    clerk._check_category = lambda header, machine: None
+    clerk.check_category = lambda header, machine: None
 
 
 def lease_before_a_node() -> None:
@@ -235,7 +235,7 @@ def clock_of_a_node() -> None:
 def signal_to_a_blocked_worker() -> None:
     from runengine_server.lifecycle import ProcessLifecycle
 
-    _put(ProcessLifecycle, "_also_outside_the_loop", lambda self, of_loop: of_loop)
+    _put(ProcessLifecycle, "also_outside_the_loop", lambda self, of_loop: of_loop)
 
 
 def _put(module: Any, name: str, instead: Any) -> None:
@@ -299,13 +299,13 @@ def place_in_an_idempotency_key() -> None:
 def rules_of_requests() -> None:
     from runengine_server.rpc import validation
 
-    _put(validation, "_checks_of", lambda message: [])
+    _put(validation, "checks_of", lambda message: [])
 
 
 def bound_of_a_jwks() -> None:
     from runengine_server.auth import jwks
 
-    _put(jwks, "_MAX_BYTES", 2**30)
+    _put(jwks, "MAX_BYTES", 2**30)
 
 
 def what_policies_read() -> None:

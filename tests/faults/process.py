@@ -271,7 +271,7 @@ def _install_server(points: _Points) -> None:
 
         return call
 
-    _wrap(Notifier, "_send", send)
+    _wrap(Notifier, "send", send)
 
 
 class Clock:

@@ -124,3 +124,20 @@ def test_a_compiled_graph_has_the_time_limit_of_its_metadata(on_builder: bool) -
     compiled: Any = graph.compile()
     (graph if on_builder else compiled).metadata = {"timeout_seconds": 7}
     assert compile_workflow("shop", compiled).timeout_seconds == 7
+
+
+@pytest.mark.parametrize("outer_first", [True, False])
+async def test_a_compiled_graph_may_be_a_workflow_and_a_node_of_another(
+    database_url: str, outer_first: bool
+) -> None:
+    ran = Ran()
+    inner = chain(one=ran.node("one"), two=ran.node("two")).compile(InMemorySaver())
+    outer = chain(before=ran.node("before"), inner=inner).compile()
+    graphs = [outer, inner] if outer_first else [inner, outer]
+    async with serving(database_url, graphs[0]) as first, serving(database_url, graphs[1]) as second:
+        runs = {graph: await each.execute() for graph, each in zip(graphs, (first, second), strict=True)}
+        assert {run.status for run in runs.values()} == {RunStatus.COMPLETED}
+        engines = dict(zip(graphs, (first, second), strict=True))
+        assert await engines[inner].executions(runs[inner].id) == ["one 1 completed", "two 1 completed"]
+        assert await engines[outer].executions(runs[outer].id) == ["before 1 completed", "inner 1 completed"]
+    assert (await inner.ainvoke({}, {"configurable": {"thread_id": "mine"}}))["seen"] == ["one", "two"]

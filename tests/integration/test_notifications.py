@@ -298,7 +298,7 @@ async def test_a_full_queue_of_notifications_fails_nothing_and_heals(
 async def test_a_queue_that_was_full_takes_the_first_notification_after(
     small_queue_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, sent = Notifier._send, asyncio.Queue[str]()
+    send, sent = Notifier.send, asyncio.Queue[str]()
 
     async def noted(notifier: Notifier, batch: dict[tuple[str, str], None]) -> None:
         try:
@@ -308,7 +308,7 @@ async def test_a_queue_that_was_full_takes_the_first_notification_after(
             raise
         sent.put_nowait("sent")
 
-    monkeypatch.setattr(Notifier, "_send", noted)
+    monkeypatch.setattr(Notifier, "send", noted)
     async with full_queue(small_queue_url):
         pass
     database = Database(small_queue_url, 1)

@@ -80,7 +80,7 @@ def check_quality(art: Art, landing_page: str, posts: Mapping[str, str]) -> list
 
 
 def pack(files: Mapping[str, str], brief: Mapping[str, Any], locale: str) -> tuple[bytes, dict[str, Any]]:
-    """Zips the files with a manifest of them, and answers the zip and the manifest."""
+    """Zips the files with a manifest of them, and returns the zip and the manifest."""
     contents = {name: text.encode() for name, text in sorted(files.items())}
     manifest = {
         "workflow": "campaign-bundle",

@@ -1,1 +1,1 @@
-"""Clerk JWT → Caller."""
+"""Who calls, and for which tenant, by a token."""

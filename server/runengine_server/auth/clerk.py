@@ -186,10 +186,10 @@ class ClerkVerifier:
         if not _is_id(subject := claims.get("sub")):
             raise _invalid("sub")
         machine = subject.startswith(_MACHINE)
-        _check_category(header, machine)
+        check_category(header, machine)
         if machine:
             return _Verified(subject, None, None, kid, key, expires)
-        self._check_party(claims.get("azp"))
+        self.check_party(claims.get("azp"))
         # Clerk's other status is "pending": the user has yet to choose an organisation, or a second factor.
         if claims.get("sts", "active") != "active":
             raise TokenRefused(RefusalCause.INACTIVE_SESSION)
@@ -213,7 +213,8 @@ class ClerkVerifier:
             raise TokenRefused(RefusalCause.NOT_YET_VALID, seconds_ahead=round(begins - now + _SKEW_SECONDS))
         return ends
 
-    def _check_party(self, party: object) -> None:
+    def check_party(self, party: object) -> None:
+        """Raises TokenRefused for an `azp` that is none of the authorized parties, where there are any."""
         if not self._authorized_parties:
             return
         if not isinstance(party, str):
@@ -241,7 +242,7 @@ def _checked_kid(header: dict[str, Any]) -> str | None:
     return kid
 
 
-def _check_category(header: dict[str, Any], machine: bool) -> None:
+def check_category(header: dict[str, Any], machine: bool) -> None:
     """Absent is good: tokens had no category once. Clerk's cl_I7d4PD111III, which an instance may write into
     all of its tokens alike, is refused: it would let templates in as sessions.
     """

@@ -22,7 +22,7 @@ from runengine_server.auth.clerk import MIN_RSA_BITS
 _SECONDS_BETWEEN_REFRESHES = 60.0
 # A token with an unknown kid asks for the keys again, but no more often than this.
 _MIN_SECONDS_BETWEEN_FETCHES = 10.0
-_MAX_BYTES = 256 * 1024
+MAX_BYTES = 256 * 1024
 _MAX_HEAD_BYTES = 64 * 1024
 _HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "runengine"}
 
@@ -130,7 +130,7 @@ class JwksKeys:
             # As it was sent: a compressed body is refused, as no JSON.
             async for chunk in response.aiter_raw():
                 body += chunk
-                if len(body) > _MAX_BYTES:
+                if len(body) > MAX_BYTES:
                     raise ValueError("too large")
         return bytes(body)
 

@@ -78,7 +78,7 @@ class Notifier:
             # A notification from now on may be about a later commit, so it is sent after this batch.
             batch, self._waiting = self._waiting, {}
             try:
-                await self._send(batch)
+                await self.send(batch)
             except Exception as error:
                 self._disconnect()
                 self._waiting = dict(islice((batch | self._waiting).items(), _MAX_WAITING))
@@ -95,7 +95,8 @@ class Notifier:
                 failures = 0
                 await asyncio.sleep(_INTERVAL_SECONDS)
 
-    async def _send(self, batch: dict[tuple[str, str], None]) -> None:
+    async def send(self, batch: dict[tuple[str, str], None]) -> None:
+        """Sends (channel, payload) of each. Raises as the driver does, and TimeoutError."""
         async with asyncio.timeout(_SECONDS):
             if self._connection is None:
                 self._connection = await self._connect()

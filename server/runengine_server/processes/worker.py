@@ -54,7 +54,7 @@ async def worker(settings: Settings) -> None:
     # A thread or process that cannot be stopped must not keep this process alive: its run has been handed
     # back, and another worker may be executing it.
     if leftovers := terminate_leftovers():
-        _log.warning("the worker ends, whatever nodes have left behind", left_behind=leftovers)
+        _log.warning("the worker ends, whatever its nodes have left running", leftovers=leftovers)
     if leftovers or not has_stopped:
         _exit_at_once(0)
 

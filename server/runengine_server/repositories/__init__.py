@@ -1,1 +1,1 @@
-"""All the SQL: one function a statement, bound to one tenant."""
+"""One class a resource; each method calls one function of the database."""

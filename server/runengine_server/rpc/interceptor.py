@@ -141,7 +141,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 _require_decoded(request)
                 return await handle(request, context)
             except BaseException as error:
-                await _abort(method, context, error)
+                await abort(method, context, error)
 
         return guarded
 
@@ -164,9 +164,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except TimeoutError:
                 # The status waits behind what the reader has not read; but not for ever.
                 async with asyncio.timeout(READER_SECONDS):
-                    await _abort(method, context, Interrupted())
+                    await abort(method, context, Interrupted())
             except BaseException as error:
-                await _abort(method, context, error)
+                await abort(method, context, error)
             finally:
                 if tenant_id is not None:
                     self._streams[tenant_id] -= 1
@@ -196,7 +196,7 @@ def _failing_handler(method: str, is_stream: bool, error: RunEngineError) -> grp
     """Ends a call with the error. It receives a stream, so that gRPC does not wait for a message."""
 
     async def fail(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await _abort(method, context, error)
+        await abort(method, context, error)
 
     handler = grpc.stream_stream_rpc_method_handler if is_stream else grpc.stream_unary_rpc_method_handler
     return handler(fail)
@@ -224,7 +224,10 @@ def _serialize_unless_bytes(serialize: Callable[[Any], bytes]) -> Callable[[Any]
     return lambda response: response if type(response) is bytes else serialize(response)
 
 
-async def _abort(method: str, context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> None:
+async def abort(method: str, context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> None:
+    """Ends the call with the status of `error`, by the one table; what is none of ours becomes INTERNAL with
+    an id, and is logged.
+    """
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, asyncio.CancelledError):

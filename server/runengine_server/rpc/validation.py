@@ -31,14 +31,15 @@ def require_valid(request: Message) -> None:
 def violations_of(request: Message) -> list[Violation]:
     """What the rules forbid, in the order of the fields. Raises TypeError for a rule not known here."""
     found: list[Violation] = []
-    for name, has_presence, check in _checks_of(request.DESCRIPTOR):
+    for name, has_presence, check in checks_of(request.DESCRIPTOR):
         if not has_presence or request.HasField(name):
             found += check(request)
     return found
 
 
 @cache
-def _checks_of(message: Descriptor) -> list[tuple[str, bool, _Check]]:
+def checks_of(message: Descriptor) -> list[tuple[str, bool, _Check]]:
+    """(name, presence, check) of each field that has rules."""
     checks = ((field, _check_of(field)) for field in message.fields)
     return [(field.name, field.has_presence, check) for field, check in checks if check is not None]
 
