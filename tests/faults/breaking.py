@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
 
@@ -75,7 +75,18 @@ class Breaking(Standing):
         """Stops a worker with its hands full, and goes on with it when its successor is mid-step."""
         for kept in self.undertakers:
             await kept.ready.wait()
-        runs = []
+        runs: list[str] = []
+        try:
+            await self._stop_one_with_its_hands_full(runs)
+        finally:
+            # Also when nobody has arrived: a node that waits here, and hears of no cancel, keeps its place.
+            letting_go = asyncio.create_task(self._let_go(runs))
+            try:
+                await self.until_ended(runs)
+            finally:
+                await cancel([letting_go])
+
+    async def _stop_one_with_its_hands_full(self, runs: list[str]) -> None:
         manners = ("gate", "deaf", "deaf")
         for number in range(ZOMBIES_A_ROUND):
             tenant = self.random.choice(self.tenants)
@@ -108,15 +119,11 @@ class Breaking(Standing):
         self.zombies_made += len(mine)
         self.hit("zombies", stopped=victim, runs=len(mine))
 
-        async def let_go() -> None:
-            while True:
-                for each in await self.arrivals.until(lambda each: each.run_id in runs, seconds=3600):
-                    each.let_go()
-                    await each.gone()
-
-        letting_go = asyncio.create_task(let_go())
-        await self.until_ended(runs)
-        await cancel([letting_go])
+    async def _let_go(self, runs: Sequence[str]) -> None:
+        while True:
+            for each in await self.arrivals.until(lambda each: each.run_id in runs, seconds=3600):
+                each.let_go()
+                await each.gone()
 
     async def crash_postgres(self) -> None:
         """A session is killed -9; PostgreSQL ends all others, recovers from its log, and starts again."""
