@@ -89,7 +89,7 @@ def recover(state: State, error: NodeError) -> State:
 
 async def test_a_compiled_graph_that_is_two_workflows_is_still_the_users_own(database_url: str) -> None:
     ran = Ran()
-    graph = chain(one=ran.node("one"), two=ran.node("two"))
+    graph: Any = chain(one=ran.node("one"), two=ran.node("two"))
     # Compiled a second time, a graph with a default error handler raises.
     graph.set_node_defaults(error_handler=recover)
     compiled = graph.compile()
