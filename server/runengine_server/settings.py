@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     machines: Annotated[Mapping[str, tuple[str, ...]], NoDecode] = {}
 
     workflows: Annotated[tuple[str, ...], NoDecode] = (SAMPLE,)
+    skip_unusable_workflows: bool = False
     lease_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
     worker_concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 3
@@ -97,8 +98,11 @@ class Settings(BaseSettings):
     @classmethod
     def _are_attributes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for entry in value:
-            if not re.fullmatch(r"[\w.]+:\w+", entry):
-                raise ValueError(f"{entry!r} must be module:attribute, such as shop.graphs:WORKFLOWS")
+            if not re.fullmatch(r"[\w.]+:\w+", entry) and not entry.endswith(".json"):
+                raise ValueError(
+                    f"{entry!r} must be module:attribute, such as shop.graphs:WORKFLOWS, "
+                    "or the path of a langgraph.json"
+                )
         return value
 
     @property

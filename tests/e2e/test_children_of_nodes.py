@@ -84,5 +84,5 @@ async def test_a_worker_that_is_stopped_does_not_wait_for_what_a_node_has_left(
         assert await worker.until_ended() == 0
         while gate.name != "thread" and os.path.exists(f"/proc/{gate.name}"):  # noqa: ASYNC240
             pass
-    assert "left behind" in log.read_text()
+    assert "left running" in log.read_text()
     await client.cancel_run(run.id)

@@ -13,7 +13,7 @@ from langgraph.types import Command, Send, interrupt
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 
-from tests.support.own_worker import Engine, Graph, Ran, Run, State, chain, fork, serving
+from tests.support.own_worker import Engine, Graph, Ran, Run, State, chain, code_and_step, fork, serving
 
 
 class Heard(Ran):
@@ -186,3 +186,70 @@ async def test_a_node_that_asks_asks_again_when_its_run_is_retried(database_url:
         run = await engine.execute()
         await assert_stopped(engine, run, ran, 1)
         await assert_stopped(engine, await engine.execute_again(run.id), ran, 2)
+
+
+def before_any(ran: Ran) -> Any:
+    return chain(one=ran.node("one"), two=ran.node("two")).compile(interrupt_before="*")
+
+
+def after_the_last(ran: Ran) -> Any:
+    return chain(one=ran.node("one")).compile(interrupt_after=["one"])
+
+
+TOP_GATES = [
+    (before, "interrupt_before=['two']", ["one"]),
+    (before_any, "interrupt_before=*", []),
+    (after, "interrupt_after=['one']", ["one"]),
+    (after_all, "interrupt_after=*", ["one"]),
+    (after_a_send, "interrupt_after=['one']", ["one"]),
+    (after_the_last, "interrupt_after=['one']", ["one"]),
+]
+
+
+@pytest.mark.parametrize(("gate", "words", "names"), TOP_GATES)
+async def test_a_gate_of_a_compiled_graph_holds_however_often_its_run_is_retried(
+    database_url: str, gate: Any, words: str, names: list[str]
+) -> None:
+    ran = Ran()
+    async with serving(database_url, gate(ran)) as engine:
+        run = await engine.execute()
+        for _ in range(3):
+            assert run.status is RunStatus.FAILED
+            assert code_and_step(run.error) == ("WORKFLOW_FAILED", None)
+            assert run.error is not None
+            assert run.error.message == f"WorkflowError: {words} asked for input, which a run cannot get"
+            assert run.error.retryable is False
+            assert ran.names == names
+            run = await engine.execute_again(run.id)
+
+
+@pytest.mark.parametrize(("gate", "words", "names"), TOP_GATES)
+async def test_a_gate_of_a_compiled_graph_holds_when_its_worker_dies_as_it_is_reached(
+    database_url: str, gate: Any, words: str, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = Ran()
+
+    @asynccontextmanager
+    async def die_ending(held: HeldRunRepository) -> AsyncIterator[None]:
+        raise Killed
+        yield
+
+    async with serving(database_url, gate(ran)) as engine:
+        run_id = await engine.trigger()
+        claimed = await engine.claim()
+        with monkeypatch.context() as patched:
+            patched.setattr(HeldRunRepository, "end", die_ending)
+            with pytest.raises(Killed):
+                await engine.processor.process(claimed)
+        run = await engine.process(await engine.take_over(run_id))
+        assert run.status is RunStatus.FAILED
+        assert run.error is not None
+        assert words in run.error.message
+        assert ran.names == names
+
+
+async def test_a_compiled_graph_with_a_gate_that_is_not_reached_completes(database_url: str) -> None:
+    graph = chain(one=Ran().node("one"))
+    graph.add_node("aside", Ran().node("aside"))
+    async with serving(database_url, graph.compile(interrupt_before=["aside"])) as engine:
+        assert (await engine.execute()).status is RunStatus.COMPLETED

@@ -37,7 +37,7 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
-from runengine_server.worker.graph.load import Timeouts, compile_workflow
+from runengine_server.worker.graph.load import AnyGraph, Timeouts, compile_workflow
 from runengine_server.worker.processor import LangGraphRunProcessor
 from runengine_server.worker.worker import Worker
 
@@ -152,7 +152,7 @@ class Engine:
     """One tenant, one workflow, and what a worker is made of; each step of its work is a call."""
 
     def __init__(
-        self, database: Database, directory: Path, graph: Graph, timeouts: Timeouts, lease_seconds: float
+        self, database: Database, directory: Path, graph: AnyGraph, timeouts: Timeouts, lease_seconds: float
     ) -> None:
         self.tenant_id = f"org_{uuid4().hex}"
         self.workflow = f"workflow-{uuid4().hex}"
@@ -167,7 +167,7 @@ class Engine:
 
     def deploy(
         self,
-        graph: Graph,
+        graph: AnyGraph,
         timeouts: Timeouts = NO_TIMEOUTS,
         max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
     ) -> None:
@@ -286,7 +286,7 @@ class Engine:
 @asynccontextmanager
 async def serving(
     database_url: str,
-    graph: Graph,
+    graph: AnyGraph,
     timeouts: Timeouts = NO_TIMEOUTS,
     lease_seconds: float = LEASE_SECONDS,
     listen_url: str | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import AsyncExitStack
 
 import structlog
 
@@ -20,23 +21,54 @@ from runengine_server.processes.open_database import (
 )
 from runengine_server.processes.state_directory import open_artifact_store
 from runengine_server.processes.watch_database import record_use, watch_database
+from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.settings import Settings
 from runengine_server.worker.artifact_sweep import ArtifactSweep
-from runengine_server.worker.graph.load import Timeouts, load_workflows
+from runengine_server.worker.graph.entries import load_workflows
+from runengine_server.worker.graph.load import Timeouts, Workflow
 from runengine_server.worker.node_threads import NodeThreads
 from runengine_server.worker.processor import LangGraphRunProcessor
 from runengine_server.worker.worker import Worker
 
 _log = structlog.get_logger()
 
+# How long the context managers in which graphs were made may take to close.
+_CLOSE_SECONDS = 2.0
+
 
 async def worker(settings: Settings) -> None:
     """One worker, until it is told to stop. It then hands its runs back, for other workers."""
     artifacts = open_artifact_store(settings)
-    workflows = load_workflows(
-        settings.workflows, Timeouts(settings.run_timeout_seconds, settings.step_timeout_seconds)
-    )
+    opened = AsyncExitStack()
+    try:
+        workflows = await load_workflows(
+            settings.workflows,
+            Timeouts(settings.run_timeout_seconds, settings.step_timeout_seconds),
+            opened,
+            skip_unusable=settings.skip_unusable_workflows,
+        )
+        has_stopped = await _work(settings, artifacts, workflows)
+    finally:
+        await _close(opened)
+    # A thread or process that cannot be stopped must not keep this process alive: its run has been handed
+    # back, and another worker may be executing it.
+    if leftovers := terminate_leftovers():
+        _log.warning("the worker ends, whatever its nodes have left running", leftovers=leftovers)
+    if leftovers or not has_stopped:
+        _exit_at_once(0)
+
+
+async def _close(opened: AsyncExitStack) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await opened.aclose()
+    except Exception as error:
+        _log.warning("what a workflow was made with did not close", error=type(error).__name__)
+
+
+async def _work(settings: Settings, artifacts: ArtifactStore, workflows: dict[str, Workflow]) -> bool:
+    """Executes runs until the process is told to stop. Returns whether all their nodes have stopped too."""
     lifecycle = ProcessLifecycle()
     detach_forked_children(database_urls(settings)[1], lifecycle.close_parent_socket)
     name = f"worker:{socket.gethostname()}:{os.getpid()}"
@@ -79,12 +111,7 @@ async def worker(settings: Settings) -> None:
         for task in watching:
             task.cancel()
         await database.close()
-    # A thread or process that cannot be stopped must not keep this process alive: its run has been handed
-    # back, and another worker may be executing it.
-    if leftovers := terminate_leftovers():
-        _log.warning("the worker ends, whatever its nodes have left running", leftovers=leftovers)
-    if leftovers or claiming.has_uncancellable or processor.abandoned:
-        _exit_at_once(0)
+    return not claiming.has_uncancellable and not processor.abandoned
 
 
 def _use_node_threads(count: int, lifecycle: ProcessLifecycle) -> None:

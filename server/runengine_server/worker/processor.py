@@ -11,7 +11,8 @@ from uuid import UUID
 
 import structlog
 from langchain_core.runnables import RunnableConfig
-from langgraph.errors import GraphDrained
+from langgraph.errors import GraphDrained, GraphInterrupt
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel._loop import PregelLoop
 from langgraph.runtime import RunControl
 from pydantic import BaseModel
@@ -190,7 +191,10 @@ class LangGraphRunProcessor:
             "configurable": {"thread_id": str(run.id), EXECUTION: execution},
             "run_name": run.workflow_name,
         }
-        resumes = await checkpointer.aget_tuple(config) is not None
+        try:
+            resumes = await checkpointer.aget_tuple(config) is not None
+        except GraphInterrupt:
+            raise _stopped_at_gate(graph) from None
         control = RunControl()
         self._controls.add(control)
         try:
@@ -208,6 +212,8 @@ class LangGraphRunProcessor:
             self._controls.discard(control)
             await execution.open_writes.settle()
         execution.raise_if_interrupted()
+        if await _is_at_gate(graph, config):
+            raise _stopped_at_gate(graph)
         if due := still_due(checkpointer.state):
             raise WorkflowChanged(f"It ended although it was due to go on with {', '.join(due)}.")
         bundle = await self._bundle_of(execution.held, checkpointer.state.get(_BUNDLE))
@@ -259,6 +265,29 @@ def _failure_without_execution(run: ClaimedRun) -> Failure | None:
         message = f"{run.hand_backs} times in a row it was handed back without a step completed."
         return Failure("WORKER_STOPPED", message, None, run.attempt, True)
     return None
+
+
+async def _is_at_gate(graph: CompiledStateGraph[Any, Any, Any, Any], config: RunnableConfig) -> bool:
+    """Whether the graph, which has returned, has done so at a gate of its own. Reads its last checkpoint
+    where it has one.
+    """
+    if not graph.interrupt_before_nodes and not graph.interrupt_after_nodes:
+        return False
+    try:
+        return bool((await graph.aget_state(config)).next)
+    except GraphInterrupt:
+        return True
+
+
+def _stopped_at_gate(graph: CompiledStateGraph[Any, Any, Any, Any]) -> WorkflowError:
+    gates = {
+        "interrupt_before": graph.interrupt_before_nodes,
+        "interrupt_after": graph.interrupt_after_nodes,
+    }
+    words = " or ".join(
+        f"{kind}={nodes if nodes == '*' else list(nodes)}" for kind, nodes in gates.items() if nodes
+    )
+    return WorkflowError(f"{words} asked for input, which a run cannot get")
 
 
 def _context_for(schema: type[Any] | None, execution: Execution) -> Any:

@@ -1,17 +1,16 @@
-"""`module:attribute` → workflows that the worker can execute."""
+"""A user's graph → a workflow that the worker can execute."""
 
 from __future__ import annotations
 
-import importlib
+import copy
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
+import structlog
 from langchain_core.runnables import Runnable
 from langgraph._internal._constants import NS_END, NS_SEP
 from langgraph._internal._runnable import RunnableCallable
@@ -21,10 +20,16 @@ from langgraph.pregel import Pregel
 from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.types import RetryPolicy
 
-from runengine_server.settings import SettingsError
 from runengine_server.worker.graph.recorded_node import RecordedNode
 from runengine_server.worker.graph.storing_node import store_writes
 from runengine_server.worker.graph.time_limit import TimeLimit
+
+AnyGraph = StateGraph[Any, Any, Any, Any] | CompiledStateGraph[Any, Any, Any, Any]
+
+# The name of a graph that was compiled without one.
+_UNNAMED = "LangGraph"
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,45 +78,6 @@ class Timeouts:
 
 
 _NO_TIMEOUTS = Timeouts()
-
-
-def load_workflows(entries: Sequence[str], timeouts: Timeouts) -> dict[str, Workflow]:
-    """All workflows that `entries` name, by name.
-
-    Raises SettingsError, in one line, for what cannot be imported, is no dict of uncompiled
-    StateGraphs, does not compile, or names a workflow twice.
-    """
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    loaded: dict[str, Workflow] = {}
-    for entry in entries:
-        for name, graph in _read(entry).items():
-            if name in loaded:
-                raise SettingsError(f"RUNENGINE_WORKFLOWS: the workflow {name!r} is named twice")
-            try:
-                loaded[name] = compile_workflow(name, graph, timeouts)
-            except Exception as error:
-                raise SettingsError(f"RUNENGINE_WORKFLOWS: {name!r} does not compile: {error}") from error
-    return loaded
-
-
-def _read(entry: str) -> dict[str, StateGraph[Any, Any, Any, Any]]:
-    module_name, _, attribute = entry.partition(":")
-    try:
-        value = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise SettingsError(
-            f"RUNENGINE_WORKFLOWS: cannot import {entry} ({reason}); "
-            "it must be installed, or lie in the current directory"
-        ) from error
-    if not isinstance(value, dict) or not all(
-        isinstance(name, str) and name and isinstance(graph, StateGraph) for name, graph in value.items()
-    ):
-        raise SettingsError(
-            f"RUNENGINE_WORKFLOWS: {entry} must be a dict from name to a StateGraph that is not compiled"
-        )
-    return value
 
 
 def namespace_path(namespace: str) -> str:
@@ -164,16 +130,15 @@ def _graphs_in(value: Any) -> Iterable[Pregel[Any, Any, Any, Any]]:
     return [each for each in value if isinstance(each, Pregel)]
 
 
-def compile_workflow(
-    name: str, graph: StateGraph[Any, Any, Any, Any], timeouts: Timeouts = _NO_TIMEOUTS
-) -> Workflow:
-    """The graph compiled, with a RecordedNode around each node's own runnable.
+def compile_workflow(name: str, graph: AnyGraph, timeouts: Timeouts = _NO_TIMEOUTS) -> Workflow:
+    """The graph compiled, with a RecordedNode around each node's own runnable; a graph that is compiled
+    already stays as it is, and a copy of it is the workflow's.
 
     The node's CachePolicy moves into the RecordedNode, because LangGraph does not tell for which task it has
     used its cache; RetryPolicy and timeout stay where they are.
     Raises ValueError for a `timeout_seconds` that is no positive number.
     """
-    compiled = graph.compile(name=name)
+    compiled = graph.compile(name=name) if isinstance(graph, StateGraph) else _own_copy(name, graph)
     subgraphs = _subgraphs(compiled)
     callable_graphs = _callable_graphs(compiled)
     retry_policies: dict[str, Sequence[RetryPolicy]] = {}
@@ -192,8 +157,31 @@ def compile_workflow(
     store_writes(compiled, is_top=True)
     for each in chain.from_iterable(callable_graphs.values()):
         store_writes(each)
-    of_run = _timeout(getattr(graph, "metadata", None), timeouts.run)
+    metadata = getattr(graph, "metadata", None) or getattr(compiled.builder, "metadata", None)
+    of_run = _timeout(metadata, timeouts.run)
     return Workflow(name, compiled, retry_policies, of_run, subgraphs, callable_graphs)
+
+
+def _own_copy(
+    name: str, graph: CompiledStateGraph[Any, Any, Any, Any]
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """A copy that shares no node and no channel with the user's own object. It is not compiled anew from its
+    builder, which may have got further nodes since, and cannot be compiled twice when it has a default error
+    handler (ValueError in langgraph 1.2.24).
+
+    The engine keeps the checkpoints. A cache of the graph's own would be used for all tenants alike; nodes
+    with a CachePolicy use the engine's.
+    """
+    own = copy.copy(graph)
+    own.nodes = {step_id: node.copy({}) for step_id, node in graph.nodes.items()}
+    own.channels = dict(graph.channels)
+    if own.name == _UNNAMED:
+        own.name = name
+    for role in ("checkpointer", "cache"):
+        if (theirs := getattr(graph, role)) is not None:
+            setattr(own, role, None)
+            _log.info(f"the engine's {role} is used", workflow=name, instead_of=type(theirs).__name__)
+    return own
 
 
 def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
