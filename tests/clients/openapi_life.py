@@ -107,10 +107,8 @@ def live(client: AuthenticatedClient) -> dict[str, str]:
     output = is_a(GetRunOutputResponse, get_run_output.sync(run.id, client=client))
     assert "bundle_artifact_id" in output.output
     assert (output.artifact_id, output.note) == (None, None)
-    running = trigger(
-        client, TriggerRunRequest("unserved", trigger_payload=None, context=context, priority=None)
-    )
-    assert is_a(Problem, get_run_output.sync(running.id, client=client)).reason == "RUN_NOT_COMPLETED"
+    queued = trigger(client, TriggerRunRequest("unserved", trigger_payload=None, context=None, priority=None))
+    assert is_a(Problem, get_run_output.sync(queued.id, client=client)).reason == "RUN_NOT_COMPLETED"
 
     idle = trigger(
         client, TriggerRunRequest("unserved", trigger_payload=None, context=context, priority=None)
