@@ -80,11 +80,10 @@ class Breaking(Standing):
             await self._stop_one_with_its_hands_full(runs)
         finally:
             # Also when nobody has arrived: a node that waits here, and hears of no cancel, keeps its place.
-            letting_go = asyncio.create_task(self._let_go(runs))
-            try:
-                await self.until_ended(runs)
-            finally:
-                await cancel([letting_go])
+            letting_go = asyncio.create_task(self._let_go_until_ended(runs))
+            self.letting_go.add(letting_go)
+            letting_go.add_done_callback(self.letting_go.discard)
+        await asyncio.wait_for(asyncio.shield(letting_go), SECONDS)
 
     async def _stop_one_with_its_hands_full(self, runs: list[str]) -> None:
         manners = ("gate", "deaf", "deaf")
@@ -119,11 +118,18 @@ class Breaking(Standing):
         self.zombies_made += len(mine)
         self.hit("zombies", stopped=victim, runs=len(mine))
 
-    async def _let_go(self, runs: Sequence[str]) -> None:
-        while True:
-            for each in await self.arrivals.until(lambda each: each.run_id in runs, seconds=3600):
-                each.let_go()
-                await each.gone()
+    async def _let_go_until_ended(self, runs: Sequence[str]) -> None:
+        async def let_go() -> None:
+            while True:
+                for each in await self.arrivals.until(lambda each: each.run_id in runs, seconds=3600):
+                    each.let_go()
+                    await each.gone()
+
+        letting_go = asyncio.create_task(let_go())
+        try:
+            await self.until_ended(runs, seconds=3600)
+        finally:
+            await cancel([letting_go])
 
     async def crash_postgres(self) -> None:
         """A session is killed -9; PostgreSQL ends all others, recovers from its log, and starts again."""

@@ -30,8 +30,13 @@ _TABLES = {
         encoded_input FROM runs""",
     "events": """SELECT tenant_id, run_id, at, from_status, to_status, attempt, actor, reason
         FROM run_events""",
-    "steps": """SELECT tenant_id, run_id, id, attempt, run_attempt, step_id, status, output_artifact_ids,
-        completed_at FROM run_steps""",
+    # Beyond a hundred, artifacts name their step, and not the step them.
+    "steps": """SELECT tenant_id, run_id, id, attempt, run_attempt, step_id, status, completed_at,
+        output_artifact_ids || ARRAY(
+            SELECT artifacts.id FROM artifacts WHERE artifacts.tenant_id = run_steps.tenant_id
+            AND artifacts.run_id = run_steps.run_id AND task_id = run_steps.id
+            AND step_attempt = run_steps.attempt
+        ) AS output_artifact_ids FROM run_steps""",
     "campaigns": """SELECT tenant_id, id, status, bundle_url, latest_run_id, latest_run_attempt
         FROM campaigns""",
     "counts": """SELECT tenant_id, campaign_id, sum(queued)::int AS queued, sum(running)::int AS running,

@@ -131,6 +131,7 @@ class Standing:
         self.workers: list[Kept] = []
         self.servers: list[Kept] = []
         self.undertakers: list[Kept] = []  # the two that stop and take over
+        self.letting_go: set[asyncio.Task[None]] = set()  # of runs whose nodes wait for a word
         self._random = random.Random(seed)
         self._counted = self._unknown = 0
 
