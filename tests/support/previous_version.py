@@ -17,6 +17,7 @@ import tomllib
 import venv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.stack import ROOT, environment
 
@@ -94,8 +95,10 @@ class PreviousVersion:
         source, modules, environ = directory / "source", directory / "modules", directory / "venv"
         archive = ["git", "-C", str(ROOT), "archive", "--format=tar", commit]
         packed = subprocess.run(archive, capture_output=True, check=True).stdout
+        # Python 3.11.2 has no filters yet; git has packed what is in its own history.
+        filters: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
-            tar.extractall(source, filter="data")
+            tar.extractall(source, **filters)
         modules.mkdir()
         project = tomllib.loads((source / "pyproject.toml").read_text())
         roots = [source / each for each in project["tool"]["hatch"]["build"]["dev-mode-dirs"]]

@@ -191,6 +191,9 @@ class Worker:
                 # If it were handed back, it would be claimed again at once, for ever. When its lease runs
                 # out that counts as a loss, and after five losses the run fails.
                 _log.error("run left to its lease", run_id=str(run.id), exc_info=error)
+        elif self._stopping:
+            # It may have drained before _stop_all looked; one that has ended is not changed by this.
+            self._to_hand_back.append(run)
         if run.in_quarantine:
             self._claim_expired_at = 0.0
         self._wake.set()
