@@ -74,6 +74,17 @@ class NewRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumption:
+    """What a caller gives a run that waits: an encoded google.protobuf.Value for the one thing that it waits
+    for; or, for things of these ids, an encoded Struct with a value under each.
+    """
+
+    value: bytes | None
+    values: bytes = b""
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunEvent:
     """One transition. `from_status` is None for the first; `actor` is `Caller.actor` or a worker;
     `error` is an encoded runengine.v1.RunError.

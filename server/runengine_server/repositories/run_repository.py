@@ -10,18 +10,27 @@ from uuid import UUID
 
 import asyncpg
 
-from runengine_server.database.channels import CANCELLED, QUEUED
+from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED
 from runengine_server.database.functions import tenant_function
 from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.encoded_run import canonical_response, encode_input
-from runengine_server.domain.run import Failure, NewRun, RunEvent, RunStatus, RunStep, StepStatus
+from runengine_server.domain.run import (
+    Failure,
+    NewRun,
+    Resumption,
+    RunEvent,
+    RunStatus,
+    RunStep,
+    StepStatus,
+)
 
 _TRIGGER = tenant_function("trigger_run")
 _GET = tenant_function("get_run")
 _GET_OUTPUT = tenant_function("get_run_output")
 _CANCEL = tenant_function("cancel_run")
 _RETRY = tenant_function("retry_run")
+_RESUME = tenant_function("resume_run")
 _LIST_OF_CAMPAIGN = tenant_function("list_campaign_runs")
 _LIST_OF_CAMPAIGN_BY_STATUS = tenant_function("list_campaign_runs_by_status")
 _LIST_EVENTS = tenant_function("list_run_events")
@@ -46,6 +55,9 @@ class Outcome(StrEnum):
     WRONG_STATUS = "wrong status"
     UNKNOWN_WORKFLOW = "unknown workflow"
     OVER_QUOTA = "over quota"
+    NOT_WAITING = "not waiting"
+    UNKNOWN_ID = "unknown id"
+    AMBIGUOUS = "ambiguous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +217,26 @@ class RunRepository:
             _RETRY, run_id, actor.name, actor.trace_id, *_key_arguments(key), queued_limit
         )
         return self._notify_queued(_mutation_result(row))
+
+    async def resume(
+        self, run_id: UUID, given: Resumption, actor: Actor, key: IdempotencyKey | None
+    ) -> MutationResult:
+        """Lets the run go on with what is given, where it waits for that."""
+        (row,) = await self._scope.call(
+            _RESUME,
+            run_id,
+            actor.name,
+            actor.trace_id,
+            *_key_arguments(key),
+            given.value,
+            given.values,
+            list(given.ids),
+        )
+        result = _mutation_result(row)
+        if result.outcome is Outcome.APPLIED:
+            # It is running and nobody holds it: as one that was handed back.
+            self._scope.notifier.notify(QUEUED, HANDED_BACK)
+        return result
 
     def _notify_queued(self, result: MutationResult) -> MutationResult:
         if result.outcome is Outcome.APPLIED:
