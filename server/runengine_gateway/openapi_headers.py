@@ -5,7 +5,7 @@ from runengine.error_reasons import REASONS
 from runengine_gateway.openapi_errors import Json
 from runengine_gateway.routes import Binding
 
-_QUEUES = {"runengine.v1.RunService.TriggerRun", "runengine.v1.RunService.RetryRun"}
+_QUEUES = {f"runengine.v1.RunService.{name}" for name in ("TriggerRun", "RetryRun", "ResumeRun")}
 
 _REPLAYED: Json = {
     "description": "There when the key had been used: this is the response to that call.",
