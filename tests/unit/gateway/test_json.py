@@ -68,7 +68,7 @@ def test_no_artifacts_are_null_and_some_are_a_list() -> None:
     assert encoded(run_pb2.RunStep(output_artifact_ids=["a", "b"]))["outputArtifactIds"] == ["a", "b"]
 
 
-def test_what_a_run_waits_for_has_the_value_of_its_json_and_is_null_when_it_waits_for_nothing() -> None:
+def test_a_thing_that_a_run_waits_for_has_the_value_of_its_json_and_none_is_null() -> None:
     assert encoded(run_pb2.Run())["waitingFor"] is None
     since = Timestamp(seconds=1_769_851_800)
     asked = {"question": "ü", "choices": [1, None, 2.5]}
