@@ -15,7 +15,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
-from runengine.v1.run_service_pb2 import is_json
+from runengine.v1.run_pb2 import is_json
 
 # Beyond it a double no longer holds every integer, so that readers of JSON would round (contract: Bounds).
 MAX_INTEGER = 2**53
