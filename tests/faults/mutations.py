@@ -267,7 +267,7 @@ def gate_before_a_node() -> None:
 def gate_after_a_node() -> None:
     from runengine_server.worker.graph.load import Workflow
 
-    _put(Workflow, "stops_after", lambda *done: False)
+    _put(Workflow, "gates_after", lambda *done: [])
 
 
 def completed_handler() -> None:

@@ -19,6 +19,7 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
 from runengine_server.worker.graph.channels import rejection_of
 from runengine_server.worker.graph.failures import WorkflowError, describe, is_retryable, run_code, step_code
+from runengine_server.worker.graph.gates import Gates
 from runengine_server.worker.graph.open_writes import OpenWrites
 from runengine_server.worker.graph.wide_supersteps import JointReturn
 
@@ -44,9 +45,10 @@ class Execution:
     """The state of one execution of a run. Nodes, checkpointer and processor call its methods when something
     happens; nobody else changes its state.
 
-    `held` writes for the run, `artifacts` keeps the bytes of artifacts, `open_writes` knows what tasks have
-    written since the last checkpoint. `retry_policies` are those of each step. `holds_lease` says whether the
-    lease is known, by the worker's own clock, not to have ended.
+    `held` writes for the run, `artifacts` keeps the bytes of artifacts, `open_writes` knows what tasks
+    have written since the last checkpoint, `gates` where the graph stops until somebody resumes the run.
+    `retry_policies` are those of each step. `holds_lease` says whether the lease is known, by the
+    worker's own clock, not to have ended.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Execution:
         self.max_state_bytes = max_state_bytes
         self.holds_lease = holds_lease
         self.open_writes = OpenWrites()
+        self.gates = Gates(held.run.resume_values)
         self._retry_policies = retry_policies
         # The step and the attempt of the latest execution of each task; attempt 0 until it is recorded.
         self._latest: dict[UUID, tuple[str, int]] = {}
@@ -71,7 +74,6 @@ class Execution:
         self._open_steps: set[UUID] = set()
         # Errors that no handler of the graph took, with the step that each came from.
         self._failures: list[tuple[BaseException, str]] = []
-        self._interrupt: WorkflowError | None = None
         self._stopped_by: Exception | None = None
         self._stopped = asyncio.Event()
         self._joint_return = JointReturn()
@@ -186,17 +188,6 @@ class Execution:
                 handled=handled,
             )
         )
-
-    async def refuse_interrupt(self, task_id: UUID, attempt: int, step_id: str) -> None:
-        """Fails a step that asked for input, which no run can get, and the run with it."""
-        self._interrupt = WorkflowError(f"{step_id} asked for input, which a run cannot get")
-        self._failures.append((self._interrupt, step_id))
-        await self.fail_step(task_id, attempt, self._interrupt, retryable=False, again=False)
-
-    def raise_if_interrupted(self) -> None:
-        """Raises WorkflowError when a step asked for input."""
-        if self._interrupt is not None:
-            raise self._interrupt
 
     async def discard_rejected_writes(self, error: BaseException) -> None:
         """Where `error` means that a channel did not take what tasks wrote: forgets those writes, so that

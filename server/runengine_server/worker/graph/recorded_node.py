@@ -17,7 +17,12 @@ from uuid import UUID
 import structlog
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
-from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_SCRATCHPAD, CONFIG_KEY_TASK_ID
+from langgraph._internal._constants import (
+    CONFIG_KEY_CHECKPOINT_NS,
+    CONFIG_KEY_RUNTIME,
+    CONFIG_KEY_SCRATCHPAD,
+    CONFIG_KEY_TASK_ID,
+)
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.pregel._algo import LazyAtomicCounter
 from langgraph.runtime import Runtime
@@ -84,7 +89,8 @@ class RecordedNode(Runnable[Any, Any]):
             execution.stop(LeaseEnded())
             raise
         except GraphInterrupt:
-            await execution.refuse_interrupt(task_id, attempt, self.step_id)
+            execution.gates.stop(config["configurable"][CONFIG_KEY_CHECKPOINT_NS])
+            execution.leave_step(task_id)
             raise
         except GraphBubbleUp:
             raise
