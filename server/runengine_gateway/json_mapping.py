@@ -12,7 +12,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
-from runengine.rest_json import encoder_of, no_mapping, value_of_map, words_of
+from runengine.rest_json import Encoders, encoder_of, no_mapping, value_of_map, words_of
 from runengine.v1.run_pb2 import Run
 
 from runengine_gateway.cached_json import cached_run_encoder, with_encoded_runs
@@ -33,7 +33,9 @@ def reply_encoder(message: Descriptor, response_body: str) -> Callable[[bytes], 
     """
     stored = with_encoded_runs(message)
     parse = GetMessageClass(stored).FromString
-    encode = encoder_of(stored, cached_run_encoder(encoder_of(Run.DESCRIPTOR)))
+    # JSON text goes in as it is: orjson writes 254 levels in all, which a value may have by itself.
+    encode_run = encoder_of(Run.DESCRIPTOR, Encoders(orjson.Fragment))
+    encode = encoder_of(stored, Encoders(orjson.Fragment, cached_run_encoder(encode_run)))
     key = response_body and message.fields_by_name[response_body].json_name
     if key:
         return lambda reply: orjson.dumps(encode(parse(reply))[key])
