@@ -185,10 +185,12 @@ Index(
     runs.c.workflow_name,
     postgresql_where=text("status = 'queued'"),
 )
-# claim_queued: how many runs of a tenant are running and do not wait.
-Index("runs_held", runs.c.tenant_id, runs.c.id, postgresql_where=runs.c.lease_expires_at.is_not(None))
+# claim_queued: how many runs of a tenant are held. This index and the next have no condition on the status,
+# for which PostgreSQL would take one of them in place of the primary key.
+_is_held = runs.c.lease_expires_at.is_not(None)
+Index("runs_held", runs.c.tenant_id, runs.c.id, postgresql_where=_is_held)
 # claim_expired.
-Index("runs_leased", runs.c.lease_expires_at, postgresql_where=text("status = 'running'"))
+Index("runs_lease_ends", runs.c.lease_expires_at, postgresql_where=_is_held)
 Index(
     "runs_waiting",
     runs.c.waiting_expires_at,

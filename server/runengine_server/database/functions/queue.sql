@@ -179,13 +179,13 @@ CREATE FUNCTION is_loss(_run public.runs) RETURNS int LANGUAGE sql IMMUTABLE
 RETURN (_run.lease_expires_at > '-infinity' AND NOT _run.handed_back)::int;
 
 -- Those of the runs named that are the worker's own. A run that was handed back is nobody's: a heartbeat that
--- is under way meanwhile would keep it from every worker for a lease. Exactly the running runs have a lease;
--- with a condition on the status PostgreSQL might search all that are running (33,000 rows for ten).
+-- is under way meanwhile would keep it from every worker for a lease. With a condition that the lease is not
+-- null, PostgreSQL might search all that are held (33,000 rows for ten).
 CREATE FUNCTION own_runs(_tenants text[], _runs uuid[], _epochs bigint[]) RETURNS SETOF public.runs
 LANGUAGE sql STABLE AS $$
     SELECT runs.* FROM unnest(_tenants, _runs, _epochs) AS held(tenant_id, id, epoch)
     JOIN public.runs ON runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-        AND runs.lease_expires_at IS NOT NULL AND NOT runs.handed_back
+        AND runs.status = 'running' AND NOT runs.handed_back
 $$;
 
 -- As own_runs, without those that others have locked: the rest of the worker's runs must not wait for one.
@@ -194,7 +194,7 @@ LANGUAGE plpgsql ROWS 10 AS $$
 BEGIN
     RETURN QUERY SELECT runs.* FROM unnest(_tenants, _runs, _epochs) AS held(tenant_id, id, epoch)
     JOIN public.runs ON runs.tenant_id = held.tenant_id AND runs.id = held.id AND runs.epoch = held.epoch
-        AND runs.lease_expires_at IS NOT NULL AND NOT runs.handed_back
+        AND runs.status = 'running' AND NOT runs.handed_back
     FOR NO KEY UPDATE OF runs SKIP LOCKED;
 END
 $$;

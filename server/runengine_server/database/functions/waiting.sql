@@ -29,10 +29,11 @@ BEGIN
                 || encoded_text(3, waiting_value) || public.encoded_time(4, since)
                 || coalesce(encoded_text(5, note), '')) AS encoded(entry))
     WHERE tenant_id = _tenant AND id = _id
-    RETURNING campaign_id, attempt, updated_at, trace_id INTO STRICT run;
+    RETURNING attempt, updated_at, trace_id INTO STRICT run;
     UPDATE public.run_steps SET status = 'pending', started_at = NULL, updated_at = public.touch(updated_at)
     WHERE tenant_id = _tenant AND run_id = _id AND status = 'running';
-    PERFORM record_transition(_tenant, _id, run.campaign_id, 'running', 'running', run.attempt, run.updated_at,
+    -- No campaign, because its counts stay.
+    PERFORM record_transition(_tenant, _id, NULL, 'running', 'running', run.attempt, run.updated_at,
         _worker, 'WAITING', run.trace_id, NULL);
     waiting := 1;
     RETURN NEXT;
@@ -82,10 +83,10 @@ BEGIN
         lease_expires_at = '-infinity', handed_back = true, trace_id = coalesce(_trace, trace_id),
         updated_at = public.touch(updated_at)
     WHERE tenant_id = _tenant AND id = _id
-    RETURNING campaign_id, attempt, updated_at, trace_id,
+    RETURNING attempt, updated_at, trace_id,
         public.encoded_response(encoded_input, encoded_state, priority) AS response
     INTO STRICT run;
-    PERFORM record_transition(_tenant, _id, run.campaign_id, 'running', 'running', run.attempt, run.updated_at,
+    PERFORM record_transition(_tenant, _id, NULL, 'running', 'running', run.attempt, run.updated_at,
         _actor, 'RESUMED', run.trace_id, NULL);
     PERFORM store_response(_tenant, _key, run.response);
     result.outcome := 'applied';

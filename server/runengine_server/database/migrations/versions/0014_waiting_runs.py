@@ -26,13 +26,17 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         for constraint in ("runs_lease_check", "runs_waiting_check"):
             op.execute(f"ALTER TABLE public.runs VALIDATE CONSTRAINT {constraint}")
-        # claim_queued, where the tenant has a limit. Workers of the version before, which count waiting runs
-        # too, use runs_leased in place of the index that is dropped.
-        op.execute("""
-            CREATE INDEX CONCURRENTLY runs_held ON public.runs (tenant_id, id)
-            WHERE lease_expires_at IS NOT NULL
-        """)
-        op.execute("DROP INDEX CONCURRENTLY public.runs_running")
+        # claim_queued, where the tenant has a limit, and claim_expired. Without a condition on the status, for
+        # which PostgreSQL would take one of them in place of the primary key.
+        for name, replaced, columns in (
+            ("runs_held", "runs_running", "tenant_id, id"),
+            ("runs_lease_ends", "runs_leased", "lease_expires_at"),
+        ):
+            op.execute(f"""
+                CREATE INDEX CONCURRENTLY {name} ON public.runs ({columns})
+                WHERE lease_expires_at IS NOT NULL
+            """)
+            op.execute(f"DROP INDEX CONCURRENTLY public.{replaced}")
         # claim_expired.
         op.execute("""
             CREATE INDEX CONCURRENTLY runs_waiting ON public.runs (waiting_expires_at)
