@@ -13,6 +13,7 @@ from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient
 
 from tests.support.gates import Gates
+from tests.support.own_worker import until
 from tests.support.patience import SECONDS
 from tests.support.stack import Stack, logging_to
 
@@ -48,8 +49,8 @@ async def test_a_worker_whose_event_loop_is_blocked_stops_when_it_is_told_to_and
     blocking = await client.trigger_run("block", trigger_payload=payload)
     gate = await gates.next()
     gate.open(how)
-    while how == "block, deaf" and not is_deaf(blocked.pid):
-        await asyncio.sleep(0.01)
+    if how == "block, deaf":
+        await until(lambda: asyncio.to_thread(is_deaf, blocked.pid), bool)
     os.kill(blocked.pid, signal.SIGTERM)
     async with asyncio.timeout(SECONDS):
         await blocked.until_ended()

@@ -47,9 +47,10 @@ class LoopWatch:
         self._is_asked = False
 
     def interrupt(self) -> None:
-        """Interrupts the system call that the loop's thread is in, so that Python executes the handlers of signals
-        that have come. It does so in this thread alone, between two steps of a program: a signal that comes right
-        before a system call, or that the kernel gives to another thread, would wait until the call returns.
+        """Interrupts the system call that the loop's thread is in, so that Python executes the handlers of
+        signals that have come. It does so in this thread alone, between two steps of a program: a signal that
+        comes right before a system call, or that the kernel gives to another thread, would wait until the
+        call returns.
         """
         signal.pthread_kill(self._thread, INTERRUPTING)
 
