@@ -31,6 +31,10 @@ _SWEPT += "test_an_artifact_without_a_row_is_deleted_once_it_is_a_day_old_and_no
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
 
 
+_RESUMES = "integration/test_resumes.py::"
+_BY_ID = f"{_RESUMES}test_questions_side_by_side_take_values_by_id_and_no_single_one"
+
+
 def _mutant(name: str, apply: Callable[[], None], *tests: str) -> Mutant:
     return Mutant(name, apply, tuple(f"tests/{test}" for test in tests))
 
@@ -183,6 +187,20 @@ MUTANTS = (
         "rules of requests",
         without.rules_of_requests,
         "unit/test_validation.py::test_a_request_violates_what_protovalidate_says_it_violates",
+    ),
+    _mutant(
+        "lock of a resume",
+        rewriting(["lock_run"], " FOR UPDATE", ""),
+        f"{_RESUMES}test_one_of_many_who_resume_at_once_does",
+    ),
+    _mutant(
+        "ids that a run waits for", rewriting(["resume_run"], "NOT _ids <@ waiting_ids", "false"), _BY_ID
+    ),
+    _mutant("one value for one thing", rewriting(["resume_run"], "(waiting_ids) > 1", "(_ids) > 1"), _BY_ID),
+    _mutant(
+        "bounds of what a run is resumed with",
+        without.bounds_of_a_resume,
+        f"{_RESUMES}test_a_value_out_of_bounds_changes_nothing",
     ),
     _mutant(
         "bound of a JWKS",
