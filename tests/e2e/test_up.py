@@ -288,8 +288,8 @@ async def test_a_postgres_that_dies_is_started_again(directory: Path) -> None:
 async def test_a_signal_ends_it_while_it_waits_for_the_migrations_of_another(
     directory: Path, database_url: str, database: asyncpg.Connection
 ) -> None:
-    waiting = """SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
-        WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"""
+    waiting = """SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE 'SELECT pg_try_advisory_lock%'"""
     owner_url = database_url.replace("runengine_app@", "runengine_owner@")
     await database.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
     up = Up(directory, DATABASE_URL=database_url, OWNER_DATABASE_URL=owner_url)
