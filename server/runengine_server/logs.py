@@ -79,6 +79,34 @@ def _keep_engines_loggers() -> None:
             module._log.bind()
 
 
+def log_by_logging() -> None:
+    """Has the engine log by the logger `runengine_server`, and configures nothing: for a process that is not
+    the engine's own, such as that of a test. Nothing happens where configure_logging was called.
+    """
+    if structlog.get_config()["logger_factory"] is _LineLogger:
+        return
+    before = structlog.get_config() if structlog.is_configured() else None
+    structlog.configure(
+        processors=[
+            structlog.processors.ExceptionRenderer(lambda exc_info: frames_of(exc_info[1])),
+            _as_words,
+        ],
+        logger_factory=lambda *_: logging.getLogger("runengine_server"),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+        cache_logger_on_first_use=True,
+    )
+    _keep_engines_loggers()
+    structlog.reset_defaults()
+    if before is not None:
+        structlog.configure(**before)
+
+
+def _as_words(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    exception = event.pop("exception", None)
+    words = [str(event.pop("event")), *(f"{key}={value}" for key, value in event.items())]
+    return " ".join(words) + (f"\n{exception}" if exception else "")
+
+
 def log_users_code(level: str, fields: Callable[[], Mapping[str, object]]) -> None:
     """Has all that code of users logs come out from `level` on, with what `fields` returns in the thread and
     the context that log, whatever that code configures.
