@@ -100,7 +100,9 @@ class Server:
                 assert self.process is not None
                 if self.process.poll() is not None:
                     # Another process may have taken the port since it was chosen.
-                    assert not has_port and "Address already in use" in self._log.read_text(), self._log
+                    said = self._log.read_text()
+                    assert "Address already in use" in said, said
+                    assert not has_port, said
                     self.port = int(free_address().rpartition(":")[2])
                     self._log.unlink()
                     self._start()
@@ -227,10 +229,6 @@ class PgBouncer:
     def url(self, role: str, database: str = "runengine") -> str:
         return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
 
-    @property
-    def _log(self) -> Path:
-        return self.directory.parent / f"{self.directory.name}.log"
-
     def _start(self) -> None:
         assert PGBOUNCER is not None
         with (self._directory / "pgbouncer.log").open("ab") as log:
@@ -240,18 +238,9 @@ class PgBouncer:
             )  # fmt: skip
 
     async def start(self) -> None:
-        """Starts it for the first time, or again."""
-        has_port = (self.directory / "postmaster.opts").exists()
         self._start()
         async with asyncio.timeout(SECONDS):
             while True:
-                assert self.process is not None
-                if self.process.poll() is not None:
-                    # Another process may have taken the port since it was chosen.
-                    assert not has_port and "Address already in use" in self._log.read_text(), self._log
-                    self.port = int(free_address().rpartition(":")[2])
-                    self._log.unlink()
-                    self._start()
                 with contextlib.suppress(OSError):
                     await (await asyncpg.connect(self.url("postgres", "postgres"))).close()
                     return
