@@ -14,6 +14,7 @@ import pytest
 from runengine_server.log_output import MAX_WAITING_BYTES, LogOutput
 
 from tests.support.patience import SECONDS
+from tests.support.stack import ROOT
 
 LINE = b"x" * 1023
 
@@ -165,6 +166,12 @@ def test_a_line_below_the_level_is_not_logged(arguments: tuple[str, ...], least:
     for who, first in least.items():
         levels = [line["level"] for line in lines if line["event"].startswith(who)]
         assert levels == ["debug", "info", "warning", "error", "critical"][first:]
+
+
+def test_each_logger_of_the_engine_is_one_that_configure_logging_binds() -> None:
+    sources = [path.read_text() for path in (ROOT / "server/runengine_server").rglob("*.py")]
+    lines = [line for text in sources for line in text.splitlines() if "get_logger()" in line]
+    assert set(lines) == {"_log = structlog.get_logger()"}
 
 
 def test_a_process_without_stderr_logs_into_nothing() -> None:
