@@ -18,12 +18,12 @@ from google.protobuf.struct_pb2 import Struct
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
-from runengine.v1.run_service_pb2 import TriggerRunRequest
+from runengine.v1.run_service_pb2 import ResumeRunRequest, TriggerRunRequest
 from runengine_server.commands.cancel_run import cancel_run
+from runengine_server.commands.resume_run import check_resume, resume_run
 from runengine_server.commands.retry_run import retry_run
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.database.database import Database
-from runengine_server.database.functions import tenant_function
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import Campaign, ClaimedRun, Failure, RunStatus
@@ -153,13 +153,9 @@ class Engine:
 
     async def resume(self, run_id: UUID, values: Mapping[str, Any]) -> Run:
         """The run, resumed with values by the ids of what it waits for."""
-        struct = ParseDict(dict(values), Struct())
-        arguments = (None, struct.SerializeToString(), list(values))
-        (row,) = await self.tenant.call(
-            tenant_function("resume_run"), run_id, ACTOR.name, None, None, None, *arguments
-        )
-        assert row["outcome"] == "applied", row["outcome"]
-        return run_of(row["response"])
+        request = ResumeRunRequest(run_id=str(run_id), values=ParseDict(dict(values), Struct()).fields)
+        result = await resume_run(self.runs, run_id, check_resume(request), ACTOR, None)
+        return run_of(result.response)
 
     async def go_on(self, run_id: UUID, values: Mapping[str, Any]) -> Run:
         """The run, resumed and executed."""
