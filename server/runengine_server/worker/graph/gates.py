@@ -56,11 +56,13 @@ class Gates:
         (self._unknown if nodes is None else self._at)[namespace] = gates
         return bool(gates) and all(gate.id in self.resume_values for gate in gates)
 
-    def ask(self, namespace: str, node: str, interrupts: Sequence[Interrupt[Any]]) -> None:
+    def ask(self, namespace: str, node: str, interrupts: Sequence[Any]) -> None:
         """A task was interrupted by these calls of `interrupt()`: its own, or those of tasks below it, which
         come first.
         """
         for each in interrupts:
+            if not isinstance(each, Interrupt):
+                continue  # the channel is not LangGraph's alone
             self._asking.setdefault(each.id, step_path(namespace, node))
             if namespace == "":
                 self._interrupts[each.id] = each
