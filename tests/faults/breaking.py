@@ -40,8 +40,9 @@ KINDS = (
 POISON = "poison run"
 POINTS = tuple(f"kill -9 {point}" for point in (*WORKER_POINTS, *SERVER_POINTS))
 
-# Statements whose commit gets lost: of a trigger, of a step, of the end of a run, of a claim; or any.
-_LOSABLE = (b"trigger_run", b"record_progress", b"end_run", b"claim_queued", None)
+# Statements whose commit gets lost: of a trigger, of a step, of the end of a run, of a claim, of a run that
+# waits and of its resume; or any.
+_LOSABLE = (b"trigger_run", b"record_progress", b"end_run", b"claim_queued", b"wait_run", b"resume_run", None)
 
 
 class Breaking(Standing):
@@ -92,6 +93,8 @@ class Breaking(Standing):
             payload = self.payload(
                 gates=self.arrivals.path, first={"manner": manners[number % 3]}, second={"manner": ""}
             )
+            if number % 4 == 0:
+                payload["first"]["asks"] = 1
             if number % 2:
                 payload["stop_at"] = self.random.choice(("before_save_checkpoint:3", "before_save_artifact"))
             workflow = "zombie-on-thread" if number % 8 == 6 else "zombie"
