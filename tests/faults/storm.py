@@ -170,8 +170,7 @@ class Storm(Breaking):
         report.runs = len(rows.runs)
         report.calls = len(facts.calls)
         report.refused_calls = sum(not note["ok"] for note in facts.notes("answer"))
-        executions = Counter((note["run"], note["key"]) for note in facts.notes("entered"))
-        report.repeated_steps = executions.total() - len(executions)
+        report.repeated_steps = _repeated(facts)
         report.zombies = self.zombies_made
         report.waits = sum(event["reason"] == "WAITING" for event in rows.events)
         report.resumes = sum(event["reason"] == "RESUMED" for event in rows.events)
@@ -179,6 +178,18 @@ class Storm(Breaking):
         if poisoned := sum(1 for _ in facts.notes("poison")):
             self.hits[POISON] = poisoned
         report.violations = violations(facts)
+
+
+def _repeated(facts: Facts) -> int:
+    """Executions of steps that had been executed before, other than those that a resume was for."""
+    seen: set[tuple[str, str]] = set()
+    count = 0
+    for note in facts.notes("entered"):
+        before = [each for each in facts.events.get(note["run"], []) if each["at"] <= note["at"]]
+        resumed = [each["reason"] for each in before[-2:]] == ["RESUMED", "TAKEN_OVER"]
+        count += (note["run"], note["key"]) in seen and not resumed
+        seen.add((note["run"], note["key"]))
+    return count
 
 
 async def storm(
