@@ -341,6 +341,16 @@ class RunEngineClient:
             raise TimeoutError(f"Run {run_id} has not ended within {timeout_seconds:g} s.") from None
         return last
 
+    async def wait_for_output(
+        self, run_id: Id, *, timeout_seconds: float | None = None, poll: tuple[float, float] = (0.05, 1)
+    ) -> RunOutput:
+        """Waits as `wait` does, and returns what the graph has returned.
+
+        Raises RunNotCompleted when the run has failed or was cancelled; `metadata["status"]` says which.
+        """
+        await self.wait(run_id, timeout_seconds=timeout_seconds, poll=poll)
+        return await self.get_run_output(run_id)
+
     async def _call(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],

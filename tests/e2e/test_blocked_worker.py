@@ -8,18 +8,37 @@ import signal
 from pathlib import Path
 
 import asyncpg
+import pytest
 from runengine.v1.run_pb2 import RunStatus
 from runengine_client import RunEngineClient
 
 from tests.support.gates import Gates
+from tests.support.own_worker import until
 from tests.support.patience import SECONDS
 from tests.support.stack import Stack, logging_to
 
 WORKER = {"WORKFLOWS": "tests.support.child_graphs:WORKFLOWS", "LEASE_SECONDS": "3"}
 
 
+def is_deaf(pid: int) -> bool:
+    """Whether the main thread of the process blocks SIGTERM, by Linux's /proc."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigBlk"))
+    return bool(int(mask, 16) & 1 << (signal.SIGTERM - 1))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "block",
+        pytest.param(
+            "block, deaf",
+            marks=pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc"),
+        ),
+    ],
+)
 async def test_a_worker_whose_event_loop_is_blocked_stops_when_it_is_told_to_and_hands_back_all(
-    stack: Stack, client: RunEngineClient, gates: Gates, database: asyncpg.Connection
+    stack: Stack, client: RunEngineClient, gates: Gates, database: asyncpg.Connection, how: str
 ) -> None:
     # Neither its bound nor its leases end within this test.
     settings = {**WORKER, "LEASE_SECONDS": "300", "BLOCKED_SECONDS": "300"}
@@ -29,7 +48,9 @@ async def test_a_worker_whose_event_loop_is_blocked_stops_when_it_is_told_to_and
     assert (await gates.next()).name == "waiting"
     blocking = await client.trigger_run("block", trigger_payload=payload)
     gate = await gates.next()
-    gate.open("block")
+    gate.open(how)
+    if how == "block, deaf":
+        await until(lambda: asyncio.to_thread(is_deaf, blocked.pid), bool)
     os.kill(blocked.pid, signal.SIGTERM)
     async with asyncio.timeout(SECONDS):
         await blocked.until_ended()

@@ -46,11 +46,6 @@ APPROVALS = (
         f"{_APPROVALS}test_a_run_goes_on_once_however_often_it_is_resumed_at_once",
     ),
     mutant_of(
-        "ids of what a run waits for",
-        rewriting(["resume_run"], "ELSIF NOT _ids <@ waiting_ids", "ELSIF false"),
-        f"{_APPROVALS}test_an_id_that_a_run_does_not_wait_for_changes_nothing",
-    ),
-    mutant_of(
         "values that a lost worker was given",
         _values_of_a_lost_worker,
         f"{_RESUMED}[asking]",

@@ -394,5 +394,5 @@ async def test_without_notifications_runs_are_claimed_and_cancels_reach_them(
     gate = await gates.next()
     await api.send(api.runs.CancelRun, runs.CancelRunRequest(run_id=response.run.id))
     await asyncio.wait_for(gate.left.wait(), SECONDS)
-    # The poll may be there before the notification is: that of the run, and that of its end.
-    await until(lambda: asyncio.sleep(0.01, proxy.dropped), lambda dropped: dropped >= 2)
+    # The poll may be there before the notification is, which nobody hears while a listener connects again.
+    await until(lambda: asyncio.sleep(0.01, proxy.dropped), bool)

@@ -81,8 +81,13 @@ async def wait(state: State) -> State:
 
 
 async def block(state: State) -> State:
-    """Blocks the event loop for as long as it likes, if it is told to."""
-    if await pass_gate(state["gates"], "blocking") == "block":
+    """Blocks the event loop for as long as it likes, if it is told to. If told to be deaf, signals go to
+    other threads, as the kernel likes, and do not interrupt it.
+    """
+    word = await pass_gate(state["gates"], "blocking")
+    if word == "block, deaf":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if word != "go":
         time.sleep(3600)  # noqa: ASYNC251
     return {}
 

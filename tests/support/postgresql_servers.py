@@ -78,8 +78,12 @@ class Server:
         self.run("initdb", "-D", str(self.directory), "-U", "postgres", "-A", "trust", "--no-sync")
         (self.directory / "postgresql.auto.conf").write_text(_CONFIGURATION)
 
+    @property
+    def _log(self) -> Path:
+        return self.directory.parent / f"{self.directory.name}.log"
+
     def _start(self) -> None:
-        with (self.directory.parent / f"{self.directory.name}.log").open("ab") as log:
+        with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(self.binaries / "postgres"), "-D", str(self.directory), "-p", str(self.port),
                  "-k", str(self.directory.parent)],
@@ -88,9 +92,20 @@ class Server:
             )  # fmt: skip
 
     async def start(self) -> None:
+        """Starts it for the first time, or again."""
+        has_port = (self.directory / "postmaster.opts").exists()
         self._start()
         async with asyncio.timeout(SECONDS):
             while True:
+                assert self.process is not None
+                if self.process.poll() is not None:
+                    # Another process may have taken the port since it was chosen.
+                    said = self._log.read_text()
+                    assert "Address already in use" in said, said
+                    assert not has_port, said
+                    self.port = int(free_address().rpartition(":")[2])
+                    self._log.unlink()
+                    self._start()
                 with contextlib.suppress(OSError, asyncpg.CannotConnectNowError):
                     await (await asyncpg.connect(self.url("postgres", "postgres"))).close()
                     return

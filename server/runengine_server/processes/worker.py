@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from contextlib import AsyncExitStack
 
@@ -27,6 +28,7 @@ from runengine_server.settings import Settings
 from runengine_server.worker.artifact_sweep import ArtifactSweep
 from runengine_server.worker.graph.entries import load_workflows
 from runengine_server.worker.graph.load import Timeouts, Workflow
+from runengine_server.worker.loop_watch import INTERRUPTING
 from runengine_server.worker.node_threads import NodeThreads
 from runengine_server.worker.processor import LangGraphRunProcessor
 from runengine_server.worker.worker import Worker
@@ -95,6 +97,8 @@ async def _work(settings: Settings, artifacts: ArtifactStore, workflows: dict[st
         sweep=ArtifactSweep(database, artifacts, queue).sweep_when_due,
     )
     _use_node_threads(settings.worker_concurrency, lifecycle)
+    if signal.getsignal(INTERRUPTING) is signal.SIG_DFL:
+        signal.signal(INTERRUPTING, lambda number, frame: None)
     with lifecycle.handle_signals():
         try:
             await queue.register_workflows()

@@ -55,7 +55,9 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         fingerprint = fingerprint_of(request)
         new = check_trigger(request, violations_of(request))
         key = idempotency_key(context, fingerprint)
-        result = await trigger_run(self._runs(), new, actor_of(context), key, self._queued_limit)
+        result = await trigger_run(
+            self._runs(), new, actor_of(context), key, self._queued_limit, self._served.names
+        )
         await send_metadata(context, result, self._served.metadata_for(request.workflow_name))
         return result.response
 

@@ -204,6 +204,7 @@ class Heartbeat:
             if blocked < min(_LOG_SECONDS, self._blocked_seconds):
                 is_logged = False
                 continue
+            self._watch.interrupt()
             frame = self._watch.frame()
             fields = fields_of_frame(frame)
             if not is_logged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import threading
 import time
@@ -10,6 +11,9 @@ from types import FrameType
 
 # How often it is checked.
 CHECK_SECONDS = 0.25
+
+# A signal that interrupts a system call where it has a handler, and is ignored where it has none.
+INTERRUPTING = signal.SIGURG
 
 
 class LoopWatch:
@@ -41,6 +45,14 @@ class LoopWatch:
 
     def _moved(self) -> None:
         self._is_asked = False
+
+    def interrupt(self) -> None:
+        """Interrupts the system call that the loop's thread is in, so that Python executes the handlers of
+        signals that have come. It does so in this thread alone, between two steps of a program: a signal that
+        comes right before a system call, or that the kernel gives to another thread, would wait until the
+        call returns.
+        """
+        signal.pthread_kill(self._thread, INTERRUPTING)
 
     def frame(self) -> FrameType | None:
         """What the thread of the loop executes now."""

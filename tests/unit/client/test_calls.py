@@ -227,6 +227,22 @@ async def test_waiting_goes_on_while_the_run_waits_for_somebody(
     assert await client.wait(RUN_ID, poll=(0, 0)) == ended
 
 
+async def test_waiting_for_the_output_returns_it_once_the_run_has_ended(
+    engine: Engine, client: RunEngineClient
+) -> None:
+    statuses = ["RUNNING", "COMPLETED"]
+    engine.answers = [GetRunResponse(run=Run(status=RunStatus.Value(f"RUN_STATUS_{s}"))) for s in statuses]
+    engine.answers.append(GetRunOutputResponse(output='{"count": 3}'))
+    assert await client.wait_for_output(RUN_ID, poll=(0, 0)) == RunOutput({"count": 3}, None, None)
+    refusal = failure(
+        grpc.StatusCode.FAILED_PRECONDITION, "The run is failed.", info("RUN_NOT_COMPLETED", status="failed")
+    )
+    engine.answers = [GetRunResponse(run=Run(status=RunStatus.RUN_STATUS_FAILED)), refusal]
+    with pytest.raises(errors.RunNotCompleted) as refused:
+        await client.wait_for_output(RUN_ID)
+    assert refused.value.metadata == {"status": "failed"}
+
+
 async def test_waiting_too_long_is_a_timeout_that_names_the_run(
     engine: Engine, client: RunEngineClient
 ) -> None:

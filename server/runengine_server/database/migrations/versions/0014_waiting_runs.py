@@ -26,8 +26,8 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         for constraint in ("runs_lease_check", "runs_waiting_check"):
             op.execute(f"ALTER TABLE public.runs VALIDATE CONSTRAINT {constraint}")
-        # claim_queued, where the tenant has a limit, and claim_expired. Without a condition on the status, for
-        # which PostgreSQL would take one of them in place of the primary key.
+        # claim_queued, where the tenant has a limit, and claim_expired. Without a condition on the status,
+        # for which PostgreSQL would take one of them in place of the primary key.
         for name, replaced, columns in (
             ("runs_held", "runs_running", "tenant_id, id"),
             ("runs_lease_ends", "runs_leased", "lease_expires_at"),
