@@ -158,8 +158,9 @@ async def test_a_worker_that_has_lost_its_run_changes_nothing(
             )
         before = await rows(database, engine.tenant_id)
         for write in WRITES.values():
+            # With nothing deferred from the write before, which would be fenced off first.
             with pytest.raises(Fenced):
-                await write(zombie)
+                await write(HeldRunRepository(engine.database, claimed, "worker:zombie"))
             assert await rows(database, engine.tenant_id) == before
         async with engine.queue.lease_renewer(lambda channel, payload: None) as line:
             assert await line.heartbeat([claimed], SECONDS) == (set(), set())
