@@ -39,6 +39,7 @@ from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
 from runengine_client.structs import to_value
 
 _NO_WORKERS = ("runengine-workers", "0")
+_NO_CAMPAIGN = ("runengine-campaign", "missing")
 _NOT_GIVEN: Any = object()  # None is a value
 
 Request = TypeVar("Request")
@@ -129,13 +130,15 @@ class RunEngineClient:
         priority: int = 0,
         idempotency_key: str | None = None,
         on_no_worker: Callable[[], object] | None = None,
+        on_no_campaign: Callable[[], object] | None = None,
     ) -> Run:
         """Queues a run of the workflow and returns it.
 
         `campaign_id` goes into the context, as `campaignId`. Of the tenant's queued runs those with the
         greatest `priority`, -100 to 100, are taken first. The same `idempotency_key` with the same
         request returns the run of the first call instead of starting another. `on_no_worker` is called
-        when the server reports that no worker serves the workflow at the moment, so that the run waits.
+        when the server reports that no worker serves the workflow at the moment, so that the run waits,
+        `on_no_campaign` when it reports that the campaign does not exist, so that the run updates none.
         Raises InvalidArgument for an unknown workflow, PayloadTooLarge, IdempotencyKeyReused,
         QuotaExceeded or Overloaded; ValueError for a payload or context that is not JSON.
         """
@@ -149,8 +152,11 @@ class RunEngineClient:
         )
         call = await self._begin(self._runs.TriggerRun, request, key_metadata(idempotency_key))
         run = (await self._end(call)).run
-        if on_no_worker is not None and _NO_WORKERS in tuple(await call.initial_metadata()):
+        metadata = tuple(await call.initial_metadata())
+        if on_no_worker is not None and _NO_WORKERS in metadata:
             on_no_worker()
+        if on_no_campaign is not None and _NO_CAMPAIGN in metadata:
+            on_no_campaign()
         return run
 
     async def get_run(self, run_id: Id) -> Run:

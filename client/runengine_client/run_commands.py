@@ -81,9 +81,10 @@ async def trigger(
         campaign_id=campaign,
         priority=priority,
         idempotency_key=idempotency_key,
-        on_no_worker=lambda: session.err.print(
-            tables.plain(f"no worker serves {workflow} at the moment: the run waits for one"), soft_wrap=True
+        on_no_worker=lambda: session.note(
+            f"no worker serves {workflow} at the moment: the run waits for one"
         ),
+        on_no_campaign=lambda: session.note("there is no such campaign: the run updates none"),
     )
     await _show_run(session, run, wait=wait)
 
@@ -228,7 +229,7 @@ async def _wait(session: Session, run_id: str) -> Run:
             line = (
                 f"run {run_id} waits for somebody: `runengine get` says for what, `runengine resume` goes on"
             )
-            session.err.print(tables.plain(line), soft_wrap=True)
+            session.note(line)
         is_waiting = bool(run.waiting_for)
     if in_terminal:
         session.err.print()

@@ -171,7 +171,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         "trigger_run",
         (uuid4(), WORKFLOW, INPUT, CAMPAIGN, 0, *ACTOR, "new", b"", None),
         1,
-        {"workflows": 1, "idempotency_keys": 1, "runs": 1, "campaign_run_counts": 1},
+        {"workflows": 1, "idempotency_keys": 1, "runs": 1, "campaign_run_counts": 1, "campaigns": 1},
     ),
     (
         "cancel_run",

@@ -63,13 +63,15 @@ class Outcome(StrEnum):
 @dataclass(frozen=True, slots=True)
 class MutationResult:
     """`response` is encoded, a run in field 1. `status` and `attempt` are those that the run had before the
-    call; a trigger and a replay have none.
+    call; a trigger and a replay have none. `without_campaign`: the run was triggered, and the campaign that
+    it names does not exist.
     """
 
     outcome: Outcome
     response: bytes
     status: RunStatus
     attempt: int
+    without_campaign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,12 @@ class Page:
 
 
 def _mutation_result(row: asyncpg.Record) -> MutationResult:
-    outcome, response, status, attempt = row
+    outcome, response, status, attempt, without_campaign = row
     if outcome == Outcome.REPLAYED:
         # A server of an earlier version may have stored it, with longer varints.
         response = canonical_response(response)
-    return MutationResult(Outcome(outcome), response, status and RunStatus(status), attempt)
+    before = status and RunStatus(status), attempt
+    return MutationResult(Outcome(outcome), response, *before, bool(without_campaign))
 
 
 def _key_arguments(key: IdempotencyKey | None) -> tuple[str | None, bytes | None]:

@@ -28,6 +28,8 @@ BEGIN
     PERFORM store_response(_tenant, _key, run.response);
     result.outcome := 'applied';
     result.response := run.response;
+    result.without_campaign := _campaign IS NOT NULL
+        AND NOT EXISTS (SELECT FROM public.campaigns WHERE tenant_id = _tenant AND id = _campaign);
     RETURN result;
 END
 $$;
