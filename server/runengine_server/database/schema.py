@@ -32,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 
 from runengine_server.database.functions import ENCODING
+from runengine_server.database.row_level_security import secure
 
 metadata = MetaData()
 
@@ -382,28 +383,7 @@ function_schemas = Table(
 # fails the steps of lost workers, and purges what has expired.
 _OF_DISPATCH = {runs, campaign_run_counts, run_steps, run_events, idempotency_keys, step_cache}
 
-# (SELECT …) reads the setting once a statement; without it, there is a call for each row.
-_TENANT_POLICY = "CREATE POLICY tenant ON %(fullname)s USING (tenant_id = (SELECT public.current_tenant()))"
-_DISPATCH_POLICY = "CREATE POLICY dispatch ON %(fullname)s USING ((SELECT public.is_dispatch()))"
-
-# For backups. It is for a role that every cluster has, whose only member is the owner of the database, so
-# that a dump can be restored under another owner. For all other roles the planner leaves the policy out;
-# otherwise it would cost 3 µs a statement.
-_OWNER_POLICY = """CREATE POLICY owner ON %(fullname)s TO pg_database_owner
-    USING ((SELECT current_setting('runengine.all_tenants', true) = 'on'))"""
-
-for _table in metadata.tables.values():
-    if "tenant_id" not in _table.c:
-        continue
-    # FORCE, because without it the owner of a table sees all rows.
-    for _statement in (
-        "ALTER TABLE %(fullname)s ENABLE ROW LEVEL SECURITY",
-        "ALTER TABLE %(fullname)s FORCE ROW LEVEL SECURITY",
-        _TENANT_POLICY,
-        _OWNER_POLICY,
-        *([_DISPATCH_POLICY] if _table in _OF_DISPATCH else []),
-    ):
-        event.listen(_table, "after_create", DDL(_statement))  # type: ignore[no-untyped-call]
+secure(metadata, _OF_DISPATCH)
 
 for _statement in ENCODING:
     event.listen(metadata, "before_create", DDL(_statement.replace("%", "%%")))  # type: ignore[no-untyped-call]

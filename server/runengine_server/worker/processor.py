@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 from uuid import UUID
 
-import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained, GraphInterrupt
 from langgraph.graph.state import CompiledStateGraph
@@ -42,6 +41,7 @@ from runengine_server.worker.graph.execution import EXECUTION, Execution
 from runengine_server.worker.graph.failures import RunTimedOut, WorkflowChanged, WorkflowError, within
 from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.output import stored_output
+from runengine_server.worker.graph.run_log import RunLog
 from runengine_server.worker.graph.step_context import context_of_step
 
 # How long a node that was cancelled may take to clean up.
@@ -67,8 +67,6 @@ PregelLoop._put_checkpoint_fut = _NoCheckpoint()  # type: ignore[assignment]
 wide_supersteps.install()
 
 _BUNDLE = "bundle_artifact_id"
-
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +111,22 @@ class LangGraphRunProcessor:
         `holds_lease` says that the lease is known not to have ended.
 
         Returns without effect once the run is no longer this worker's, or when it was drained. Raises
-        Unavailable when the database has gone away: the run stays as it is, to be handed back.
+        Unavailable when the database has gone away: the run stays as it is, to be handed back. Who
+        cancels this says why, in the words of the log's line.
         """
         held = HeldRunRepository(self._database, run, self._worker)
-        log = _log.bind(run_id=str(run.id), workflow=run.workflow_name, attempt=run.attempt)
+        log = RunLog(run)
         try:
             if (failure := _failure_without_execution(run)) is not None:
                 await self._fail(held, failure)
+                log.info("run failed", code=failure.code)
                 return
             await self._execute_and_end(held, holds_lease, log)
         except Fenced:
             log.info("run is no longer ours")
-        except (Unavailable, asyncio.CancelledError):
+        except (Unavailable, asyncio.CancelledError) as stopped:
+            if isinstance(stopped, asyncio.CancelledError):
+                log.info(str(stopped) or "run stopped")
             # The run goes on elsewhere, where what is done and not stored would be done again.
             with suppress(Exception):
                 async with asyncio.timeout(_FLUSH_SECONDS):
@@ -132,7 +134,7 @@ class LangGraphRunProcessor:
             raise
 
     async def _execute_and_end(
-        self, held: HeldRunRepository, holds_lease: Callable[[], bool], log: Any
+        self, held: HeldRunRepository, holds_lease: Callable[[], bool], log: RunLog
     ) -> None:
         policies = self._workflows[held.run.workflow_name].retry_policies
         execution = Execution(held, self._artifacts, policies, self._max_state_bytes, holds_lease)
@@ -146,7 +148,7 @@ class LangGraphRunProcessor:
         except BaseException as error:
             failure = execution.failure(error)
             await self._fail(held, failure)
-            log.info("run failed", step=failure.step_id, exc_info=error)
+            log.info("run failed", step=failure.step_id, code=failure.code, exc_info=error)
             for each in within(error):
                 log.info("failed within the run", step=failure.step_id, exc_info=each)
         else:

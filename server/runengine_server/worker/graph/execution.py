@@ -21,6 +21,7 @@ from runengine_server.worker.graph.channels import rejection_of
 from runengine_server.worker.graph.failures import WorkflowError, describe, is_retryable, run_code, step_code
 from runengine_server.worker.graph.gates import Gates
 from runengine_server.worker.graph.open_writes import OpenWrites
+from runengine_server.worker.graph.run_log import fields_of_run
 from runengine_server.worker.graph.wide_supersteps import JointReturn
 
 # The key in a node's config under which its execution is found; `__` keeps it out of the metadata of
@@ -151,6 +152,11 @@ class Execution:
         step_id, _ = self._latest.get(task_id, (None, 0))
         return step_id
 
+    def attempt_of_task(self, task_id: UUID) -> int | None:
+        """The attempt of the step that the task has begun, once it is recorded."""
+        _, attempt = self._latest.get(task_id, (None, 0))
+        return attempt or None
+
     async def fail_step(
         self, task_id: UUID, attempt: int, error: Exception, *, retryable: bool, again: bool
     ) -> None:
@@ -159,6 +165,15 @@ class Execution:
             self.held.fail_step(task_id, attempt, step_code(error), self.describe(error), retryable, again)
         )
         self._failed.add((task_id, attempt))
+        if again:
+            _log.info(
+                "a step failed and runs again",
+                **fields_of_run(self.run),
+                step=self.step_of_task(task_id),
+                step_attempt=attempt,
+                code=step_code(error),
+                exc_info=error,
+            )
 
     async def record_task_error(self, task_id: UUID, error: Any, *, handled: bool) -> None:
         """Fails the step of a task that ended with `error`, unless its node has raised and so has failed it:

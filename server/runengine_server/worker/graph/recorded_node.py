@@ -33,6 +33,7 @@ from runengine_server.domain.errors import LeaseEnded
 from runengine_server.worker.graph.execution import EXECUTION, Execution, ExecutionStopped
 from runengine_server.worker.graph.failures import describe, is_retryable, matches
 from runengine_server.worker.graph.fingerprint import fingerprint
+from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
 from runengine_server.worker.graph.stored_values import SERIALISER, as_stored
 
@@ -106,6 +107,7 @@ class RecordedNode(Runnable[Any, Any]):
         # A graph that the node calls takes its context from this variable, in which LangGraph has put the
         # config that it made before ours.
         token = var_child_runnable_config.set(config)
+        CONFIG_OF_NODE.set(config)
         try:
             return await self.bound.ainvoke(input, config, **kwargs)
         except (Exception, asyncio.CancelledError, GeneratorExit):
