@@ -11,7 +11,7 @@ from runengine_client import artifact_commands, campaign_commands, run_commands
 from runengine_client.command import add_command, read_options
 
 app = typer.Typer(
-    help="Triggers runs of the run engine, shows how they go, retries and cancels them.",
+    help="Triggers runs of the run engine, shows how they go, resumes, retries and cancels them.",
     epilog="Exit codes: 0 done; 1 refused or out of reach; 2 usage; 3 failed or cancelled, with --wait.",
     no_args_is_help=True,
     add_completion=False,
@@ -27,6 +27,7 @@ for _name, _body in (
     ("output", run_commands.output),
     ("list", run_commands.list_),
     ("retry", run_commands.retry),
+    ("resume", run_commands.resume),
     ("cancel", run_commands.cancel),
     ("download", artifact_commands.download),
 ):

@@ -8,13 +8,11 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import grpc
 import grpc.aio
-from google.protobuf.struct_pb2 import Struct
-from runengine.rest_json import words_of
 from runengine.v1.artifact_service_pb2 import DownloadArtifactRequest, DownloadArtifactResponse
 from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from runengine.v1.campaign_pb2 import Campaign
@@ -29,25 +27,26 @@ from runengine.v1.run_service_pb2 import (
     ListCampaignRunsResponse,
     ListRunEventsRequest,
     ListRunStepsRequest,
+    ResumeRunRequest,
     RetryRunRequest,
     TriggerRunRequest,
 )
 from runengine.v1.run_service_pb2_grpc import RunServiceStub
 
+from runengine_client.arguments import Status, header_value, key_metadata, statuses_of, struct_or_none
 from runengine_client.channel import CHANNEL_OPTIONS
 from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
-from runengine_client.structs import to_struct
+from runengine_client.structs import to_value
 
 _NO_WORKERS = ("runengine-workers", "0")
+_NO_CAMPAIGN = ("runengine-campaign", "missing")
+_NOT_GIVEN: Any = object()  # None is a value
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 Id = str | UUID
 Token = str | Callable[[], str | Awaitable[str]]
-Status: TypeAlias = str | RunStatus.ValueType
-"""A status word such as `failed`, or a value of RunStatus."""
-
 TERMINAL = frozenset(
     {RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED, RunStatus.RUN_STATUS_CANCELLED}
 )
@@ -131,13 +130,15 @@ class RunEngineClient:
         priority: int = 0,
         idempotency_key: str | None = None,
         on_no_worker: Callable[[], object] | None = None,
+        on_no_campaign: Callable[[], object] | None = None,
     ) -> Run:
         """Queues a run of the workflow and returns it.
 
         `campaign_id` goes into the context, as `campaignId`. Of the tenant's queued runs those with the
         greatest `priority`, -100 to 100, are taken first. The same `idempotency_key` with the same
         request returns the run of the first call instead of starting another. `on_no_worker` is called
-        when the server reports that no worker serves the workflow at the moment, so that the run waits.
+        when the server reports that no worker serves the workflow at the moment, so that the run waits,
+        `on_no_campaign` when it reports that the campaign does not exist, so that the run updates none.
         Raises InvalidArgument for an unknown workflow, PayloadTooLarge, IdempotencyKeyReused,
         QuotaExceeded or Overloaded; ValueError for a payload or context that is not JSON.
         """
@@ -145,14 +146,17 @@ class RunEngineClient:
             context = {**(context or {}), "campaignId": str(campaign_id)}
         request = TriggerRunRequest(
             workflow_name=workflow_name,
-            trigger_payload=_struct(trigger_payload, "trigger_payload"),
-            context=_struct(context, "context"),
+            trigger_payload=struct_or_none(trigger_payload, "trigger_payload"),
+            context=struct_or_none(context, "context"),
             priority=priority or None,
         )
-        call = await self._begin(self._runs.TriggerRun, request, _key(idempotency_key))
+        call = await self._begin(self._runs.TriggerRun, request, key_metadata(idempotency_key))
         run = (await self._end(call)).run
-        if on_no_worker is not None and _NO_WORKERS in tuple(await call.initial_metadata()):
+        metadata = tuple(await call.initial_metadata())
+        if on_no_worker is not None and _NO_WORKERS in metadata:
             on_no_worker()
+        if on_no_campaign is not None and _NO_CAMPAIGN in metadata:
+            on_no_campaign()
         return run
 
     async def get_run(self, run_id: Id) -> Run:
@@ -192,7 +196,31 @@ class RunEngineClient:
         (completed) or IdempotencyKeyReused.
         """
         request = RetryRunRequest(run_id=str(run_id))
-        return (await self._call(self._runs.RetryRun, request, _key(idempotency_key))).run
+        return (await self._call(self._runs.RetryRun, request, key_metadata(idempotency_key))).run
+
+    async def resume_run(
+        self,
+        run_id: Id,
+        value: Any = _NOT_GIVEN,
+        *,
+        values: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Lets a run go on that waits for somebody, and returns it.
+
+        `value` is what `interrupt()` returns, where the run waits for one thing; None is a value. `values`
+        has one under each `WaitingFor.id`, of some or of all that it waits for. Raises RunNotFound,
+        RunNotWaiting, InvalidArgument (an id that it does not wait for; one value where it waits for more),
+        PayloadTooLarge or IdempotencyKeyReused; ValueError for neither or both, and for what is not JSON.
+        """
+        if (value is _NOT_GIVEN) == (not values):
+            raise ValueError("A run is resumed with either a value or values by id.")
+        request = ResumeRunRequest(
+            run_id=str(run_id),
+            value=None if value is _NOT_GIVEN else to_value(value),
+            values={key: to_value(each, f"values.{key}") for key, each in (values or {}).items()},
+        )
+        return (await self._call(self._runs.ResumeRun, request, key_metadata(idempotency_key))).run
 
     async def cancel_run(self, run_id: Id, *, idempotency_key: str | None = None) -> Run:
         """Cancels a queued or running run and returns it; a cancelled one is returned unchanged.
@@ -200,7 +228,7 @@ class RunEngineClient:
         Raises RunNotFound, RunTerminal (completed or failed) or IdempotencyKeyReused.
         """
         request = CancelRunRequest(run_id=str(run_id))
-        return (await self._call(self._runs.CancelRun, request, _key(idempotency_key))).run
+        return (await self._call(self._runs.CancelRun, request, key_metadata(idempotency_key))).run
 
     async def list_campaign_runs(
         self,
@@ -219,7 +247,7 @@ class RunEngineClient:
         """
         request = ListCampaignRunsRequest(
             campaign_id=str(campaign_id),
-            status=_statuses(status),
+            status=statuses_of(status),
             limit=limit,
             offset=offset,
             page_token=page_token,
@@ -233,7 +261,7 @@ class RunEngineClient:
 
         Each run once, however many are triggered meanwhile. Raises InvalidArgument.
         """
-        wanted = _statuses(status)
+        wanted = statuses_of(status)
         token: str | None = None
         while True:
             page = await self.list_campaign_runs(
@@ -290,7 +318,8 @@ class RunEngineClient:
     async def follow_run(self, run_id: Id, *, poll: tuple[float, float] = (0.05, 1)) -> AsyncIterator[Run]:
         """Yields the run as it is now, and again after each pause, until it has ended.
 
-        The last one is completed, failed or cancelled. `poll` is the first pause and the longest, in
+        The last one is completed, failed or cancelled. A run that waits for somebody has not ended; its
+        `waiting_for` says what to resume it with. `poll` is the first pause and the longest, in
         seconds; each is half as long again as the one before. Raises RunNotFound.
         """
         pause, longest = poll
@@ -307,6 +336,7 @@ class RunEngineClient:
     ) -> Run:
         """Returns the run once it is completed, failed or cancelled. `poll` is as for follow_run.
 
+        Goes on while the run waits for somebody, for as long as that takes: follow_run shows it meanwhile.
         Raises TimeoutError when that takes longer than `timeout_seconds` (the run goes on), or RunNotFound.
         """
         try:
@@ -316,6 +346,16 @@ class RunEngineClient:
         except TimeoutError:
             raise TimeoutError(f"Run {run_id} has not ended within {timeout_seconds:g} s.") from None
         return last
+
+    async def wait_for_output(
+        self, run_id: Id, *, timeout_seconds: float | None = None, poll: tuple[float, float] = (0.05, 1)
+    ) -> RunOutput:
+        """Waits as `wait` does, and returns what the graph has returned.
+
+        Raises RunNotCompleted when the run has failed or was cancelled; `metadata["status"]` says which.
+        """
+        await self.wait(run_id, timeout_seconds=timeout_seconds, poll=poll)
+        return await self.get_run_output(run_id)
 
     async def _call(
         self,
@@ -343,35 +383,4 @@ class RunEngineClient:
         token = self._token() if callable(self._token) else self._token
         if inspect.isawaitable(token):
             token = await token
-        return (("authorization", f"Bearer {_header(token, 'The token')}"),)
-
-
-def _struct(value: Mapping[str, Any] | None, name: str) -> Struct | None:
-    return None if value is None else to_struct(value, name)
-
-
-def _key(idempotency_key: str | None) -> tuple[tuple[str, str], ...]:
-    if idempotency_key is None:
-        return ()
-    return (("idempotency-key", _header(idempotency_key, "The idempotency key")),)
-
-
-def _header(value: str, name: str) -> str:
-    # gRPC's own refusal names neither the header nor what is wrong with it.
-    if not (value and value.isascii() and value.isprintable()):
-        raise ValueError(f"{name} must be printable ASCII, and not empty.")
-    return value
-
-
-def _statuses(status: Status | Iterable[Status]) -> list[RunStatus.ValueType]:
-    return [_status(each) for each in ([status] if isinstance(status, str | int) else status)]
-
-
-def _status(status: Status) -> RunStatus.ValueType:
-    if not isinstance(status, str):
-        return status
-    words = {word: RunStatus.ValueType(number) for number, word in words_of(RunStatus.DESCRIPTOR).items()}
-    del words["unspecified"]
-    if status not in words:
-        raise ValueError(f"No run has the status {status!r}; there are {', '.join(words)}.")
-    return words[status]
+        return (("authorization", f"Bearer {header_value(token, 'The token')}"),)

@@ -87,6 +87,10 @@ class Session:
             # Plain text wraps in the terminal alone, so that a long URL is copied in one piece.
             self.out.print(view, soft_wrap=isinstance(view, Text))
 
+    def note(self, line: str) -> None:
+        """Prints what a person should know beside the output."""
+        self.err.print(tables.plain(line), soft_wrap=True)
+
 
 Body = Callable[..., Awaitable[None]]
 

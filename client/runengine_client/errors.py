@@ -27,6 +27,7 @@ __all__ = [
     "RunNotCompleted",
     "RunNotFound",
     "RunNotRetryable",
+    "RunNotWaiting",
     "RunTerminal",
     "Unauthenticated",
     "Unavailable",
@@ -139,6 +140,12 @@ class RunNotCompleted(RunEngineError):
     """Only a completed run has an output."""
 
     reason = "RUN_NOT_COMPLETED"
+
+
+class RunNotWaiting(RunEngineError):
+    """Only a run that waits for somebody can be resumed."""
+
+    reason = "RUN_NOT_WAITING"
 
 
 class IdempotencyKeyReused(RunEngineError):

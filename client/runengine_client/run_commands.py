@@ -13,7 +13,7 @@ from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
 from runengine_client import tables
 from runengine_client.campaign_commands import CampaignId
 from runengine_client.command import NOT_COMPLETED, Session
-from runengine_client.json_argument import json_object
+from runengine_client.json_argument import json_object, json_value
 from runengine_client.json_view import events_json, page_json, run_json, steps_json
 
 
@@ -81,9 +81,10 @@ async def trigger(
         campaign_id=campaign,
         priority=priority,
         idempotency_key=idempotency_key,
-        on_no_worker=lambda: session.err.print(
-            tables.plain(f"no worker serves {workflow} at the moment: the run waits for one"), soft_wrap=True
+        on_no_worker=lambda: session.note(
+            f"no worker serves {workflow} at the moment: the run waits for one"
         ),
+        on_no_campaign=lambda: session.note("there is no such campaign: the run updates none"),
     )
     await _show_run(session, run, wait=wait)
 
@@ -166,6 +167,40 @@ async def retry(session: Session, run_id: RunId, wait: Wait = False) -> None:
     await _show_run(session, await session.client.retry_run(run_id), wait=wait)
 
 
+async def resume(
+    session: Session,
+    run_id: RunId,
+    value: Annotated[
+        Any,
+        typer.Option(
+            parser=json_value,
+            metavar="JSON|@FILE|-",
+            help="What the run goes on with, where it waits for one thing: any JSON value; @FILE reads a "
+            "file, - reads stdin.",
+        ),
+    ] = None,
+    values: Annotated[
+        Any,
+        typer.Option(
+            parser=json_object,
+            metavar="JSON|@FILE|-",
+            help="The same for each thing that it waits for: a JSON object with a value under each id.",
+        ),
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Makes the call safe to repeat: it takes effect once."),
+    ] = None,
+    wait: Wait = False,
+) -> None:
+    """Lets a run go on that waits for somebody."""
+    if (value is None) == (values is None):
+        raise ValueError("give either --value or --values")
+    given = {"values": values} if isinstance(values, dict) else {"value": value.value}
+    run = await session.client.resume_run(run_id, **given, idempotency_key=idempotency_key)
+    await _show_run(session, run, wait=wait)
+
+
 async def cancel(session: Session, run_id: RunId) -> None:
     """Cancels a queued or running run."""
     await _show_run(session, await session.client.cancel_run(run_id))
@@ -180,14 +215,22 @@ async def _show_run(session: Session, run: Run, *, wait: bool = False) -> None:
 
 
 async def _wait(session: Session, run_id: str) -> Run:
-    if not session.err.is_terminal:
-        return await session.client.wait(run_id)
+    in_terminal = session.err.is_terminal
     shown: dict[str, tuple[int, int]] = {}
-    session.err.print(f"run {run_id}", style="dim")
+    is_waiting = False
+    if in_terminal:
+        session.err.print(f"run {run_id}", style="dim")
     async for run in session.client.follow_run(run_id):
-        for step in await session.client.list_run_steps(run.id):
+        for step in await session.client.list_run_steps(run.id) if in_terminal else ():
             if shown.get(step.id) != (step.status, step.attempt):
                 shown[step.id] = (step.status, step.attempt)
                 session.err.print(tables.step_line(step))
-    session.err.print()
+        if run.waiting_for and not is_waiting:
+            line = (
+                f"run {run_id} waits for somebody: `runengine get` says for what, `runengine resume` goes on"
+            )
+            session.note(line)
+        is_waiting = bool(run.waiting_for)
+    if in_terminal:
+        session.err.print()
     return run

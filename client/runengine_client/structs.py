@@ -1,4 +1,4 @@
-"""Converts JSON values to google.protobuf.Struct and back, and refuses what a Struct would change."""
+"""Converts JSON values to google.protobuf.Struct and Value and back, and refuses what these would change."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def to_struct(value: Mapping[str, Any], name: str = "value") -> Struct:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a JSON object, not {type(value).__name__}.")
     return _object(value, name, 1)
+
+
+def to_value(value: Any, name: str = "value") -> Value:
+    """Returns `value`, which may be None, as a Value. Raises ValueError as `to_struct` does."""
+    return _value(value, name, 0)
 
 
 def struct_to_dict(struct: Struct) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from runengine.rest_json import words_of
 from runengine.v1.campaign_pb2 import Campaign
-from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStep, StepError
+from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStep, StepError, WaitingFor
 
 from runengine_client.structs import struct_to_dict
 
@@ -90,6 +90,7 @@ def run_view(run: Run) -> RenderableType:
         retryable = "retryable" if run.error.retryable else "not retryable"
         rows.append(("error", _error(run.error)))
         rows.append(("", plain(f"{step}run attempt {run.error.attempt}, {retryable}", "dim")))
+    rows += [("waits for", _waiting(each)) for each in run.waiting_for]
     if run.HasField("context"):
         rows.append(("context", _json(run.context)))
     if run.HasField("trigger_payload"):
@@ -250,11 +251,21 @@ def _error(error: RunError | StepError) -> Text:
     return Text(": ").join([plain(error.code, "red"), plain(error.message)])
 
 
+def _waiting(waiting: WaitingFor) -> Text:
+    """The id, whole, to resume with; the node; and what it asks."""
+    asked = waiting.note or _json_text(json.loads(waiting.value or "null"))
+    since = f"since {_time(waiting.since)} UTC"
+    return Text("\n").join([plain(waiting.id), plain(f"at {waiting.step_id}, {since}", "dim"), plain(asked)])
+
+
 def _json(struct: Struct) -> Text:
-    value = struct_to_dict(struct)
+    return plain(_json_text(struct_to_dict(struct)))
+
+
+def _json_text(value: object) -> str:
     line = json.dumps(value, ensure_ascii=False)
     # Beside its label, so much fits on a line of 80.
-    return plain(line if len(line) <= 70 else json.dumps(value, indent=2, ensure_ascii=False))
+    return line if len(line) <= 70 else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _time(time: Timestamp) -> str:

@@ -9,13 +9,13 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
-from runengine.v1.run_service_pb2 import is_json
+from runengine.v1.run_pb2 import is_json, is_null_when_empty
 
 # Beyond it a double no longer holds every integer, so that readers of JSON would round (contract: Bounds).
 MAX_INTEGER = 2**53
@@ -31,60 +31,76 @@ _PLAIN_TYPES = {
 }
 
 
-def encoder_of(
-    message: Descriptor, encode_bytes: Callable[[bytes], object] | None = None
-) -> Callable[[Message], dict[str, Any]]:
+class Encoders(NamedTuple):
+    """What fields become that are JSON already, or have no form in it."""
+
+    json_text: Callable[[str], object] = json.loads
+    of_bytes: Callable[[bytes], object] | None = None
+
+
+_PYTHON = Encoders()
+
+
+def encoder_of(message: Descriptor, encoders: Encoders = _PYTHON) -> Callable[[Message], dict[str, Any]]:
     """Compiles what turns messages of this type into JSON objects.
 
     Every field is in the object, under its JSON name. One that has no value is None, and so is an empty
-    list of scalars; a list of messages stays a list. JSON has no bytes: `encode_bytes`, if given, says what
-    such a field holds. Raises TypeError for a type this mapping lacks.
+    list of scalars; a list of messages stays a list, unless its field says otherwise. JSON has no bytes:
+    `encoders` may say what such a field holds. Raises TypeError for a type this mapping lacks.
     """
-    members = [(field.json_name, _member_encoder(field, encode_bytes)) for field in message.fields]
+    members = [(field.json_name, _member_encoder(field, encoders)) for field in message.fields]
     return lambda instance: {name: encode(instance) for name, encode in members}
 
 
-def _member_encoder(
-    field: FieldDescriptor, encode_bytes: Callable[[bytes], object] | None
-) -> Callable[[Message], object]:
-    name, read, encode = field.name, attrgetter(field.name), _value_encoder(field, encode_bytes)
-    if field.is_repeated and (field.message_type is not None or field.type == FieldDescriptor.TYPE_BYTES):
-        return lambda instance: [encode(item) for item in read(instance)]
+def _member_encoder(field: FieldDescriptor, encoders: Encoders) -> Callable[[Message], object]:
+    name, read, encode = field.name, attrgetter(field.name), _value_encoder(field, encoders)
     if field.is_repeated:
-        return lambda instance: [encode(item) for item in read(instance)] or None
+        if is_empty_null(field):
+            return lambda instance: [encode(item) for item in read(instance)] or None
+        return lambda instance: [encode(item) for item in read(instance)]
     if field.has_presence:
         return lambda instance: encode(read(instance)) if instance.HasField(name) else None
-    if field.type in _PLAIN_TYPES:
+    if field.type in _PLAIN_TYPES and not holds_json(field):
         return read
     return lambda instance: encode(read(instance))
 
 
-def _value_encoder(
-    field: FieldDescriptor, encode_bytes: Callable[[bytes], object] | None
-) -> Callable[[Any], object]:
+def _value_encoder(field: FieldDescriptor, encoders: Encoders) -> Callable[[Any], object]:
     message = field.message_type
-    if message is not None and not message.GetOptions().map_entry:
+    if message is not None and value_of_map(field) is None:
         if message.full_name == _STRUCT:
             return encode_struct
         if message.full_name == _TIMESTAMP:
             return encode_timestamp
-        return encoder_of(message, encode_bytes)
+        return encoder_of(message, encoders)
     if field.enum_type is not None:
         words = words_of(field.enum_type)
         # A newer server may return a value that is not known here yet.
         return lambda number: words.get(number, words[0])
     if holds_json(field):
-        return json.loads
+        return lambda text: encoders.json_text(text) if text else None
     if field.type in _PLAIN_TYPES:
         return lambda value: value
-    if field.type == FieldDescriptor.TYPE_BYTES and encode_bytes is not None:
-        return encode_bytes
+    if field.type == FieldDescriptor.TYPE_BYTES and encoders.of_bytes is not None:
+        return encoders.of_bytes
     raise no_mapping(field)
 
 
 def holds_json(field: FieldDescriptor) -> bool:
     """Whether the field is a string of JSON text, in whose place REST has the value."""
     return bool(field.GetOptions().Extensions[is_json])
+
+
+def value_of_map(field: FieldDescriptor) -> FieldDescriptor | None:
+    """What is under each key of a map; None for a field that is no map."""
+    entry = field.message_type
+    return entry.fields_by_name["value"] if entry is not None and entry.GetOptions().map_entry else None
+
+
+def is_empty_null(field: FieldDescriptor) -> bool:
+    """Whether a repeated field without items is null, not an empty list."""
+    is_scalar = field.message_type is None and field.type != FieldDescriptor.TYPE_BYTES
+    return is_scalar or bool(field.GetOptions().Extensions[is_null_when_empty])
 
 
 def encode_timestamp(moment: Timestamp) -> str:

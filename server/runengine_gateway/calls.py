@@ -20,7 +20,7 @@ from runengine_gateway.routes import Binding
 _log = logging.getLogger(__name__)
 
 # The metadata of a reply that become headers of the response.
-_METADATA_AS_HEADERS = frozenset({"idempotency-replayed", "runengine-workers"})
+_METADATA_AS_HEADERS = frozenset({"idempotency-replayed", "runengine-campaign", "runengine-workers"})
 _GET_RUN = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].methods_by_name["GetRun"]
 
 

@@ -251,7 +251,8 @@ class _Page:
         types = schema["type"]
         kind = types[0] if isinstance(types, list) else types
         if kind == "object":
-            return {name: self._sample(each) for name, each in schema.get("properties", {}).items()}
+            members = list(schema.get("properties", {}).items())[: schema.get("maxProperties")]
+            return {name: self._sample(each) for name, each in members}
         if kind == "array":
             return [self._sample(schema["items"])]
         return _SAMPLES_BY_FORMAT.get(schema.get("format", ""), _SAMPLES_BY_TYPE[kind])

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from starlette.requests import Request
 
-from runengine_gateway.json_mapping import MalformedError, json_setter, text_setter
+from runengine_gateway.json_mapping import MalformedError, json_setter, takes_null, text_setter
 from runengine_gateway.problems import (
     RefusedError,
     Violation,
@@ -81,6 +81,8 @@ class RequestReader:
         others = [field for field in request.fields if field not in in_path]
         self._path_fields = {field.name: (field.json_name, text_setter(field)) for field in in_path}
         self._body_fields = {field.json_name: json_setter(field) for field in others if binding.takes_body}
+        # Everywhere else null counts as absent.
+        self._null_is_value = {field.json_name for field in others if takes_null(field)}
         in_query = [] if binding.takes_body else others
         self._query_fields = {field.json_name: text_setter(field) for field in in_query}
         self._repeated = {field.json_name for field in in_query if field.is_repeated}
@@ -144,7 +146,7 @@ class RequestReader:
             setter = self._body_fields.get(name)
             if setter is None:
                 violations.append(Violation(shown_path([name]), "is no field of this request"))
-            elif value is not INVALID and value is not None:  # null counts as absent
+            elif value is not INVALID and (value is not None or name in self._null_is_value):
                 _set(setter, message, value, name, violations)
 
 

@@ -5,19 +5,21 @@ Everything here is compiled once from a descriptor: a call walks closures, not d
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.protobuf.struct_pb2 import Struct
-from runengine.rest_json import encoder_of, no_mapping, words_of
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from runengine.rest_json import Encoders, encoder_of, no_mapping, value_of_map, words_of
 from runengine.v1.run_pb2 import Run
 
 from runengine_gateway.cached_json import cached_run_encoder, with_encoded_runs
 
 _INTEGER = re.compile("-?[0-9]+")
 _STRUCT = Struct.DESCRIPTOR.full_name
+_VALUE = Value.DESCRIPTOR.full_name
 _INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 
 
@@ -31,7 +33,9 @@ def reply_encoder(message: Descriptor, response_body: str) -> Callable[[bytes], 
     """
     stored = with_encoded_runs(message)
     parse = GetMessageClass(stored).FromString
-    encode = encoder_of(stored, cached_run_encoder(encoder_of(Run.DESCRIPTOR)))
+    # JSON text goes in as it is: orjson writes 254 levels in all, which a value may have by itself.
+    encode_run = encoder_of(Run.DESCRIPTOR, Encoders(orjson.Fragment))
+    encode = encoder_of(stored, Encoders(orjson.Fragment, cached_run_encoder(encode_run)))
     key = response_body and message.fields_by_name[response_body].json_name
     if key:
         return lambda reply: orjson.dumps(encode(parse(reply))[key])
@@ -41,10 +45,24 @@ def reply_encoder(message: Descriptor, response_body: str) -> Callable[[bytes], 
 def json_setter(field: FieldDescriptor) -> Callable[[Message, object], None]:
     """Compiles what sets this field from a member of a JSON body, or raises MalformedError.
 
-    A Struct takes an object; every other type takes its own JSON type alone. Null never comes here: it counts
-    as absent.
+    A Value takes anything, a Struct an object, a map of Values an object with a member or more; every other
+    type takes its own JSON type alone. Null comes here only where `takes_null`.
     """
     name = field.name
+    if _is_of_values(field):
+
+        def set_value(message: Message, value: object) -> None:
+            _set_value(getattr(message, name), value)
+
+        def set_values(message: Message, value: object) -> None:
+            if not isinstance(value, dict) or not value:
+                raise MalformedError("must be an object with a member or more")
+            values = getattr(message, name)
+            for key, item in value.items():
+                _set_value(values[key], item)
+
+        return set_value if value_of_map(field) is None else set_values
+
     if field.message_type is not None and field.message_type.full_name == _STRUCT and not field.is_repeated:
 
         def set_struct(message: Message, value: object) -> None:
@@ -78,6 +96,26 @@ def json_setter(field: FieldDescriptor) -> Callable[[Message, object], None]:
         setattr(message, name, value)
 
     return set_string
+
+
+def takes_null(field: FieldDescriptor) -> bool:
+    """Whether null is a value for this field, and does not count as absent: for a Value, and for a map of
+    them, which it is no value for.
+    """
+    return _is_of_values(field)
+
+
+def _is_of_values(field: FieldDescriptor) -> bool:
+    of_map = value_of_map(field)
+    kind = (of_map or field).message_type
+    return kind is not None and kind.full_name == _VALUE and (of_map is not None or not field.is_repeated)
+
+
+def _set_value(into: Value, value: Any) -> None:
+    # A Struct and a ListValue take what Python has; a Value by itself does not.
+    holder = ListValue()
+    holder.append(value)
+    into.CopyFrom(holder.values[0])
 
 
 def text_setter(field: FieldDescriptor) -> Callable[[Message, str], None]:
@@ -119,8 +157,8 @@ def _text_parser(field: FieldDescriptor) -> Callable[[str], object]:
 def json_path(path: str, message: Descriptor) -> str:
     """The path of a field in JSON names: `campaign_id` → `campaignId`.
 
-    What lies inside a Struct is the caller's own naming, and stays: `trigger_payload.a_b[3]` →
-    `triggerPayload.a_b[3]`.
+    What lies inside a Struct, a Value or a map is the caller's own naming, and stays:
+    `trigger_payload.a_b[3]` → `triggerPayload.a_b[3]`.
     """
     names: list[str] = []
     inside: Descriptor | None = message
@@ -128,7 +166,7 @@ def json_path(path: str, message: Descriptor) -> str:
         name, bracket, index = part.partition("[")
         field = inside.fields_by_name.get(name) if inside is not None else None
         names.append(part if field is None else field.json_name + bracket + index)
-        inside = None if field is None else field.message_type
-        if inside is not None and inside.full_name == _STRUCT:
+        inside = None if field is None or value_of_map(field) else field.message_type
+        if inside is not None and inside.full_name in (_STRUCT, _VALUE):
             inside = None
     return ".".join(names)

@@ -12,14 +12,15 @@ from importlib.metadata import version
 import orjson
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
-from runengine.rest_json import holds_json, words_of
-from runengine.rules import is_required, rules_of
+from runengine.rest_json import holds_json, is_empty_null, value_of_map, words_of
+from runengine.rules import alternatives_of, is_required, rules_of
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runengine_gateway.openapi_errors import Errors, Json
+from runengine_gateway.openapi_examples import examples_of
 from runengine_gateway.openapi_headers import headers_of, takes_idempotency_key
 from runengine_gateway.rest_comments import RestComments, json_path
 from runengine_gateway.routes import Binding, Endpoint
@@ -29,9 +30,10 @@ _INTRODUCTION = (
     "Runs workflows for many tenants, and shows how they go. Every call needs a token, and sees what belongs "
     "to the token's active organisation alone: what is another's is not found, as what does not exist. A "
     "field without a value is `null`, never missing; in a body, `null` for an optional field counts as "
-    "absent. Times are UTC with milliseconds. `GET` paths take `HEAD` too. No response may be cached. A body "
-    f"is JSON of at most {MAX_BYTES // 1024} KiB, {MAX_DEPTH} levels and {MAX_KEYS:,} keys an object; it "
-    "holds no NUL, no lone surrogate, no key twice, and no integer beyond 2 to the power of 53."
+    "absent, except where any value may be given. Times are UTC with milliseconds. `GET` paths take `HEAD` "
+    f"too. No response may be cached. A body is JSON of at most {MAX_BYTES // 1024} KiB, {MAX_DEPTH} levels "
+    f"and {MAX_KEYS:,} keys an object; it holds no NUL, no lone surrogate, no key twice, and no integer "
+    "beyond 2 to the power of 53."
 )
 
 _IDEMPOTENCY_KEY: Json = {
@@ -56,40 +58,12 @@ _BOUNDS: Mapping[str, str] = {
 }
 _STRUCT_MEMBERS: Mapping[str, Json] = {"context": {"campaignId": _UUID}}
 
-# Examples by the name of a field or an enum. What is not here gets a sample of its type.
-_EXAMPLES: Mapping[str, object] = {
-    "RunStatus": "completed",
-    "StepStatus": "completed",
-    "CampaignStatus": "live",
-    "workflow_name": "campaign-bundle",
-    "trigger_payload": {
-        "product": {"name": "Solar Kettle"},
-        "audience": "campers",
-        "channels": ["email", "instagram"],
-        "tone": "friendly",
-        "offer": "20 % off until Sunday",
-        "locale": "en",
-    },
-    "context": {"campaignId": "0198d6a2-7c1e-7b53-9f4e-3d2c1b0a9f8e"},
-    "output": {"headline": "Boil by sunlight"},
-    "note": None,
-    "step_id": "copywriting",
-    "skill_id": "copywriting",
-    "code": "STEP_FAILED",
-    "message": "ValueError: the brief has no audience",
-    "duration_ms": 2077,
-    "to_status": "queued",
-    "actor": "user_2b7Qk1",
-    "reason": "TRIGGERED",
-    "bundle_url": "https://runs.example.com/artifacts/0198d6a2-8f03-7d11-8a55-0c9e6b2f4d17",
-    "queued": 0,
-    "running": 0,
-    "failed": 0,
-    "cancelled": 0,
-    "next_page_token": None,
-    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
-    "limit": 20,
-    "offset": 0,
+# Of an object with members of any JSON value, and not of a schema for it: one that refers to itself compiles
+# nowhere, and one without a type is a string to some generators and an empty object to others.
+_MEMBERS: Json = {
+    "maxProperties": MAX_KEYS,
+    "propertyNames": {"pattern": "^[^\\u0000]*$"},
+    "additionalProperties": True,
 }
 
 _INTEGERS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
@@ -175,7 +149,7 @@ class _Document:
         if parameters := self._parameters(rule):
             operation["parameters"] = parameters
         if rule.takes_body:
-            operation["requestBody"] = self._body(rule.rpc.input_type)
+            operation["requestBody"] = self._body(rule)
         operation["responses"] = {**self._success(rule), **self._errors.of_rule(rule)}
         return operation
 
@@ -202,25 +176,31 @@ class _Document:
             )
         return [*found, _IDEMPOTENCY_KEY] if takes_idempotency_key(rule) else found
 
-    def _body(self, request: Descriptor) -> Json:
+    def _body(self, rule: Binding) -> Json:
+        request = rule.rpc.input_type
+        fields = [field for field in request.fields if field.name not in rule.path_fields]
+        alternatives = alternatives_of(request)
+        if alternatives and {field.name for field in fields} != set(alternatives):
+            raise TypeError(f"the gateway has no JSON Schema for the rules of {request.full_name}")
         properties: dict[str, Json] = {}
-        needed: list[str] = []
-        for field in request.fields:
+        for field in fields:
             schema = self._request_type(field)
             properties[field.json_name] = {
-                **(schema if is_required(field) else _nullable(schema)),
+                **(schema if alternatives or is_required(field) else _nullable(schema)),
                 "description": self._request_description(field),
             }
-            if is_required(field):
-                needed.append(field.json_name)
+        needed = [field.json_name for field in fields if is_required(field)]
         self._schemas[request.name] = {
             "type": "object",
             "properties": properties,
             **({"required": needed} if needed else {}),
+            # What generators make of `oneOf` differs; these they leave alone.
+            **({"minProperties": 1, "maxProperties": 1} if alternatives else {}),
             "additionalProperties": False,
         }
         schema = {"$ref": f"#/components/schemas/{request.name}"}
-        return {"required": bool(needed), "content": {"application/json": {"schema": schema}}}
+        is_needed = bool(needed or alternatives)
+        return {"required": is_needed, "content": {"application/json": {"schema": schema}}}
 
     def _request_description(self, field: FieldDescriptor) -> str:
         return self._comments.of(field.full_name).replace("REST: ", "")
@@ -229,7 +209,9 @@ class _Document:
         # Defaults are in the descriptions alone: generators make a field that has one required
         # (openapi-typescript 7.13), or send it (openapi-python-client 0.29), and an offset goes with no page
         # token.
-        schema = self._value_type(field) | _examples(field.name)
+        schema = self._value_type(field) | examples_of(field)
+        if value_of_map(field) is not None:
+            return {"type": "object", "minProperties": 1, **_MEMBERS, **schema}
         if field.type in _INTEGERS:
             limit = 2 ** (_INTEGERS[field.type] - 1)
             schema |= {"minimum": -limit, "maximum": limit - 1}
@@ -281,33 +263,28 @@ class _Document:
         """The schema of what rest_json.encoder_of writes for the field."""
         if holds_json(field):
             # Any JSON value, null among them: a schema with a type would leave some out.
-            return {**_examples(field.name), "description": _nulls(self._comments.of(field.full_name))}
+            return {**examples_of(field), "description": _nulls(self._comments.of(field.full_name))}
         schema = self._value_type(field)
-        if _is_map(field):
+        if value_of_map(field) is not None:
             schema, nullable = {"type": "object", "additionalProperties": schema}, False
         elif field.is_repeated:
-            schema, nullable = {"type": "array", "items": schema}, field.message_type is None
+            schema, nullable = {"type": "array", "items": schema}, is_empty_null(field)
         else:
             # Nullable is what is `optional` in the proto. That is required of messages too, which could all
             # be absent.
             nullable = field.containing_oneof is not None
         if nullable:
             schema = _nullable(schema)
-        return {**schema, **_examples(field.name), "description": _nulls(self._comments.of(field.full_name))}
+        return {**schema, **examples_of(field), "description": _nulls(self._comments.of(field.full_name))}
 
     def _value_type(self, field: FieldDescriptor) -> Json:
-        if field.message_type is not None and _is_map(field):
-            return self._value_type(field.message_type.fields_by_name["value"])
+        if (of_map := value_of_map(field)) is not None:
+            return self._value_type(of_map)
         schema: Json
-        if _is(field, Struct):
-            schema = {
-                "type": "object",
-                "maxProperties": MAX_KEYS,
-                "propertyNames": {"pattern": "^[^\\u0000]*$"},
-                # Any JSON value, and not a schema for it: one that refers to itself compiles nowhere, and one
-                # without a type is a string to some generators and an empty object to others.
-                "additionalProperties": True,
-            }
+        if _is(field, Value):
+            schema = {}
+        elif _is(field, Struct):
+            schema = {"type": "object", **_MEMBERS}
             if field.name in _STRUCT_MEMBERS:
                 schema["properties"] = _STRUCT_MEMBERS[field.name]
         elif _is(field, Timestamp):
@@ -336,7 +313,7 @@ class _Document:
             "x-enumDescriptions": {
                 word: self._comments.of(f"{enum.full_name}.{name}") for word, name in words.items()
             },
-            **_examples(enum.name),
+            **examples_of(enum),
         }
         return {"$ref": f"#/components/schemas/{enum.name}"}
 
@@ -366,16 +343,8 @@ def _enum_words(enum: EnumDescriptor) -> dict[str, str]:
     return {words[value.number]: value.name for value in enum.values if value.number != 0}
 
 
-def _examples(name: str) -> Json:
-    return {"examples": [_EXAMPLES[name]]} if name in _EXAMPLES else {}
-
-
 def _is(field: FieldDescriptor, kind: type[Message]) -> bool:
     return field.message_type is not None and field.message_type.full_name == kind.DESCRIPTOR.full_name
-
-
-def _is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
 def _nullable(schema: Json) -> Json:

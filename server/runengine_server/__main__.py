@@ -34,6 +34,14 @@ def _up() -> None:
     _run(up)
 
 
+@cli.command("dev")
+def _dev() -> None:
+    """As up, with a worker that is replaced when the files of the workflows change."""
+    from runengine_server.processes.up import up
+
+    _run(partial(up, reload=True))
+
+
 @cli.command("serve")
 def _serve(
     processes: Annotated[

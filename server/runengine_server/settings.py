@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     owner_database_url: str | None = None
     listen_database_url: str | None = None
     state_dir: Path = Path(".runengine")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     grpc_address: str = "127.0.0.1:50051"
     rest_address: str = "127.0.0.1:8080"
     public_url: str | None = None
@@ -54,6 +55,11 @@ class Settings(BaseSettings):
     # Counting the queued runs reads each of them: 100,000 take 10 ms.
     tenant_queued_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
     tenant_running_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_lower_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("clerk_authorized_parties", "workflows", mode="before")
     @classmethod

@@ -21,6 +21,7 @@ from runengine_rest_client.api.runs import (
     list_campaign_runs,
     list_run_events,
     list_run_steps,
+    resume_run,
     retry_run,
     trigger_run,
 )
@@ -32,6 +33,8 @@ from runengine_rest_client.models import (
     ListRunEventsResponse,
     ListRunStepsResponse,
     Problem,
+    ResumeRunRequest,
+    ResumeRunRequestValues,
     Run,
     RunStatus,
     StepStatus,
@@ -134,6 +137,10 @@ def live(client: AuthenticatedClient) -> dict[str, str]:
     refused(get_run.sync(uuid4(), client=client), 404, "RUN_NOT_FOUND")
     conflict = refused(retry_run.sync(run.id, client=client), 409, "RUN_NOT_RETRYABLE")
     assert conflict.metadata.to_dict()["status"] == "completed"
+    assert run.waiting_for is None
+    by_id = ResumeRunRequest(values=ResumeRunRequestValues.from_dict({"a": None}))
+    for resumption in (ResumeRunRequest(None), ResumeRunRequest({"approved": [True]}), by_id):
+        refused(resume_run.sync(run.id, client=client, body=resumption), 409, "RUN_NOT_WAITING")
     malformed = refused(trigger_run.sync(client=client, body=TriggerRunRequest("")), 400, "INVALID_ARGUMENT")
     assert isinstance(malformed.violations, list)
     assert [each.field for each in malformed.violations] == ["workflowName"]

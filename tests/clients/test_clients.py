@@ -201,6 +201,7 @@ async def test_an_idempotency_key_is_replayed_and_says_so(engine: Engine) -> Non
         ("ListRunEvents", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("GetRunOutput", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("RetryRun", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
+        ("ResumeRun", {"runId": ABSENT, "value": True}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("CancelRun", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("GetCampaign", {"campaignId": ABSENT}, "NOT_FOUND", "CAMPAIGN_NOT_FOUND"),
         ("DownloadArtifact", {"artifactId": ABSENT}, "NOT_FOUND", "ARTIFACT_NOT_FOUND"),
@@ -236,6 +237,19 @@ async def test_a_wrong_state_says_what_is_allowed(engine: Engine) -> None:
     assert (info["reason"], info["metadata"]) == (
         "RUN_ACTIVE", {"status": "queued", "attempt": "1", "allowed": "cancel"},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [None, True, 0, "yes", [], PAYLOAD], ids=str)
+async def test_a_resume_is_sent_with_any_value(engine: Engine, value: Any) -> None:
+    """One that the server has not understood would be a malformed request."""
+    run = await engine.run("unserved", await engine.campaign())
+    for given in ({"value": value}, {"values": {"a": value, "b": None}}):
+        told = await engine.call("ResumeRun", {"runId": run["id"], **given})
+        assert told.error is not None
+        assert told.error["code"] == "FAILED_PRECONDITION"
+        assert told.detail("ErrorInfo")["reason"] == "RUN_NOT_WAITING"
+    told = await engine.call("ResumeRun", {"runId": run["id"]})
+    assert [each["field"] for each in told.detail("BadRequest")["fieldViolations"]] == ["value"]
 
 
 async def test_a_bad_token_is_refused_with_a_reason(caller: Caller, stack: Stack) -> None:

@@ -72,6 +72,29 @@ async def test_the_page_on_workflows_runs_the_example(clone: Path) -> None:
         assert "✓ completed" in await reader.shell(trigger)
 
 
+async def test_the_tests_of_the_page_on_workflows_pass(clone: Path) -> None:
+    reader = Reader(clone)
+    examples = [block.text for block in blocks(WORKFLOWS, "python") if "runengine.testing" in block.text]
+    for number, example in enumerate(examples):
+        (clone / f"test_example_{number}.py").write_text(example)
+    files = [f"test_example_{number}.py" for number in range(len(examples))]
+    out = await reader.types(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        "/dev/null",
+        "-p",
+        "no:asyncio",
+        "-W",
+        "error",
+        "-n",
+        "2",
+        *files,
+    )
+    assert " 3 passed" in out
+
+
 async def test_the_client_of_the_examples_follows_a_run_and_saves_its_bundle(reader: Reader) -> None:
     order = '{"item": "kettle"}'
     out = await reader.types(sys.executable, "-W", "error", "examples/follow.py", "praise-order", order)

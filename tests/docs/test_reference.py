@@ -63,7 +63,7 @@ async def test_each_path_has_its_row_with_its_status(document: Json) -> None:
 async def test_each_object_has_its_fields(document: Json) -> None:
     schemas = {
         "run": "Run", "step": "RunStep", "event": "RunEvent", "campaign": "Campaign",
-        "page": "ListCampaignRunsResponse", "error": "RunError",
+        "page": "ListCampaignRunsResponse", "error": "RunError", "waiting": "WaitingFor",
     }  # fmt: skip
     told = {name: "".join(code(fields)).split(", ") for name, fields in rows(REST, "## Objects")}
     properties = {key: document["components"]["schemas"][schema] for key, schema in schemas.items()}

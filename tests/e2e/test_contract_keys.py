@@ -42,6 +42,16 @@ def is_error(value: Any) -> bool:
     )
 
 
+def is_waiting_for(value: Any) -> bool:
+    return all(
+        set(each) == {"id", "stepId", "value", "since", "note"}
+        and isinstance(each["id"], str)
+        and (each["stepId"], each["value"], each["note"]) == ("ask", {"question": "Which colour?"}, None)
+        and is_time(each["since"])
+        for each in value
+    )
+
+
 def anything(value: Any) -> bool:
     return True
 
@@ -51,14 +61,16 @@ def equals(expected: Any) -> Check:
 
 
 def run_shape(status: str, payload: Any) -> dict[str, Check]:
-    """What the contract says of its keys; one that the proto has besides is there, whatever it holds."""
-    started = status in ("running", "completed", "failed", "cancelled")
+    """What the contract says of its keys; one that the proto has besides is there, whatever it holds. A
+    running one that waits for somebody is "waiting".
+    """
+    started = status != "queued"
     ended = status in ("completed", "failed", "cancelled")
     return {
         **{field.json_name: anything for field in Run.DESCRIPTOR.fields},
         "id": is_uuid,
-        "workflowName": equals("gated" if status != "queued" else "unserved"),
-        "status": equals(status),
+        "workflowName": equals({"queued": "unserved", "waiting": "asking"}.get(status, "gated")),
+        "status": equals("running" if status == "waiting" else status),
         "triggerPayload": equals(payload),
         "context": equals({"team": "blue"}),
         "error": is_error if status == "failed" else null,
@@ -69,6 +81,7 @@ def run_shape(status: str, payload: Any) -> dict[str, Check]:
         "updatedAt": is_time,
         "attempt": equals(1),
         "priority": equals(0),
+        "waitingFor": is_waiting_for if status == "waiting" else null,
     }
 
 
@@ -128,6 +141,18 @@ async def test_a_running_and_an_ended_run(rest: httpx.AsyncClient, gates: Gates,
     run = await until(rest, f"/runs/{run_id}", lambda run: run["status"] != "running")
     check(run, run_shape(status, payload))
     check((await rest.get(f"/runs/{run_id}/steps")).json()["steps"][1], step_shape(status))
+
+
+async def test_a_waiting_run(rest: httpx.AsyncClient) -> None:
+    run_id = await trigger(rest, "asking", None)
+    path = f"/runs/{run_id}"
+    run = await until(rest, path, lambda run: run["waitingFor"] is not None)
+    assert len(run["waitingFor"]) == 1
+    check(run, run_shape("waiting", None))
+    response = await rest.post(f"{path}/resume", json={"value": "red"})
+    assert response.status_code == 200
+    assert set(response.json()) == set(run)
+    assert response.json()["waitingFor"] is None
 
 
 async def test_a_cancelled_run(rest: httpx.AsyncClient, gates: Gates) -> None:

@@ -37,12 +37,14 @@ async def test_the_things_of_another_tenant_look_like_absent_ones_to_the_byte(
             ("GET", "/runs/{}", run["id"]),
             ("GET", "/runs/{}/steps", run["id"]),
             ("POST", "/runs/{}/retry", run["id"]),
+            ("POST", "/runs/{}/resume", run["id"]),
             ("DELETE", "/runs/{}", run["id"]),
             ("GET", "/campaigns/{}", campaign["id"]),
             ("GET", "/artifacts/{}", artifact),
         ]:
-            hidden = await foreign.request(method, path.format(own))
-            missing = await foreign.request(method, path.format(absent))
+            given = {"value": True} if path.endswith("/resume") else None
+            hidden = await foreign.request(method, path.format(own), json=given)
+            missing = await foreign.request(method, path.format(absent), json=given)
             assert hidden.status_code == 404
             assert (hidden.content, hidden.headers) == (missing.content, missing.headers)
         page = (await foreign.get(f"/campaigns/{campaign['id']}/runs")).json()

@@ -9,7 +9,7 @@ import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,75 +21,12 @@ from runengine_server.database.migrations.migrate import ADVISORY_LOCK, migrate
 
 from tests.support.patience import SECONDS
 from tests.support.stack import environment, free_address
-
-
-class Up:
-    """One `runengine-server up` in a state directory."""
-
-    def __init__(self, state_dir: Path, **settings: str) -> None:
-        self.state_dir = state_dir
-        self.grpc_address = settings.setdefault("GRPC_ADDRESS", free_address())
-        settings.setdefault("REST_ADDRESS", free_address())
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_")}
-        self._environment = {**inherited, "RUNENGINE_STATE_DIR": str(state_dir)}
-        self._environment |= {f"RUNENGINE_{key}": value for key, value in settings.items()}
-
-    async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "runengine_server", "up",
-            env=self._environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-
-    async def greeting(self) -> str:
-        assert self.process.stdout is not None
-        try:
-            greeting = await asyncio.wait_for(self.process.stdout.readuntil(b"Ctrl-C"), SECONDS)
-        except asyncio.IncompleteReadError:
-            _, said = await self.process.communicate()
-            raise AssertionError(said.decode()) from None
-        return greeting.decode()
-
-    async def end(self, number: int) -> int:
-        self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), SECONDS)
-
-    async def refusal(self) -> str:
-        """The one line with which it gives up."""
-        await self.start()
-        out, err = await asyncio.wait_for(self.process.communicate(), SECONDS)
-        assert self.process.returncode not in (0, None)
-        assert out == b""
-        assert err.count(b"\n") == 1, err.decode()
-        return err.decode()
-
-    def processes(self) -> list[str]:
-        """The command lines of all that runs with, or in, the state directory."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    command = (entry / "cmdline").read_text(errors="replace").replace("\0", " ")
-                    environment = (entry / "environ").read_text(errors="replace")
-                except OSError:
-                    continue
-                if str(self.state_dir) in command or f"RUNENGINE_STATE_DIR={self.state_dir}" in environment:
-                    found.append(command)
-        return found
+from tests.support.up import Up, running
 
 
 @pytest.fixture
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("up")
-
-
-@asynccontextmanager
-async def running(up: Up) -> AsyncIterator[str]:
-    await up.start()
-    try:
-        yield await up.greeting()
-    finally:
-        if up.process.returncode is None:
-            await up.end(signal.SIGTERM)
 
 
 async def completed_run(up: Up) -> str:
@@ -288,8 +225,8 @@ async def test_a_postgres_that_dies_is_started_again(directory: Path) -> None:
 async def test_a_signal_ends_it_while_it_waits_for_the_migrations_of_another(
     directory: Path, database_url: str, database: asyncpg.Connection
 ) -> None:
-    waiting = """SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
-        WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"""
+    waiting = """SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE 'SELECT pg_try_advisory_lock%'"""
     owner_url = database_url.replace("runengine_app@", "runengine_owner@")
     await database.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
     up = Up(directory, DATABASE_URL=database_url, OWNER_DATABASE_URL=owner_url)

@@ -10,10 +10,11 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 
 import asyncpg
 
+from tests.faults.arrivals import Arrival
 from tests.faults.process import SERVER_POINTS, WORKER_POINTS
 from tests.faults.standing import AWAY, Standing, cancel
 from tests.support.patience import SECONDS
@@ -40,8 +41,9 @@ KINDS = (
 POISON = "poison run"
 POINTS = tuple(f"kill -9 {point}" for point in (*WORKER_POINTS, *SERVER_POINTS))
 
-# Statements whose commit gets lost: of a trigger, of a step, of the end of a run, of a claim; or any.
-_LOSABLE = (b"trigger_run", b"record_progress", b"end_run", b"claim_queued", None)
+# Statements whose commit gets lost: of a trigger, of a step, of the end of a run, of a claim, of a run that
+# waits and of its resume; or any.
+_LOSABLE = (b"trigger_run", b"record_progress", b"end_run", b"claim_queued", b"wait_run", b"resume_run", None)
 
 
 class Breaking(Standing):
@@ -55,9 +57,14 @@ class Breaking(Standing):
     async def kill_at_points(self) -> None:
         """Kills each process -9 exactly at the point at which it arrives."""
         points = (*WORKER_POINTS, *SERVER_POINTS)
+        mortal = (*self.workers, *self.servers)
+
+        def is_due(each: Arrival) -> bool:
+            return each.place in points and any(kept.child and kept.pid == each.pid for kept in mortal)
+
         while True:
-            (arrival,) = await self.arrivals.until(lambda each: each.place in points, seconds=3600)
-            for kept in (*self.workers, *self.servers):
+            (arrival,) = await self.arrivals.until(is_due, seconds=3600)
+            for kept in mortal:
                 if kept.child is not None and kept.pid == arrival.pid:
                     kept.armed = None
                     kept.child.kill()
@@ -75,7 +82,7 @@ class Breaking(Standing):
         """Stops a worker with its hands full, and goes on with it when its successor is mid-step."""
         for kept in self.undertakers:
             await kept.ready.wait()
-        runs: list[str] = []
+        runs: dict[str, str] = {}
         try:
             await self._stop_one_with_its_hands_full(runs)
         finally:
@@ -85,21 +92,26 @@ class Breaking(Standing):
             letting_go.add_done_callback(self.letting_go.discard)
         await asyncio.wait_for(asyncio.shield(letting_go), SECONDS)
 
-    async def _stop_one_with_its_hands_full(self, runs: list[str]) -> None:
+    async def _stop_one_with_its_hands_full(self, runs: dict[str, str]) -> None:
+        """Adds each run, and the place at which it is stopped and taken over."""
         manners = ("gate", "deaf", "deaf")
         for number in range(ZOMBIES_A_ROUND):
             tenant = self.random.choice(self.tenants)
             payload = self.payload(
                 gates=self.arrivals.path, first={"manner": manners[number % 3]}, second={"manner": ""}
             )
-            if number % 2:
+            place = "first"
+            if number % 4 == 0:
+                place = payload["stop_at"] = "before_wait"
+                payload["first"] = {"asks": 1}
+            elif number % 2:
                 payload["stop_at"] = self.random.choice(("before_save_checkpoint:3", "before_save_artifact"))
             workflow = "zombie-on-thread" if number % 8 == 6 else "zombie"
             run = await tenant.trigger_until_told(workflow, payload, tenant.campaigns[0], payload["key"])
             tenant.runs.remove(run.id)  # nobody else retries or cancels it
-            runs.append(run.id)
+            runs[run.id] = place
 
-        held = [await self.arrivals.at("first", run_id) for run_id in runs]
+        held = [await self.arrivals.at(place, run_id) for run_id, place in runs.items()]
         shares = Counter(each.pid for each in held)
         victim = shares.most_common(1)[0][0]
         (successor,) = (kept.pid for kept in self.undertakers if kept.pid != victim)
@@ -107,7 +119,7 @@ class Breaking(Standing):
         os.kill(victim, signal.SIGSTOP)
         try:
             for run_id in mine:
-                await self.arrivals.at("first", run_id, successor)
+                await self.arrivals.at(runs[run_id], run_id, successor)
         finally:
             # Each finds its word when it wakes.
             for each in held:
@@ -118,7 +130,7 @@ class Breaking(Standing):
         self.zombies_made += len(mine)
         self.hit("zombies", stopped=victim, runs=len(mine))
 
-    async def _let_go_until_ended(self, runs: Sequence[str]) -> None:
+    async def _let_go_until_ended(self, runs: Mapping[str, str]) -> None:
         async def let_go() -> None:
             while True:
                 for each in await self.arrivals.until(lambda each: each.run_id in runs, seconds=3600):
@@ -127,7 +139,7 @@ class Breaking(Standing):
 
         letting_go = asyncio.create_task(let_go())
         try:
-            await self.until_ended(runs, seconds=3600)
+            await self.until_ended(list(runs), seconds=3600)
         finally:
             await cancel([letting_go])
 

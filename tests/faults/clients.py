@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from runengine.v1.campaign_pb2 import Campaign
-from runengine.v1.run_pb2 import Run, RunStatus
+from runengine.v1.run_pb2 import Run, RunStatus, WaitingFor
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
 from runengine_client import RunEngineClient, RunEngineError
 
@@ -51,6 +52,7 @@ class Tenant:
         self.campaigns: list[str] = []
         self.runs: list[str] = []
         self.failures = 0
+        self._resumes = itertools.count()
         self._clients = clients
         self._history = history
         self._lag = lag
@@ -142,6 +144,35 @@ class Tenant:
         )
         return run
 
+    async def resume(
+        self, run: Run, key: str | None = None, value: str | None = None, **asked: Any
+    ) -> Run | None:
+        """A run that waits, resumed at all of its gates, with a value that no other resume has; with a key
+        one may ask for the same again.
+        """
+        value = value or f"{self.name}:{next(self._resumes)}"
+        gates = [gate_of(each) for each in run.waiting_for]
+        given: dict[str, Any] = {"value": value}
+        if len(gates) > 1 or value.endswith(("1", "3", "5", "7", "9")):
+            given = {"values": {each.id: value for each in run.waiting_for}}
+        resumed: Run | None = await self._ask(
+            "resume",
+            lambda client: client.resume_run(run.id, idempotency_key=key, **given),
+            run=run.id,
+            gates=gates,
+            resume=value,
+            key=key,
+            **asked,
+        )
+        return resumed
+
+    async def resume_unknown(self, run_id: str, **asked: Any) -> Run | None:
+        """Resumes a run at a gate that it has not."""
+        resumed: Run | None = await self._ask(
+            "resume", lambda client: client.resume_run(run_id, values={"f" * 32: "-"}), run=run_id, **asked
+        )
+        return resumed
+
     async def list(self, campaign_id: str, **asked: Any) -> None:
         """A page of a campaign's runs."""
         await self._ask(
@@ -158,6 +189,11 @@ class Tenant:
         """A campaign of one's own."""
         await self._ask("create_campaign", lambda client: client.create_campaign(campaign_id))
         self.campaigns.append(campaign_id)
+
+
+def gate_of(waiting_for: WaitingFor) -> str:
+    """How a node, or else the graph, calls what a run waits for."""
+    return str(json.loads(waiting_for.value) or f"at {waiting_for.step_id}")
 
 
 def _word(status: RunStatus.ValueType) -> str:

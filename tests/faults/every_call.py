@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import grpc
 import httpx
+from google.protobuf.struct_pb2 import Value
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from runengine.v1 import artifact_service_pb2 as artifacts
@@ -74,6 +75,7 @@ class Api:
             (self.runs.ListRunEvents, runs.ListRunEventsRequest(run_id=run_id)),
             (self.runs.GetRunOutput, runs.GetRunOutputRequest(run_id=run_id)),
             (self.runs.RetryRun, runs.RetryRunRequest(run_id=run_id)),
+            (self.runs.ResumeRun, runs.ResumeRunRequest(run_id=run_id, value=Value(bool_value=True))),
             (self.runs.CancelRun, runs.CancelRunRequest(run_id=run_id)),
             (self.runs.ListCampaignRuns, runs.ListCampaignRunsRequest(campaign_id=campaign_id)),
             (self._campaigns.CreateCampaign, campaigns.CreateCampaignRequest()),
@@ -92,6 +94,7 @@ class Api:
             self.rest_outcome("GET", f"/runs/{some}/events"),
             self.rest_outcome("GET", f"/runs/{some}/output"),
             self.rest_outcome("POST", f"/runs/{some}/retry"),
+            self.rest_outcome("POST", f"/runs/{some}/resume", {"value": True}),
             self.rest_outcome("DELETE", f"/runs/{some}"),
             self.rest_outcome("GET", f"/campaigns/{some}/runs"),
             self.rest_outcome("POST", "/campaigns", {}),

@@ -24,6 +24,7 @@ RESOLUTION = 0.003
 ACTIVE, TERMINAL = ("queued", "running"), ("completed", "failed", "cancelled")
 STATUSES = (*ACTIVE, *TERMINAL)
 CLAIMS = ("CLAIMED", "TAKEN_OVER")
+RAISES = (*CLAIMS, "WAITING")  # the epoch
 
 _TABLES = {
     "runs": """SELECT tenant_id, id, workflow_name, status, attempt, campaign_id, epoch, losses, created_at,
@@ -158,9 +159,22 @@ class Facts:
 
     @cached_property
     def claims(self) -> dict[str, list[Row]]:
-        """The claims of each run, in order; the nth brought the epoch n."""
+        """The claims of each run, in order."""
+        return self._with_reason(CLAIMS)
+
+    @cached_property
+    def epochs(self) -> dict[str, list[Row]]:
+        """The events of each run that raised its epoch; the nth brought the epoch n."""
+        return self._with_reason(RAISES)
+
+    @cached_property
+    def resumptions(self) -> dict[str, list[Row]]:
+        """The events of each run by which it was resumed."""
+        return self._with_reason(("RESUMED",))
+
+    def _with_reason(self, reasons: Sequence[str]) -> dict[str, list[Row]]:
         return {
-            run_id: [event for event in events if event["reason"] in CLAIMS]
+            run_id: [event for event in events if event["reason"] in reasons]
             for run_id, events in self.events.items()
         }
 

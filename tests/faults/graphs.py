@@ -1,6 +1,6 @@
 """Graphs of the fault suite: each node tells the history what it saw, and what it did.
 
-A payload says how its nodes behave, by their names: `{"first": {"manner": "deaf"}}`.
+A payload says how its nodes behave, by their names: `{"first": {"manner": "deaf", "asks": 1}}`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypedDict
 
 from langgraph.runtime import Runtime
+from langgraph.types import interrupt
 from runengine.context import RunContext
 
 from tests.faults.arrivals import arrive, arrive_on_thread
@@ -68,6 +69,14 @@ async def _gate(state: State, node: str, run_id: str) -> str:
         return word
 
 
+def ask(node: str, times: int, noted: dict[str, Any]) -> None:
+    """Asks somebody so many times, and notes what was answered."""
+    for number in range(times):
+        gate = f"{node}:{number}"
+        value = interrupt(gate)
+        ours.note("passed", run=noted["run"], attempt=noted["attempt"], gate=gate, value=value)
+
+
 async def _node(node: str, state: State, runtime: Runtime[RunContext]) -> State:
     how: dict[str, Any] = state.get(node, {})  # type: ignore[assignment]
     noted = enter(node, state, runtime)
@@ -83,6 +92,7 @@ async def _node(node: str, state: State, runtime: Runtime[RunContext]) -> State:
         os.kill(os.getpid(), signal.SIGKILL)
     elif manner == "fail" and runtime.context.attempt == 1:
         word = "fail"
+    ask(node, int(how.get("asks", 0)), noted)
     await asyncio.sleep(how.get("pause", 0))
     if word == "fail":
         raise Told("It was told to.")
@@ -121,7 +131,13 @@ async def nothing(state: State) -> State:
     return {}
 
 
-STORM = {"storm": chain_of(State, first=first, second=second, third=third)}
+STORM: dict[str, Any] = {
+    "storm": chain_of(State, first=first, second=second, third=third),
+    "storm-nested": chain_of(State, first=first, inner=chain_of(State, second=second).compile(), third=third),
+    "storm-gated": chain_of(State, first=first, second=second, third=third).compile(
+        interrupt_before=["second"]
+    ),
+}
 ZOMBIES = {
     "zombie": chain_of(State, first=first, second=second, third=third),
     "zombie-on-thread": chain_of(State, first=first_on_thread, second=second, third=third),

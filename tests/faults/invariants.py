@@ -22,22 +22,26 @@ from tests.faults.facts import (
     grouped,
     in_sequence,
 )
+from tests.faults.gate_invariant import i14_gates_are_passed_by_resumes_alone
 from tests.faults.history import Note
 
 _PATIENCE = 0.5
 _RANK = {status: min(rank, 2) for rank, status in enumerate(STATUSES)}
-_LEGAL = {
-    (None, "queued"): "TRIGGERED",
-    ("queued", "running"): "CLAIMED",
-    ("running", "running"): "TAKEN_OVER",
+_LEGAL: dict[tuple[str | None, str], tuple[str, ...] | None] = {
+    (None, "queued"): ("TRIGGERED",),
+    ("queued", "running"): ("CLAIMED",),
+    ("running", "running"): ("TAKEN_OVER", "WAITING", "RESUMED"),
     ("running", "completed"): None,
     ("running", "failed"): None,
     ("queued", "failed"): None,
-    ("queued", "cancelled"): "CANCELLED",
-    ("running", "cancelled"): "CANCELLED",
-    ("failed", "queued"): "RETRIED",
-    ("cancelled", "queued"): "RETRIED",
+    ("queued", "cancelled"): ("CANCELLED",),
+    ("running", "cancelled"): ("CANCELLED",),
+    ("failed", "queued"): ("RETRIED",),
+    ("cancelled", "queued"): ("RETRIED",),
 }
+# What may come after some of them, and before.
+_AFTER = {"WAITING": ("RESUMED", "TAKEN_OVER", "CANCELLED"), "RESUMED": ("TAKEN_OVER", "CANCELLED")}
+_BEFORE = {"WAITING": CLAIMS, "RESUMED": ("WAITING",)}
 
 
 def i1_acknowledged_triggers_are_stored(facts: Facts) -> list[str]:
@@ -99,16 +103,18 @@ def i4_terminal_states_stay(facts: Facts) -> list[str]:
 
 
 def i5_older_epochs_change_nothing(facts: Facts) -> list[str]:
-    """The epoch rises with every claim; a write with an older epoch changes nothing."""
+    """The epoch rises with every claim, and when a run begins to wait; a write with an older epoch changes
+    nothing.
+    """
     found = [
-        f"run {run['id']} has epoch {run['epoch']} after {count} claims"
+        f"run {run['id']} has epoch {run['epoch']}, which was raised {count} times"
         for run in facts.rows.runs
-        if run["epoch"] != (count := len(facts.claims.get(run["id"], [])))
+        if run["epoch"] != (count := len(facts.epochs.get(run["id"], [])))
     ]
     for note in facts.notes("claimed"):
-        claims = facts.claims.get(note["run"], [])
-        claim = claims[note["epoch"] - 1] if 0 < note["epoch"] <= len(claims) else None
-        if claim is None or not claim["actor"].endswith(f":{note['pid']}"):
+        epochs = facts.epochs.get(note["run"], [])
+        claim = epochs[note["epoch"] - 1] if 0 < note["epoch"] <= len(epochs) else None
+        if claim is None or claim["reason"] not in CLAIMS or not claim["actor"].endswith(f":{note['pid']}"):
             found.append(
                 f"run {note['run']}: worker {note['pid']} holds epoch {note['epoch']}, "
                 f"whose claim is {claim['actor'] if claim else 'nobody'}'s"
@@ -116,10 +122,10 @@ def i5_older_epochs_change_nothing(facts: Facts) -> list[str]:
     for note in facts.notes("write"):
         if note["outcome"] != "applied":
             continue
-        events, claims = facts.events.get(note["run"], []), facts.claims.get(note["run"], [])
-        if note["epoch"] > len(claims):
+        events, epochs = facts.events.get(note["run"], []), facts.epochs.get(note["run"], [])
+        if note["epoch"] > len(epochs):
             continue  # told above
-        place = next(at for at, event in enumerate(events) if event is claims[note["epoch"] - 1])
+        place = next(at for at, event in enumerate(events) if event is epochs[note["epoch"] - 1])
         after = events[place + 1] if place + 1 < len(events) else None
         if after is not None and note["began"] > after["at"] + RESOLUTION:
             found.append(
@@ -131,10 +137,12 @@ def i5_older_epochs_change_nothing(facts: Facts) -> list[str]:
         for event in events:
             if event["reason"] in CLAIMS:
                 holder = event["actor"]
-            elif event["to_status"] in ("completed", "failed") and event["actor"] != holder:
-                found.append(
-                    f"run {run_id} was {event['to_status']} by {event['actor']}; its holder was {holder}"
-                )
+            elif event["to_status"] in ("completed", "failed") or event["reason"] == "WAITING":
+                if event["actor"] != holder:
+                    found.append(
+                        f"run {run_id} was {event['reason']} by {event['actor']}; its holder was {holder}"
+                    )
+                holder = None
     return found
 
 
@@ -223,18 +231,13 @@ def i9_every_transition_is_seen_once(facts: Facts) -> list[str]:
     """
     found = []
     for run_id, events in facts.events.items():
-        before: Row = {"to_status": None, "attempt": 1, "at": 0.0}
+        before: Row = {"to_status": None, "attempt": 1, "at": 0.0, "reason": None}
         for event in events:
             move = (event["from_status"], event["to_status"])
-            reason = _LEGAL.get(move, "nothing")
-            again = int(event["reason"] == "RETRIED")
-            if (
-                event["from_status"] != before["to_status"]
-                or (reason is not None and reason != event["reason"])
-                or event["attempt"] != before["attempt"] + again
-            ):
+            if not _may_follow(before, event):
                 found.append(
-                    f"run {run_id}: {before['to_status']} in attempt {before['attempt']} is followed by "
+                    f"run {run_id}: {before['to_status']} in attempt {before['attempt']} "
+                    f"({before['reason']}) is followed by "
                     f"{move[0]} → {move[1]} in attempt {event['attempt']} ({event['reason']})"
                 )
             if event["at"] < before["at"]:
@@ -259,6 +262,18 @@ def i9_every_transition_is_seen_once(facts: Facts) -> list[str]:
                     f"{second['status']} in attempt {second['attempt']}"
                 )
     return found
+
+
+def _may_follow(before: Row, event: Row) -> bool:
+    reason = event["reason"]
+    legal = _LEGAL.get((event["from_status"], event["to_status"]), ())
+    return (
+        event["from_status"] == before["to_status"]
+        and (legal is None or reason in legal)
+        and event["attempt"] == before["attempt"] + int(reason == "RETRIED")
+        and reason in _AFTER.get(before["reason"], (reason,))
+        and before["reason"] in _BEFORE.get(reason, (before["reason"],))
+    )
 
 
 def _is_replayed(call: Call) -> bool:
@@ -342,6 +357,7 @@ INVARIANTS: dict[str, Callable[[Facts], list[str]]] = {
         i9_every_transition_is_seen_once,
         i10_tenants_are_apart,
         i11_no_call_outlives_its_deadline,
+        i14_gates_are_passed_by_resumes_alone,
     )
 }
 

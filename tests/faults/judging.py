@@ -28,6 +28,11 @@ class Mutant:
     tests: tuple[str, ...]
 
 
+def mutant_of(name: str, apply: Callable[[], None], *tests: str) -> Mutant:
+    """Its tests are named from `tests/` on."""
+    return Mutant(name, apply, tuple(f"tests/{test}" for test in tests))
+
+
 def run_pytest(tests: Iterable[str], mutant: str | None) -> subprocess.CompletedProcess[str]:
     """Raises subprocess.TimeoutExpired."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_")}

@@ -124,6 +124,13 @@ class Load:
             pause = min(2 * pause, 0.2)
         return run
 
+    async def waiting(self, run_id: str) -> Any:
+        pause = 0.02
+        while not (run := await self.client.get_run(run_id)).waiting_for:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.2)
+        return run
+
     async def arrived(self, run_id: str) -> None:
         await self.arrivals.until(lambda each: each.run_id == run_id, seconds=_STORY_SECONDS)
 

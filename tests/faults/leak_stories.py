@@ -18,6 +18,7 @@ from runengine_client import (
     RunActive,
     RunNotFound,
     RunNotRetryable,
+    RunNotWaiting,
     RunTerminal,
     Unauthenticated,
 )
@@ -75,13 +76,33 @@ async def runs_complete_over_rest(load: Load) -> None:
 
 
 async def runs_fail(load: Load) -> None:
-    for name in ("rejecting", "bad-edge", "false-bundle", "asking"):
+    for name in ("rejecting", "bad-edge", "false-bundle"):
         run = await load.client.trigger_run(f"leaks-{name}", campaign_id=load.campaign)
         for _ in range(2):
             ended = await load.ended(run.id)
             assert ended.status == RunStatus.RUN_STATUS_FAILED, ended
             await load.ask("POST", f"/runs/{run.id}/retry", 200)
         await load.ended(run.id)
+
+
+async def runs_wait(load: Load) -> None:
+    for name, questions in (("asking-twice", 2), ("stopping", 1)):
+        triggered = await load.client.trigger_run(f"leaks-{name}", campaign_id=load.campaign)
+        run = await load.waiting(triggered.id)
+        assert len(run.waiting_for) == questions
+        with refused(InvalidArgument):
+            await load.client.resume_run(run.id, values={"f" * 32: True})
+        if questions == 2:
+            await load.client.resume_run(run.id, values={run.waiting_for[0].id: None})
+            await load.waiting(run.id)
+        await load.ask("POST", f"/runs/{run.id}/resume", 200, json={"value": [1, None]})
+        run = await load.ended(run.id)
+        assert run.status == RunStatus.RUN_STATUS_COMPLETED, run
+        with refused(RunNotWaiting):
+            await load.client.resume_run(run.id, True)
+    run = await load.waiting((await load.client.trigger_run("leaks-asking")).id)
+    await load.client.cancel_run(run.id)
+    await load.ask("POST", f"/runs/{run.id}/resume", 409, json={"value": None})
 
 
 async def runs_time_out(load: Load) -> None:
@@ -280,6 +301,7 @@ STORIES = (
     runs_complete,
     runs_complete_over_rest,
     runs_fail,
+    runs_wait,
     runs_time_out,
     queued_runs_are_cancelled,
     running_runs_are_cancelled,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults import mutations as without
-from tests.faults.judging import Mutant, judge, missing, run_pytest
+from tests.faults.approval_mutants import APPROVALS
+from tests.faults.judging import judge, missing, run_pytest
+from tests.faults.judging import mutant_of as _mutant
 from tests.faults.mutations import rewriting
 
 _REFUSED = (
@@ -24,15 +25,15 @@ _REJECTED = (
     "integration/test_rejected_writes.py::"
     "test_a_write_that_its_reducer_rejects_fails_its_step_and_a_retry_runs_it_again"
 )
-_GATES = "integration/test_gates.py::test_a_gate_of_a_sub_graph_holds_however_often_its_run_is_retried"
+_GATES = "integration/test_gates.py::test_a_gate_holds_when_its_run_is_cancelled_and_retried"
+_PASSED = "integration/test_gates.py::test_a_gate_of_a_sub_graph_is_passed_when_its_run_is_resumed"
+_DYING = "integration/test_gates.py::test_a_gate_holds_when_its_worker_dies_as_it_is_reached"
 _HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_clock.py"
 _SWEPT = "integration/test_artifact_sweep.py::"
 _SWEPT += "test_an_artifact_without_a_row_is_deleted_once_it_is_a_day_old_and_nothing_else"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
-
-
-def _mutant(name: str, apply: Callable[[], None], *tests: str) -> Mutant:
-    return Mutant(name, apply, tuple(f"tests/{test}" for test in tests))
+_RESUMES = "integration/test_resumes.py::"
+_BY_ID = f"{_RESUMES}test_questions_side_by_side_take_values_by_id_and_no_single_one"
 
 
 MUTANTS = (
@@ -185,6 +186,20 @@ MUTANTS = (
         "unit/test_validation.py::test_a_request_violates_what_protovalidate_says_it_violates",
     ),
     _mutant(
+        "lock of a resume",
+        rewriting(["lock_run"], " FOR UPDATE", ""),
+        f"{_RESUMES}test_one_of_many_who_resume_at_once_does",
+    ),
+    _mutant(
+        "ids that a run waits for", rewriting(["resume_run"], "NOT _ids <@ waiting_ids", "false"), _BY_ID
+    ),
+    _mutant("one value for one thing", rewriting(["resume_run"], "(waiting_ids) > 1", "(_ids) > 1"), _BY_ID),
+    _mutant(
+        "bounds of what a run is resumed with",
+        without.bounds_of_a_resume,
+        f"{_RESUMES}test_a_value_out_of_bounds_changes_nothing",
+    ),
+    _mutant(
         "bound of a JWKS",
         without.bound_of_a_jwks,
         "integration/test_jwks.py::test_the_last_good_keys_stay_in_use_during_an_outage",
@@ -204,8 +219,8 @@ MUTANTS = (
         without.look_where_an_edge_leads,
         "integration/test_changed_graphs.py::test_an_entry_that_leads_to_no_node_fails_the_run",
     ),
-    _mutant("gate before a node", without.gate_before_a_node, f"{_GATES}[before]"),
-    _mutant("gate after a node", without.gate_after_a_node, f"{_GATES}[after]", f"{_GATES}[called_after]"),
+    _mutant("gate before a node", without.gate_before_a_node, f"{_GATES}[before]", f"{_DYING}[before]"),
+    _mutant("gate after a node", without.gate_after_a_node, f"{_PASSED}[after]", f"{_PASSED}[called_after]"),
     _mutant(
         "what is written is as stored",
         without.written_as_stored,
@@ -337,6 +352,7 @@ MUTANTS = (
         rewriting(["count_workers"], "AND expires_at > statement_timestamp()", ""),
         "integration/test_served_workflows.py::test_the_log_names_queued_runs_without_a_worker_once_a_change",
     ),
+    *APPROVALS,
 )
 
 

@@ -104,6 +104,7 @@ def tenant_predicate() -> None:
         "end_steps",
         "cancel_run",
         "retry_run",
+        "resume_run",
     ):
         rewrite(name, "tenant_id = _tenant", "tenant_id IS NOT NULL")
 
@@ -267,7 +268,7 @@ def gate_before_a_node() -> None:
 def gate_after_a_node() -> None:
     from runengine_server.worker.graph.load import Workflow
 
-    _put(Workflow, "stops_after", lambda *done: False)
+    _put(Workflow, "gates_after", lambda *done: [])
 
 
 def completed_handler() -> None:
@@ -301,6 +302,12 @@ def rules_of_requests() -> None:
     from runengine_server.rpc import validation
 
     _put(validation, "checks_of", lambda message: [])
+
+
+def bounds_of_a_resume() -> None:
+    from runengine_server.commands import resume_run
+
+    _put(resume_run, "violations_of", lambda given, path: [])
 
 
 def bound_of_a_jwks() -> None:

@@ -43,6 +43,10 @@ WORKER_POINTS = (
     "after_record",
     "inside_finish",
     "after_finish",
+    "before_wait",
+    "inside_wait",
+    "after_wait",
+    "after_resume",
 )
 SERVER_POINTS = ("server_before_commit", "server_after_commit")
 
@@ -56,8 +60,12 @@ WRITES = (
     "save_cached",
     "prune_checkpoints",
     "drop_checkpoints",
+    "wait",
 )
 DOORS = (*(f"before_{name}" for name in WRITES), "before_finish", "before_heartbeat")
+
+
+_INSIDE = {"end_run": "inside_finish", "wait_run": "inside_wait"}
 
 
 class _Points:
@@ -143,8 +151,8 @@ def _install_worker(points: _Points) -> None:
                     unrecorded.discard(run_id)
                     async with points.reached("after_record", run_id, payload):
                         pass
-                if name == "begin_step":
-                    async with points.reached("after_begin_step", run_id, payload):
+                if name in ("begin_step", "wait"):
+                    async with points.reached(f"after_{name}", run_id, payload):
                         pass
                 return answer
 
@@ -172,11 +180,11 @@ def _install_worker(points: _Points) -> None:
 
     def statement(real: Any) -> Any:
         async def call(self: Any, function: TenantFunction, *arguments: Any) -> Any:
-            if function.name != "end_run":
+            if (place := _INSIDE.get(function.name)) is None:
                 return await real(self, function, *arguments)
             # It is one statement: PostgreSQL has it, and this process may not hear what becomes of it.
             ending = asyncio.ensure_future(real(self, function, *arguments))
-            async with points.reached("inside_finish", str(self.run.id), self.run.trigger_payload):
+            async with points.reached(place, str(self.run.id), self.run.trigger_payload):
                 return await ending
 
         return call
@@ -186,6 +194,9 @@ def _install_worker(points: _Points) -> None:
     def process(real: Any) -> Any:
         async def call(self: Any, run: ClaimedRun, *more: Any) -> Any:
             try:
+                if run.resume_values.fields:
+                    async with points.reached("after_resume", str(run.id), run.trigger_payload):
+                        pass
                 return await real(self, run, *more)
             finally:
                 ours.note("left", run=str(run.id), epoch=run.epoch)

@@ -32,6 +32,7 @@ from tests.faults.facts import Facts
 from tests.faults.invariants import violations
 from tests.faults.pools import fill_server, fill_worker
 from tests.faults.resources import Reading, Reports, connections_of, least_of, memory_of, most_of, ports_of
+from tests.faults.resuming import RESUMES
 from tests.faults.soak_clients import UNSERVED, RestTenant, SoakClients
 from tests.faults.soak_faults import PREFIX
 from tests.faults.soak_graphs import SPARING
@@ -75,7 +76,8 @@ class Report:
         """The report for a person."""
         return [
             f"seed {self.seed}, {self.seconds / 60:.1f} minutes: {self.runs.total()} runs, "
-            f"{self.calls} calls, {self.hits.total()} faults of {self.planned.total()} planned",
+            f"{self.calls} calls, {sum(self.hits[kind] for kind in self.planned)} faults of "
+            f"{self.planned.total()} planned, {sum(self.hits[kind] for kind in RESUMES)} contested resumes",
             f"  runs: {_counted(self.runs)}",
             f"  refused: {_counted(self.refused)}",
             *(f"  {self.hits[kind]:4} {kind}" for kind in self.planned),

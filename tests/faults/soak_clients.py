@@ -25,7 +25,9 @@ _USERS, _LOOKERS = 6, 4
 
 # How often each workflow is triggered, beside those that faults are made of.
 _WEIGHTS = {
-    "storm": 8,
+    "storm": 6,
+    "storm-nested": 1,
+    "storm-gated": 1,
     "soak-fan": 2,
     "soak-nested": 3,
     "soak-gate": 1,
@@ -112,12 +114,13 @@ class SoakClients(SoakFaults):
             *(self._again(self._use, over) for _ in range(_USERS)),
             *(self._again(self._use_rest, over) for _ in range(2)),
             *(self.look() for _ in range(_LOOKERS)),
+            self.resume_all(),
             self._again(self._mistake, over),
         ]
 
     def soak_payload(self, workflow: str) -> dict[str, Any]:
         """A run of the workflow."""
-        if workflow == "storm":
+        if workflow.startswith("storm"):
             return self.payload()
         size = self.random.choice(_SIZES.get(workflow, (1,)))
         return {"key": f"key-{self.random.getrandbits(64):016x}", "size": size}

@@ -150,7 +150,7 @@ def _gated() -> Graph:
     inner = chain_of(Inner, before=step("before", of_many=True), beyond=step("beyond", of_many=True)).compile(
         interrupt_before=["beyond"]
     )
-    return chain_of(State, inner=inner, after=step("beyond", of_many=True))
+    return chain_of(State, inner=inner, after=step("after", of_many=True))
 
 
 # What fails.
@@ -242,7 +242,7 @@ async def _stop_worker(state: Any, runtime: Runtime[RunContext]) -> None:
         await asyncio.Event().wait()
 
 
-SPARING: dict[str, Graph] = {
+SPARING: dict[str, Any] = {
     **graphs.STORM,
     "soak-fan": _fan(),
     "soak-nested": _nested(),
@@ -291,6 +291,9 @@ NODES: dict[str, tuple[str, ...]] = {
         *(f"{name}-{place}" for name in ("outer", "invoked", "awaited") for place in ("a", "b")),
         *("invoking", "awaiting"),
     ),
+    "storm-nested": ("first", "second", "third"),
+    "storm-gated": ("first", "second", "third"),
+    "soak-gate": ("before", "beyond", "after"),
     "soak-handler": ("rescue", "last"),
     "soak-group": ("first", "group"),
     "soak-exit": ("first", "leave"),
@@ -308,7 +311,8 @@ NODES: dict[str, tuple[str, ...]] = {
 CODES: dict[str, tuple[str, ...]] = {
     "storm": ("STEP_FAILED",),
     "soak-deadly": ("WORKER_LOST",),
-    "soak-gate": ("WORKFLOW_FAILED",),
+    "storm-nested": ("STEP_FAILED",),
+    "storm-gated": ("STEP_FAILED",),
     "soak-group": ("STEP_FAILED",),
     "soak-exit": ("STEP_FAILED",),
     "soak-slow": ("STEP_TIMED_OUT",),

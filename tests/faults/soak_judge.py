@@ -24,9 +24,7 @@ _GROWS_BY_ITSELF = "event_engine"
 
 
 def wrong_runs(facts: Facts, errors: dict[str, RunError]) -> list[str]:
-    """Runs that completed without a node, failed as they may not, or went past a gate. `errors` are of those
-    that failed.
-    """
+    """Runs that completed without a node, or failed as they may not. `errors` are of those that failed."""
     found = []
     done: dict[str, set[str]] = {}
     for note in facts.notes("effect"):
@@ -40,11 +38,6 @@ def wrong_runs(facts: Facts, errors: dict[str, RunError]) -> list[str]:
         elif run_id in errors and errors[run_id].code not in (*CODES.get(name, ()), *ANYWAY):
             error = errors[run_id]
             found.append(f"run {run_id} of {name} failed: {error.code}: {error.message}")
-    found += [
-        f"I14: run {note['run']} went past its gate"
-        for note in facts.notes("entered")
-        if note["node"] == "beyond"
-    ]
     return found
 
 

@@ -28,13 +28,15 @@ from tests.faults.clients import Lag, Tenant
 from tests.faults.facts import Rows, read_rows
 from tests.faults.history import History
 from tests.faults.proxy import Proxy
+from tests.faults.resuming import AWAY as AWAY
+from tests.faults.resuming import Approver
 from tests.support.patience import SECONDS
 from tests.support.stack import UNDER_TEST, environment, logging_to
 
 _TENANTS, _CAMPAIGNS = 3, 2
 
-# What asyncpg raises when its server has gone away.
-AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# The share of runs that ask somebody.
+_ASKING = 0.3
 
 _DISK = """
 CREATE SEQUENCE disk_full_hits;
@@ -243,7 +245,15 @@ class Standing:
         }
         if not how and self.random.random() < 0.1:
             payload["second"] = {"manner": "fail"}
+        if not how and self.random.random() < _ASKING:
+            asking = self.random.choice((("second",), ("second",), ("first", "second")))
+            for node in asking:
+                payload[node] = {**payload[node], "asks": self.random.choice((1, 1, 2))}
         return payload
+
+    def workflow(self) -> str:
+        """That of a run of the storm."""
+        return self.random.choices(("storm", "storm-nested", "storm-gated"), (8, 1, 1))[0]
 
     async def look(self) -> None:
         """Polls, lists, cancels and retries one's own, and tries the same with what is another's."""
@@ -270,8 +280,14 @@ class Standing:
                 await tenant.cancel(run_id, **asked)
             elif what < 0.93:
                 await tenant.retry(run_id, **asked)
+            elif foreign:
+                await tenant.resume_unknown(run_id, **asked)
             else:
-                await tenant.get(run_id, **asked)
+                await tenant.get(run_id)
+
+    async def resume_all(self) -> None:
+        """Resumes what waits, until it is cancelled."""
+        await Approver(self.tenants, self.superuser, self.hit, self.random).resume_all()
 
     # What came of it
 
@@ -281,6 +297,7 @@ class Standing:
         """
         began = time.monotonic()
         names = [tenant.name for tenant in self.tenants]
+        resuming = asyncio.create_task(self.resume_all())
         connection = await self.superuser()
         try:
             async with asyncio.timeout(seconds):
@@ -291,6 +308,7 @@ class Standing:
         except TimeoutError:
             pass
         finally:
+            await cancel([resuming])
             await connection.close()
         ended_in = time.monotonic() - began
         for tenant in self.tenants:

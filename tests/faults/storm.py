@@ -30,6 +30,7 @@ from tests.faults.breaking import KINDS, LEASE_SECONDS, POINTS, POISON, ZOMBIES_
 from tests.faults.facts import Facts
 from tests.faults.invariants import violations
 from tests.faults.process import DOORS, SERVER_POINTS, WORKER_POINTS
+from tests.faults.resuming import RESUMES
 from tests.faults.standing import Kept, cancel
 from tests.support.patience import SECONDS
 from tests.support.stack import Stack, free_address, open_directory, own_postgres
@@ -38,6 +39,7 @@ AT_LEAST = 3
 MAX_RECOVERY_LEASES = 1.7
 _WORKERS = 3
 _MAX_ROUNDS = 8
+_RARE = ("before_wait", "inside_wait", "after_wait", "after_resume")
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Report:
     zombies: int = 0
     repeated_steps: int = 0
     lost_runs: int = 0
+    waits: int = 0
+    resumes: int = 0
     calls: int = 0
     refused_calls: int = 0
     seconds: float = 0
@@ -62,7 +66,7 @@ class Report:
         return [
             f"seed {self.seed}: {self.runs} runs, {self.calls} calls ({self.refused_calls} refused), "
             f"{self.hits.total()} faults, {self.zombies} zombies, {self.repeated_steps} repeated steps, "
-            f"{self.lost_runs} runs given up as WORKER_LOST",
+            f"{self.lost_runs} runs given up as WORKER_LOST, {self.waits} waits, {self.resumes} resumes",
             *(f"  {self.hits[kind]:4} {kind}" for kind in kinds),
             f"all ended {self.ended_in:.1f} s after the last fault; {self.seconds:.0f} s in all",
             *(f"VIOLATION {words}" for words in self.violations),
@@ -93,7 +97,7 @@ class Storm(Breaking):
             LEASE_SECONDS=str(LEASE_SECONDS), WORKER_CONCURRENCY="6", WORKFLOWS="tests.faults.graphs:STORM"
         )
         armed = [
-            f"{point}:{self.random.randint(1, 6)}"
+            f"{point}:{self.random.randint(1, 2 if point in _RARE else 6)}"
             for point, times in self._points.items()
             for _ in range(times)
         ]
@@ -121,9 +125,9 @@ class Storm(Breaking):
             campaign = self.random.choice([*tenant.campaigns, None])
             payload = self.payload()
             if self.random.random() < 0.7:
-                await tenant.trigger_until_told("storm", payload, campaign, payload["key"])
+                await tenant.trigger_until_told(self.workflow(), payload, campaign, payload["key"])
                 triggered += 1
-            elif await tenant.trigger("storm", {**payload, "key": None}, campaign, None) is not None:
+            elif await tenant.trigger(self.workflow(), {**payload, "key": None}, campaign, None) is not None:
                 triggered += 1
             if until.is_set():
                 await asyncio.sleep(0.02)
@@ -166,13 +170,26 @@ class Storm(Breaking):
         report.runs = len(rows.runs)
         report.calls = len(facts.calls)
         report.refused_calls = sum(not note["ok"] for note in facts.notes("answer"))
-        executions = Counter((note["run"], note["key"]) for note in facts.notes("entered"))
-        report.repeated_steps = executions.total() - len(executions)
+        report.repeated_steps = _repeated(facts)
         report.zombies = self.zombies_made
+        report.waits = sum(event["reason"] == "WAITING" for event in rows.events)
+        report.resumes = sum(event["reason"] == "RESUMED" for event in rows.events)
         report.lost_runs = sum(event["reason"] == "WORKER_LOST" for event in rows.events)
         if poisoned := sum(1 for _ in facts.notes("poison")):
             self.hits[POISON] = poisoned
         report.violations = violations(facts)
+
+
+def _repeated(facts: Facts) -> int:
+    """Executions of steps that had been executed before, other than those that a resume was for."""
+    seen: set[tuple[str, str]] = set()
+    count = 0
+    for note in facts.notes("entered"):
+        before = [each for each in facts.events.get(note["run"], []) if each["at"] <= note["at"]]
+        resumed = [each["reason"] for each in before[-2:]] == ["RESUMED", "TAKEN_OVER"]
+        count += (note["run"], note["key"]) in seen and not resumed
+        seen.add((note["run"], note["key"]))
+    return count
 
 
 async def storm(
@@ -198,7 +215,12 @@ async def storm(
             over = asyncio.Event()
             always = [
                 asyncio.create_task(each)
-                for each in (it.lag.watch(), it.kill_at_points(), *(it.look() for _ in range(5)))
+                for each in (
+                    it.lag.watch(),
+                    it.kill_at_points(),
+                    it.resume_all(),
+                    *(it.look() for _ in range(5)),
+                )
             ]
             triggering = asyncio.create_task(it.trigger(runs, over))
             try:
@@ -266,7 +288,7 @@ def main() -> None:
         sys.stdout.write("\n".join(lines) + "\n")
         sys.exit(any(line.startswith("VIOLATION") for line in lines))
     report = asyncio.run(storm(options.seed, options.runs, keep=options.keep, say=say))
-    kinds = (*POINTS, *KINDS, POISON)
+    kinds = (*POINTS, *KINDS, *RESUMES, POISON)
     sys.stdout.write("\n".join(report.lines(kinds, AT_LEAST)) + "\n")
     if report.violations or any(report.hits[kind] < AT_LEAST for kind in kinds):
         sys.exit(1)

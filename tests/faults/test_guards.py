@@ -13,10 +13,20 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 import runengine_server.database.connecting
+from google.protobuf.struct_pb2 import Struct
 from runengine.v1.run_service_pb2 import TriggerRunRequest
+from runengine_server.database.functions import tenant_function
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.errors import Fenced, Unavailable
-from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, NewRun, RunStatus
+from runengine_server.domain.run import (
+    Artifact,
+    CampaignStatus,
+    ClaimedRun,
+    Failure,
+    NewRun,
+    RunStatus,
+    WaitingFor,
+)
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRepository
 from runengine_server.repositories.write_behind import StoredCheckpoint
@@ -82,6 +92,7 @@ WRITES: dict[str, Write] = {
         Artifact(uuid4(), "late.txt", "text/plain", 4, "late"), TASK, 2
     ),
     "fills the cache": lambda held: held.save_cached("late", b"late", "msgpack", b"late", None),
+    "waits for somebody": lambda held: held.wait([WaitingFor("late", "late")], None, Struct()),
     "completes the run": complete,
     "fails the run": fail,
 }
@@ -111,7 +122,23 @@ async def rows(database: asyncpg.Connection, tenant: str) -> dict[str, list[Any]
     }
 
 
-@pytest.mark.parametrize("happens", [takes_over, is_cancelled, is_retried])
+async def waits(engine: Engine, run_id: UUID) -> None:
+    """By the hand of the one that comes back later."""
+    row = await engine.tenant.fetchrow("SELECT epoch FROM runs WHERE id = $1", run_id)
+    assert row is not None
+    await engine.tenant.call(
+        tenant_function("wait_run"), run_id, row["epoch"], "worker:zombie", ["gate"], ["held"], ["null"],
+        [None], None, None,
+    )  # fmt: skip
+
+
+async def waits_and_is_resumed(engine: Engine, run_id: UUID) -> ClaimedRun | None:
+    await waits(engine, run_id)
+    await engine.resume(run_id, {"gate": True})
+    return await engine.claim_expired()
+
+
+@pytest.mark.parametrize("happens", [takes_over, is_cancelled, is_retried, waits, waits_and_is_resumed])
 async def test_a_worker_that_has_lost_its_run_changes_nothing(
     database_url: str,
     database: asyncpg.Connection,
@@ -131,8 +158,9 @@ async def test_a_worker_that_has_lost_its_run_changes_nothing(
             )
         before = await rows(database, engine.tenant_id)
         for write in WRITES.values():
+            # With nothing deferred from the write before, which would be fenced off first.
             with pytest.raises(Fenced):
-                await write(zombie)
+                await write(HeldRunRepository(engine.database, claimed, "worker:zombie"))
             assert await rows(database, engine.tenant_id) == before
         async with engine.queue.lease_renewer(lambda channel, payload: None) as line:
             assert await line.heartbeat([claimed], SECONDS) == (set(), set())

@@ -13,145 +13,25 @@ from typing import Any
 
 import pytest
 
-from tests.faults.facts import Facts, Rows
+from tests.faults.facts import Facts
 from tests.faults.history import History
 from tests.faults.invariants import INVARIANTS, violations
+from tests.faults.sound_history import (
+    CAMPAIGN,
+    GATED,
+    NEW,
+    OLD,
+    answer,
+    call,
+    entered,
+    event,
+    passed,
+    resume,
+    seen,
+    sound,
+    write,
+)
 from tests.support.stack import environment
-
-TENANT, OTHER, CAMPAIGN = "org_a", "org_b", "campaign"
-OLD, NEW = "run-1", "run-2"
-
-
-def event(run: str, at: float, source: str | None, target: str, reason: str, actor: str = "user") -> Any:
-    return {
-        "tenant_id": TENANT,
-        "run_id": run,
-        "at": at,
-        "from_status": source,
-        "to_status": target,
-        "attempt": 1,
-        "actor": actor,
-        "reason": reason,
-    }
-
-
-def run_row(run: str, created_at: float, epoch: int) -> Any:
-    return {
-        "tenant_id": TENANT,
-        "id": run,
-        "workflow_name": "storm",
-        "status": "completed",
-        "attempt": 1,
-        "campaign_id": CAMPAIGN,
-        "epoch": epoch,
-        "losses": 0,
-        "created_at": created_at,
-        "key": f"key-{run}",
-    }
-
-
-def step(run: str, step_id: str, attempt: int, status: str, completed_at: float | None = None) -> Any:
-    return {
-        "tenant_id": TENANT,
-        "run_id": run,
-        "id": step_id,
-        "attempt": attempt,
-        "run_attempt": 1,
-        "step_id": "first",
-        "status": status,
-        "output_artifact_ids": [f"artifact-{run}"] if status == "completed" else [],
-        "completed_at": completed_at,
-    }
-
-
-def call(number: int, at: float, method: str, tenant: str = TENANT, **asked: Any) -> Any:
-    return {
-        "at": at, "pid": 9, "what": "call", "call": number, "method": method, "tenant": tenant,
-        "deadline": 4.0, **asked,
-    }  # fmt: skip
-
-
-def answer(number: int, at: float, seconds: float = 0.1, ok: bool = True, **told: Any) -> Any:
-    return {
-        "at": at, "pid": 9, "what": "answer", "call": number, "seconds": seconds, "lag": 0.0, "ok": ok,
-        **told,
-    }  # fmt: skip
-
-
-def seen(run: str, status: str = "completed", attempt: int = 1) -> Any:
-    return {"id": run, "status": status, "attempt": attempt}
-
-
-def entered(at: float, pid: int, run: str, marker: str, **other: Any) -> Any:
-    return {
-        "at": at, "pid": pid, "what": "entered", "run": run, "node": "first", "attempt": 1,
-        "key": f"{run}:step-{run}", "marker": marker, "saw": [], **other,
-    }  # fmt: skip
-
-
-def write(at: float, pid: int, run: str, epoch: int, outcome: str) -> Any:
-    return {
-        "at": at, "pid": pid, "what": "write", "run": run, "epoch": epoch, "name": "finish", "began": at,
-        "outcome": outcome,
-    }  # fmt: skip
-
-
-def sound() -> Facts:
-    """Two runs of a campaign, of which the first was taken over from a worker that woke again."""
-    counts = dict.fromkeys(("queued", "running", "failed", "cancelled"), 0)
-    rows = Rows(
-        runs=[run_row(OLD, 1.0, 2), run_row(NEW, 2.0, 1)],
-        events=[
-            event(OLD, 1.0, None, "queued", "TRIGGERED"),
-            event(NEW, 2.0, None, "queued", "TRIGGERED"),
-            event(OLD, 3.0, "queued", "running", "CLAIMED", "worker:host:1"),
-            event(NEW, 3.0, "queued", "running", "CLAIMED", "worker:host:2"),
-            event(OLD, 5.0, "running", "running", "TAKEN_OVER", "worker:host:2"),
-            event(NEW, 6.0, "running", "completed", "COMPLETED", "worker:host:2"),
-            event(OLD, 7.0, "running", "completed", "COMPLETED", "worker:host:2"),
-        ],
-        steps=[
-            step(OLD, "step-run-1", 1, "failed"),
-            step(OLD, "step-run-1", 2, "completed", 6.9),
-            step(NEW, "step-run-2", 1, "completed", 5.9),
-        ],
-        campaigns=[
-            {
-                "tenant_id": TENANT,
-                "id": CAMPAIGN,
-                "status": "live",
-                "bundle_url": f"http://runengine/artifacts/artifact-{NEW}",
-                "latest_run_id": NEW,
-                "latest_run_attempt": 1,
-            }
-        ],
-        counts=[{"tenant_id": TENANT, "campaign_id": CAMPAIGN, "completed": 2, **counts}],
-    )
-    history = [
-        call(1, 1.0, "trigger", key=f"key-{OLD}"),
-        answer(1, 1.1, run=seen(OLD, "queued")),
-        call(2, 2.0, "trigger", key=f"key-{NEW}"),
-        answer(2, 2.1, run=seen(NEW, "queued")),
-        {"at": 3.0, "pid": 1, "what": "claimed", "run": OLD, "epoch": 1},
-        entered(3.1, 1, OLD, "first:1:a"),
-        entered(3.2, 2, NEW, "first:2:a"),
-        {"at": 5.0, "pid": 2, "what": "claimed", "run": OLD, "epoch": 2},
-        entered(5.1, 2, OLD, "first:2:b"),
-        write(5.5, 1, OLD, 1, "fenced"),
-        call(3, 6.1, "get", run=NEW),
-        answer(3, 6.2, run=seen(NEW)),
-        call(4, 6.3, "get_campaign", campaign=CAMPAIGN),
-        answer(4, 6.4, campaign={"id": CAMPAIGN, "latest": NEW}),
-        write(6.99, 2, OLD, 2, "applied"),
-        call(5, 7.1, "get_campaign", campaign=CAMPAIGN),
-        answer(5, 7.2, campaign={"id": CAMPAIGN, "latest": NEW}),
-        call(6, 7.3, "get", tenant=OTHER, run=NEW, foreign=True),
-        answer(6, 7.4, ok=False, reason="RUN_NOT_FOUND"),
-        call(7, 7.5, "list", tenant=OTHER, campaign=CAMPAIGN, foreign=True),
-        answer(7, 7.6, list={"runs": [], "total": 0, "counts": {"completed": 0}}),
-    ]
-    return Facts(history, rows)
-
 
 Tampering = Callable[[Facts], object]
 
@@ -282,6 +162,82 @@ def internal_error(facts: Facts) -> None:
     facts.history[-3].update(reason="INTERNAL")
 
 
+def of_gated(facts: Facts, what: str) -> Any:
+    return next(note for note in facts.history if note["what"] == what and note.get("run") == GATED)
+
+
+def events_of_gated(facts: Facts, reason: str) -> list[Any]:
+    return [row for row in facts.rows.events if row["run_id"] == GATED and row["reason"] == reason]
+
+
+def waited_without_epoch(facts: Facts) -> None:
+    facts.rows.runs[2]["epoch"] = 3
+
+
+def waited_for_another(facts: Facts) -> None:
+    events_of_gated(facts, "WAITING")[1]["actor"] = "worker:host:1"
+
+
+def heard_while_it_waited(facts: Facts) -> None:
+    facts.history.append(write(3.7, 2, GATED, 1, "applied"))
+
+
+def claimed_by_waiting(facts: Facts) -> None:
+    facts.history.append({"at": 3.5, "pid": 2, "what": "claimed", "run": GATED, "epoch": 2})
+
+
+def ended_while_it_waited(facts: Facts) -> None:
+    for reason in ("RESUMED", "TAKEN_OVER"):
+        facts.rows.events.remove(events_of_gated(facts, reason)[-1])
+
+
+def resumed_without_waiting(facts: Facts) -> None:
+    facts.rows.events.remove(events_of_gated(facts, "WAITING")[-1])
+
+
+def went_on_without_a_claim(facts: Facts) -> None:
+    facts.rows.events.remove(events_of_gated(facts, "TAKEN_OVER")[-1])
+
+
+def passed_with_a_value_of_nobody(facts: Facts) -> None:
+    of_gated(facts, "passed")["value"] = "green"
+
+
+def passed_with_a_refused_value(facts: Facts) -> None:
+    of_gated(facts, "passed")["value"] = "blue"
+
+
+def passed_with_the_value_of_another_gate(facts: Facts) -> None:
+    of_gated(facts, "passed")["value"] = "passes"
+
+
+def passed_with_two_values(facts: Facts) -> None:
+    # What came of this resume, nobody knows.
+    facts.history += [resume(24, 4.66, "second:0", "green"), passed(4.96, "green")]
+
+
+def passed_before_it_was_resumed(facts: Facts) -> None:
+    of_gated(facts, "passed")["at"] = 4.66
+
+
+def entered_before_it_was_resumed(facts: Facts) -> None:
+    of_gated(facts, "entered")["at"] = 3.2
+
+
+def resumed_by_nobody(facts: Facts) -> None:
+    facts.history = [note for note in facts.history if note.get("call") != 21]
+
+
+def resumed_in_vain(facts: Facts) -> None:
+    facts.history += [resume(24, 3.6, "at second", "green"), answer(24, 3.7, run=seen(GATED, "running"))]
+
+
+def both_resumes_acted(facts: Facts) -> None:
+    answered = next(each for each in facts.history if each["what"] == "answer" and each["call"] == 23)
+    answered.update(ok=True, run=seen(GATED, "running"))
+    facts.rows.events.insert(-1, event(GATED, 5.6, "running", "running", "RESUMED"))
+
+
 TAMPERINGS: dict[Tampering, str] = {
     lost_acknowledged: "I1",
     two_answers_to_a_key: "I2",
@@ -311,6 +267,22 @@ TAMPERINGS: dict[Tampering, str] = {
     counted_for_another_tenant: "I10",
     late_answer: "I11",
     internal_error: "I11",
+    waited_without_epoch: "I5",
+    waited_for_another: "I5",
+    heard_while_it_waited: "I5",
+    claimed_by_waiting: "I5",
+    ended_while_it_waited: "I9",
+    resumed_without_waiting: "I9",
+    went_on_without_a_claim: "I9",
+    passed_with_a_value_of_nobody: "I14",
+    passed_with_a_refused_value: "I14",
+    passed_with_the_value_of_another_gate: "I14",
+    passed_with_two_values: "I14",
+    passed_before_it_was_resumed: "I14",
+    entered_before_it_was_resumed: "I14",
+    resumed_by_nobody: "I14",
+    resumed_in_vain: "I14",
+    both_resumes_acted: "I14",
 }
 
 

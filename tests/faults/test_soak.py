@@ -110,7 +110,6 @@ def test_runs_that_are_not_as_their_workflow_allows_are_reported() -> None:
     )
     history = [
         {"what": "effect", "run": "run of soak-deployed", "node": "load"},
-        {"what": "entered", "run": "run of soak-gate", "node": "beyond"},
     ]
     errors = {
         "run of soak-large": RunError(code="STATE_TOO_LARGE"),
@@ -119,7 +118,6 @@ def test_runs_that_are_not_as_their_workflow_allows_are_reported() -> None:
     assert wrong_runs(Facts(history, rows), errors) == [
         "I13: run run of soak-deployed of soak-deployed completed without ['report']",
         "run run of soak-fork of soak-fork failed: STEP_FAILED: It was not heard.",
-        "I14: run run of soak-gate went past its gate",
     ]
 
 

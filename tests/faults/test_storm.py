@@ -15,7 +15,7 @@ KINDS = (
     "disk full",
     "client vanished",
 )
-POINTS = ("between_effect_and_record", "inside_finish", *SERVER_POINTS)
+POINTS = ("between_effect_and_record", "inside_finish", "inside_wait", "after_resume", *SERVER_POINTS)
 
 
 async def test_all_invariants_hold_in_a_small_storm() -> None:
@@ -23,4 +23,5 @@ async def test_all_invariants_hold_in_a_small_storm() -> None:
     hit = {kind for kind, count in report.hits.items() if count}
     assert hit >= {*KINDS, *(f"kill -9 {point}" for point in POINTS)}
     assert report.runs >= 40
+    assert report.waits >= report.resumes > 0
     assert report.violations == []

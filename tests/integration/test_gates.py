@@ -9,28 +9,11 @@ from typing import Any
 
 import pytest
 from langgraph.graph import START, StateGraph
-from langgraph.types import Command, Send, interrupt
+from langgraph.types import Send, interrupt
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 
-from tests.support.own_worker import Engine, Graph, Ran, Run, State, chain, code_and_step, fork, serving
-
-
-class Heard(Ran):
-    """Of which it can be awaited that the first of its nodes has run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = asyncio.Event()
-
-    def node(self, name: str) -> Any:
-        note = super().node(name)
-
-        async def node(state: Any) -> Any:
-            self.first.set()
-            return await note(state)
-
-        return node
+from tests.support.own_worker import Engine, Graph, Ran, Run, State, chain, fork, serving, until
 
 
 class Killed(BaseException):
@@ -58,6 +41,55 @@ def after_a_send(ran: Ran) -> Any:
     return graph.compile(interrupt_after=["one"])
 
 
+def before_a_send(ran: Ran) -> Any:
+    graph: Graph = StateGraph(State)
+    for name in ("one", "two"):
+        graph.add_node(name, ran.node(name))
+    graph.add_edge(START, "one")
+    graph.add_conditional_edges("one", lambda state: [Send("two", {})], ["two"])
+    return graph.compile(interrupt_before=["two"])
+
+
+def before_a_join(ran: Ran) -> Any:
+    graph = fork(one=ran.node("one"), beside=lambda state: {})
+    graph.add_node("two", ran.node("two"))
+    graph.add_edge(["one", "beside"], "two")
+    return graph.compile(interrupt_before=["two"])
+
+
+def before_a_deferred_node(ran: Ran) -> Any:
+    graph = chain(one=ran.node("one"))
+    graph.add_node("two", ran.node("two"), defer=True)
+    graph.add_edge("one", "two")
+    return graph.compile(interrupt_before=["two"])
+
+
+def before_a_deferred_join(ran: Ran) -> Any:
+    graph = fork(one=ran.node("one"), beside=lambda state: {})
+    graph.add_node("two", ran.node("two"), defer=True)
+    graph.add_edge(["one", "beside"], "two")
+    return graph.compile(interrupt_before=["two"])
+
+
+TOP = [
+    before,
+    after,
+    after_a_send,
+    before_a_send,
+    before_a_join,
+    before_a_deferred_node,
+    before_a_deferred_join,
+]
+
+
+def asking(ran: Ran) -> Any:
+    async def two(state: State) -> Any:
+        interrupt("Go on?")
+        return await ran.node("two")(state)
+
+    return chain(one=ran.node("one"), two=two).compile()
+
+
 def nested(ran: Ran) -> Any:
     return chain(inner=before(ran)).compile()
 
@@ -80,11 +112,20 @@ def called_after(ran: Ran) -> Any:
     return node
 
 
-def called_after_all(ran: Ran) -> Any:
-    inner, other = after_all(ran), chain(other=ran.node("other")).compile(interrupt_after=["other"])
+def called_asking(ran: Ran) -> Any:
+    def one(state: State) -> State:
+        ran.names.append("one")
+        return {}
 
-    async def node(state: State) -> Any:
-        return await (other if state.get("fail") else inner).ainvoke(state)
+    def two(state: State) -> State:
+        interrupt("Go on?")
+        ran.names.append("two")
+        return {}
+
+    inner = chain(one=one, two=two).compile()
+
+    def node(state: State) -> Any:
+        return inner.invoke(state)
 
     return node
 
@@ -98,66 +139,106 @@ def called_by_one_that_is_called(ran: Ran) -> Any:
     return node
 
 
-CALLED = [called, called_after, called_after_all, called_by_one_that_is_called]
-GATES = [before, after, after_all, after_a_send, nested, *CALLED]
+def unknown(ran: Ran) -> Any:
+    async def node(state: State) -> Any:
+        return await before(ran).ainvoke(state)
+
+    return node
 
 
-async def assert_stopped(engine: Engine, run: Run, ran: Ran, attempt: int) -> None:
-    assert run.status is RunStatus.FAILED
-    assert run.error is not None
-    assert (run.error.code, run.error.step_id) == ("WORKFLOW_FAILED", "outer")
-    assert "outer asked for input" in run.error.message
-    assert run.error.retryable is False
-    assert (await engine.executions(run.id))[-1] == f"outer {attempt} failed STEP_FAILED"
+CALLED = [called, called_after, called_asking, called_by_one_that_is_called, unknown]
+GATES = [*TOP, asking, nested, *CALLED]
+
+
+async def die(held: HeldRunRepository, *arguments: Any, **named: Any) -> None:
+    raise Killed
+
+
+@asynccontextmanager
+async def die_ending(held: HeldRunRepository) -> AsyncIterator[None]:
+    raise Killed
+    yield
+
+
+async def assert_waits(engine: Engine, run: Run, ran: Ran) -> None:
+    assert run.status is RunStatus.RUNNING
+    assert len(run.waiting_for) == 1
+    assert run.waiting_for[0].step_id.split(":")[0] == "outer"
     assert ran.names == ["one"]
 
 
+async def assert_passed(engine: Engine, run: Run, ran: Ran) -> None:
+    assert run.status is RunStatus.COMPLETED, run.error
+    assert run.waiting_for == []
+    assert ran.names == ["one", "two", "last"]
+
+
 @pytest.mark.parametrize("gate", GATES)
-async def test_a_gate_of_a_sub_graph_holds_however_often_its_run_is_retried(
-    database_url: str, gate: Any
-) -> None:
+async def test_a_gate_of_a_sub_graph_is_passed_when_its_run_is_resumed(database_url: str, gate: Any) -> None:
     ran = Ran()
     async with serving(database_url, chain(outer=gate(ran), last=ran.node("last"))) as engine:
         run = await engine.execute()
-        await assert_stopped(engine, run, ran, 1)
-        for attempt in (2, 3):
-            await assert_stopped(engine, await engine.execute_again(run.id), ran, attempt)
+        await assert_waits(engine, run, ran)
+        run = await engine.go_on(run.id, {run.gate: True})
+        await assert_passed(engine, run, ran)
+        assert await engine.executions(run.id) == ["outer 1 completed", "last 1 completed"]
 
 
-@pytest.mark.parametrize("gate", [gate for gate in GATES if gate is not called])
-async def test_a_gate_of_a_sub_graph_holds_when_its_worker_dies_as_it_is_reached(
+@pytest.mark.parametrize("gate", GATES)
+async def test_a_gate_holds_when_its_run_is_cancelled_and_retried(database_url: str, gate: Any) -> None:
+    ran = Ran()
+    async with serving(database_url, chain(outer=gate(ran), last=ran.node("last"))) as engine:
+        run = await engine.execute()
+        for _ in range(2):
+            cancelled = await engine.cancel(run.id)
+            assert (cancelled.status, cancelled.waiting_for) == (RunStatus.CANCELLED, [])
+            run = await engine.execute_again(run.id)
+            await assert_waits(engine, run, ran)
+        await assert_passed(engine, await engine.go_on(run.id, {run.gate: None}), ran)
+
+
+@pytest.mark.parametrize("gate", GATES)
+async def test_a_gate_holds_when_its_worker_dies_as_it_is_reached(
     database_url: str, gate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = Ran()
-
-    async def die(held: HeldRunRepository, *arguments: Any, **named: Any) -> None:
-        raise Killed
-
-    @asynccontextmanager
-    async def die_ending(held: HeldRunRepository) -> AsyncIterator[None]:
-        raise Killed
-        yield
-
     async with serving(database_url, chain(outer=gate(ran), last=ran.node("last"))) as engine:
         run_id = await engine.trigger()
         claimed = await engine.claim()
         with monkeypatch.context() as patched:
-            patched.setattr(HeldRunRepository, "fail_step", die)
+            patched.setattr(HeldRunRepository, "wait", die)
+            with pytest.raises(Killed):
+                await engine.processor.process(claimed)
+        run = await engine.process(await engine.take_over(run_id))
+        await assert_waits(engine, run, ran)
+        await assert_passed(engine, await engine.go_on(run.id, {run.gate: True}), ran)
+
+
+@pytest.mark.parametrize("gate", GATES)
+async def test_a_resume_acts_though_the_worker_that_takes_it_dies(
+    database_url: str, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = Ran()
+    async with serving(database_url, chain(outer=gate(ran), last=ran.node("last"))) as engine:
+        run = await engine.execute()
+        await engine.resume(run.id, {run.gate: True})
+        claimed = await engine.claim_expired()
+        with monkeypatch.context() as patched:
+            patched.setattr(HeldRunRepository, "begin_step", die)
             patched.setattr(HeldRunRepository, "end", die_ending)
             with pytest.raises(Killed):
                 await engine.processor.process(claimed)
-        assert (await engine.get(run_id)).status is RunStatus.RUNNING
-        run = await engine.process(await engine.take_over(run_id))
-        await assert_stopped(engine, run, ran, 2)
+        run = await engine.process(await engine.take_over(run.id))
+        await assert_passed(engine, run, ran)
 
 
 @pytest.mark.parametrize("gate", GATES)
 async def test_a_gate_holds_when_a_node_beside_it_has_failed(database_url: str, gate: Any) -> None:
-    ran = Heard()
+    ran = Ran()
     failures = [RuntimeError("Once.")]
 
     async def beside(state: State) -> State:
-        await ran.first.wait()
+        await until(lambda: asyncio.sleep(0, ran.names), bool)
         if failures:
             raise failures.pop()
         return {}
@@ -170,82 +251,61 @@ async def test_a_gate_holds_when_a_node_beside_it_has_failed(database_url: str, 
         assert run.status is RunStatus.FAILED
         for _ in range(2):
             run = await engine.execute_again(run.id)
-            assert run.error is not None
-            assert (run.error.code, run.error.step_id) == ("WORKFLOW_FAILED", "outer")
-            assert ran.names == ["one"]
-
-
-async def test_a_node_that_asks_asks_again_when_its_run_is_retried(database_url: str) -> None:
-    ran = Ran()
-
-    async def outer(state: State) -> Any:
-        answer = interrupt("Which colour?")
-        return Command(update={"seen": [answer]})
-
-    async with serving(database_url, chain(one=ran.node("one"), outer=outer)) as engine:
-        run = await engine.execute()
-        await assert_stopped(engine, run, ran, 1)
-        await assert_stopped(engine, await engine.execute_again(run.id), ran, 2)
+            await assert_waits(engine, run, ran)
+            await engine.cancel(run.id)
 
 
 def before_any(ran: Ran) -> Any:
-    return chain(one=ran.node("one"), two=ran.node("two")).compile(interrupt_before="*")
+    return chain(one=ran.node("one")).compile(interrupt_before="*")
 
 
 def after_the_last(ran: Ran) -> Any:
     return chain(one=ran.node("one")).compile(interrupt_after=["one"])
 
 
+def after_the_first_of_two(ran: Ran) -> Any:
+    return chain(one=ran.node("one"), two=ran.node("two")).compile(
+        interrupt_after=["one"], interrupt_before=["two"]
+    )
+
+
 TOP_GATES = [
-    (before, "interrupt_before=['two']", ["one"]),
-    (before_any, "interrupt_before=*", []),
-    (after, "interrupt_after=['one']", ["one"]),
-    (after_all, "interrupt_after=*", ["one"]),
-    (after_a_send, "interrupt_after=['one']", ["one"]),
-    (after_the_last, "interrupt_after=['one']", ["one"]),
+    *((gate, ["one"], "two") for gate in TOP if gate not in (after, after_a_send)),
+    (after, ["one"], "one"),
+    (after_a_send, ["one"], "one"),
+    (after_the_first_of_two, ["one"], "one"),
+    (before_any, [], "one"),
+    (after_the_last, ["one"], "one"),
 ]
 
 
-@pytest.mark.parametrize(("gate", "words", "names"), TOP_GATES)
-async def test_a_gate_of_a_compiled_graph_holds_however_often_its_run_is_retried(
-    database_url: str, gate: Any, words: str, names: list[str]
+@pytest.mark.parametrize(("gate", "names", "step"), TOP_GATES)
+async def test_a_gate_of_a_compiled_graph_holds_until_its_run_is_resumed(
+    database_url: str, gate: Any, names: list[str], step: str
 ) -> None:
     ran = Ran()
     async with serving(database_url, gate(ran)) as engine:
         run = await engine.execute()
-        for _ in range(3):
-            assert run.status is RunStatus.FAILED
-            assert code_and_step(run.error) == ("WORKFLOW_FAILED", None)
-            assert run.error is not None
-            assert run.error.message == f"WorkflowError: {words} asked for input, which a run cannot get"
-            assert run.error.retryable is False
+        for _ in range(2):
+            assert run.status is RunStatus.RUNNING
+            (waiting,) = run.waiting_for
+            assert (waiting.step_id, waiting.value) == (step, "null")
             assert ran.names == names
+            await engine.cancel(run.id)
             run = await engine.execute_again(run.id)
+        run = await engine.go_on(run.id, {run.gate: True})
+        assert run.status is RunStatus.COMPLETED
+        assert ran.names in (["one", "two"], ["one"])
 
 
-@pytest.mark.parametrize(("gate", "words", "names"), TOP_GATES)
-async def test_a_gate_of_a_compiled_graph_holds_when_its_worker_dies_as_it_is_reached(
-    database_url: str, gate: Any, words: str, names: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_graph_with_gates_at_each_node_stops_at_each(database_url: str) -> None:
     ran = Ran()
-
-    @asynccontextmanager
-    async def die_ending(held: HeldRunRepository) -> AsyncIterator[None]:
-        raise Killed
-        yield
-
-    async with serving(database_url, gate(ran)) as engine:
-        run_id = await engine.trigger()
-        claimed = await engine.claim()
-        with monkeypatch.context() as patched:
-            patched.setattr(HeldRunRepository, "end", die_ending)
-            with pytest.raises(Killed):
-                await engine.processor.process(claimed)
-        run = await engine.process(await engine.take_over(run_id))
-        assert run.status is RunStatus.FAILED
-        assert run.error is not None
-        assert words in run.error.message
-        assert ran.names == names
+    async with serving(database_url, after_all(ran)) as engine:
+        run = await engine.execute()
+        for names in (["one"], ["one", "two"]):
+            assert (run.status, ran.names) == (RunStatus.RUNNING, names)
+            run = await engine.go_on(run.id, {run.gate: True})
+        assert run.status is RunStatus.COMPLETED
 
 
 async def test_a_compiled_graph_with_a_gate_that_is_not_reached_completes(database_url: str) -> None:
@@ -253,3 +313,21 @@ async def test_a_compiled_graph_with_a_gate_that_is_not_reached_completes(databa
     graph.add_node("aside", Ran().node("aside"))
     async with serving(database_url, graph.compile(interrupt_before=["aside"])) as engine:
         assert (await engine.execute()).status is RunStatus.COMPLETED
+
+
+async def test_two_gates_side_by_side_are_passed_one_by_one(database_url: str) -> None:
+    ran = Ran()
+    graph = chain(one=ran.node("one"))
+    for name in ("left", "right"):
+        graph.add_node(name, ran.node(name))
+        graph.add_edge("one", name)
+    async with serving(database_url, graph.compile(interrupt_before=["left", "right"])) as engine:
+        run = await engine.execute()
+        left, right = run.waiting_for
+        assert (left.step_id, right.step_id) == ("left", "right")
+        run = await engine.go_on(run.id, {left.id: True})
+        assert [each.id for each in run.waiting_for] == [right.id]
+        assert ran.names == ["one"]
+        run = await engine.go_on(run.id, {right.id: True})
+        assert run.status is RunStatus.COMPLETED
+        assert sorted(ran.names) == ["left", "one", "right"]

@@ -118,12 +118,6 @@ async def test_a_bundle_that_was_never_saved_fails_the_run(client: RunEngineClie
     assert not run.error.HasField("step_id")
 
 
-async def test_a_graph_that_asks_for_input_fails_and_says_so(client: RunEngineClient) -> None:
-    run, _ = await finish(client, "asking")
-    assert run.error.code == "WORKFLOW_FAILED"
-    assert "ask asked for input" in run.error.message
-
-
 async def test_a_step_that_fails_stops_its_parallel_branch(client: RunEngineClient, gates: Gates) -> None:
     run = await client.trigger_run("fork", trigger_payload={"gates": gates.path})
     arrived = {gate.name: gate for gate in (await gates.next(), await gates.next())}

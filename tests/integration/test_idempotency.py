@@ -1,4 +1,4 @@
-"""The same key and request answer the same, once; trigger, retry and cancel alike."""
+"""The same key and request answer the same, once; trigger, retry, resume and cancel alike."""
 
 from __future__ import annotations
 
@@ -10,18 +10,34 @@ import asyncpg
 import grpc
 import httpx
 import pytest
+from google.protobuf.struct_pb2 import Value
 from runengine.v1 import run_service_pb2_grpc
-from runengine.v1.run_service_pb2 import CancelRunRequest, RetryRunRequest, TriggerRunRequest
+from runengine.v1.run_service_pb2 import (
+    CancelRunRequest,
+    ResumeRunRequest,
+    RetryRunRequest,
+    TriggerRunRequest,
+)
 from runengine_client import IdempotencyKeyReused, InvalidArgument, RunActive, RunEngineClient
 from runengine_server.database.database import Database
 from runengine_server.repositories.queue_repository import QueueRepository
 
 from tests.support.gates import Gates
+from tests.support.patience import SECONDS
 from tests.support.stack import Stack
 
 
 def key() -> str:
     return uuid.uuid4().hex
+
+
+async def waiting(rest: httpx.AsyncClient) -> str:
+    """The id of a run that waits for somebody."""
+    run = (await rest.post("/runs", json={"workflowName": "asking"})).json()
+    async with asyncio.timeout(SECONDS):
+        while run["waitingFor"] is None:
+            run = (await rest.get(f"/runs/{run['id']}")).json()
+    return str(run["id"])
 
 
 async def test_fifty_triggers_at_once_make_one_run(
@@ -114,6 +130,9 @@ async def test_a_replay_is_marked_in_grpc_and_rest(stack: Stack, token: str, res
         cancelling, retrying = CancelRunRequest(run_id=run_id), RetryRunRequest(run_id=run_id)
         assert [await marked(stub.CancelRun, cancelling, cancel) for _ in range(2)] == [False, True]
         assert [await marked(stub.RetryRun, retrying, retry) for _ in range(2)] == [False, True]
+        resuming = ResumeRunRequest(run_id=await waiting(rest), value=Value(bool_value=True))
+        resume = key()
+        assert [await marked(stub.ResumeRun, resuming, resume) for _ in range(2)] == [False, True]
         fresh = await rest.post("/runs", json=body, headers={"idempotency-key": key()})
         assert "idempotency-replayed" not in fresh.headers
         other = await rest.post("/runs", json={**body, "triggerPayload": {"n": 1}}, headers=headers)

@@ -13,6 +13,7 @@ import pytest
 from google.api import annotations_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.struct_pb2 import Value
 from runengine.v1 import artifact_service_pb2, campaign_service_pb2, run_service_pb2
 from runengine_client import RunEngineClient
 from runengine_server.auth import development
@@ -35,6 +36,12 @@ BY_ID = [
 ]
 
 
+# What a request needs besides the id, in gRPC and in REST, to be judged by it.
+VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "ResumeRun": ({"value": Value(bool_value=True)}, {"value": True})
+}
+
+
 def name_of(method: MethodDescriptor) -> str:
     return str(method.name)
 
@@ -49,9 +56,9 @@ class Caller:
         self.rest = httpx.AsyncClient(base_url=base, headers=self._authorization, timeout=SECONDS)
 
     async def over_grpc(self, method: MethodDescriptor, ids: dict[str, str]) -> tuple[Any, ...]:
-        request = GetMessageClass(method.input_type)(
-            **{name: value for name, value in ids.items() if name in method.input_type.fields_by_name}
-        )
+        of_method = {name: value for name, value in ids.items() if name in method.input_type.fields_by_name}
+        values, _ = VALUES.get(method.name, ({}, {}))
+        request = GetMessageClass(method.input_type)(**of_method, **values)
         path = f"/{method.containing_service.full_name}/{method.name}"
         make: Any = self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
         call = make(path, type(request).SerializeToString, GetMessageClass(method.output_type).FromString)
@@ -70,7 +77,8 @@ class Caller:
         rule = method.GetOptions().Extensions[annotations_pb2.http]
         verb = rule.WhichOneof("pattern")
         path = getattr(rule, verb).format(**ids)
-        response = await self.rest.request(verb.upper(), path, json={} if rule.body else None)
+        _, values = VALUES.get(method.name, ({}, {}))
+        response = await self.rest.request(verb.upper(), path, json=values if rule.body else None)
         return response.status_code, response.content, tuple(response.headers.items())
 
 

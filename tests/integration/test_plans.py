@@ -14,6 +14,8 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from runengine.v1.run_pb2 import Run
+from runengine.v1.run_pb2 import WaitingFor as WaitingFor
 from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.database.database import Database
 from runengine_server.database.functions import dispatch_function, tenant_function
@@ -24,8 +26,9 @@ from tests.support.rewritten_functions import called, texts
 
 RUNS = 200_000
 TENANT, CAMPAIGN, WORKFLOW = "org_large", UUID(int=1), "workflow"
-STATUSES = ("completed", "completed", "failed", "cancelled", "queued", "running")
+STATUSES = ("completed", "completed", "failed", "cancelled", "queued", "running", "waiting")
 INPUT = encode_input(NewRun(UUID(int=0), TriggerRunRequest(workflow_name=WORKFLOW)))
+WAITING_FOR = Run(waiting_for=[WaitingFor(id="gate")]).SerializeToString()
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 # Half of the runs are of one tenant and half of these of one campaign, a second apart. Each run has one row
@@ -34,13 +37,16 @@ FILL = f"""
 SET session_replication_role = replica;
 INSERT INTO workflows (name) VALUES ('{WORKFLOW}');
 INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, campaign_id, epoch, created_at,
-    queued_at, started_at, completed_at, lease_expires_at, error)
+    queued_at, started_at, completed_at, lease_expires_at, encoded_waiting, waiting_expires_at, error)
 SELECT CASE WHEN n % 2 = 0 THEN '{TENANT}' ELSE 'org_' || n % 100 END,
-    lpad(to_hex(n), 32, '0')::uuid, '{WORKFLOW}', '\\x{INPUT.hex()}', status,
+    lpad(to_hex(n), 32, '0')::uuid, '{WORKFLOW}', '\\x{INPUT.hex()}',
+    CASE status WHEN 'waiting' THEN 'running' ELSE status END,
     lpad(to_hex(CASE WHEN n % 4 = 0 THEN 1 ELSE n % 1000 END), 32, '0')::uuid, 1,
     at, at, CASE WHEN status <> 'queued' THEN at END,
-    CASE WHEN status NOT IN ('queued', 'running') THEN at END,
+    CASE WHEN status NOT IN ('queued', 'running', 'waiting') THEN at END,
     CASE WHEN status = 'running' THEN now() + n % 100 * interval '1 day' - interval '1 hour' END,
+    CASE WHEN status = 'waiting' THEN '\\x{WAITING_FOR.hex()}'::bytea END,
+    CASE WHEN status = 'waiting' THEN now() + n % 100 * interval '1 day' - interval '1 hour' END,
     CASE WHEN status = 'failed' THEN ''::bytea END
 FROM (
     SELECT n, (ARRAY{list(STATUSES)})[1 + n / 7 % {len(STATUSES)}] AS status,
@@ -121,6 +127,7 @@ def run_of(status: str, number: int = 50_000) -> UUID:
 
 
 RUNNING, COMPLETED, FAILED = run_of("running"), run_of("completed"), run_of("failed")
+WAITING = run_of("waiting")
 HELD = (RUNNING, 1)
 OUTPUT = (b"", UUID(int=9), "output.json", "application/json", 1, "key")
 NO_OUTPUT = (None,) * 6
@@ -164,7 +171,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         "trigger_run",
         (uuid4(), WORKFLOW, INPUT, CAMPAIGN, 0, *ACTOR, "new", b"", None),
         1,
-        {"workflows": 1, "idempotency_keys": 1, "runs": 1, "campaign_run_counts": 1},
+        {"workflows": 1, "idempotency_keys": 1, "runs": 1, "campaign_run_counts": 1, "campaigns": 1},
     ),
     (
         "cancel_run",
@@ -177,6 +184,13 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         (FAILED, *ACTOR, *NO_KEY, None),
         1,
         {"runs": 4, "run_steps": 1, "campaign_run_counts": 1},
+    ),
+    ("resume_run", (WAITING, *ACTOR, *NO_KEY, None, b"", ["gate"]), 1, {"runs": 4}),
+    (
+        "wait_run",
+        (*HELD, "worker:test", ["gate"], ["ask"], ["null"], [None], 60.0, None),
+        1,
+        {"runs": 3, "run_steps": 1},
     ),
     ("create_campaign", (uuid4(),), 1, {}),
     ("get_campaign", (CAMPAIGN,), 1, {"campaigns": 1}),

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from langgraph.types import CachePolicy
-from runengine_client import RunEngineClient, RunNotCompleted
+from runengine_client import RunEngineClient, RunNotCompleted, RunNotWaiting
 from runengine_server.domain.run import RunStatus
 from runengine_server.worker.graph import checkpointer as checkpoints
 
@@ -93,6 +93,9 @@ async def test_each_call_is_one_statement(proxy: Proxy, counted: RunEngineClient
     for _ in range(2):
         assert await statements_of(counted.cancel_run(run.id)) == ["cancel_run"]
     assert await statements_of(counted.retry_run(run.id)) == ["retry_run"]
+    with pytest.raises(RunNotWaiting):
+        await counted.resume_run(run.id, True)
+    assert asked(proxy) == ["resume_run"]
     assert await statements_of(counted.create_campaign(campaign_id)) == ["create_campaign"]
     assert await statements_of(counted.get_campaign(campaign_id)) == ["get_campaign"]
 

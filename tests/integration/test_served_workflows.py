@@ -95,6 +95,14 @@ async def test_a_workflow_without_a_worker_is_named_on_a_trigger_its_replay_and_
     assert retried.headers["runengine-workers"] == "0"
 
 
+async def test_a_misspelt_workflow_is_answered_with_the_ones_that_there_are(rest: httpx.AsyncClient) -> None:
+    await until_served(rest, "unserved", False)
+    response = await rest.post("/runs", json={"workflowName": "unservd"})
+    (violation,) = response.json()["violations"]
+    assert (response.status_code, violation["field"]) == (400, "workflowName")
+    assert " closest are unserved, " in violation["description"]
+
+
 async def test_the_command_says_it_in_one_line_and_goes_on(
     stack: Stack, token: str, rest: httpx.AsyncClient
 ) -> None:

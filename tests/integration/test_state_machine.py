@@ -212,6 +212,11 @@ class Lives(RuleBasedStateMachine):
             model.status, model.attempt = "queued", model.attempt + 1
 
     @rule(run_id=runs)
+    def resume(self, run_id: str) -> None:
+        """No run of these waits for anybody."""
+        assert self.reason_of(self.client.resume_run(run_id, True)) == "RUN_NOT_WAITING"
+
+    @rule(run_id=runs)
     def the_timeline_ends_where_the_run_is(self, run_id: str) -> None:
         model = self.model[run_id]
         events = self.wait(self.client.list_run_events(run_id))

@@ -70,7 +70,8 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
     async def TriggerRun(self, request: Any, context: Any) -> Any:
         return await self._answer(request, context)
 
-    GetRun = GetRunOutput = ListRunSteps = ListRunEvents = RetryRun = CancelRun = TriggerRun
+    GetRun = GetRunOutput = ListRunSteps = ListRunEvents = TriggerRun
+    RetryRun = ResumeRun = CancelRun = TriggerRun
     ListCampaignRuns = CreateCampaign = GetCampaign = TriggerRun
 
 

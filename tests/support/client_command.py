@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -25,7 +26,16 @@ from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceServicer
 from runengine.v1.campaign_pb2 import Campaign, CampaignStatus
 from runengine.v1.campaign_service_pb2 import CreateCampaignResponse, GetCampaignResponse
 from runengine.v1.campaign_service_pb2_grpc import CampaignServiceServicer
-from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStatus, RunStep, StepError, StepStatus
+from runengine.v1.run_pb2 import (
+    Run,
+    RunError,
+    RunEvent,
+    RunStatus,
+    RunStep,
+    StepError,
+    StepStatus,
+    WaitingFor,
+)
 from runengine.v1.run_service_pb2 import (
     CancelRunResponse,
     GetRunOutputResponse,
@@ -33,6 +43,7 @@ from runengine.v1.run_service_pb2 import (
     ListCampaignRunsResponse,
     ListRunEventsResponse,
     ListRunStepsResponse,
+    ResumeRunResponse,
     RetryRunResponse,
     TriggerRunResponse,
 )
@@ -68,6 +79,17 @@ FAILED = run(
     error=RunError(code="STEP_FAILED", message=MESSAGE, step_id="render_bundle", attempt=1, retryable=True),
 )
 CANCELLED = run(4, RunStatus.RUN_STATUS_CANCELLED, duration_ms=97_500_000)
+ASKED = {"question": "Publish the bundle of the campaign to all of its channels?", "at": "\x1b[31mnoon"}
+# Of a gate, of a node that asks, and of one whose question cannot be shown.
+WAITING = run(
+    5,
+    RunStatus.RUN_STATUS_RUNNING,
+    waiting_for=[
+        WaitingFor(id="a" * 32, step_id="publish", value="null", since=NINE_THIRTY),
+        WaitingFor(id="b" * 32, step_id="outer:approve", value=json.dumps(ASKED), since=NINE_THIRTY),
+        WaitingFor(id="c" * 32, step_id="strange", value="null", since=NINE_THIRTY, note="It is no JSON."),
+    ],
+)
 RUNS = {each.id: each for each in (QUEUED, COMPLETED, FAILED, CANCELLED)}
 # By the id of the run.
 OUTPUTS = {
@@ -130,11 +152,14 @@ async def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str,
 
 
 class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer):
-    """Has RUNS, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, and then ends as `end`."""
+    """Has RUNS, WAITING, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, then each of `before_end`,
+    and then ends as `end`.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.metadata: dict[str, Any] = {}
+        self.before_end: list[Run] = []
         self.end = COMPLETED
         self.artifact_name = "bundle.zip"
         self.hanging = asyncio.Event()
@@ -162,10 +187,14 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
         if request.run_id == "hang":
             self.hanging.set()
             await asyncio.Event().wait()
+        if request.run_id == WAITING.id:
+            return GetRunResponse(run=WAITING)
         if request.run_id not in RUNS:
             await refuse(context, grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND", "No such run.")
         answer = RUNS[request.run_id]
-        return GetRunResponse(run=self.end if answer is QUEUED else answer)
+        if answer is QUEUED:
+            answer = self.before_end.pop(0) if self.before_end else self.end
+        return GetRunResponse(run=answer)
 
     async def ListRunSteps(self, request: Any, context: Any) -> Any:
         return ListRunStepsResponse(steps=STEPS)
@@ -180,6 +209,13 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
         if request.run_id == QUEUED.id:
             await refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "RUN_ACTIVE", "The run is queued.")
         return RetryRunResponse(run=QUEUED)
+
+    async def ResumeRun(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        if request.run_id != WAITING.id:
+            text = "The run is completed and waits for nobody."
+            await refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "RUN_NOT_WAITING", text)
+        return ResumeRunResponse(run=QUEUED)
 
     async def CancelRun(self, request: Any, context: Any) -> Any:
         return CancelRunResponse(run=CANCELLED)

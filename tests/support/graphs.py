@@ -132,7 +132,7 @@ def name_no_artifact(state: State) -> State:
 
 
 def ask(state: State) -> State:
-    return {"seen": [interrupt("Which colour?")]}
+    return {"seen": [interrupt({"question": "Which colour?"})]}
 
 
 async def describe_context(state: State, runtime: Runtime[RunContext]) -> State:
@@ -234,7 +234,7 @@ def refuse_to_choose(state: State) -> str:
 BAD_EDGE = _graph((START, "first"), first=first, last=last)
 BAD_EDGE.add_conditional_edges("first", refuse_to_choose, ["last"])
 
-WORKFLOWS = {
+WORKFLOWS: dict[str, Any] = {
     "gated": GATED,
     "fork": FORK,
     "flaky": FLAKY,
@@ -250,6 +250,10 @@ WORKFLOWS = {
     "two-artifacts": _graph((START, "save_two"), save_two=save_two),
     "false-bundle": _graph((START, "name_no_artifact"), name_no_artifact=name_no_artifact),
     "asking": _graph((START, "ask"), ask=ask),
+    "asking-twice": _graph((START, "ask_left"), (START, "ask_right"), ask_left=ask, ask_right=ask),
+    "stopping": _graph((START, "first"), ("first", "last"), first=first, last=last).compile(
+        interrupt_before=["last"]
+    ),
     "context": _graph((START, "describe_context"), describe_context=describe_context),
 }
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import operator
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, TypeVar
 from uuid import UUID, uuid4
@@ -17,20 +15,18 @@ import asyncpg
 import pytest
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.timestamp_pb2 import Timestamp
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
-from runengine.v1.run_pb2 import RunStatus as WireStatus
-from runengine.v1.run_service_pb2 import GetRunResponse, TriggerRunRequest
+from runengine.v1.run_service_pb2 import ResumeRunRequest, TriggerRunRequest
 from runengine_server.commands.cancel_run import cancel_run
+from runengine_server.commands.resume_run import check_resume, resume_run
 from runengine_server.commands.retry_run import retry_run
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.database.database import Database
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import Campaign, ClaimedRun, Failure, RunStatus
-from runengine_server.domain.struct import to_dict
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.held_run_repository import HeldRunRepository
@@ -43,6 +39,8 @@ from runengine_server.worker.worker import Worker
 
 from tests.support.chains import chain_of
 from tests.support.patience import SECONDS as SECONDS
+from tests.support.seen_run import Run as Run
+from tests.support.seen_run import run_of as run_of
 
 ACTOR = Actor("user_test", None)
 LEASE_SECONDS = 30.0
@@ -92,55 +90,6 @@ class Ran:
             return {"seen": [name]}
 
         return node
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as a caller sees it."""
-
-    id: UUID
-    status: RunStatus
-    attempt: int
-    priority: int
-    error: Failure | None
-    trigger_payload: dict[str, Any] | None
-    context: dict[str, Any] | None
-    started_at: datetime | None
-    completed_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-
-
-def run_of(response: bytes) -> Run:
-    """The run in an encoded GetRunResponse, or another with a run in its field 1."""
-    run = GetRunResponse.FromString(response).run
-
-    def time(name: str) -> datetime:
-        at: Timestamp = getattr(run, name)
-        return at.ToDatetime(UTC)
-
-    error = run.error
-    return Run(
-        id=UUID(run.id),
-        status=RunStatus(WireStatus.Name(run.status).removeprefix("RUN_STATUS_").lower()),
-        attempt=run.attempt,
-        priority=run.priority,
-        error=Failure(
-            error.code,
-            error.message,
-            error.step_id if error.HasField("step_id") else None,
-            error.attempt,
-            error.retryable,
-        )
-        if run.HasField("error")
-        else None,
-        trigger_payload=to_dict(run.trigger_payload) if run.HasField("trigger_payload") else None,
-        context=to_dict(run.context) if run.HasField("context") else None,
-        started_at=time("started_at") if run.HasField("started_at") else None,
-        completed_at=time("completed_at") if run.HasField("completed_at") else None,
-        created_at=time("created_at"),
-        updated_at=time("updated_at"),
-    )
 
 
 def code_and_step(error: Failure | None) -> tuple[str, str | None]:
@@ -202,6 +151,21 @@ class Engine:
     async def cancel(self, run_id: UUID) -> Run:
         return run_of((await cancel_run(self.runs, run_id, ACTOR, None)).response)
 
+    async def resume(self, run_id: UUID, values: Mapping[str, Any]) -> Run:
+        """The run, resumed with values by the ids of what it waits for."""
+        request = ResumeRunRequest(run_id=str(run_id), values=ParseDict(dict(values), Struct()).fields)
+        result = await resume_run(self.runs, run_id, check_resume(request), ACTOR, None)
+        return run_of(result.response)
+
+    async def go_on(self, run_id: UUID, values: Mapping[str, Any]) -> Run:
+        """The run, resumed and executed."""
+        await self.resume(run_id, values)
+        return await self.process(await self.claim_expired())
+
+    async def claim_expired(self) -> ClaimedRun:
+        (run,) = await self.queue.claim_expired(1)
+        return run
+
     async def claim(self) -> ClaimedRun:
         (run,) = await self.queue.claim_queued(1)
         return run
@@ -215,8 +179,7 @@ class Engine:
     async def take_over(self, run_id: UUID) -> ClaimedRun:
         """The run, claimed again after its worker was lost."""
         await self.lose(run_id)
-        (run,) = await self.queue.claim_expired(1)
-        return run
+        return await self.claim_expired()
 
     async def process(self, run: ClaimedRun) -> Run:
         """The run after it was executed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from runengine_server.log_output import MAX_WAITING_BYTES, LogOutput
 
 from tests.support.patience import SECONDS
+from tests.support.stack import ROOT
 
 LINE = b"x" * 1023
 
@@ -130,6 +132,46 @@ def test_a_value_that_cannot_be_rendered_costs_its_own_line_alone() -> None:
     assert "Traceback" not in done.stderr
     assert "no number" not in done.stderr
     assert '"six"' in lines[-1]
+
+
+_LOG_AT_ALL_LEVELS = """
+import logging, sys, structlog
+from runengine_server import logs
+
+logs.configure_logging(sys.argv[1])
+if sys.argv[2:]:
+    logs.log_users_code(sys.argv[1], dict)
+for level in ("debug", "info", "warning", "error", "critical"):
+    getattr(structlog.get_logger(), level)("engine " + level)
+    getattr(logging.getLogger("library"), level)("library " + level)
+    getattr(logging.getLogger("langgraph.pregel"), level)("langgraph " + level)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "least"),
+    [
+        (("debug",), {"engine": 0, "library": 2, "langgraph": 2}),
+        (("error",), {"engine": 3, "library": 3, "langgraph": 3}),
+        (("debug", "users code"), {"engine": 0, "library": 0, "langgraph": 2}),
+        (("info", "users code"), {"engine": 1, "library": 1, "langgraph": 2}),
+        (("critical", "users code"), {"engine": 4, "library": 4, "langgraph": 4}),
+    ],
+)
+def test_a_line_below_the_level_is_not_logged(arguments: tuple[str, ...], least: dict[str, int]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOG_AT_ALL_LEVELS, *arguments], capture_output=True, text=True, check=True
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    for who, first in least.items():
+        levels = [line["level"] for line in lines if line["event"].startswith(who)]
+        assert levels == ["debug", "info", "warning", "error", "critical"][first:]
+
+
+def test_each_logger_of_the_engine_is_one_that_configure_logging_binds() -> None:
+    sources = [path.read_text() for path in (ROOT / "server/runengine_server").rglob("*.py")]
+    lines = [line for text in sources for line in text.splitlines() if "get_logger()" in line]
+    assert set(lines) == {"_log = structlog.get_logger()"}
 
 
 def test_a_process_without_stderr_logs_into_nothing() -> None:

@@ -122,6 +122,7 @@ def test_a_change_of_a_function_changes_the_schema(monkeypatch: pytest.MonkeyPat
     [
         ("cancel_run", {*Transition.CANCEL.sources, RunStatus.CANCELLED}),
         ("retry_run", set(Transition.RETRY.sources)),
+        ("resume_run", set(Transition.RESUME.sources)),
     ],
 )
 def test_a_transition_of_callers_starts_where_the_table_of_transitions_says(

@@ -10,10 +10,11 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from runengine.rules import is_required
+from google.protobuf.struct_pb2 import Value
+from runengine.rules import alternatives_of, is_required
 from runengine.v1 import artifact_service_pb2, campaign_service_pb2, run_service_pb2
 from runengine.v1.run_pb2 import RunStep
-from runengine.v1.run_service_pb2 import ListCampaignRunsRequest, TriggerRunRequest
+from runengine.v1.run_service_pb2 import ListCampaignRunsRequest, ResumeRunRequest, TriggerRunRequest
 from runengine_server.rpc.validation import violations_of
 
 ID = "0198d6a2-7c1e-7b53-9f4e-3d2c1b0a9f8e"
@@ -49,13 +50,35 @@ def test_a_request_violates_what_protovalidate_says_it_violates(message: Descrip
     for request in (request for field in message.fields for request in requests_with(message, field)):
         paths = [each.proto.field for each in protovalidate.collect_violations(request)]
         judged = {path.elements[0].field_name for path in paths if path is not None}
-        assert {each.field.partition("[")[0] for each in violations_of(request)} == judged, request
+        # What is wrong with the message as a whole belongs to none of its fields.
+        whole = alternatives_of(message)
+        found = {each.field.partition("[")[0] for each in violations_of(request)}
+        assert found - set(whole) == judged, request
+        assert bool(found & set(whole)) == (None in paths), request
 
 
 @pytest.mark.parametrize("message", [*requests()], ids=lambda message: message.name)
 def test_a_required_field_is_one_that_an_empty_request_violates(message: Descriptor) -> None:
     violated = [each.field for each in violations_of(GetMessageClass(message)())]
-    assert violated == [field.name for field in message.fields if is_required(field)]
+    alternatives = alternatives_of(message)
+    assert violated == [field.name for field in message.fields if is_required(field)] + alternatives[:1]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, [("value", "is required, or values in its place")]),
+        ({"values": {}}, [("value", "is required, or values in its place")]),
+        ({"value": Value()}, []),
+        ({"value": Value(bool_value=False)}, []),
+        ({"values": {"": Value()}}, []),
+        ({"value": Value(), "values": {"a": Value()}}, [("values", "goes with no value")]),
+    ],
+)
+def test_of_a_value_and_values_one_is_given(given: dict[str, Any], found: list[tuple[str, str]]) -> None:
+    request = ResumeRunRequest(run_id=ID, **given)
+    assert [(each.field, each.description) for each in violations_of(request)] == found
+    assert bool(protovalidate.collect_violations(request)) == bool(found)
 
 
 def test_a_violation_is_worded_for_a_person() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import SequenceMatcher
 from uuid import UUID
 
 import uuid_utils.compat
@@ -25,6 +26,11 @@ from runengine_server.repositories.run_repository import (
     Outcome,
     RunRepository,
 )
+
+# So many names of workflows are shown to who has misspelt one, and in so many bytes: errors are sent in
+# trailers. To compare two names takes longer the longer both are.
+_MAX_NAMES, _MAX_NAMES_BYTES = 20, 1000
+_MAX_COMPARED = 64
 
 
 def check_trigger(request: TriggerRunRequest, violations: Sequence[Violation] = ()) -> NewRun:
@@ -64,17 +70,35 @@ async def trigger_run(
     actor: Actor,
     key: IdempotencyKey | None,
     queued_limit: int | None,
+    known_workflows: Collection[str] = (),
 ) -> MutationResult:
     """Stores the run and queues it.
 
-    Raises IdempotencyKeyReused, InvalidArgument for a workflow that no worker has registered, and
-    TooManyQueued when the tenant has `queued_limit` runs queued already.
+    Raises IdempotencyKeyReused, InvalidArgument for a workflow that no worker has registered, with those of
+    `known_workflows` whose names are the most like it, and TooManyQueued when the tenant has `queued_limit`
+    runs queued already.
     """
     result = await runs.trigger(new, actor, key, queued_limit)
     if result.outcome is Outcome.KEY_REUSED:
         raise IdempotencyKeyReused
     if result.outcome is Outcome.UNKNOWN_WORKFLOW:
-        raise InvalidArgument([Violation("workflow_name", "is not the name of a registered workflow")])
+        raise InvalidArgument([_unknown(new.request.workflow_name, known_workflows)])
     if result.outcome is Outcome.OVER_QUOTA:
         raise TooManyQueued(queued_limit)
     return result
+
+
+def _unknown(name: str, known: Collection[str]) -> Violation:
+    def likeness(other: str) -> float:
+        return SequenceMatcher(None, name[:_MAX_COMPARED], other[:_MAX_COMPARED]).ratio()
+
+    description, shown, size = "is not the name of a registered workflow", [], 0
+    for each in sorted(known, key=lambda other: (-likeness(other), other))[:_MAX_NAMES]:
+        size += len(each.encode())
+        if size > _MAX_NAMES_BYTES:
+            break
+        shown.append(each)
+    if shown:
+        these = "these are" if len(shown) == len(known) else f"of {len(known)}, the closest are"
+        description += f"; {these} {', '.join(shown)}"
+    return Violation("workflow_name", description)

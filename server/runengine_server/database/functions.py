@@ -112,8 +112,10 @@ async def install(connection: asyncpg.Connection[asyncpg.Record], application_ro
     """
     if await connection.fetchval("SELECT to_regnamespace($1)", schema()) is None:
         statements = "\n".join(FILES.values())
+        # Without check_function_bodies, because a function may call one of a later file.
         await connection.execute(
-            f"BEGIN; CREATE SCHEMA {schema()}; SET LOCAL search_path = {search_path()}; {statements}; COMMIT"
+            f"BEGIN; CREATE SCHEMA {schema()}; SET LOCAL search_path = {search_path()}; "
+            f"SET LOCAL check_function_bodies = off; {statements}; COMMIT"
         )
     await connection.execute(RECORD_USE, schema())
     if application_role is not None:

@@ -32,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 
 from runengine_server.database.functions import ENCODING
+from runengine_server.database.row_level_security import secure
 
 metadata = MetaData()
 
@@ -96,8 +97,9 @@ campaigns = Table(
 )
 
 # The run row is the job: a worker holds the run while its status is running, the stored epoch is the
-# worker's, and the lease has not ended. encoded_input has fields 1, 2, 4, 5 and 13 of runengine.v1.Run, and
-# never changes; encoded_state has the others, and is generated, so that no transition can forget it.
+# worker's, and the lease has not ended. A running run that waits for somebody has no lease. encoded_input has
+# fields 1, 2, 4, 5 and 13 of runengine.v1.Run, and never changes; encoded_state has the others, and is
+# generated, so that no transition can forget it.
 runs = Table(
     "runs",
     metadata,
@@ -137,12 +139,23 @@ runs = Table(
     Column("steps_at_hand_back", Integer, nullable=False, server_default=text("0")),
     # A GetRunOutputResponse, set when the run completes; null of runs that completed before 0013.
     Column("encoded_output", LargeBinary),
+    # Field 14 of a Run while it waits, see waiting.sql; waiting_since is of the last time that it did.
+    Column("encoded_waiting", LargeBinary),
+    Column("waiting_since", _TIME),
+    Column("waiting_expires_at", _TIME),
+    Column("waited_seconds", Double, nullable=False, server_default=text("0")),
+    # A google.protobuf.Struct: by id, what came with ResumeRun since the run last waited.
+    Column("resume_values", LargeBinary),
     PrimaryKeyConstraint("tenant_id", "id"),
     CheckConstraint(
         "status IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="runs_status_check"
     ),
     CheckConstraint("(error IS NOT NULL) = (status = 'failed')", name="runs_check"),
-    CheckConstraint("(lease_expires_at IS NOT NULL) = (status = 'running')", name="runs_check1"),
+    CheckConstraint("lease_expires_at IS NULL OR status = 'running'", name="runs_lease_check"),
+    CheckConstraint(
+        "status <> 'running' OR lease_expires_at IS NOT NULL OR encoded_waiting IS NOT NULL",
+        name="runs_waiting_check",
+    ),
 )
 _of_a_campaign = runs.c.campaign_id.is_not(None)
 Index(
@@ -173,10 +186,19 @@ Index(
     runs.c.workflow_name,
     postgresql_where=text("status = 'queued'"),
 )
-# claim_queued: how many runs of a tenant are running.
-Index("runs_running", runs.c.tenant_id, runs.c.id, postgresql_where=text("status = 'running'"))
+# claim_queued: how many runs of a tenant are held. This index and the next have no condition on the status,
+# for which PostgreSQL would take one of them in place of the primary key.
+_is_held = runs.c.lease_expires_at.is_not(None)
+Index("runs_held", runs.c.tenant_id, runs.c.id, postgresql_where=_is_held)
 # claim_expired.
-Index("runs_leased", runs.c.lease_expires_at, postgresql_where=text("status = 'running'"))
+Index("runs_lease_ends", runs.c.lease_expires_at, postgresql_where=_is_held)
+Index(
+    "runs_waiting",
+    runs.c.waiting_expires_at,
+    postgresql_where=text(
+        "waiting_expires_at IS NOT NULL AND lease_expires_at IS NULL AND status = 'running'"
+    ),
+)
 
 # The exact number of a campaign's runs in each status: the sum over its slots. With one row for a campaign,
 # all its triggers would wait for each other's commit. The slot of a run is the end of its id.
@@ -361,28 +383,7 @@ function_schemas = Table(
 # fails the steps of lost workers, and purges what has expired.
 _OF_DISPATCH = {runs, campaign_run_counts, run_steps, run_events, idempotency_keys, step_cache}
 
-# (SELECT …) reads the setting once a statement; without it, there is a call for each row.
-_TENANT_POLICY = "CREATE POLICY tenant ON %(fullname)s USING (tenant_id = (SELECT public.current_tenant()))"
-_DISPATCH_POLICY = "CREATE POLICY dispatch ON %(fullname)s USING ((SELECT public.is_dispatch()))"
-
-# For backups. It is for a role that every cluster has, whose only member is the owner of the database, so
-# that a dump can be restored under another owner. For all other roles the planner leaves the policy out;
-# otherwise it would cost 3 µs a statement.
-_OWNER_POLICY = """CREATE POLICY owner ON %(fullname)s TO pg_database_owner
-    USING ((SELECT current_setting('runengine.all_tenants', true) = 'on'))"""
-
-for _table in metadata.tables.values():
-    if "tenant_id" not in _table.c:
-        continue
-    # FORCE, because without it the owner of a table sees all rows.
-    for _statement in (
-        "ALTER TABLE %(fullname)s ENABLE ROW LEVEL SECURITY",
-        "ALTER TABLE %(fullname)s FORCE ROW LEVEL SECURITY",
-        _TENANT_POLICY,
-        _OWNER_POLICY,
-        *([_DISPATCH_POLICY] if _table in _OF_DISPATCH else []),
-    ):
-        event.listen(_table, "after_create", DDL(_statement))  # type: ignore[no-untyped-call]
+secure(metadata, _OF_DISPATCH)
 
 for _statement in ENCODING:
     event.listen(metadata, "before_create", DDL(_statement.replace("%", "%%")))  # type: ignore[no-untyped-call]

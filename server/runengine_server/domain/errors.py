@@ -70,7 +70,7 @@ class InvalidArgument(RunEngineError):
 
 
 class PayloadTooLarge(RunEngineError):
-    """Payload and context together exceed 256 KiB."""
+    """Payload and context together, or the values of a resume, exceed 256 KiB."""
 
     reason = "PAYLOAD_TOO_LARGE"
 
@@ -132,6 +132,12 @@ class RunNotCompleted(WrongState):
     """The output of a run that has not completed."""
 
     reason = "RUN_NOT_COMPLETED"
+
+
+class RunNotWaiting(WrongState):
+    """Resume of a run that waits for nobody."""
+
+    reason = "RUN_NOT_WAITING"
 
 
 class IdempotencyKeyReused(RunEngineError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
@@ -74,6 +74,17 @@ class NewRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumption:
+    """What a caller gives a run that waits: an encoded google.protobuf.Value for the one thing that it waits
+    for; or, for things of these ids, an encoded Struct with a value under each.
+    """
+
+    value: bytes | None
+    values: bytes = b""
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunEvent:
     """One transition. `from_status` is None for the first; `actor` is `Caller.actor` or a worker;
     `error` is an encoded runengine.v1.RunError.
@@ -112,7 +123,9 @@ class ClaimedRun:
     """A run that a worker holds. Every write in its name carries `epoch`, and counts only while the
     stored epoch is the same. `losses` is how many workers died while they held this attempt,
     `hand_backs` how many in a row handed it back without having completed a step of it,
-    `running_seconds` how long ago the first of them took it, by the database's clock.
+    `running_seconds` how long ago the first of them took it, by the database's clock, without the time that
+    it has waited. `resume_values` is what came with ResumeRun since then; `waiting_timed_out` says that
+    nobody resumed it in time.
     """
 
     tenant_id: str
@@ -126,6 +139,8 @@ class ClaimedRun:
     trigger_payload: Struct | None
     context: Struct | None
     running_seconds: float
+    resume_values: Struct = field(default_factory=Struct)
+    waiting_timed_out: bool = False
 
     @property
     def in_quarantine(self) -> bool:
@@ -133,6 +148,16 @@ class ClaimedRun:
         one such run at a time.
         """
         return self.losses >= QUARANTINE_LOSSES
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingFor:
+    """Something that a run waits for; `value` is JSON, and `note` says in words why that is not shown."""
+
+    id: str
+    step_id: str
+    value: str = "null"
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

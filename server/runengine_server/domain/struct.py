@@ -1,4 +1,4 @@
-"""google.protobuf.Struct: the bounds of what is accepted, and the way to plain Python and back."""
+"""google.protobuf.Struct and Value: the bounds of what is accepted, and the way to plain Python and back."""
 
 from __future__ import annotations
 
@@ -29,20 +29,18 @@ _PLAIN_KEY = re.compile("[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _TOO_DEEP = "is nested deeper than 32 levels"
 
 
-def violations_of(struct: Struct, path: str) -> list[Violation]:
-    """What in `struct` is out of bounds, each with its path below `path`; the first 20."""
+def violations_of(given: Struct | Value, path: str) -> list[Violation]:
+    """What of it is out of bounds, each with its path below `path`; the first 20."""
     walk = _Walk(path)
-    if struct.ByteSize() != _without_unknown_fields(struct).ByteSize():
-        walk.report("has fields that no google.protobuf.Struct has")
-    walk.members(struct.fields, 1)
-    return walk.found
-
-
-def _without_unknown_fields(struct: Struct) -> Struct:
-    known = Struct()
-    known.CopyFrom(struct)
+    known = type(given).FromString(given.SerializeToString())
     known.DiscardUnknownFields()
-    return known
+    if given.ByteSize() != known.ByteSize():
+        walk.report(f"has fields that no {given.DESCRIPTOR.full_name} has")
+    if isinstance(given, Struct):
+        walk.members(given.fields, 1)
+    else:
+        walk.value(given, 0)
+    return walk.found
 
 
 class _Walk:
@@ -64,7 +62,7 @@ class _Walk:
             self._trail.append(key)
             if "\0" in key:
                 self.report("is a key that contains \\u0000")
-            self._value(fields[key], depth)
+            self.value(fields[key], depth)
             self._trail.pop()
 
     def _items(self, values: ListValue, depth: int) -> None:
@@ -73,10 +71,11 @@ class _Walk:
             return
         for index, item in enumerate(values.values):
             self._trail.append(index)
-            self._value(item, depth)
+            self.value(item, depth)
             self._trail.pop()
 
-    def _value(self, value: Value, depth: int) -> None:
+    def value(self, value: Value, depth: int) -> None:
+        """The value where the walk is, in an object or array of this depth."""
         kind = value.WhichOneof("kind")
         if kind == "number_value":
             number = value.number_value
@@ -114,12 +113,16 @@ class _Walk:
         return path
 
 
-def is_too_large(*structs: Struct | None) -> bool:
-    """Whether the objects together are more than 256 KiB of compact JSON."""
+def is_too_large(*given: Struct | Value) -> bool:
+    """Whether they together are more than 256 KiB of compact JSON."""
     # JSON needs at most six bytes where Struct needs one (\\u0001), so most need no conversion.
-    if sum(each.ByteSize() for each in structs if each) * 6 <= _MAX_JSON_BYTES:
+    if sum(each.ByteSize() for each in given) * 6 <= _MAX_JSON_BYTES:
         return False
-    return sum(len(orjson.dumps(to_dict(each))) for each in structs if each) > _MAX_JSON_BYTES
+    return sum(len(orjson.dumps(_plain(each))) for each in given) > _MAX_JSON_BYTES
+
+
+def _plain(given: Struct | Value) -> Any:
+    return to_dict(given) if isinstance(given, Struct) else _to_python(given)
 
 
 def to_dict(struct: Struct | None) -> dict[str, Any]:

@@ -1,14 +1,20 @@
 """The one table of what a run may become.
 
-CANCEL and RETRY are what callers ask for. CLAIM, COMPLETE and FAIL are what workers do; their writes require
-the run's epoch besides.
+CANCEL, RETRY and RESUME are what callers ask for; RESUME requires besides that the run waits. CLAIM, COMPLETE
+and FAIL are what workers do; their writes require the run's epoch besides.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from runengine_server.domain.errors import RunActive, RunNotCompleted, RunNotRetryable, RunTerminal
+from runengine_server.domain.errors import (
+    RunActive,
+    RunNotCompleted,
+    RunNotRetryable,
+    RunNotWaiting,
+    RunTerminal,
+)
 from runengine_server.domain.run import RunStatus
 
 Q, R, C, F, X = (
@@ -28,6 +34,7 @@ class Transition(Enum):
     FAIL = ((Q, R), F)
     CANCEL = ((Q, R), X)
     RETRY = ((F, X), Q)
+    RESUME = ((R,), R)
 
     @property
     def sources(self) -> tuple[RunStatus, ...]:
@@ -50,6 +57,14 @@ def not_allowed(transition: Transition, status: RunStatus, attempt: int) -> Exce
     if status is RunStatus.COMPLETED:
         return RunNotRetryable("The run is completed, which is final; trigger a new one.", metadata)
     return RunActive(f"The run is {status}; only a failed or cancelled run can be retried.", metadata)
+
+
+def not_waiting(status: RunStatus, attempt: int) -> RunNotWaiting:
+    """The error for a caller who asked to resume a run in this status that waits for nobody."""
+    return RunNotWaiting(
+        f"The run is {status} and waits for nobody; only a run that waits can be resumed.",
+        _state(status, attempt),
+    )
 
 
 def not_completed(status: RunStatus, attempt: int) -> RunNotCompleted:

@@ -20,11 +20,12 @@ def run_process(process: Process) -> None:
     """Returns when the process has ended well, and otherwise exits: with 1 for a setting that is wrong or a
     child that failed, with 130 after Ctrl-C.
     """
-    logs.configure_logging()
     try:
+        settings = read_settings()
+        logs.configure_logging(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.get_loop().set_exception_handler(logs.log_unhandled)
-            runner.run(process(read_settings()))
+            runner.run(process(settings))
     except SettingsError as error:
         logs.print_error(f"runengine-server: {error}")
         sys.exit(1)

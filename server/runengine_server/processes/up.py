@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
@@ -17,7 +18,9 @@ from runengine_server.processes.addresses import bind
 from runengine_server.processes.children import Child
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 from runengine_server.processes.migrate import migrate
+from runengine_server.processes.reloaded_worker import ReloadedWorker
 from runengine_server.processes.state_directory import lock_state_directory
+from runengine_server.processes.watched_files import WatchedFiles
 from runengine_server.settings import SAMPLE, Settings, SettingsError
 
 _PROCESSES = ("serve", "worker", "gateway")
@@ -31,8 +34,9 @@ _BRIEF = (
 _log = structlog.get_logger()
 
 
-async def up(settings: Settings) -> None:
-    """Starts everything, prints the addresses, and keeps it running until SIGINT, SIGTERM or SIGHUP.
+async def up(settings: Settings, *, reload: bool = False) -> None:
+    """Starts everything, prints the addresses, and keeps it running until SIGINT, SIGTERM or SIGHUP. With
+    `reload` the worker is replaced when the files of the workflows change.
 
     Raises SettingsError or ChildFailed when something cannot start; nothing is left running then.
     """
@@ -52,7 +56,7 @@ async def up(settings: Settings) -> None:
         guard = _start_guard(settings.state_dir) if postgres is not None else None
         try:
             until_stopping = asyncio.create_task(stopping.wait())
-            running = asyncio.create_task(_run(settings, postgres, children))
+            running = asyncio.create_task(_run(settings, postgres, children, reload))
             done, _ = await asyncio.wait([running, until_stopping], return_when=asyncio.FIRST_COMPLETED)
             for task in (running, until_stopping):
                 task.cancel()
@@ -99,14 +103,46 @@ async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dic
     return environment
 
 
-async def _run(settings: Settings, postgres: EmbeddedPostgres | None, children: list[Child]) -> None:
+async def _run(
+    settings: Settings, postgres: EmbeddedPostgres | None, children: list[Child], reload: bool
+) -> None:
     environment = await _prepare(settings, postgres)
-    for command in _PROCESSES:
+    if not reload:
+        await _run_processes(_PROCESSES, settings, postgres, environment, children)
+        return
+    files = WatchedFiles(settings.workflows)
+    worker = ReloadedWorker(files, environment, children)
+    working = asyncio.create_task(worker.work())
+    others = [command for command in _PROCESSES if command != "worker"]
+    running = asyncio.create_task(_run_processes(others, settings, postgres, environment, children, worker))
+    try:
+        done, _ = await asyncio.wait({working, running}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        running.cancel()
+        await asyncio.gather(working, running, return_exceptions=True)
+    for each in done:
+        each.result()
+
+
+async def _run_processes(
+    commands: Sequence[str],
+    settings: Settings,
+    postgres: EmbeddedPostgres | None,
+    environment: dict[str, str],
+    children: list[Child],
+    worker: ReloadedWorker | None = None,
+) -> None:
+    own: list[Child] = []
+    for command in commands:
         # One at a time: when one fails to start, the ones before it are in `children` and are stopped.
-        children += [Child(command, environment)]
-    await asyncio.gather(*(child.until_ready() for child in children))
-    _print_addresses(settings)
-    supervising = [child.supervise() for child in children]
+        own.append(Child(command, environment))
+        children.append(own[-1])
+    await asyncio.gather(*(child.until_ready() for child in own))
+    if worker is not None:
+        await worker.has_tried.wait()
+    _print_addresses(settings, worker)
+    supervising = [child.supervise() for child in own]
     if postgres is not None:
         supervising.append(_supervise_postgres(postgres))
     await asyncio.gather(*supervising)
@@ -123,12 +159,14 @@ async def _supervise_postgres(postgres: EmbeddedPostgres) -> None:
             _log.error("PostgreSQL does not start", error=type(error).__name__)
 
 
-def _print_addresses(settings: Settings) -> None:
+def _print_addresses(settings: Settings, worker: ReloadedWorker | None) -> None:
     lines = [
         "runengine is up.",
         f"  gRPC  {settings.grpc_address}",
         f"  REST  http://{settings.rest_address}",
     ]
+    if worker is not None:
+        lines += [f"  Reloaded when a .py file changes in  {each}" for each in worker.directories]
     if settings.clerk_issuer is None:
         token = development.sign(settings.state_dir, "org_demo", "user_demo", ttl_seconds=12 * 3600)
         known = SAMPLE in settings.workflows

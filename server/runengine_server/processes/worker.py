@@ -28,6 +28,7 @@ from runengine_server.settings import Settings
 from runengine_server.worker.artifact_sweep import ArtifactSweep
 from runengine_server.worker.graph.entries import load_workflows
 from runengine_server.worker.graph.load import Timeouts, Workflow
+from runengine_server.worker.graph.log_fields import fields_of_node
 from runengine_server.worker.loop_watch import INTERRUPTING
 from runengine_server.worker.node_threads import NodeThreads
 from runengine_server.worker.processor import LangGraphRunProcessor
@@ -41,6 +42,7 @@ _CLOSE_SECONDS = 2.0
 
 async def worker(settings: Settings) -> None:
     """One worker, until it is told to stop. It then hands its runs back, for other workers."""
+    logs.log_users_code(settings.log_level, fields_of_node)
     artifacts = open_artifact_store(settings)
     opened = AsyncExitStack()
     try:

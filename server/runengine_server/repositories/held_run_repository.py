@@ -10,12 +10,21 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+from google.protobuf.struct_pb2 import Struct
 
 from runengine_server.database.database import Database
 from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.errors import Fenced, StatementRefused
-from runengine_server.domain.run import Artifact, CampaignStatus, ClaimedRun, Failure, RunOutput, RunStatus
+from runengine_server.domain.run import (
+    Artifact,
+    CampaignStatus,
+    ClaimedRun,
+    Failure,
+    RunOutput,
+    RunStatus,
+    WaitingFor,
+)
 from runengine_server.repositories.write_behind import PendingWrites, StoredCheckpoint, WriteBehind
 
 _RECORD_PROGRESS = tenant_function("record_progress")
@@ -31,6 +40,7 @@ _HAS_ARTIFACT = tenant_function("has_artifact")
 _GET_CACHED = tenant_function("get_cached")
 _SAVE_CACHED = tenant_function("save_cached")
 _END_RUN = tenant_function("end_run")
+_WAIT_RUN = tenant_function("wait_run")
 
 _NO_OUTPUT = RunOutput(None, None)
 
@@ -240,6 +250,26 @@ class HeldRunRepository:
     ) -> None:
         """Keeps what a step returned; `ttl_seconds` None means for ever."""
         await self.call_fenced(_SAVE_CACHED, self.run.workflow_name, step_id, key, type_, value, ttl_seconds)
+
+    async def wait(
+        self, waiting_for: Sequence[WaitingFor], timeout_seconds: float | None, kept: Struct
+    ) -> None:
+        """The run waits for somebody, for up to `timeout_seconds`, and nobody holds it any more. Of what came
+        with the last resume only `kept` is still needed.
+        """
+        await self.flush()
+        async with self._pending.in_order:
+            await self.call_fenced(
+                _WAIT_RUN,
+                self._worker,
+                [each.id for each in waiting_for],
+                [each.step_id for each in waiting_for],
+                [each.value for each in waiting_for],
+                [each.note for each in waiting_for],
+                timeout_seconds,
+                kept.SerializeToString() or None,
+            )
+            self._pending.clear()
 
     @asynccontextmanager
     async def end(self) -> AsyncIterator[RunOutcome]:

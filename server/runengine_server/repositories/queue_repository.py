@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
 import asyncpg
+from google.protobuf.struct_pb2 import Struct
 
 from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED
 from runengine_server.database.database import Database
@@ -34,7 +35,7 @@ LEASES_REGISTERED = 2
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
     tenant_id, run_id, epoch, workflow_name, attempt, losses, hand_backs, *rest = row
-    campaign_id, encoded_input, seconds, _ = rest
+    campaign_id, encoded_input, seconds, resume_values, waiting_timed_out, _ = rest
     return ClaimedRun(
         tenant_id,
         run_id,
@@ -46,6 +47,8 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
         campaign_id,
         *decode_input(encoded_input),
         seconds,
+        Struct.FromString(resume_values or b""),
+        waiting_timed_out,
     )
 
 

@@ -10,18 +10,27 @@ from uuid import UUID
 
 import asyncpg
 
-from runengine_server.database.channels import CANCELLED, QUEUED
+from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED
 from runengine_server.database.functions import tenant_function
 from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.encoded_run import canonical_response, encode_input
-from runengine_server.domain.run import Failure, NewRun, RunEvent, RunStatus, RunStep, StepStatus
+from runengine_server.domain.run import (
+    Failure,
+    NewRun,
+    Resumption,
+    RunEvent,
+    RunStatus,
+    RunStep,
+    StepStatus,
+)
 
 _TRIGGER = tenant_function("trigger_run")
 _GET = tenant_function("get_run")
 _GET_OUTPUT = tenant_function("get_run_output")
 _CANCEL = tenant_function("cancel_run")
 _RETRY = tenant_function("retry_run")
+_RESUME = tenant_function("resume_run")
 _LIST_OF_CAMPAIGN = tenant_function("list_campaign_runs")
 _LIST_OF_CAMPAIGN_BY_STATUS = tenant_function("list_campaign_runs_by_status")
 _LIST_EVENTS = tenant_function("list_run_events")
@@ -46,18 +55,23 @@ class Outcome(StrEnum):
     WRONG_STATUS = "wrong status"
     UNKNOWN_WORKFLOW = "unknown workflow"
     OVER_QUOTA = "over quota"
+    NOT_WAITING = "not waiting"
+    UNKNOWN_ID = "unknown id"
+    AMBIGUOUS = "ambiguous"
 
 
 @dataclass(frozen=True, slots=True)
 class MutationResult:
     """`response` is encoded, a run in field 1. `status` and `attempt` are those that the run had before the
-    call; a trigger and a replay have none.
+    call; a trigger and a replay have none. `without_campaign`: the run was triggered, and the campaign that
+    it names does not exist.
     """
 
     outcome: Outcome
     response: bytes
     status: RunStatus
     attempt: int
+    without_campaign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +98,12 @@ class Page:
 
 
 def _mutation_result(row: asyncpg.Record) -> MutationResult:
-    outcome, response, status, attempt = row
+    outcome, response, status, attempt, without_campaign = row
     if outcome == Outcome.REPLAYED:
         # A server of an earlier version may have stored it, with longer varints.
         response = canonical_response(response)
-    return MutationResult(Outcome(outcome), response, status and RunStatus(status), attempt)
+    before = status and RunStatus(status), attempt
+    return MutationResult(Outcome(outcome), response, *before, bool(without_campaign))
 
 
 def _key_arguments(key: IdempotencyKey | None) -> tuple[str | None, bytes | None]:
@@ -205,6 +220,26 @@ class RunRepository:
             _RETRY, run_id, actor.name, actor.trace_id, *_key_arguments(key), queued_limit
         )
         return self._notify_queued(_mutation_result(row))
+
+    async def resume(
+        self, run_id: UUID, given: Resumption, actor: Actor, key: IdempotencyKey | None
+    ) -> MutationResult:
+        """Lets the run go on with what is given, where it waits for that."""
+        (row,) = await self._scope.call(
+            _RESUME,
+            run_id,
+            actor.name,
+            actor.trace_id,
+            *_key_arguments(key),
+            given.value,
+            given.values,
+            list(given.ids),
+        )
+        result = _mutation_result(row)
+        if result.outcome is Outcome.APPLIED:
+            # It is running and nobody holds it: as one that was handed back.
+            self._scope.notifier.notify(QUEUED, HANDED_BACK)
+        return result
 
     def _notify_queued(self, result: MutationResult) -> MutationResult:
         if result.outcome is Outcome.APPLIED:

@@ -19,6 +19,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 _KEY = "idempotency-key"
 _REPLAYED = (("idempotency-replayed", "true"),)
+_WITHOUT_CAMPAIGN = (("runengine-campaign", "missing"),)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
@@ -57,8 +58,11 @@ def actor_of(context: Context) -> Actor:
 
 
 async def send_metadata(context: Context, result: MutationResult, more: Metadata = ()) -> None:
-    """Sends `more`, and marks a replayed response with `idempotency-replayed: true`: at once, because gRPC
-    sends initial metadata once.
+    """Sends `more`; marks a replayed response with `idempotency-replayed: true`, and a run that names a
+    campaign which does not exist with `runengine-campaign: missing`. At once, because gRPC sends initial
+    metadata once.
     """
-    if metadata := (*more, *(_REPLAYED if result.outcome is Outcome.REPLAYED else ())):
+    replayed = _REPLAYED if result.outcome is Outcome.REPLAYED else ()
+    without_campaign = _WITHOUT_CAMPAIGN if result.without_campaign else ()
+    if metadata := (*more, *replayed, *without_campaign):
         await context.send_initial_metadata(metadata)

@@ -11,6 +11,7 @@ import grpc
 from runengine.v1 import run_service_pb2, run_service_pb2_grpc
 
 from runengine_server.commands.cancel_run import cancel_run
+from runengine_server.commands.resume_run import check_resume, resume_run
 from runengine_server.commands.retry_run import retry_run
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.database.database import Database
@@ -54,7 +55,9 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         fingerprint = fingerprint_of(request)
         new = check_trigger(request, violations_of(request))
         key = idempotency_key(context, fingerprint)
-        result = await trigger_run(self._runs(), new, actor_of(context), key, self._queued_limit)
+        result = await trigger_run(
+            self._runs(), new, actor_of(context), key, self._queued_limit, self._served.names
+        )
         await send_metadata(context, result, self._served.metadata_for(request.workflow_name))
         return result.response
 
@@ -105,6 +108,16 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         run_id = UUID(request.run_id)
         result = await retry_run(self._runs(), run_id, actor_of(context), key, self._queued_limit)
         run = run_service_pb2.RetryRunResponse.FromString(result.response).run
+        await send_metadata(context, result, self._served.metadata_for(run.workflow_name))
+        return result.response
+
+    async def ResumeRun(  # noqa: N802, D102
+        self, request: run_service_pb2.ResumeRunRequest, context: Context
+    ) -> Any:
+        given = check_resume(request, violations_of(request))
+        key = idempotency_key(context, fingerprint_of(request))
+        result = await resume_run(self._runs(), UUID(request.run_id), given, actor_of(context), key)
+        run = run_service_pb2.ResumeRunResponse.FromString(result.response).run
         await send_metadata(context, result, self._served.metadata_for(run.workflow_name))
         return result.response
 

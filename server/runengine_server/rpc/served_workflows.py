@@ -23,13 +23,15 @@ _log = structlog.get_logger()
 
 
 class ServedWorkflows:
-    """Which workflows some worker serves, as of a second ago, so that no call queries the database for it.
+    """Which workflows there are, and which some worker serves, as of a second ago, so that no call queries
+    the database for it.
 
     An unknown workflow counts as served, so that no caller gets a wrong warning.
     """
 
     def __init__(self, workflows: WorkflowRepository) -> None:
         self._workflows = workflows
+        self.names: tuple[str, ...] = ()  # of all workflows, served or not
         self._unserved: frozenset[str] = frozenset()
         self._warned_at: dict[str, float] = {}  # of workflows that are not served
         self._next_queued_at = 0.0
@@ -65,6 +67,7 @@ class ServedWorkflows:
             return
         if with_queued:
             self._next_queued_at = now + REFRESH_QUEUED_SECONDS
+        self.names = tuple(each.name for each in found)
         unserved = frozenset(each.name for each in found if each.workers == 0)
         if unserved - self._unserved:
             self._next_queued_at = 0.0  # runs of it may be queued already

@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from runengine.rest_json import words_of
-from runengine.rules import rules_of
+from runengine.rules import alternatives_of, rules_of
 
 from runengine_server.domain.errors import InvalidArgument, Violation
 from runengine_server.domain.ids import NOT_A_UUID, is_uuid
@@ -39,9 +39,12 @@ def violations_of(request: Message) -> list[Violation]:
 
 @cache
 def checks_of(message: Descriptor) -> list[tuple[str, bool, _Check]]:
-    """(name, presence, check) of each field that has rules."""
+    """(name, presence, check) of each field that has rules, and of the message as a whole."""
     checks = ((field, _check_of(field)) for field in message.fields)
-    return [(field.name, field.has_presence, check) for field, check in checks if check is not None]
+    found = [(field.name, field.has_presence, check) for field, check in checks if check is not None]
+    if alternatives := alternatives_of(message):
+        found.append((message.name, False, _alternatives_check(message, alternatives)))
+    return found
 
 
 def _check_of(field: FieldDescriptor) -> _Check | None:
@@ -70,6 +73,18 @@ def _check_of(field: FieldDescriptor) -> _Check | None:
 def _value_check(field: FieldDescriptor, is_good: Callable[[Any], bool], otherwise: str) -> _Check:
     read, wrong = attrgetter(field.name), [Violation(field.name, otherwise)]
     return lambda request: [] if is_good(read(request)) else wrong
+
+
+def _alternatives_check(message: Descriptor, names: list[str]) -> _Check:
+    first, *others = names
+    missing = [Violation(first, f"is required, or {' or '.join(others)} in its place")]
+
+    def check(request: Any) -> list[Violation]:
+        fields = {field.name for field, _ in request.ListFields()}
+        given = [name for name in names if name in fields]
+        return [Violation(name, f"goes with no {given[0]}") for name in given[1:]] if given else missing
+
+    return check
 
 
 def _enums_check(field: FieldDescriptor, most: int) -> _Check:

@@ -106,12 +106,16 @@ class _Call(Future[Any]):
         self._function: Callable[[], Any] | None = function
         self._on_abandoned = on_abandoned
         self.is_abandoned = False
-        config = var_child_runnable_config.get()
-        self.log_fields = fields_of_config(config)
-        self._execution = execution_of(config)
+        self._config = var_child_runnable_config.get()
+        self._execution = execution_of(self._config)
         if (clock := clock_of_node()) is not None:
             clock.stop()  # until there is a thread for it
         self._clock = clock
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What it is for."""
+        return fields_of_config(self._config)
 
     def cancel(self) -> bool:
         """As that of any Future: a call that is being executed goes on, abandoned."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 from uuid import UUID
 
-import structlog
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained, GraphInterrupt
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel._loop import PregelLoop
 from langgraph.runtime import RunControl
+from langgraph.types import Command
 from pydantic import BaseModel
 from runengine.context import RunContext
 
@@ -27,6 +27,7 @@ from runengine_server.domain.run import (
     ClaimedRun,
     Failure,
     RunOutput,
+    WaitingFor,
 )
 from runengine_server.domain.struct import to_dict
 from runengine_server.repositories.artifact_store import ArtifactStore
@@ -40,6 +41,7 @@ from runengine_server.worker.graph.execution import EXECUTION, Execution
 from runengine_server.worker.graph.failures import RunTimedOut, WorkflowChanged, WorkflowError, within
 from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.output import stored_output
+from runengine_server.worker.graph.run_log import RunLog
 from runengine_server.worker.graph.step_context import context_of_step
 
 # How long a node that was cancelled may take to clean up.
@@ -65,8 +67,6 @@ PregelLoop._put_checkpoint_fut = _NoCheckpoint()  # type: ignore[assignment]
 wide_supersteps.install()
 
 _BUNDLE = "bundle_artifact_id"
-
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +111,22 @@ class LangGraphRunProcessor:
         `holds_lease` says that the lease is known not to have ended.
 
         Returns without effect once the run is no longer this worker's, or when it was drained. Raises
-        Unavailable when the database has gone away: the run stays as it is, to be handed back.
+        Unavailable when the database has gone away: the run stays as it is, to be handed back. Who
+        cancels this says why, in the words of the log's line.
         """
         held = HeldRunRepository(self._database, run, self._worker)
-        log = _log.bind(run_id=str(run.id), workflow=run.workflow_name, attempt=run.attempt)
+        log = RunLog(run)
         try:
             if (failure := _failure_without_execution(run)) is not None:
                 await self._fail(held, failure)
+                log.info("run failed", code=failure.code)
                 return
             await self._execute_and_end(held, holds_lease, log)
         except Fenced:
             log.info("run is no longer ours")
-        except (Unavailable, asyncio.CancelledError):
+        except (Unavailable, asyncio.CancelledError) as stopped:
+            if isinstance(stopped, asyncio.CancelledError):
+                log.info(str(stopped) or "run stopped")
             # The run goes on elsewhere, where what is done and not stored would be done again.
             with suppress(Exception):
                 async with asyncio.timeout(_FLUSH_SECONDS):
@@ -130,7 +134,7 @@ class LangGraphRunProcessor:
             raise
 
     async def _execute_and_end(
-        self, held: HeldRunRepository, holds_lease: Callable[[], bool], log: Any
+        self, held: HeldRunRepository, holds_lease: Callable[[], bool], log: RunLog
     ) -> None:
         policies = self._workflows[held.run.workflow_name].retry_policies
         execution = Execution(held, self._artifacts, policies, self._max_state_bytes, holds_lease)
@@ -144,14 +148,19 @@ class LangGraphRunProcessor:
         except BaseException as error:
             failure = execution.failure(error)
             await self._fail(held, failure)
-            log.info("run failed", step=failure.step_id, exc_info=error)
+            log.info("run failed", step=failure.step_id, code=failure.code, exc_info=error)
             for each in within(error):
                 log.info("failed within the run", step=failure.step_id, exc_info=each)
         else:
-            await self._complete(held, result)
-            log.info("run completed")
+            if isinstance(result, _Result):
+                await self._complete(held, result)
+                log.info("run completed")
+            else:
+                seconds = self._workflows[held.run.workflow_name].waiting_timeout_seconds
+                await held.wait(result, seconds, execution.gates.kept())
+                log.info("run waits", steps=[each.step_id for each in result])
 
-    async def _execute_until_stopped(self, execution: Execution) -> _Result:
+    async def _execute_until_stopped(self, execution: Execution) -> _Result | list[WaitingFor]:
         """As _execute; but when the execution is stopped, this call is cancelled, or the run's time is over,
         all nodes are cancelled at once. A node that ignores it is abandoned after GRACE_SECONDS: it must not
         keep another run from being executed, and nothing that it still writes counts.
@@ -181,8 +190,8 @@ class LangGraphRunProcessor:
         if not graph.cancelled():
             graph.exception()  # asyncio would log it where nobody waits for the graph any more
 
-    async def _execute(self, execution: Execution) -> _Result:
-        """Executes the graph to its end."""
+    async def _execute(self, execution: Execution) -> _Result | list[WaitingFor]:
+        """Executes the graph to its end, or until it waits for somebody."""
         run = execution.run
         workflow = self._workflows[run.workflow_name]
         checkpointer = FencedCheckpointer(execution, workflow)
@@ -194,12 +203,13 @@ class LangGraphRunProcessor:
         try:
             resumes = await checkpointer.aget_tuple(config) is not None
         except GraphInterrupt:
-            raise _stopped_at_gate(graph) from None
+            execution.gates.stop("")
+            return execution.gates.waiting_for()
         control = RunControl()
         self._controls.add(control)
         try:
             returned = await graph.ainvoke(
-                None if resumes else to_dict(run.trigger_payload),
+                _resumption(execution) if resumes else to_dict(run.trigger_payload),
                 config,
                 context=_context_for(graph.context_schema, execution),
                 durability="sync",
@@ -211,9 +221,10 @@ class LangGraphRunProcessor:
         finally:
             self._controls.discard(control)
             await execution.open_writes.settle()
-        execution.raise_if_interrupted()
         if await _is_at_gate(graph, config):
-            raise _stopped_at_gate(graph)
+            execution.gates.stop("")
+        if waiting_for := execution.gates.waiting_for():
+            return waiting_for
         if due := still_due(checkpointer.state):
             raise WorkflowChanged(f"It ended although it was due to go on with {', '.join(due)}.")
         bundle = await self._bundle_of(execution.held, checkpointer.state.get(_BUNDLE))
@@ -257,7 +268,10 @@ class LangGraphRunProcessor:
 
 
 def _failure_without_execution(run: ClaimedRun) -> Failure | None:
-    """Why a run is not executed any more, that was lost or handed back too often."""
+    """Why a run is not executed any more, that waited too long, or was lost or handed back too often."""
+    if run.waiting_timed_out:
+        message = "Nobody resumed it within the time that it may wait."
+        return Failure("WAITING_TIMED_OUT", message, None, run.attempt, True)
     if run.losses >= MAX_LOSSES:
         message = f"{run.losses} workers were lost while they executed this run."
         return Failure("WORKER_LOST", message, None, run.attempt, True)
@@ -279,15 +293,10 @@ async def _is_at_gate(graph: CompiledStateGraph[Any, Any, Any, Any], config: Run
         return True
 
 
-def _stopped_at_gate(graph: CompiledStateGraph[Any, Any, Any, Any]) -> WorkflowError:
-    gates = {
-        "interrupt_before": graph.interrupt_before_nodes,
-        "interrupt_after": graph.interrupt_after_nodes,
-    }
-    words = " or ".join(
-        f"{kind}={nodes if nodes == '*' else list(nodes)}" for kind, nodes in gates.items() if nodes
-    )
-    return WorkflowError(f"{words} asked for input, which a run cannot get")
+def _resumption(execution: Execution) -> Command[Any] | None:
+    """The input with which the graph goes on from its last checkpoint."""
+    values = execution.gates.resume_values
+    return Command(resume=values) if values else None
 
 
 def _context_for(schema: type[Any] | None, execution: Execution) -> Any:

@@ -210,12 +210,12 @@ class Worker:
         """Stops the execution of a run whose lease is lost."""
         run, task = self._held.get(lost.id, (None, None))
         if run is not None and task is not None and run.epoch == lost.epoch:
-            task.cancel()
+            task.cancel("run is no longer ours")
 
     def _on_cancelled(self, run_id: UUID, attempt: int) -> None:
         run, task = self._held.get(run_id, (None, None))
         if run is not None and task is not None and run.attempt == attempt:
-            task.cancel()
+            task.cancel("run cancelled")
 
     def _on_runs_to_claim(self, payload: str) -> None:
         if payload == HANDED_BACK:

@@ -2,7 +2,7 @@
 import { createRequire } from "node:module";
 import grpc from "@grpc/grpc-js";
 import { serve } from "./agent.mjs";
-import { fromStruct, toStruct } from "./struct.mjs";
+import { fromStruct, toStruct, toValue } from "./struct.mjs";
 
 const [protos, loaderName] = process.argv.slice(2);
 const require = createRequire(import.meta.url);
@@ -38,10 +38,14 @@ const clientOf = (address, service) => {
 
 const STRUCTS = ["triggerPayload", "context"];
 
+function field(key, value) {
+  if (STRUCTS.includes(key) && value) return toStruct(value);
+  if (key === "values") return toStruct(value).fields;
+  return key === "value" ? toValue(value) : value;
+}
+
 function request(asked) {
-  return Object.fromEntries(
-    Object.entries(asked).map(([key, value]) => [key, STRUCTS.includes(key) && value ? toStruct(value) : value]),
-  );
+  return Object.fromEntries(Object.entries(asked).map(([key, value]) => [key, field(key, value)]));
 }
 
 /** protobuf's JSON mapping of what proto-loader makes of a message. */

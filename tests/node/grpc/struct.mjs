@@ -1,5 +1,5 @@
 // proto-loader knows no JSON mapping: a google.protobuf.Struct is built and taken apart by hand.
-const toValue = (value) => {
+export const toValue = (value) => {
   if (value === null) return { nullValue: 0 };
   if (Array.isArray(value)) return { listValue: { values: value.map(toValue) } };
   if (typeof value === "object") return { structValue: toStruct(value) };

@@ -8,11 +8,13 @@ import {
     listCampaignRuns,
     listRunEvents,
     listRunSteps,
+    resumeRun,
     retryRun,
     triggerRun,
     type Problem,
     type Run,
     type RunError,
+    type WaitingFor,
 } from './client';
 import { client } from './client/client.gen';
 
@@ -24,7 +26,9 @@ export const types: {
     error: Same<Run['error'], RunError | null>;
     triggerPayload: Same<Run['triggerPayload'], Record<string, unknown> | null>;
     durationMs: Same<Run['durationMs'], number | null>;
-} = { status: true, error: true, triggerPayload: true, durationMs: true };
+    waitingFor: Same<Run['waitingFor'], Array<WaitingFor> | null>;
+    asked: Same<WaitingFor['value'], unknown>;
+} = { status: true, error: true, triggerPayload: true, durationMs: true, waitingFor: true, asked: true };
 
 const [, , baseUrl, token] = process.argv;
 client.setConfig({ baseUrl: baseUrl as `${string}://${string}`, auth: () => token });
@@ -97,6 +101,10 @@ async function live(): Promise<string> {
     refused(await getRun({ path: { runId: nobody } }), 404, 'RUN_NOT_FOUND');
     const conflict = refused(await retryRun({ path: { runId: run.id } }), 409, 'RUN_NOT_RETRYABLE');
     same(conflict.metadata.status, 'completed');
+    same(done.waitingFor, null);
+    for (const body of [{ value: null }, { value: { approved: [true] } }, { values: { a: null } }]) {
+        refused(await resumeRun({ path: { runId: run.id }, body }), 409, 'RUN_NOT_WAITING');
+    }
     const malformed = refused(await triggerRun({ body: { workflowName: '' } }), 400, 'INVALID_ARGUMENT');
     same(malformed.violations?.map((each) => each.field), ['workflowName']);
 

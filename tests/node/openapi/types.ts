@@ -13,7 +13,12 @@ export const run: {
     startedAt: Same<Schemas['Run']['startedAt'], string | null>;
     durationMs: Same<Schemas['Run']['durationMs'], number | null>;
     attempt: Same<Schemas['Run']['attempt'], number>;
-} = { status: true, error: true, triggerPayload: true, startedAt: true, durationMs: true, attempt: true };
+    waitingFor: Same<Schemas['Run']['waitingFor'], Schemas['WaitingFor'][] | null>;
+    asked: Same<Schemas['WaitingFor']['value'], unknown>;
+} = {
+    status: true, error: true, triggerPayload: true, startedAt: true, durationMs: true, attempt: true,
+    waitingFor: true, asked: true,
+};
 
 export const step: {
     status: Same<Schemas['RunStep']['status'], 'pending' | 'running' | 'completed' | 'failed' | 'skipped'>;
@@ -41,6 +46,12 @@ export async function launch(): Promise<Schemas['Run']> {
     }
     await client.GET('/campaigns/{campaignId}/runs', {
         params: { path: { campaignId: data.id }, query: { status: ['failed', 'cancelled'], limit: 1 } },
+    });
+    const { data: resumed } = await client.POST('/runs/{runId}/resume', {
+        params: { path: { runId: data.id } }, body: { value: { approved: true } },
+    });
+    await client.POST('/runs/{runId}/resume', {
+        params: { path: { runId: resumed?.id ?? '' } }, body: { values: { a: null } },
     });
     await client.GET('/artifacts/{artifactId}', { params: { path: { artifactId: data.id } }, parseAs: 'blob' });
     return data;

@@ -12,17 +12,19 @@ import pytest
 from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.campaign_service_pb2 import CreateCampaignResponse, GetCampaignResponse
-from runengine.v1.run_pb2 import Run, RunStatus, RunStep
+from runengine.v1.run_pb2 import Run, RunStatus, RunStep, WaitingFor
 from runengine.v1.run_service_pb2 import (
     CancelRunResponse,
     GetRunOutputResponse,
     GetRunResponse,
     ListCampaignRunsResponse,
     ListRunStepsResponse,
+    ResumeRunRequest,
+    ResumeRunResponse,
     RetryRunResponse,
     TriggerRunResponse,
 )
-from runengine_client import RunEngineClient, RunOutput, errors, struct_to_dict
+from runengine_client import RunEngineClient, RunOutput, errors, struct_to_dict, to_value
 
 from tests.support.answering_server import CAMPAIGN_ID, NEVER, RUN, RUN_ID, Engine, failure, info
 
@@ -70,14 +72,43 @@ async def test_each_call_about_one_run_sends_its_id(engine: Engine, client: RunE
         ListRunStepsResponse(steps=[step]),
         GetRunOutputResponse(output='{"words":["ü",null]}'),
         RetryRunResponse(run=RUN),
+        ResumeRunResponse(run=RUN),
         CancelRunResponse(run=RUN),
     ]
     assert await client.get_run(RUN_ID) == RUN
     assert await client.list_run_steps(str(RUN_ID)) == [step]
     assert await client.get_run_output(RUN_ID) == RunOutput({"words": ["ü", None]}, None, None)
     assert await client.retry_run(RUN_ID) == RUN
+    assert await client.resume_run(RUN_ID, True) == RUN
     assert await client.cancel_run(RUN_ID) == RUN
-    assert [request.run_id for request in engine.requests] == [str(RUN_ID)] * 5
+    assert [request.run_id for request in engine.requests] == [str(RUN_ID)] * 6
+
+
+@pytest.mark.parametrize("value", [None, False, 0, "", [], {}, {"a": [None, 1.5]}], ids=repr)
+async def test_a_run_is_resumed_with_any_value_and_none_is_one(
+    engine: Engine, client: RunEngineClient, value: Any
+) -> None:
+    engine.answers = [ResumeRunResponse(run=RUN)]
+    await client.resume_run(RUN_ID, value=value, idempotency_key="once")
+    await client.resume_run(RUN_ID, values={"a": value, "b": 1})
+    one, several = engine.requests
+    assert one == ResumeRunRequest(run_id=str(RUN_ID), value=to_value(value))
+    assert one.value.WhichOneof("kind") is not None
+    assert several == ResumeRunRequest(run_id=str(RUN_ID), values={"a": to_value(value), "b": to_value(1)})
+
+
+async def test_a_run_is_resumed_with_a_value_or_with_values_that_are_json(
+    engine: Engine, client: RunEngineClient
+) -> None:
+    neither_or_both: list[dict[str, Any]] = [{}, {"values": {}}, {"value": 1, "values": {"a": 1}}]
+    for given in neither_or_both:
+        with pytest.raises(ValueError, match="either a value or values by id"):
+            await client.resume_run(RUN_ID, **given)
+    with pytest.raises(ValueError, match=r"value\[0\] is nan"):
+        await client.resume_run(RUN_ID, [float("nan")])
+    with pytest.raises(ValueError, match=r"values\.a is a set"):
+        await client.resume_run(RUN_ID, values={"a": {1}})
+    assert engine.requests == []
 
 
 async def test_campaigns_are_created_with_or_without_an_id_and_shown(
@@ -181,6 +212,35 @@ async def test_waiting_returns_the_run_once_it_has_ended(
     run = await client.wait(RUN_ID, poll=(0, 0))
     assert run.status == RunStatus.Value(f"RUN_STATUS_{end}")
     assert len(engine.requests) == 3
+
+
+async def test_waiting_goes_on_while_the_run_waits_for_somebody(
+    engine: Engine, client: RunEngineClient
+) -> None:
+    running = RunStatus.RUN_STATUS_RUNNING
+    asked = Run(status=running, waiting_for=[WaitingFor(id="a", step_id="approve", value='"May I?"')])
+    ended = Run(status=RunStatus.RUN_STATUS_COMPLETED)
+    engine.answers = [GetRunResponse(run=run) for run in (asked, asked, Run(status=running), ended)]
+    seen = [len(run.waiting_for) async for run in client.follow_run(RUN_ID, poll=(0, 0))]
+    assert seen == [1, 1, 0, 0]
+    engine.answers = [GetRunResponse(run=run) for run in (asked, ended)]
+    assert await client.wait(RUN_ID, poll=(0, 0)) == ended
+
+
+async def test_waiting_for_the_output_returns_it_once_the_run_has_ended(
+    engine: Engine, client: RunEngineClient
+) -> None:
+    statuses = ["RUNNING", "COMPLETED"]
+    engine.answers = [GetRunResponse(run=Run(status=RunStatus.Value(f"RUN_STATUS_{s}"))) for s in statuses]
+    engine.answers.append(GetRunOutputResponse(output='{"count": 3}'))
+    assert await client.wait_for_output(RUN_ID, poll=(0, 0)) == RunOutput({"count": 3}, None, None)
+    refusal = failure(
+        grpc.StatusCode.FAILED_PRECONDITION, "The run is failed.", info("RUN_NOT_COMPLETED", status="failed")
+    )
+    engine.answers = [GetRunResponse(run=Run(status=RunStatus.RUN_STATUS_FAILED)), refusal]
+    with pytest.raises(errors.RunNotCompleted) as refused:
+        await client.wait_for_output(RUN_ID)
+    assert refused.value.metadata == {"status": "failed"}
 
 
 async def test_waiting_too_long_is_a_timeout_that_names_the_run(

@@ -40,6 +40,7 @@ from tests.support.client_command import (
     QUEUED,
     RUNS,
     STEPS,
+    WAITING,
     Command,
     Ended,
     Engine,
@@ -88,7 +89,9 @@ async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command
         *((["output", run_id], output_json(each)) for run_id, each in OUTPUTS.items()),
         (["list", uuid(12), "--limit", "1", "--offset", "2"], page_json(PAGE)),
         (["list", uuid(12), "--all"], page_json(WHOLE)),
+        (["get", WAITING.id], run_json(WAITING)),
         (["retry", FAILED.id], run_json(QUEUED)),
+        (["resume", WAITING.id, "--value", "null"], run_json(QUEUED)),
         (["cancel", CANCELLED.id], run_json(CANCELLED)),
         (["campaign", "create"], campaign_json(CAMPAIGN)),
         (["campaign", "get", uuid(12)], campaign_json(CAMPAIGN)),
@@ -345,5 +348,16 @@ async def test_an_output_is_shown_as_json_or_in_words(runengine: Command, run_id
 async def test_help_names_every_command(runengine: Command) -> None:
     ended = await runengine("--help")
     assert ended.code == 0
-    for name in ("trigger", "get", "steps", "list", "output", "retry", "cancel", "download", "campaign"):
+    for name in (
+        "trigger",
+        "get",
+        "steps",
+        "list",
+        "output",
+        "retry",
+        "resume",
+        "cancel",
+        "download",
+        "campaign",
+    ):
         assert name in ended.out

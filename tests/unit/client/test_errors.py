@@ -26,6 +26,7 @@ from tests.support.answering_server import CAMPAIGN_ID, NEVER, RUN_ID, Engine, f
         ("RUN_NOT_RETRYABLE", errors.RunNotRetryable),
         ("RUN_TERMINAL", errors.RunTerminal),
         ("RUN_NOT_COMPLETED", errors.RunNotCompleted),
+        ("RUN_NOT_WAITING", errors.RunNotWaiting),
         ("IDEMPOTENCY_KEY_REUSED", errors.IdempotencyKeyReused),
         ("QUOTA_EXCEEDED", errors.QuotaExceeded),
         ("OVERLOADED", errors.Overloaded),

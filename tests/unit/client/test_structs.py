@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1.campaign_pb2 import Campaign, CampaignStatus
 from runengine.v1.run_pb2 import Run, RunError, RunStatus, RunStep, StepError, StepStatus
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse, StatusCounts
-from runengine_client import struct_to_dict, to_struct
+from runengine_client import struct_to_dict, to_struct, to_value
 from runengine_client.json_view import campaign_json, page_json, run_json, steps_json
 from runengine_client.tables import status_text
 
@@ -48,6 +48,21 @@ def test_json_comes_back_as_it_went() -> None:
 def test_whole_numbers_come_back_as_integers_and_keys_sorted() -> None:
     back = struct_to_dict(to_struct({"b": 3.0, "a": -0.0}))
     assert json.dumps(back) == '{"a": 0, "b": 3}'
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 0, 2**53, -0.5, "", "ü", [], {}, [None, {"a": [{}]}]], ids=repr
+)
+def test_a_value_of_any_type_comes_back_as_it_went(value: Any) -> None:
+    assert struct_to_dict(Struct(fields={"it": to_value(value)})) == {"it": value}
+
+
+def test_a_value_is_refused_as_a_member_of_a_struct_is() -> None:
+    with pytest.raises(ValueError, match=r"^answer\.a\[0\] is an integer beyond"):
+        to_value({"a": [2**53 + 1]}, "answer")
+    assert to_value(nested(33)).HasField("struct_value")
+    with pytest.raises(ValueError, match="is nested more than 33 deep"):
+        to_value(nested(34))
 
 
 def test_tuples_count_as_lists() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import orjson
 import pytest
 from google.protobuf.descriptor import Descriptor
@@ -41,6 +43,18 @@ def test_every_response_has_the_json_that_it_has_without(response: Descriptor) -
         expected = orjson.loads(orjson.dumps(encoder_of(response)(message)))
         assert orjson.loads(as_json(reply)) == expected
         assert orjson.loads(as_json(reply)) == expected  # and from memory
+
+
+def test_a_value_of_any_depth_is_within_each_response() -> None:
+    """orjson writes 254 levels in all, which a value may have by itself."""
+    deep = "[" * 254 + "]" * 254
+    run = some_run(waiting_for=[run_pb2.WaitingFor(id="a", value=deep)])
+    pages = reply_encoder(run_service_pb2.ListCampaignRunsResponse.DESCRIPTOR, "")
+    page = pages(run_service_pb2.ListCampaignRunsResponse(runs=[run]).SerializeToString())
+    assert f'"value":{deep},'.encode() in page
+    outputs = reply_encoder(run_service_pb2.GetRunOutputResponse.DESCRIPTOR, "")
+    output = outputs(run_service_pb2.GetRunOutputResponse(output=deep).SerializeToString())
+    assert json.loads(output)["output"] == json.loads(deep)
 
 
 def test_the_json_of_a_run_is_not_made_again_until_the_run_changes() -> None:

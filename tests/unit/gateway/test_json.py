@@ -9,7 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.rest_json import encode_struct, encode_timestamp, encoder_of
 from runengine.v1 import artifact_service_pb2, campaign_pb2, run_pb2, run_service_pb2
-from runengine_gateway.json_mapping import MalformedError, json_path, json_setter, text_setter
+from runengine_gateway.json_mapping import MalformedError, json_path, json_setter, takes_null, text_setter
 
 
 def encoded(message: Any) -> dict[str, Any]:
@@ -66,6 +66,47 @@ def test_a_duration_of_zero_is_a_number() -> None:
 def test_no_artifacts_are_null_and_some_are_a_list() -> None:
     assert encoded(run_pb2.RunStep())["outputArtifactIds"] is None
     assert encoded(run_pb2.RunStep(output_artifact_ids=["a", "b"]))["outputArtifactIds"] == ["a", "b"]
+
+
+def test_a_thing_that_a_run_waits_for_has_the_value_of_its_json_and_none_is_null() -> None:
+    assert encoded(run_pb2.Run())["waitingFor"] is None
+    since = Timestamp(seconds=1_769_851_800)
+    asked = {"question": "ü", "choices": [1, None, 2.5]}
+    run = run_pb2.Run(
+        waiting_for=[
+            run_pb2.WaitingFor(id="a", step_id="outer:inner", value=json.dumps(asked), since=since),
+            run_pb2.WaitingFor(id="b", step_id="gate", value="null", since=since),
+            run_pb2.WaitingFor(id="c", step_id="strange", since=since, note="It is no JSON."),
+        ]
+    )
+    at = "2026-01-31T09:30:00.000Z"
+    assert encoded(run)["waitingFor"] == [
+        {"id": "a", "stepId": "outer:inner", "value": asked, "since": at, "note": None},
+        {"id": "b", "stepId": "gate", "value": None, "since": at, "note": None},
+        {"id": "c", "stepId": "strange", "value": None, "since": at, "note": "It is no JSON."},
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 0, -2.5, "", "ü", [], {}, [[], [None, {}]], {"a": None, "b": [{"c": 1}]}], ids=repr
+)
+def test_a_field_of_any_value_takes_each_and_null_is_one(value: object) -> None:
+    fields = run_service_pb2.ResumeRunRequest.DESCRIPTOR.fields_by_name
+    request = run_service_pb2.ResumeRunRequest(run_id="r")
+    json_setter(fields["value"])(request, value)
+    json_setter(fields["values"])(request, {"first": value, "": 1})
+    parsed = run_service_pb2.ResumeRunRequest.FromString(request.SerializeToString())
+    assert parsed.HasField("value")
+    given = Struct(fields={"one": parsed.value, **parsed.values})
+    assert encode_struct(given) == {"one": value, "first": value, "": 1}
+    assert [name for name in ("run_id", "value", "values") if takes_null(fields[name])] == ["value", "values"]
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x", 1])
+def test_values_by_id_are_an_object_that_is_not_empty(value: object) -> None:
+    request = run_service_pb2.ResumeRunRequest()
+    with pytest.raises(MalformedError, match=r"^must be an object with a member or more$"):
+        json_setter(request.DESCRIPTOR.fields_by_name["values"])(request, value)
 
 
 def test_no_runs_are_an_empty_list() -> None:
@@ -228,6 +269,13 @@ def test_an_unknown_word_is_refused_and_the_known_ones_are_listed(word: str) -> 
 )
 def test_a_path_of_the_server_is_shown_in_json_names(proto: str, shown: str) -> None:
     assert json_path(proto, run_service_pb2.TriggerRunRequest.DESCRIPTOR) == shown
+
+
+def test_a_path_within_a_value_or_a_map_keeps_the_names_of_the_caller() -> None:
+    descriptor = run_service_pb2.ResumeRunRequest.DESCRIPTOR
+    for path in ("value.struct_value.number_value[0]", "values.value.struct_value", 'values["a b"].key'):
+        assert json_path(path, descriptor) == path
+    assert json_path("run_id", descriptor) == "runId"
 
 
 def test_a_path_through_messages_and_lists_is_shown_in_json_names() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from google.protobuf.struct_pb2 import Value
 from runengine.v1 import (
     campaign_pb2,
     campaign_service_pb2,
@@ -53,6 +54,7 @@ async def test_a_trigger_sends_the_message_and_returns_201_with_the_run(
     [
         ("GET", f"/runs/{RUN_ID}", "GetRun", run_service_pb2.GetRunResponse, 200),
         ("POST", f"/runs/{RUN_ID}/retry", "RetryRun", run_service_pb2.RetryRunResponse, 200),
+        ("POST", f"/runs/{RUN_ID}/resume", "ResumeRun", run_service_pb2.ResumeRunResponse, 200),
         ("DELETE", f"/runs/{RUN_ID}", "CancelRun", run_service_pb2.CancelRunResponse, 200),
         ("POST", "/campaigns", "CreateCampaign", campaign_service_pb2.CreateCampaignResponse, 201),
         ("GET", f"/campaigns/{RUN_ID}", "GetCampaign", campaign_service_pb2.GetCampaignResponse, 200),
@@ -67,6 +69,45 @@ async def test_a_response_is_unwrapped_where_its_rule_says_so(
     response = await client.request(method, path, json={})
     assert (response.status_code, response.json()["id"]) == (status, "the id")
     assert server.names == [rpc]
+
+
+@pytest.mark.parametrize(
+    ("body", "given"),
+    [
+        ({"value": None}, {"value": Value(null_value=0)}),  # type: ignore[arg-type]
+        ({"value": "yes"}, {"value": Value(string_value="yes")}),
+        ({"values": {"a": None}}, {"values": {"a": Value(null_value=0)}}),  # type: ignore[arg-type]
+        (
+            {"values": {"a": True, "": 2}},
+            {"values": {"a": Value(bool_value=True), "": Value(number_value=2)}},
+        ),
+    ],
+    ids=str,
+)
+async def test_a_resume_sends_a_value_or_values_and_null_is_one(
+    client: httpx.AsyncClient, server: Server, body: Any, given: Any
+) -> None:
+    server.replies(run_service_pb2.ResumeRunResponse())
+    response = await client.post(f"/runs/{RUN_ID}/resume", json=body, headers={"idempotency-key": "k"})
+    assert response.status_code == 200
+    [(_, sent, metadata)] = server.received
+    assert sent == run_service_pb2.ResumeRunRequest(run_id=RUN_ID, **given)
+    assert metadata["idempotency-key"] == "k"
+
+
+@pytest.mark.parametrize("values", [b"null", b"[]", b"{}", b'"a"'])
+async def test_a_resume_with_values_that_are_none_by_id_is_refused(
+    client: httpx.AsyncClient, server: Server, values: bytes
+) -> None:
+    headers = {"content-type": "application/json"}
+    response = await client.post(
+        f"/runs/{RUN_ID}/resume", content=b'{"values":' + values + b',"runId":"x"}', headers=headers
+    )
+    assert violations(response) == {
+        "values": "must be an object with a member or more",
+        "runId": "is no field of this request",
+    }
+    assert server.names == ["GetRun"]
 
 
 async def test_steps_are_returned_under_their_name(client: httpx.AsyncClient, server: Server) -> None:

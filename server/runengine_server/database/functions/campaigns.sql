@@ -57,7 +57,7 @@ BEGIN
     _before_created_at := coalesce(_before_created_at, 'infinity');
     _before_id := coalesce(_before_id, _campaign);
     RETURN QUERY WITH page AS MATERIALIZED (
-        SELECT created_at, id, public.encoded_response(encoded_input, encoded_state, priority) AS response
+        SELECT created_at, id, run_response(encoded_input, encoded_state, priority, encoded_waiting) AS response
         FROM public.runs
         WHERE tenant_id = _tenant AND campaign_id = _campaign
             AND (created_at, id) < (_before_created_at, _before_id)
@@ -111,7 +111,7 @@ $$;
 CREATE FUNCTION campaign_runs_in(_status text, _statuses text[], _tenant text, _campaign uuid,
     _before_created_at timestamptz, _before_id uuid, _limit bigint)
 RETURNS TABLE (created_at timestamptz, id uuid, response bytea) LANGUAGE sql STABLE AS $$
-    SELECT created_at, id, public.encoded_response(encoded_input, encoded_state, priority)
+    SELECT created_at, id, run_response(encoded_input, encoded_state, priority, encoded_waiting)
     FROM public.runs
     WHERE tenant_id = _tenant AND campaign_id = _campaign AND status = _status AND _status = ANY(_statuses)
         AND (created_at, id) < (_before_created_at, _before_id)

@@ -28,6 +28,8 @@ BEGIN
     PERFORM store_response(_tenant, _key, run.response);
     result.outcome := 'applied';
     result.response := run.response;
+    result.without_campaign := _campaign IS NOT NULL
+        AND NOT EXISTS (SELECT FROM public.campaigns WHERE tenant_id = _tenant AND id = _campaign);
     RETURN result;
 END
 $$;
@@ -64,7 +66,7 @@ CREATE FUNCTION get_run(_tenant text, _id uuid) RETURNS TABLE (response bytea)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
-    RETURN QUERY SELECT public.encoded_response(encoded_input, encoded_state, priority)
+    RETURN QUERY SELECT run_response(encoded_input, encoded_state, priority, encoded_waiting)
         FROM public.runs WHERE tenant_id = _tenant AND id = _id;
 END
 $$;
@@ -96,7 +98,7 @@ BEGIN
     END IF;
     IF result.status <> 'cancelled' THEN
         UPDATE public.runs SET status = 'cancelled', completed_at = greatest(public.now_ms(), started_at),
-            lease_expires_at = NULL, updated_at = public.touch(updated_at)
+            lease_expires_at = NULL, encoded_waiting = NULL, updated_at = public.touch(updated_at)
         WHERE tenant_id = _tenant AND id = _id AND status = result.status
         RETURNING campaign_id, attempt, updated_at, coalesce(_trace, trace_id) AS trace_id,
             public.encoded_response(encoded_input, encoded_state, priority) AS response

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from runengine_server.database import functions
@@ -20,6 +21,9 @@ _EXISTS_ALREADY = ("42710", "23505")
 
 # The key of the lock that one migration holds at a time: any number that nothing else in the database locks.
 ADVISORY_LOCK = 7_405_113_217
+
+# How often a migration asks for it.
+_LOCK_SECONDS = 0.1
 
 
 class SessionShared(Exception):
@@ -53,8 +57,7 @@ async def migrate(owner_url: str, application_url: str, *, prune: bool = False) 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connector.connect, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
-            await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": ADVISORY_LOCK})
-            await connection.commit()
+            await _lock(connection)
             await connection.run_sync(_upgrade)
             await connection.commit()
             role = await connection.run_sync(_grant, application_url)
@@ -65,6 +68,16 @@ async def migrate(owner_url: str, application_url: str, *, prune: bool = False) 
             return await functions.prune(driver) if prune else []
     finally:
         await engine.dispose()
+
+
+async def _lock(connection: AsyncConnection) -> None:
+    """Waits until no other migration is under way. It asks again and again: a statement that waits has a
+    snapshot, for whose end CREATE INDEX CONCURRENTLY waits in turn.
+    """
+    while not await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": ADVISORY_LOCK}):
+        await connection.commit()
+        await asyncio.sleep(_LOCK_SECONDS)
+    await connection.commit()
 
 
 def _grant(connection: Connection, application_url: str) -> str | None:

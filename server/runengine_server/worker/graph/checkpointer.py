@@ -20,24 +20,25 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     get_checkpoint_metadata,
 )
-from langgraph.checkpoint.serde.types import ERROR, INTERRUPT
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.errors import GraphInterrupt
 
 from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.worker.graph.due import edges_to_nowhere, is_edge, missing, target_of
 from runengine_server.worker.graph.execution import Execution, ExecutionStopped
 from runengine_server.worker.graph.failures import StateTooLarge, WorkflowChanged, WorkflowError
-from runengine_server.worker.graph.load import Workflow, namespace_path
+from runengine_server.worker.graph.load import Workflow
+from runengine_server.worker.graph.namespaces import namespace_path
 from runengine_server.worker.graph.open_writes import CheckpointKey, TaskWrites
 from runengine_server.worker.graph.stored_values import SERIALISER, dump_write
 from runengine_server.worker.graph.superseded import Superseded
-from runengine_server.worker.graph.task_paths import with_handlers
+from runengine_server.worker.graph.task_paths import node_of, with_handlers
 
 # How long deferred writes may wait for the next statement. None may come for long: a superstep goes on after
 # all its nodes have ended when a node has started a task and not waited for it.
 FLUSH_SECONDS = 0.05
 
-# A key in the metadata of the checkpoint at which a graph stopped after a node.
+# A key in the metadata of the checkpoint at which a graph stops after nodes: which.
 _STOPPED_AFTER = "runengine_stopped_after"
 # A channel that no graph has. LangGraph takes a gate for passed when it resumes, unless a channel has
 # changed.
@@ -103,6 +104,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 handled = ERROR_SOURCE_NODE in written
                 await execution.record_task_error(UUID(task_id), written[ERROR], handled=handled)
         try:
+            if INTERRUPT in written:
+                node = node_of(task_path, self._open_writes.on(on).sends)
+                execution.gates.ask(namespace, node, written[INTERRUPT])
             if not written.keys() & {ERROR, INTERRUPT}:
                 self._check_targets(on, writes, task_id, task_path)
                 self._open_writes.on(on).tasks[task_path] = TaskWrites(task_id, writes)
@@ -181,8 +185,12 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 f"An edge or goto leads to {target_of(min(lost))!r}, and the graph has no such node."
             )
         self._open_writes.begin((namespace, checkpoint["id"]), checkpoint["channel_values"].get(TASKS, ()))
-        if self._workflow is not None and self._workflow.stops_after(namespace, ended.nodes()):
-            metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: True})
+        if self._workflow is not None:
+            after = self._workflow.gates_after(namespace, ended.nodes())
+            if after:
+                metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: after})
+            gates = self._workflow.gates_at(namespace, checkpoint["channel_values"], after)
+            self._execution.gates.reach(namespace, checkpoint["id"], gates)
         type_, encoded = self.serde.dumps_typed(checkpoint)
         self._check_size("The state of the run", len(encoded))
         replaces_parent = self._superseded.put(namespace, checkpoint, metadata, len(encoded))
@@ -223,9 +231,12 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self._check_due(namespace, found)
             sends = found.checkpoint["channel_values"].get(TASKS, ())
             self._open_writes.begin((namespace, stored.checkpoint_id), sends)
-            if _STOPPED_AFTER in found.metadata:
-                raise GraphInterrupt
-            found.checkpoint["channel_versions"][GATE] = self.get_next_version(None, None)
+            after = cast(dict[str, Any], found.metadata).get(_STOPPED_AFTER, ())
+            gates = self._workflow.gates_at(namespace, found.checkpoint["channel_values"], after)
+            if not self._execution.gates.reach(namespace, stored.checkpoint_id, gates):
+                if after:
+                    raise GraphInterrupt
+                found.checkpoint["channel_versions"][GATE] = self.get_next_version(None, None)
         # By name LangGraph also reads ancestors of the current one, to replay delta channels.
         if stored.checkpoint_ns == "" and not named:
             self.state = found.checkpoint["channel_values"]
@@ -344,10 +355,15 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             for task_id, path, channel, type_, value in writes
         ]
         self._open_writes.restore((stored.checkpoint_ns, stored.checkpoint_id), loaded)
+        checkpoint: Checkpoint = self.serde.loads_typed((stored.type, stored.checkpoint))
+        for task_id, path, channel, value in loaded:
+            if channel == RESUME and value:
+                node = node_of(path, checkpoint["channel_values"].get(TASKS, ()))
+                self._execution.gates.use(stored.checkpoint_ns, node, task_id)
         parent = stored.parent_checkpoint_id
         return CheckpointTuple(
             config=self._config(stored.checkpoint_ns, stored.checkpoint_id),
-            checkpoint=self.serde.loads_typed((stored.type, stored.checkpoint)),
+            checkpoint=checkpoint,
             metadata=self.serde.loads_typed(("msgpack", stored.metadata)),
             parent_config=self._config(stored.checkpoint_ns, parent) if parent else None,
             pending_writes=list(with_handlers(loaded)),

@@ -13,7 +13,7 @@ from typing import Any
 
 from langgraph._internal._constants import TASKS
 from langgraph.channels.last_value import LastValueAfterFinish
-from langgraph.channels.named_barrier_value import NamedBarrierValueAfterFinish
+from langgraph.channels.named_barrier_value import NamedBarrierValue, NamedBarrierValueAfterFinish
 from langgraph.pregel import Pregel
 from langgraph.types import Send
 
@@ -50,6 +50,27 @@ def missing(
             elif is_join(channel):
                 words[_join(channel)] = None
     return list(words)
+
+
+def due_nodes(values: Mapping[str, Any], graph: Pregel[Any, Any, Any, Any]) -> set[str]:
+    """The nodes of the graph that are due by the channels of a checkpoint."""
+    found = {send.node for send in values.get(TASKS, ()) if isinstance(send, Send)}
+    for channel, value in values.items():
+        # A channel that waits for the end of all other nodes keeps whether that has come.
+        kind = graph.channels.get(channel)
+        if isinstance(kind, LastValueAfterFinish | NamedBarrierValueAfterFinish):
+            value, finished = value
+            if not finished:
+                continue
+        if is_edge(channel):
+            found.add(target_of(channel))
+        elif (
+            is_join(channel)
+            and isinstance(kind, NamedBarrierValue | NamedBarrierValueAfterFinish)
+            and set(value) == set(kind.names)
+        ):
+            found.add(channel.rpartition(":")[2])
+    return found
 
 
 def still_due(values: Mapping[str, Any]) -> list[str]:

@@ -65,6 +65,16 @@ async def load_workflows(
     return loaded
 
 
+async def workflow_of(name: str, value: Any, opened: AsyncExitStack) -> Workflow:
+    """The workflow that `value`, of a dict of workflows, is; without limits of time. `opened` is as in
+    load_workflows. Raises ValueError.
+    """
+    try:
+        return _compile(name, await _graph_of("the workflow", value, opened), Timeouts())
+    except Unusable as error:
+        raise ValueError(str(error)) from error
+
+
 def _compile(name: str, graph: AnyGraph, timeouts: Timeouts) -> Workflow:
     try:
         return compile_workflow(name, graph, timeouts)

@@ -19,7 +19,9 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
 from runengine_server.worker.graph.channels import rejection_of
 from runengine_server.worker.graph.failures import WorkflowError, describe, is_retryable, run_code, step_code
+from runengine_server.worker.graph.gates import Gates
 from runengine_server.worker.graph.open_writes import OpenWrites
+from runengine_server.worker.graph.run_log import fields_of_run
 from runengine_server.worker.graph.wide_supersteps import JointReturn
 
 # The key in a node's config under which its execution is found; `__` keeps it out of the metadata of
@@ -44,9 +46,10 @@ class Execution:
     """The state of one execution of a run. Nodes, checkpointer and processor call its methods when something
     happens; nobody else changes its state.
 
-    `held` writes for the run, `artifacts` keeps the bytes of artifacts, `open_writes` knows what tasks have
-    written since the last checkpoint. `retry_policies` are those of each step. `holds_lease` says whether the
-    lease is known, by the worker's own clock, not to have ended.
+    `held` writes for the run, `artifacts` keeps the bytes of artifacts, `open_writes` knows what tasks
+    have written since the last checkpoint, `gates` where the graph stops until somebody resumes the run.
+    `retry_policies` are those of each step. `holds_lease` says whether the lease is known, by the
+    worker's own clock, not to have ended.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Execution:
         self.max_state_bytes = max_state_bytes
         self.holds_lease = holds_lease
         self.open_writes = OpenWrites()
+        self.gates = Gates(held.run.resume_values)
         self._retry_policies = retry_policies
         # The step and the attempt of the latest execution of each task; attempt 0 until it is recorded.
         self._latest: dict[UUID, tuple[str, int]] = {}
@@ -71,7 +75,6 @@ class Execution:
         self._open_steps: set[UUID] = set()
         # Errors that no handler of the graph took, with the step that each came from.
         self._failures: list[tuple[BaseException, str]] = []
-        self._interrupt: WorkflowError | None = None
         self._stopped_by: Exception | None = None
         self._stopped = asyncio.Event()
         self._joint_return = JointReturn()
@@ -149,6 +152,11 @@ class Execution:
         step_id, _ = self._latest.get(task_id, (None, 0))
         return step_id
 
+    def attempt_of_task(self, task_id: UUID) -> int | None:
+        """The attempt of the step that the task has begun, once it is recorded."""
+        _, attempt = self._latest.get(task_id, (None, 0))
+        return attempt or None
+
     async def fail_step(
         self, task_id: UUID, attempt: int, error: Exception, *, retryable: bool, again: bool
     ) -> None:
@@ -157,6 +165,15 @@ class Execution:
             self.held.fail_step(task_id, attempt, step_code(error), self.describe(error), retryable, again)
         )
         self._failed.add((task_id, attempt))
+        if again:
+            _log.info(
+                "a step failed and runs again",
+                **fields_of_run(self.run),
+                step=self.step_of_task(task_id),
+                step_attempt=attempt,
+                code=step_code(error),
+                exc_info=error,
+            )
 
     async def record_task_error(self, task_id: UUID, error: Any, *, handled: bool) -> None:
         """Fails the step of a task that ended with `error`, unless its node has raised and so has failed it:
@@ -186,17 +203,6 @@ class Execution:
                 handled=handled,
             )
         )
-
-    async def refuse_interrupt(self, task_id: UUID, attempt: int, step_id: str) -> None:
-        """Fails a step that asked for input, which no run can get, and the run with it."""
-        self._interrupt = WorkflowError(f"{step_id} asked for input, which a run cannot get")
-        self._failures.append((self._interrupt, step_id))
-        await self.fail_step(task_id, attempt, self._interrupt, retryable=False, again=False)
-
-    def raise_if_interrupted(self) -> None:
-        """Raises WorkflowError when a step asked for input."""
-        if self._interrupt is not None:
-            raise self._interrupt
 
     async def discard_rejected_writes(self, error: BaseException) -> None:
         """Where `error` means that a channel did not take what tasks wrote: forgets those writes, so that

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 from langchain_core.runnables import Runnable
-from langgraph._internal._constants import NS_END, NS_SEP
+from langgraph._internal._constants import NS_SEP
 from langgraph._internal._runnable import RunnableCallable
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -20,6 +20,8 @@ from langgraph.pregel import Pregel
 from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.types import RetryPolicy
 
+from runengine_server.worker.graph.due import due_nodes
+from runengine_server.worker.graph.namespaces import namespace_path
 from runengine_server.worker.graph.recorded_node import RecordedNode
 from runengine_server.worker.graph.storing_node import store_writes
 from runengine_server.worker.graph.time_limit import TimeLimit
@@ -34,7 +36,8 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is that of a run. `subgraphs`
+    """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is that of a run, and
+    `waiting_timeout_seconds` how long it may wait for somebody at a time. `subgraphs`
     has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner";
     `callable_graphs` also those that the function of a node refers to, and may call.
     """
@@ -43,6 +46,7 @@ class Workflow:
     graph: CompiledStateGraph[Any, Any, Any, Any]
     retry_policies: dict[str, Sequence[RetryPolicy]]
     timeout_seconds: float | None
+    waiting_timeout_seconds: float | None
     subgraphs: dict[str, Pregel[Any, Any, Any, Any]]
     callable_graphs: dict[str, list[Pregel[Any, Any, Any, Any]]]
 
@@ -57,16 +61,33 @@ class Workflow:
         """The graph whose checkpoints have that namespace; None of one that a node calls by itself."""
         return self.subgraphs.get(namespace_path(namespace)) if namespace else self.graph
 
-    def stops_after(self, namespace: str, done: Iterable[str]) -> bool:
-        """Whether the graph of that namespace has a gate after one of the nodes `done`."""
+    def gates_at(
+        self, namespace: str, values: Mapping[str, Any], after: Sequence[str]
+    ) -> Sequence[str] | None:
+        """The nodes before or after which the graph of that namespace stops, by the channels of a checkpoint
+        and the gates `after` nodes that came before it. None where the graph is unknown.
+        """
+        if after:
+            return after
+        return self.gates_before(namespace, values) if self.graphs_of(namespace) else None
+
+    def gates_after(self, namespace: str, done: Iterable[str]) -> list[str]:
+        """Those of the nodes `done` after which the graph of that namespace has a gate."""
         gated = [graph for graph in self.graphs_of(namespace) if graph.interrupt_after_nodes]
         names = set(done) - {START} if gated else set()
         for graph in gated:
             # Of several graphs that a function may call it is the one that has those nodes.
             if names <= graph.nodes.keys():
-                gates = graph.interrupt_after_nodes
-                return bool(names if gates == "*" else names & set(gates))
-        return False
+                return _gated(names, graph.interrupt_after_nodes)
+        return []
+
+    def gates_before(self, namespace: str, values: Mapping[str, Any]) -> list[str]:
+        """The nodes that are due by the channels of a checkpoint, and have a gate before them."""
+        for graph in self.graphs_of(namespace):
+            gates = graph.interrupt_before_nodes
+            if gates and (found := _gated(due_nodes(values, graph), gates)):
+                return found
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +101,8 @@ class Timeouts:
 _NO_TIMEOUTS = Timeouts()
 
 
-def namespace_path(namespace: str) -> str:
-    """A namespace of checkpoints without the ids of tasks: "outer|inner"."""
-    # A part that is a number counts the graphs that one execution of a node calls.
-    parts = [part.partition(NS_END)[0] for part in namespace.split(NS_SEP) if not part.isdigit()]
-    return NS_SEP.join(parts)
+def _gated(names: Iterable[str], gates: Sequence[str] | str) -> list[str]:
+    return sorted(name for name in names if gates == "*" or name in gates)
 
 
 def _subgraphs(graph: Pregel[Any, Any, Any, Any], within: str = "") -> dict[str, Pregel[Any, Any, Any, Any]]:
@@ -136,7 +154,7 @@ def compile_workflow(name: str, graph: AnyGraph, timeouts: Timeouts = _NO_TIMEOU
 
     The node's CachePolicy moves into the RecordedNode, because LangGraph does not tell for which task it has
     used its cache; RetryPolicy and timeout stay where they are.
-    Raises ValueError for a `timeout_seconds` that is no positive number.
+    Raises ValueError for a `timeout_seconds` or `waiting_timeout_seconds` that is no positive number.
     """
     compiled = graph.compile(name=name) if isinstance(graph, StateGraph) else _own_copy(name, graph)
     subgraphs = _subgraphs(compiled)
@@ -159,7 +177,8 @@ def compile_workflow(name: str, graph: AnyGraph, timeouts: Timeouts = _NO_TIMEOU
         store_writes(each)
     metadata = getattr(graph, "metadata", None) or getattr(compiled.builder, "metadata", None)
     of_run = _timeout(metadata, timeouts.run)
-    return Workflow(name, compiled, retry_policies, of_run, subgraphs, callable_graphs)
+    waiting = _timeout(metadata, None, "waiting_timeout_seconds")
+    return Workflow(name, compiled, retry_policies, of_run, waiting, subgraphs, callable_graphs)
 
 
 def _own_copy(
@@ -201,10 +220,12 @@ def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
             vars(node)["node"] = TimeLimit(name, node.node, seconds)
 
 
-def _timeout(metadata: Mapping[str, Any] | None, default: float | None) -> float | None:
-    seconds = (metadata or {}).get("timeout_seconds", default)
+def _timeout(
+    metadata: Mapping[str, Any] | None, default: float | None, key: str = "timeout_seconds"
+) -> float | None:
+    seconds = (metadata or {}).get(key, default)
     if seconds is None:
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError(f"timeout_seconds must be a positive number of seconds, not {seconds!r}")
+        raise ValueError(f"{key} must be a positive number of seconds, not {seconds!r}")
     return float(seconds)

@@ -17,7 +17,12 @@ from uuid import UUID
 import structlog
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
-from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_SCRATCHPAD, CONFIG_KEY_TASK_ID
+from langgraph._internal._constants import (
+    CONFIG_KEY_CHECKPOINT_NS,
+    CONFIG_KEY_RUNTIME,
+    CONFIG_KEY_SCRATCHPAD,
+    CONFIG_KEY_TASK_ID,
+)
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.pregel._algo import LazyAtomicCounter
 from langgraph.runtime import Runtime
@@ -28,6 +33,7 @@ from runengine_server.domain.errors import LeaseEnded
 from runengine_server.worker.graph.execution import EXECUTION, Execution, ExecutionStopped
 from runengine_server.worker.graph.failures import describe, is_retryable, matches
 from runengine_server.worker.graph.fingerprint import fingerprint
+from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
 from runengine_server.worker.graph.stored_values import SERIALISER, as_stored
 
@@ -84,7 +90,8 @@ class RecordedNode(Runnable[Any, Any]):
             execution.stop(LeaseEnded())
             raise
         except GraphInterrupt:
-            await execution.refuse_interrupt(task_id, attempt, self.step_id)
+            execution.gates.stop(config["configurable"][CONFIG_KEY_CHECKPOINT_NS])
+            execution.leave_step(task_id)
             raise
         except GraphBubbleUp:
             raise
@@ -100,6 +107,7 @@ class RecordedNode(Runnable[Any, Any]):
         # A graph that the node calls takes its context from this variable, in which LangGraph has put the
         # config that it made before ours.
         token = var_child_runnable_config.set(config)
+        CONFIG_OF_NODE.set(config)
         try:
             return await self.bound.ainvoke(input, config, **kwargs)
         except (Exception, asyncio.CancelledError, GeneratorExit):
