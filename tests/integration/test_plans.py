@@ -195,6 +195,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("create_campaign", (uuid4(),), 1, {}),
     ("get_campaign", (CAMPAIGN,), 1, {"campaigns": 1}),
     ("get_artifact", (COMPLETED,), 1, {"artifacts": 1}),
+    ("list_run_artifacts", (COMPLETED, UUID(int=0), 101), 1, {"runs": 1, "artifacts": 1}),
     ("artifacts_without_row", ([COMPLETED], [uuid4()]), 1, {"runs": 1}),
     ("artifacts_without_row", ([COMPLETED], [COMPLETED]), 0, {"artifacts": 1}),
     ("claim_queued", (*LEASE, "", None), 10, {"runs": 40, "campaign_run_counts": 10}),
