@@ -21,15 +21,17 @@ BEGIN
     END IF;
     INSERT INTO public.runs (tenant_id, id, workflow_name, encoded_input, campaign_id, priority, trace_id)
     VALUES (_tenant, _id, _workflow, _input, _campaign, _priority, _trace)
-    RETURNING attempt, updated_at, public.encoded_response(encoded_input, encoded_state, priority) AS response
+    RETURNING attempt, updated_at, public.encoded_response(encoded_input, encoded_state, priority) AS response,
+        _campaign IS NOT NULL AND NOT EXISTS (
+            SELECT FROM public.campaigns WHERE tenant_id = _tenant AND campaigns.id = _campaign
+        ) AS without_campaign
     INTO run;
     PERFORM record_transition(_tenant, _id, _campaign, NULL, 'queued', run.attempt, run.updated_at, _actor,
         'TRIGGERED', _trace, NULL);
     PERFORM store_response(_tenant, _key, run.response);
     result.outcome := 'applied';
     result.response := run.response;
-    result.without_campaign := _campaign IS NOT NULL
-        AND NOT EXISTS (SELECT FROM public.campaigns WHERE tenant_id = _tenant AND id = _campaign);
+    result.without_campaign := run.without_campaign;
     RETURN result;
 END
 $$;
