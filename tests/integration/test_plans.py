@@ -169,7 +169,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("list_run_events", (COMPLETED,), 1, {"run_events": 1}),
     (
         "trigger_run",
-        (uuid4(), WORKFLOW, INPUT, CAMPAIGN, 0, *ACTOR, "new", b"", None),
+        (uuid4(), WORKFLOW, INPUT, CAMPAIGN, 0, *ACTOR, "new", b"", None, True),
         1,
         {"workflows": 1, "idempotency_keys": 1, "runs": 1, "campaign_run_counts": 1, "campaigns": 1},
     ),
