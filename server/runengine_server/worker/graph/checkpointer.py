@@ -32,7 +32,7 @@ from runengine_server.worker.graph.namespaces import namespace_path
 from runengine_server.worker.graph.open_writes import CheckpointKey, TaskWrites
 from runengine_server.worker.graph.stored_values import SERIALISER, dump_write
 from runengine_server.worker.graph.superseded import Superseded
-from runengine_server.worker.graph.task_paths import node_of, with_handlers
+from runengine_server.worker.graph.task_paths import namespace_of, node_of, with_handlers, with_namespace
 
 # How long deferred writes may wait for the next statement. None may come for long: a superstep goes on after
 # all its nodes have ended when a node has started a task and not waited for it.
@@ -93,6 +93,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         namespace, checkpoint_id = on
         execution = self._execution
         written = dict(writes)
+        task_path = with_namespace(task_path, execution.namespace_of_task(UUID(task_id)))
         if namespace == "":
             execution.leave_step(UUID(task_id))
         completed = UUID(task_id) if namespace == "" and not written.keys() & {ERROR, INTERRUPT} else None
@@ -358,8 +359,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         checkpoint: Checkpoint = self.serde.loads_typed((stored.type, stored.checkpoint))
         for task_id, path, channel, value in loaded:
             if channel == RESUME and value:
-                node = node_of(path, checkpoint["channel_values"].get(TASKS, ()))
-                self._execution.gates.use(stored.checkpoint_ns, node, task_id)
+                sends = checkpoint["channel_values"].get(TASKS, ())
+                own = namespace_of(path, sends, task_id, stored.checkpoint_ns)
+                self._execution.gates.use(own)
         parent = stored.parent_checkpoint_id
         return CheckpointTuple(
             config=self._config(stored.checkpoint_ns, stored.checkpoint_id),

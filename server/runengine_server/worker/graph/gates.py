@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 from google.protobuf.struct_pb2 import Struct
-from langgraph._internal._constants import NS_END, NS_SEP
+from langgraph._internal._constants import NS_SEP
 from langgraph.types import Interrupt, _interrupt_id
 
 from runengine_server.domain.run import WaitingFor
@@ -71,12 +71,11 @@ class Gates:
         """A task of the top graph was interrupted; what is below it has that namespace."""
         self._stopped.append(namespace)
 
-    def use(self, namespace: str, node: str, task_id: str) -> None:
-        """A task has used the value of its first call of `interrupt()`. LangGraph takes a value of that id
-        for any of its calls.
+    def use(self, namespace: str) -> None:
+        """The task with that namespace has used the value of its first call of `interrupt()`. LangGraph takes
+        a value of that id for any of its calls.
         """
-        own = f"{namespace}{NS_SEP if namespace else ''}{node}{NS_END}{task_id}"
-        self.resume_values.pop(_interrupt_id(own, 0), None)
+        self.resume_values.pop(_interrupt_id(namespace, 0), None)
 
     def waiting_for(self) -> list[WaitingFor]:
         """What the graph, which has returned, waits for; nothing when it has ended."""
