@@ -251,7 +251,8 @@ async def test_a_gate_holds_when_a_node_beside_it_has_failed(database_url: str, 
         assert run.status is RunStatus.FAILED
         for _ in range(2):
             run = await engine.execute_again(run.id)
-            await assert_waits(engine, run, ran)
+            # What had not been stored when the node beside it failed is done again.
+            assert (run.status, set(ran.names)) == (RunStatus.RUNNING, {"one"})
             await engine.cancel(run.id)
 
 
