@@ -239,6 +239,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self._open_writes.begin((namespace, stored.checkpoint_id), sends)
             after = cast(dict[str, Any], found.metadata).get(_STOPPED_AFTER, ())
             gates = self._workflow.gates_at(namespace, found.checkpoint["channel_values"], after)
+            # It may be in what is stored: since an earlier time that the graph was resumed.
+            found.checkpoint["channel_versions"].pop(GATE, None)
             if not self._execution.gates.reach(namespace, stored.checkpoint_id, gates):
                 if after:
                     raise GraphInterrupt
