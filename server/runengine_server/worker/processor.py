@@ -298,8 +298,8 @@ async def _is_at_gate(graph: Pregel[Any, Any, Any, Any], config: RunnableConfig)
 
 def _resumption(execution: Execution) -> Command[Any] | None:
     """The input with which the graph goes on from its last checkpoint."""
-    values = execution.gates.resume_values
-    return Command(resume=values) if values else None
+    resume = execution.gates.resume
+    return None if resume is None else Command(resume=resume)
 
 
 def _context_for(schema: type[Any] | None, execution: Execution) -> Any:

@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.errors import GraphInterrupt
+from langgraph.types import _interrupt_id
 
 from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.worker.graph.due import edges_to_nowhere, is_edge, missing, target_of
@@ -106,9 +107,13 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 await execution.record_task_error(UUID(task_id), written[ERROR], handled=handled)
         try:
             if INTERRUPT in written:
-                node = node_of(task_path, self._open_writes.on(on).sends)
-                execution.gates.ask(namespace, node, written[INTERRUPT])
-            if not written.keys() & {ERROR, INTERRUPT}:
+                sends = self._open_writes.on(on).sends
+                own = _interrupt_id(
+                    namespace_of(task_path, sends, task_id, namespace), len(written.get(RESUME, ()))
+                )
+                execution.gates.ask(namespace, node_of(task_path, sends), written[INTERRUPT], own)
+            # A resume with one value is a write of no task.
+            if not written.keys() & {ERROR, INTERRUPT} and written.keys() != {RESUME}:
                 self._check_targets(on, writes, task_id, task_path)
                 self._open_writes.on(on).tasks[task_path] = TaskWrites(task_id, writes)
             rows = [
@@ -234,6 +239,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self._open_writes.begin((namespace, stored.checkpoint_id), sends)
             after = cast(dict[str, Any], found.metadata).get(_STOPPED_AFTER, ())
             gates = self._workflow.gates_at(namespace, found.checkpoint["channel_values"], after)
+            # It may be in what is stored: since an earlier time that the graph was resumed.
+            found.checkpoint["channel_versions"].pop(GATE, None)
             if not self._execution.gates.reach(namespace, stored.checkpoint_id, gates):
                 if after:
                     raise GraphInterrupt
