@@ -38,6 +38,28 @@ async def test_a_graph_with_a_context_of_its_own_gets_that_from_the_context_of_t
         assert given == [Team(), Team("blue")]
 
 
+@dataclass
+class Key:
+    key: str
+
+
+async def test_a_graph_whose_context_has_to_be_given_has_none_in_a_run_without_it(database_url: str) -> None:
+    given: list[Any] = []
+
+    async def work(state: State, runtime: Runtime[Key]) -> State:
+        given.append(runtime.context)
+        return {}
+
+    graph = StateGraph(State, context_schema=Key)
+    graph.add_node("work", work)
+    graph.add_edge(START, "work")
+    async with serving(database_url, graph) as engine:
+        assert (await engine.execute()).status is RunStatus.COMPLETED
+        assert (await engine.execute(other=1)).status is RunStatus.COMPLETED
+        assert (await engine.execute(key="k")).status is RunStatus.COMPLETED
+        assert given == [None, None, Key("k")]
+
+
 class Brief(BaseModel):
     name: str = "nameless"
     rounds: int = 0

@@ -304,7 +304,7 @@ def _resumption(execution: Execution) -> Command[Any] | None:
 
 def _context_for(schema: type[Any] | None, execution: Execution) -> Any:
     """A RunContext; for a graph with a context schema of its own those fields of the schema that the run's
-    context has.
+    context has. Where it has none of them, the schema's defaults, or else None, as in LangGraph.
     """
     if schema is None or issubclass(schema, RunContext):
         return context_of_step(execution, UUID(int=0), 0)
@@ -314,4 +314,10 @@ def _context_for(schema: type[Any] | None, execution: Execution) -> Any:
         names = set(schema.model_fields)
     else:
         names = set(schema.__annotations__)
-    return {key: value for key, value in to_dict(execution.run.context).items() if key in names}
+    given = {key: value for key, value in to_dict(execution.run.context).items() if key in names}
+    if not given:
+        try:
+            schema()
+        except Exception:  # it has fields without a default
+            return None
+    return given
