@@ -29,6 +29,7 @@ for _name, _body in (
     ("retry", run_commands.retry),
     ("resume", run_commands.resume),
     ("cancel", run_commands.cancel),
+    ("artifacts", artifact_commands.artifacts),
     ("download", artifact_commands.download),
 ):
     add_command(app, _name, _body)

@@ -1,4 +1,4 @@
-"""The command on artifacts."""
+"""The commands on artifacts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ import typer
 
 from runengine_client import tables
 from runengine_client.command import NOT_DONE, Session, print_error
+from runengine_client.json_view import artifacts_json
+from runengine_client.run_commands import RunId
+
+
+async def artifacts(session: Session, run_id: RunId) -> None:
+    """Lists what the steps of a run have saved."""
+    found = [each async for each in session.client.iterate_run_artifacts(run_id)]
+    session.show(tables.artifacts_view(found, session.out), artifacts_json(found))
 
 
 async def download(

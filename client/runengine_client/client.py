@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 from uuid import UUID
 
 import grpc
 import grpc.aio
-from runengine.v1.artifact_service_pb2 import DownloadArtifactRequest, DownloadArtifactResponse
-from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runengine.v1.artifact_service_pb2 import Artifact as SavedArtifact
+from runengine.v1.artifact_service_pb2 import (
+    DownloadArtifactRequest,
+    DownloadArtifactResponse,
+    ListRunArtifactsRequest,
+    ListRunArtifactsResponse,
+)
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.campaign_service_pb2 import CreateCampaignRequest, GetCampaignRequest
-from runengine.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from runengine.v1.run_pb2 import Run, RunEvent, RunStatus, RunStep
 from runengine.v1.run_service_pb2 import (
     CancelRunRequest,
@@ -31,10 +33,9 @@ from runengine.v1.run_service_pb2 import (
     RetryRunRequest,
     TriggerRunRequest,
 )
-from runengine.v1.run_service_pb2_grpc import RunServiceStub
 
-from runengine_client.arguments import Status, header_value, key_metadata, statuses_of, struct_or_none
-from runengine_client.channel import CHANNEL_OPTIONS
+from runengine_client.arguments import Status, key_metadata, statuses_of, struct_or_none
+from runengine_client.connection import Connection
 from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
 from runengine_client.structs import to_value
 
@@ -42,11 +43,7 @@ _NO_WORKERS = ("runengine-workers", "0")
 _NO_CAMPAIGN = ("runengine-campaign", "missing")
 _NOT_GIVEN: Any = object()  # None is a value
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-
 Id = str | UUID
-Token = str | Callable[[], str | Awaitable[str]]
 TERMINAL = frozenset(
     {RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED, RunStatus.RUN_STATUS_CANCELLED}
 )
@@ -73,7 +70,7 @@ class RunOutput:
     note: str | None
 
 
-class RunEngineClient:
+class RunEngineClient(Connection):
     """Calls the run engine at `address` (`host:port`). Make it inside the event loop that uses it.
 
     `token` is the JWT that names the tenant, or a function that returns one, called before each call.
@@ -83,42 +80,6 @@ class RunEngineClient:
     Every method raises a RunEngineError when the server refuses the call or cannot be reached, and
     ValueError for an argument that cannot be sent. Ids are UUIDs or their strings.
     """
-
-    def __init__(
-        self,
-        address: str,
-        token: Token,
-        *,
-        secure: bool = False,
-        timeout_seconds: float = 10,
-    ) -> None:
-        asyncio.get_running_loop()  # a channel belongs to the loop it was made in
-        self._address = address
-        self._token = token
-        self._timeout = timeout_seconds
-        if secure:
-            channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
-        else:
-            channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
-        self._channel = channel
-        self._runs = RunServiceStub(channel)
-        self._campaigns = CampaignServiceStub(channel)
-        self._artifacts = ArtifactServiceStub(channel)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Closes the connection, and cancels calls under way."""
-        await self._channel.close(None)
 
     async def trigger_run(
         self,
@@ -286,6 +247,29 @@ class RunEngineClient:
         request = GetCampaignRequest(campaign_id=str(campaign_id))
         return (await self._call(self._campaigns.GetCampaign, request)).campaign
 
+    async def list_run_artifacts(
+        self, run_id: Id, *, limit: int | None = None, page_token: str | None = None
+    ) -> ListRunArtifactsResponse:
+        """Returns one page of what the steps of the run have saved, in that order, without the bytes.
+
+        `limit` is 1 to 1,000, by default 100. Raises RunNotFound, InvalidArgument.
+        """
+        request = ListRunArtifactsRequest(run_id=str(run_id), limit=limit, page_token=page_token)
+        return await self._call(self._artifacts.ListRunArtifacts, request)
+
+    async def iterate_run_artifacts(
+        self, run_id: Id, *, page_size: int = 1000
+    ) -> AsyncIterator[SavedArtifact]:
+        """Yields all that the steps of the run have saved, a page at a time. Raises RunNotFound."""
+        token: str | None = None
+        while True:
+            page = await self.list_run_artifacts(run_id, limit=page_size, page_token=token)
+            for artifact in page.artifacts:
+                yield artifact
+            if not page.HasField("next_page_token"):
+                return
+            token = page.next_page_token
+
     async def download_artifact(self, artifact_id: Id) -> Artifact:
         """Returns the artifact, whole and in memory. Raises ArtifactNotFound."""
         request = DownloadArtifactRequest(artifact_id=str(artifact_id))
@@ -356,31 +340,3 @@ class RunEngineClient:
         """
         await self.wait(run_id, timeout_seconds=timeout_seconds, poll=poll)
         return await self.get_run_output(run_id)
-
-    async def _call(
-        self,
-        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
-        request: Request,
-        metadata: Iterable[tuple[str, str]] = (),
-    ) -> Response:
-        return await self._end(await self._begin(method, request, metadata))
-
-    async def _begin(
-        self,
-        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
-        request: Request,
-        metadata: Iterable[tuple[str, str]],
-    ) -> grpc.aio.UnaryUnaryCall[Request, Response]:
-        return method(request, timeout=self._timeout, metadata=(*await self._metadata(), *metadata))
-
-    async def _end(self, call: grpc.aio.UnaryUnaryCall[Any, Response]) -> Response:
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._address) from error
-
-    async def _metadata(self) -> tuple[tuple[str, str]]:
-        token = self._token() if callable(self._token) else self._token
-        if inspect.isawaitable(token):
-            token = await token
-        return (("authorization", f"Bearer {header_value(token, 'The token')}"),)

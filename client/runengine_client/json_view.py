@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from runengine.rest_json import encoder_of
+from runengine.v1.artifact_service_pb2 import Artifact
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.run_pb2 import Run, RunEvent, RunStep
 from runengine.v1.run_service_pb2 import GetRunOutputResponse, ListCampaignRunsResponse
@@ -15,12 +16,18 @@ page_json = encoder_of(ListCampaignRunsResponse.DESCRIPTOR)
 output_json = encoder_of(GetRunOutputResponse.DESCRIPTOR)
 campaign_json = encoder_of(Campaign.DESCRIPTOR)
 _step_json = encoder_of(RunStep.DESCRIPTOR)
+_artifact_json = encoder_of(Artifact.DESCRIPTOR)
 _event_json = encoder_of(RunEvent.DESCRIPTOR)
 
 
 def steps_json(steps: Iterable[RunStep]) -> dict[str, Any]:
     """Returns the steps of a run as `GET /runs/{run_id}/steps` does."""
     return {"steps": [_step_json(step) for step in steps]}
+
+
+def artifacts_json(artifacts: Iterable[Artifact]) -> dict[str, Any]:
+    """Returns all artifacts of a run, each as `GET /runs/{run_id}/artifacts` shows it."""
+    return {"artifacts": [_artifact_json(artifact) for artifact in artifacts]}
 
 
 def events_json(events: Iterable[RunEvent]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from runengine.rest_json import words_of
+from runengine.v1.artifact_service_pb2 import Artifact
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStep, StepError, WaitingFor
 
@@ -177,6 +178,25 @@ def events_view(events: Sequence[RunEvent]) -> RenderableType:
         table.add_row(_time(event.at), arrow, status_text(event), str(event.attempt), why, who)
     failures = [_error(event.error) for event in events if event.HasField("error")]
     return Group(table, *failures)
+
+
+def artifacts_view(artifacts: Sequence[Artifact], console: Console) -> RenderableType:
+    """Shows one artifact a line; where the console is too narrow, its name below its id."""
+    if not artifacts:
+        return Text("no artifacts", "dim")
+    wide = _artifacts_table(artifacts, below=False)
+    return wide if _fits(wide, console) else _artifacts_table(artifacts, below=True)
+
+
+def _artifacts_table(artifacts: Sequence[Artifact], *, below: bool) -> Table:
+    table = _table()
+    for header in ("artifact", *([] if below else ["name"]), "bytes", "type"):
+        table.add_column(header, no_wrap=header != "type", justify="right" if header == "bytes" else "left")
+    for each in artifacts:
+        name = plain(each.name)
+        cells = [Text("\n").join([Text(each.id), name])] if below else [Text(each.id), name]
+        table.add_row(*cells, f"{each.size:,}", plain(each.media_type, "dim"))
+    return table
 
 
 def step_line(step: RunStep) -> RenderableType:

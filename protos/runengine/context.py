@@ -22,6 +22,7 @@ class RunContext:
     _context: Callable[[], dict[str, Any] | None]
     _idempotency_key: Callable[[], str]
     _save_artifact: Callable[[str, bytes, str], Awaitable[str]]
+    _read_artifact: Callable[[str], Awaitable[bytes]]
 
     @property
     def idempotency_key(self) -> str:
@@ -43,3 +44,10 @@ class RunContext:
         Raises ValueError when the name is empty, longer than 255 characters or has a slash.
         """
         return await self._save_artifact(name, data, media_type)
+
+    async def read_artifact(self, artifact_id: str) -> bytes:
+        """The bytes of an artifact, of this run or another of the same tenant.
+
+        Raises ValueError when `artifact_id` is not the id of one.
+        """
+        return await self._read_artifact(artifact_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 try:
     from runengine_server.processes.workflow_runner import (
         WorkflowArtifact,
+        WorkflowGate,
         WorkflowRun,
         WorkflowRunner,
         run_workflow,
@@ -20,4 +21,11 @@ except ModuleNotFoundError as error:
         "pip install 'runengine[server]'"
     ) from error
 
-__all__ = ["WorkflowArtifact", "WorkflowRun", "WorkflowRunner", "run_workflow", "workflow_runner"]
+__all__ = [
+    "WorkflowArtifact",
+    "WorkflowGate",
+    "WorkflowRun",
+    "WorkflowRunner",
+    "run_workflow",
+    "workflow_runner",
+]

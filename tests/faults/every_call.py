@@ -80,6 +80,7 @@ class Api:
             (self.runs.ListCampaignRuns, runs.ListCampaignRunsRequest(campaign_id=campaign_id)),
             (self._campaigns.CreateCampaign, campaigns.CreateCampaignRequest()),
             (self._campaigns.GetCampaign, campaigns.GetCampaignRequest(campaign_id=campaign_id)),
+            (self._artifacts.ListRunArtifacts, artifacts.ListRunArtifactsRequest(run_id=run_id)),
             (self._artifacts.DownloadArtifact, artifacts.DownloadArtifactRequest(artifact_id=artifact_id)),
         ]
         return await asyncio.gather(*(self.outcome(*call, seconds) for call in calls * (MANY // len(calls))))
@@ -99,6 +100,7 @@ class Api:
             self.rest_outcome("GET", f"/campaigns/{some}/runs"),
             self.rest_outcome("POST", "/campaigns", {}),
             self.rest_outcome("GET", f"/campaigns/{some}"),
+            self.rest_outcome("GET", f"/runs/{some}/artifacts"),
             self.rest_outcome("GET", f"/artifacts/{some}"),
         )
 

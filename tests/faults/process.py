@@ -262,10 +262,10 @@ def _install_server(points: _Points) -> None:
 
     def trigger_run(real: Any) -> Any:
         # It is one statement, which is a transaction of its own.
-        async def call(runs: Any, new: NewRun, *arguments: Any) -> Any:
+        async def call(runs: Any, new: NewRun, *arguments: Any, **named: Any) -> Any:
             async with points.reached("server_before_commit", str(new.id)):
                 pass
-            result = await real(runs, new, *arguments)
+            result = await real(runs, new, *arguments, **named)
             async with points.reached("server_after_commit", str(new.id)):
                 pass
             return result

@@ -281,3 +281,24 @@ async def test_workers_take_up_a_run_that_is_resumed(database_url: str) -> None:
         waiting = await until(lambda: engine.get(run_id), lambda run: bool(run.waiting_for))
         await engine.resume(run_id, {waiting.gate: "yes"})
         assert await ended(engine, run_id) is RunStatus.COMPLETED
+
+
+@pytest.mark.parametrize("checkpointer", [None, True, False])
+async def test_a_question_in_a_sub_graph_is_answered_whatever_its_checkpoints(
+    database_url: str, checkpointer: Any
+) -> None:
+    inner = chain(ask=ask).compile(checkpointer=checkpointer)
+
+    async def call(state: State) -> Any:
+        return await inner.ainvoke(state)
+
+    for outer in (inner, call):
+        async with serving(database_url, chain(outer=outer, last=Ran().node("last"))) as engine:
+            run = await engine.execute()
+            assert run.status is RunStatus.RUNNING, run.error
+            run = await engine.go_on(run.id, {run.gate: "yes"})
+            assert run.status is RunStatus.COMPLETED, (run.error, run.waiting_for)
+            stored = await engine.runs.get_output(run.id)
+            assert stored is not None
+            assert stored.encoded is not None
+            assert b'"yes"' in stored.encoded

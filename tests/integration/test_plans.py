@@ -169,7 +169,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("list_run_events", (COMPLETED,), 1, {"run_events": 1}),
     (
         "trigger_run",
-        (uuid4(), WORKFLOW, INPUT, CAMPAIGN, 0, *ACTOR, "new", b"", None),
+        (uuid4(), WORKFLOW, INPUT, CAMPAIGN, 0, *ACTOR, "new", b"", None, True),
         1,
         {"workflows": 1, "idempotency_keys": 1, "runs": 1, "campaign_run_counts": 1, "campaigns": 1},
     ),
@@ -195,6 +195,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("create_campaign", (uuid4(),), 1, {}),
     ("get_campaign", (CAMPAIGN,), 1, {"campaigns": 1}),
     ("get_artifact", (COMPLETED,), 1, {"artifacts": 1}),
+    ("list_run_artifacts", (COMPLETED, UUID(int=0), 101), 1, {"runs": 1, "artifacts": 1}),
     ("artifacts_without_row", ([COMPLETED], [uuid4()]), 1, {"runs": 1}),
     ("artifacts_without_row", ([COMPLETED], [COMPLETED]), 0, {"artifacts": 1}),
     ("claim_queued", (*LEASE, "", None), 10, {"runs": 40, "campaign_run_counts": 10}),

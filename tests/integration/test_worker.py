@@ -35,10 +35,16 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 async def test_runs_are_executed_although_the_next_claim_fails(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(limit: int) -> list[ClaimedRun]:
-        raise Unavailable
+    failures = [Unavailable()] * 3
 
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        real = engine.queue.claim_expired
+
+        async def away(limit: int, quarantine: int = 1) -> list[ClaimedRun]:
+            if failures:
+                raise failures.pop()
+            return await real(limit, quarantine)
+
         run_id = await engine.trigger()
         monkeypatch.setattr(engine.queue, "claim_expired", away)
         async with engine.working():

@@ -10,13 +10,13 @@ import sys
 from typing import Any
 
 import pytest
-from langgraph.types import CachePolicy
+from langgraph.types import CachePolicy, interrupt
 from runengine.testing import run_workflow, workflow_runner
-from runengine_server.domain.errors import InvalidArgument, RunNotRetryable
+from runengine_server.domain.errors import InvalidArgument, RunNotRetryable, RunNotWaiting
 from runengine_server.processes.embedded_urls import running_urls
 
 from examples import shop
-from tests.support.own_worker import State, alone, chain, until
+from tests.support.own_worker import State, alone, chain, fork, until
 from tests.support.patience import SECONDS
 from tests.support.stack import ROOT, open_directory
 
@@ -48,6 +48,30 @@ async def test_a_run_has_its_output_steps_and_artifacts() -> None:
     assert run.artifact("label.txt") == label.encode()
     with pytest.raises(KeyError, match="there are"):
         run.artifact("label")
+
+
+async def test_a_run_that_waits_says_for_what_and_is_resumed() -> None:
+    async def ask(state: State) -> State:
+        return {"seen": [interrupt({"question": "Publish?"})]}
+
+    async with workflow_runner(chain(ask=ask)) as runner:
+        run = await runner.run()
+        (gate,) = run.waiting_for
+        assert (run.status, gate.step_id, gate.value) == ("running", "ask", {"question": "Publish?"})
+        run = await runner.resume(run, "yes")
+        assert (run.status, run.output, run.waiting_for) == ("completed", {"seen": ["yes"]}, [])
+        with pytest.raises(RunNotWaiting):
+            await runner.resume(run, "yes")
+
+
+async def test_a_run_that_waits_for_several_is_resumed_by_their_ids() -> None:
+    async def ask(state: State) -> State:
+        return {"seen": [interrupt("Which?")]}
+
+    async with workflow_runner(fork(left=ask, right=ask)) as runner:
+        run = await runner.run()
+        run = await runner.resume(run, {gate.id: gate.step_id for gate in run.waiting_for})
+        assert run.output == {"seen": ["left", "right"]}
 
 
 async def test_a_run_that_fails_says_why_and_a_retry_goes_on() -> None:

@@ -72,7 +72,7 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
 
     GetRun = GetRunOutput = ListRunSteps = ListRunEvents = TriggerRun
     RetryRun = ResumeRun = CancelRun = TriggerRun
-    ListCampaignRuns = CreateCampaign = GetCampaign = TriggerRun
+    ListCampaignRuns = CreateCampaign = GetCampaign = ListRunArtifacts = TriggerRun
 
 
 def failure(code: grpc.StatusCode, message: str, *details: Message) -> Status:

@@ -56,8 +56,12 @@ class Outcome(NamedTuple):
 Save = Callable[[str, bytes, str], Awaitable[str]]
 
 
+async def read(artifact_id: str) -> bytes:
+    raise ValueError(artifact_id)
+
+
 def a_context(save: Save) -> RunContext:
-    return RunContext(uuid.uuid4(), "tenant", None, 1, lambda: None, lambda: "key", save)
+    return RunContext(uuid.uuid4(), "tenant", None, 1, lambda: None, lambda: "key", save, read)
 
 
 async def run(

@@ -21,7 +21,11 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
+from runengine.v1.artifact_service_pb2 import (
+    Artifact,
+    DownloadArtifactResponse,
+    ListRunArtifactsResponse,
+)
 from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceServicer
 from runengine.v1.campaign_pb2 import Campaign, CampaignStatus
 from runengine.v1.campaign_service_pb2 import CreateCampaignResponse, GetCampaignResponse
@@ -98,6 +102,10 @@ OUTPUTS = {
     "large": GetRunOutputResponse(artifact_id=uuid(20)),
     "strange": GetRunOutputResponse(note="The output cannot be shown as JSON: it is \x1b[31mred"),
 }
+ARTIFACTS = [
+    Artifact(id=uuid(31), name="bundle.zip", media_type="application/zip", size=1_234_567),
+    Artifact(id=uuid(32), name="\x1b[31mred.txt", media_type="text/plain", size=4),
+]
 EVENTS = [
     RunEvent(
         at=NINE_THIRTY, to_status=RunStatus.RUN_STATUS_QUEUED, attempt=1, actor="user_1", reason="TRIGGERED"
@@ -201,6 +209,9 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
 
     async def ListRunEvents(self, request: Any, context: Any) -> Any:
         return ListRunEventsResponse(events=EVENTS)
+
+    async def ListRunArtifacts(self, request: Any, context: Any) -> Any:
+        return ListRunArtifactsResponse(artifacts=[] if request.run_id == QUEUED.id else ARTIFACTS)
 
     async def GetRunOutput(self, request: Any, context: Any) -> Any:
         return OUTPUTS[request.run_id]

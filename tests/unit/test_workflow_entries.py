@@ -21,7 +21,6 @@ import os
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypedDict
 from langchain_core.runnables import RunnableConfig
-from langgraph.func import entrypoint
 from langgraph.graph import START, StateGraph
 
 class State(TypedDict, total=False):
@@ -161,17 +160,12 @@ UNUSABLE = """
 def fails():
     raise KeyError("OPENAI_API_KEY")
 
-@entrypoint()
-def functional(value):
-    return value
-
 def wants(store, config):
     return made()
 
 WORKFLOWS = {
     "fails": {"fails": fails},
     "returns_none": {"returns-none": lambda: None},
-    "functional": {"functional": functional},
     "wants": {"wants": wants},
     "text": {"text": "made"},
     "empty": {"empty": StateGraph(State)},
@@ -184,13 +178,11 @@ for name, each in WORKFLOWS.items():
 GOOD = {"good": made()}
 """
 
-WHAT_TO_GIVE = "it must be a StateGraph, compiled or not, or a function that returns one"
+WHAT_TO_GIVE = "it must be a StateGraph, compiled or not, an @entrypoint, or a function that returns one"
 WHAT_TO_NAME = "must be a dict from name to a graph, or to a function that returns one"
 REFUSALS = {
     "fails": "'fails' of shop:fails could not be made: its function raised KeyError: 'OPENAI_API_KEY'",
     "returns_none": f"'returns-none' of shop:returns_none is a NoneType; {WHAT_TO_GIVE}",
-    "functional": "'functional' of shop:functional is an @entrypoint, or a Pregel; "
-    "call it in the node of a StateGraph",
     "wants": "'wants' of shop:wants is a function that takes 'store'; "
     "one that makes a graph takes nothing, or a RunnableConfig as `config`",
     "text": f"'text' of shop:text is a str; {WHAT_TO_GIVE}",

@@ -71,14 +71,16 @@ async def trigger_run(
     key: IdempotencyKey | None,
     queued_limit: int | None,
     known_workflows: Collection[str] = (),
+    *,
+    check_campaign: bool = False,
 ) -> MutationResult:
-    """Stores the run and queues it.
+    """Stores the run and queues it. With `check_campaign` the result says whether its campaign is there.
 
     Raises IdempotencyKeyReused, InvalidArgument for a workflow that no worker has registered, with those of
     `known_workflows` whose names are the most like it, and TooManyQueued when the tenant has `queued_limit`
     runs queued already.
     """
-    result = await runs.trigger(new, actor, key, queued_limit)
+    result = await runs.trigger(new, actor, key, queued_limit, check_campaign=check_campaign)
     if result.outcome is Outcome.KEY_REUSED:
         raise IdempotencyKeyReused
     if result.outcome is Outcome.UNKNOWN_WORKFLOW:

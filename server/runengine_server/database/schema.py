@@ -299,6 +299,7 @@ artifacts = Table(
     PrimaryKeyConstraint("tenant_id", "id"),
     _of_run(),
 )
+Index("artifacts_of_runs", artifacts.c.tenant_id, artifacts.c.run_id, artifacts.c.id)  # list_run_artifacts
 Index(
     "artifacts_of_steps",  # list_run_steps
     artifacts.c.tenant_id,

@@ -18,6 +18,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAYOUT = struct.Struct(">Bq16s8s")
 _VERSION = 2
 
+# The same for the artifacts of a run: version, id, and a hash of tenant and run.
+_LAYOUT_OF_ARTIFACTS = struct.Struct(">B16s8s")
+_VERSION_OF_ARTIFACTS = 3
+
 
 def _binding(tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]) -> bytes:
     query = "\0".join([tenant_id, *sorted(set(statuses))])
@@ -48,3 +52,21 @@ def decode(
     if version != _VERSION or binding != _binding(tenant_id, campaign_id, statuses):
         return None
     return created_at, UUID(bytes=run_id)
+
+
+def encode_artifact(last: UUID, tenant_id: str, run_id: UUID) -> str:
+    """The token of the page after the one that ends with that artifact of the run."""
+    packed = _LAYOUT_OF_ARTIFACTS.pack(_VERSION_OF_ARTIFACTS, last.bytes, _binding(tenant_id, run_id, ()))
+    return base64.urlsafe_b64encode(packed).decode()
+
+
+def decode_artifact(token: str, tenant_id: str, run_id: UUID) -> UUID | None:
+    """The id of the artifact before the page; None for a token that is not of this run."""
+    try:
+        packed = base64.b64decode(token, altchars="-_", validate=True)
+        version, last, binding = _LAYOUT_OF_ARTIFACTS.unpack(packed)
+    except (binascii.Error, ValueError, struct.error):
+        return None
+    if version != _VERSION_OF_ARTIFACTS or binding != _binding(tenant_id, run_id, ()):
+        return None
+    return UUID(bytes=last)

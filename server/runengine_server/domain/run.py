@@ -174,13 +174,16 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What a step saved; `key` finds its bytes in the artifact store, `size` is in bytes."""
+    """What a step saved; `key` finds its bytes in the artifact store, `size` is in bytes. `created_at` is
+    None until it is stored, and where nobody asks for it.
+    """
 
     id: UUID
     name: str
     media_type: str
     size: int
     key: str
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

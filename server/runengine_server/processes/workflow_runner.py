@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from runengine.v1.run_service_pb2 import GetRunOutputResponse, GetRunResponse, TriggerRunRequest
+from runengine.v1.run_service_pb2 import (
+    GetRunOutputResponse,
+    GetRunResponse,
+    ResumeRunRequest,
+    TriggerRunRequest,
+)
 from runengine_client import to_struct
+from runengine_client.structs import to_value
 
 from runengine_server import logs
+from runengine_server.commands.resume_run import check_resume, resume_run
 from runengine_server.commands.retry_run import retry_run
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.database.database import Database
@@ -50,10 +57,20 @@ class WorkflowArtifact:
 
 
 @dataclass(frozen=True)
+class WorkflowGate:
+    """Something that a run waits for: `value` is what `interrupt()` was called with, as JSON has it."""
+
+    id: str
+    step_id: str
+    value: Any
+
+
+@dataclass(frozen=True)
 class WorkflowRun:
     """A run after it was executed, as a caller would see it. `status` and those of the steps are the words of
     REST, such as "completed". `output` is what the graph returned, as JSON has it; None unless completed.
-    `steps` are in the order of their execution, each at its current attempt; `artifacts` are theirs.
+    `steps` are in the order of their execution, each at its current attempt; `artifacts` are theirs. One that
+    waits for somebody is "running", and `waiting_for` says for what.
     """
 
     id: UUID
@@ -63,6 +80,7 @@ class WorkflowRun:
     error: Failure | None
     steps: list[RunStep]
     artifacts: list[WorkflowArtifact]
+    waiting_for: list[WorkflowGate]
 
     def artifact(self, name: str) -> bytes:
         """The bytes of the artifact of that name, the last where there are several. Raises KeyError."""
@@ -111,10 +129,26 @@ class WorkflowRunner:
         """The run, retried and executed. Raises RunNotRetryable for one that has completed."""
         return await self._execute(retry_run(self._runs, run.id, _ACTOR, None, None))
 
-    async def _execute(self, queue: Coroutine[Any, Any, MutationResult]) -> WorkflowRun:
+    async def resume(self, run: WorkflowRun, value: Any) -> WorkflowRun:
+        """The run, which waits for one thing, resumed with that value and executed; or, where it waits for
+        several, with a dict from the ids of some or all of them. Raises RunNotWaiting and InvalidArgument.
+        """
+        request = ResumeRunRequest(run_id=str(run.id))
+        if len(run.waiting_for) > 1:
+            for key, each in value.items():
+                request.values[key].CopyFrom(to_value(each))
+        else:
+            request.value.CopyFrom(to_value(value))
+        resumption = resume_run(self._runs, run.id, check_resume(request), _ACTOR, None)
+        return await self._execute(resumption, resumes=True)
+
+    async def _execute(
+        self, queue: Coroutine[Any, Any, MutationResult], *, resumes: bool = False
+    ) -> WorkflowRun:
         async with self._claiming:  # so that each call gets its own run
             await queue
-            (run,) = await self.queue.claim_queued(1)
+            claim = self.queue.claim_expired if resumes else self.queue.claim_queued
+            (run,) = await claim(1)
         await self._processor.process(run)
         return await self._read(run.id)
 
@@ -143,6 +177,9 @@ class WorkflowRunner:
             steps=steps,
             artifacts=[
                 await self._artifact(each, step) for step in steps for each in step.output_artifact_ids
+            ],
+            waiting_for=[
+                WorkflowGate(each.id, each.step_id, json.loads(each.value)) for each in run.waiting_for
             ],
         )
 

@@ -10,6 +10,7 @@ from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.run import Artifact
 
 _GET = tenant_function("get_artifact")
+_LIST_OF_RUN = tenant_function("list_run_artifacts")
 _WITHOUT_ROW = tenant_function("artifacts_without_row")
 
 
@@ -23,6 +24,13 @@ class ArtifactRepository:
         """The artifact; None when the tenant has none of that id."""
         rows = await self._scope.call(_GET, artifact_id)
         return Artifact(**rows[0]) if rows else None
+
+    async def list_of_run(self, run_id: UUID, after: UUID | None, limit: int) -> list[Artifact] | None:
+        """Up to `limit` artifacts of the run, those after the id `after`, in order; None when the tenant has
+        no such run.
+        """
+        rows = await self._scope.call(_LIST_OF_RUN, run_id, after or UUID(int=0), limit)
+        return [Artifact(**row) for row in rows if row["id"] is not None] if rows else None
 
     async def without_row(self, stored: Sequence[tuple[UUID, UUID]]) -> list[tuple[UUID, UUID]]:
         """Which of these (run's id, artifact's id) are of a run of the tenant, but of no artifact."""

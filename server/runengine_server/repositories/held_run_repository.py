@@ -36,6 +36,7 @@ _LIST_WRITES = tenant_function("list_writes")
 _PRUNE_CHECKPOINTS = tenant_function("prune_checkpoints")
 _DROP_CHECKPOINTS = tenant_function("drop_checkpoints")
 _SAVE_ARTIFACT = tenant_function("save_artifact")
+_GET_ARTIFACT = tenant_function("get_artifact")
 _HAS_ARTIFACT = tenant_function("has_artifact")
 _GET_CACHED = tenant_function("get_cached")
 _SAVE_CACHED = tenant_function("save_cached")
@@ -234,6 +235,11 @@ class HeldRunRepository:
     async def save_artifact(self, artifact: Artifact, task_id: UUID, attempt: int) -> None:
         """Records an artifact, whose bytes are stored already, as output of an execution of a step."""
         await self.call_fenced(_SAVE_ARTIFACT, *_columns_of(artifact), task_id, attempt)
+
+    async def get_artifact(self, artifact_id: UUID) -> Artifact | None:
+        """The artifact; None when the tenant has none of that id."""
+        rows = await self._scope.call(_GET_ARTIFACT, artifact_id)
+        return Artifact(**rows[0]) if rows else None
 
     async def has_artifact(self, artifact_id: UUID) -> bool:
         """Whether a run of the tenant has saved that artifact; not this one, if a step was cached."""

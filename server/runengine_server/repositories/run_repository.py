@@ -63,15 +63,15 @@ class Outcome(StrEnum):
 @dataclass(frozen=True, slots=True)
 class MutationResult:
     """`response` is encoded, a run in field 1. `status` and `attempt` are those that the run had before the
-    call; a trigger and a replay have none. `without_campaign`: the run was triggered, and the campaign that
-    it names does not exist.
+    call; a trigger and a replay have none. `has_campaign` of a run that was triggered says
+    whether the campaign that it names is there; None where nobody looked.
     """
 
     outcome: Outcome
     response: bytes
     status: RunStatus
     attempt: int
-    without_campaign: bool = False
+    has_campaign: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,12 @@ class Page:
 
 
 def _mutation_result(row: asyncpg.Record) -> MutationResult:
-    outcome, response, status, attempt, without_campaign = row
+    outcome, response, status, attempt, has_campaign = row
     if outcome == Outcome.REPLAYED:
         # A server of an earlier version may have stored it, with longer varints.
         response = canonical_response(response)
     before = status and RunStatus(status), attempt
-    return MutationResult(Outcome(outcome), response, *before, bool(without_campaign))
+    return MutationResult(Outcome(outcome), response, *before, has_campaign)
 
 
 def _key_arguments(key: IdempotencyKey | None) -> tuple[str | None, bytes | None]:
@@ -149,10 +149,16 @@ class RunRepository:
         self._scope = scope
 
     async def trigger(
-        self, new: NewRun, actor: Actor, key: IdempotencyKey | None, queued_limit: int | None
+        self,
+        new: NewRun,
+        actor: Actor,
+        key: IdempotencyKey | None,
+        queued_limit: int | None,
+        *,
+        check_campaign: bool = False,
     ) -> MutationResult:
         """Queues the run, unless no worker has registered its workflow, or the tenant has `queued_limit` runs
-        queued already.
+        queued already. With `check_campaign` the result says whether the campaign that it names is there.
         """
         (row,) = await self._scope.call(
             _TRIGGER,
@@ -165,6 +171,7 @@ class RunRepository:
             actor.trace_id,
             *_key_arguments(key),
             queued_limit,
+            check_campaign,
         )
         return self._notify_queued(_mutation_result(row))
 

@@ -10,11 +10,15 @@ import grpc
 from runengine.v1 import artifact_service_pb2, artifact_service_pb2_grpc
 
 from runengine_server.database.database import Database
-from runengine_server.domain.errors import ArtifactNotFound
+from runengine_server.domain import page_token
+from runengine_server.domain.errors import ArtifactNotFound, InvalidArgument, RunNotFound, Violation
 from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.rpc.interceptor import caller
+from runengine_server.rpc.messages import artifact_message
 from runengine_server.rpc.validation import require_valid
+
+_DEFAULT_LIMIT = 100
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -25,6 +29,31 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
     def __init__(self, database: Database, store: ArtifactStore) -> None:
         self._database = database
         self._store = store
+
+    async def ListRunArtifacts(  # noqa: N802, D102
+        self, request: artifact_service_pb2.ListRunArtifactsRequest, context: Context
+    ) -> artifact_service_pb2.ListRunArtifactsResponse:
+        require_valid(request)
+        tenant_id, run_id = caller().tenant_id, UUID(request.run_id)
+        after = None
+        if request.page_token:
+            after = page_token.decode_artifact(request.page_token, tenant_id, run_id)
+            if after is None:
+                raise InvalidArgument([Violation("page_token", "is not a token of this run")])
+        limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
+        # One more than the page, to know whether there is another.
+        repository = ArtifactRepository(self._database.tenant(tenant_id))
+        found = await repository.list_of_run(run_id, after, limit + 1)
+        if found is None:
+            raise RunNotFound
+        page = found[:limit]
+        return artifact_service_pb2.ListRunArtifactsResponse(
+            artifacts=[artifact_message(artifact) for artifact in page],
+            limit=limit,
+            next_page_token=page_token.encode_artifact(page[-1].id, tenant_id, run_id)
+            if len(found) > limit
+            else None,
+        )
 
     async def DownloadArtifact(  # noqa: N802, D102
         self, request: artifact_service_pb2.DownloadArtifactRequest, context: Context

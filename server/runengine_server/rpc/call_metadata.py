@@ -63,6 +63,6 @@ async def send_metadata(context: Context, result: MutationResult, more: Metadata
     metadata once.
     """
     replayed = _REPLAYED if result.outcome is Outcome.REPLAYED else ()
-    without_campaign = _WITHOUT_CAMPAIGN if result.without_campaign else ()
+    without_campaign = _WITHOUT_CAMPAIGN if result.has_campaign is False else ()
     if metadata := (*more, *replayed, *without_campaign):
         await context.send_initial_metadata(metadata)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from runengine.v1 import campaign_pb2, run_pb2
+from runengine.v1 import artifact_service_pb2, campaign_pb2, run_pb2
 
 from runengine_server.domain.caller import split_actor
 from runengine_server.domain.run import (
+    Artifact,
     Campaign,
     RunEvent,
     RunStatus,
@@ -44,6 +45,17 @@ def event_message(event: RunEvent) -> run_pb2.RunEvent:
         reason=event.reason,
         trace_id=event.trace_id,
         error=None if event.error is None else run_pb2.RunError.FromString(event.error),
+    )
+
+
+def artifact_message(artifact: Artifact) -> artifact_service_pb2.Artifact:
+    """The artifact as callers see it."""
+    return artifact_service_pb2.Artifact(
+        id=str(artifact.id),
+        name=artifact.name,
+        media_type=artifact.media_type,
+        size=artifact.size,
+        created_at=_timestamp(artifact.created_at),
     )
 
 

@@ -23,6 +23,7 @@ from runengine_server.domain.transitions import not_completed
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.rpc.call_metadata import actor_of, fingerprint_of, idempotency_key, send_metadata
 from runengine_server.rpc.interceptor import caller
+from runengine_server.rpc.known_campaigns import KnownCampaigns
 from runengine_server.rpc.messages import event_message, run_status_value, step_message
 from runengine_server.rpc.served_workflows import ServedWorkflows
 from runengine_server.rpc.validation import require_valid, violations_of
@@ -44,6 +45,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         self._database = database
         self._served = served
         self._queued_limit = queued_limit
+        self._known_campaigns = KnownCampaigns()
 
     def _runs(self) -> RunRepository:
         return RunRepository(self._database.tenant(caller().tenant_id))
@@ -55,9 +57,19 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         fingerprint = fingerprint_of(request)
         new = check_trigger(request, violations_of(request))
         key = idempotency_key(context, fingerprint)
+        tenant_id, campaign_id = caller().tenant_id, new.campaign_id
+        check_campaign = self._known_campaigns.is_unknown(tenant_id, campaign_id)
         result = await trigger_run(
-            self._runs(), new, actor_of(context), key, self._queued_limit, self._served.names
+            self._runs(),
+            new,
+            actor_of(context),
+            key,
+            self._queued_limit,
+            self._served.names,
+            check_campaign=check_campaign,
         )
+        if campaign_id is not None and result.has_campaign:
+            self._known_campaigns.add(tenant_id, campaign_id)
         await send_metadata(context, result, self._served.metadata_for(request.workflow_name))
         return result.response
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphDrained, GraphInterrupt
-from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel import Pregel
 from langgraph.pregel._loop import PregelLoop
 from langgraph.runtime import RunControl
 from langgraph.types import Command
@@ -227,7 +227,10 @@ class LangGraphRunProcessor:
             return waiting_for
         if due := still_due(checkpointer.state):
             raise WorkflowChanged(f"It ended although it was due to go on with {', '.join(due)}.")
-        bundle = await self._bundle_of(execution.held, checkpointer.state.get(_BUNDLE))
+        # An @entrypoint has no state but what it returns.
+        final = returned if isinstance(graph.output_channels, str) else checkpointer.state
+        named = final.get(_BUNDLE) if isinstance(final, dict) else None
+        bundle = await self._bundle_of(execution.held, named)
         if returned is None and not isinstance(graph.output_channels, str):
             returned = {}  # no node wrote a key of the output: after a takeover LangGraph returns {} itself
         return _Result(bundle, await stored_output(run, self._artifacts, returned))
@@ -281,7 +284,7 @@ def _failure_without_execution(run: ClaimedRun) -> Failure | None:
     return None
 
 
-async def _is_at_gate(graph: CompiledStateGraph[Any, Any, Any, Any], config: RunnableConfig) -> bool:
+async def _is_at_gate(graph: Pregel[Any, Any, Any, Any], config: RunnableConfig) -> bool:
     """Whether the graph, which has returned, has done so at a gate of its own. Reads its last checkpoint
     where it has one.
     """
@@ -295,8 +298,8 @@ async def _is_at_gate(graph: CompiledStateGraph[Any, Any, Any, Any], config: Run
 
 def _resumption(execution: Execution) -> Command[Any] | None:
     """The input with which the graph goes on from its last checkpoint."""
-    values = execution.gates.resume_values
-    return Command(resume=values) if values else None
+    resume = execution.gates.resume
+    return None if resume is None else Command(resume=resume)
 
 
 def _context_for(schema: type[Any] | None, execution: Execution) -> Any:

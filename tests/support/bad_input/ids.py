@@ -68,6 +68,8 @@ IDS = [
     Row("campaign of a word", get("/campaigns/x"), rpc("GetCampaign", text(1, "x")), INVALID),
     Row("campaign that is absent", get(f"/campaigns/{ABSENT}"), rpc("GetCampaign", text(1, ABSENT)),
         NO_CAMPAIGN),
+    Row("artifacts of a word", get("/runs/x/artifacts"), Grpc(ARTIFACTS + "ListRunArtifacts", text(1, "x")),
+        INVALID),
     Row("artifact of a word", get("/artifacts/x"), Grpc(ARTIFACTS + "DownloadArtifact", text(1, "x")),
         INVALID),
     Row("artifact that is absent", get(f"/artifacts/{ABSENT}"),

@@ -52,6 +52,8 @@ STATE = [
     Row("steps of an absent run", get(f"/runs/{ABSENT}/steps"), rpc("ListRunSteps", text(1, ABSENT)), NO_RUN),
     Row("steps of another tenant's run", get(f"/runs/{FOREIGN}/steps"),
         rpc("ListRunSteps", text(1, FOREIGN)), NO_RUN),
+    Row("artifacts of another tenant's run", get(f"/runs/{FOREIGN}/artifacts"),
+        Grpc(ARTIFACTS + "ListRunArtifacts", text(1, FOREIGN)), NO_RUN),
     Row("events of another tenant's run", get(f"/runs/{FOREIGN}/events"),
         rpc("ListRunEvents", text(1, FOREIGN)), NO_RUN),
     Row("output of a running run", get(f"/runs/{RUNNING}/output"),

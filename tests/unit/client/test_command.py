@@ -304,6 +304,15 @@ async def test_an_interrupt_ends_it_quietly_with_130(engine: Engine, runengine: 
     assert process.returncode == 130
 
 
+async def test_the_artifacts_of_a_run_are_listed_with_their_sizes(runengine: Command) -> None:
+    ended, none = await runengine("artifacts", uuid(2)), await runengine("artifacts", QUEUED.id)
+    assert (ended.code, ended.err) == (0, "")
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert lines[-2] == [uuid(31), "bundle.zip", "1,234,567", "application/zip"]
+    assert "\x1b" not in ended.out
+    assert none == Ended(0, "no artifacts\n", "")
+
+
 async def test_a_download_is_saved_under_its_own_name_and_replaces_nothing(runengine: Command) -> None:
     first, second = await runengine("download", uuid(31)), await runengine("download", uuid(31))
     assert first == Ended(0, "bundle.zip  text/plain  4 bytes\n", "")

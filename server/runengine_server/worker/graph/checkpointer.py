@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.errors import GraphInterrupt
+from langgraph.types import _interrupt_id
 
 from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.worker.graph.due import edges_to_nowhere, is_edge, missing, target_of
@@ -32,7 +33,7 @@ from runengine_server.worker.graph.namespaces import namespace_path
 from runengine_server.worker.graph.open_writes import CheckpointKey, TaskWrites
 from runengine_server.worker.graph.stored_values import SERIALISER, dump_write
 from runengine_server.worker.graph.superseded import Superseded
-from runengine_server.worker.graph.task_paths import node_of, with_handlers
+from runengine_server.worker.graph.task_paths import namespace_of, node_of, with_handlers, with_namespace
 
 # How long deferred writes may wait for the next statement. None may come for long: a superstep goes on after
 # all its nodes have ended when a node has started a task and not waited for it.
@@ -93,6 +94,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         namespace, checkpoint_id = on
         execution = self._execution
         written = dict(writes)
+        task_path = with_namespace(task_path, execution.namespace_of_task(UUID(task_id)))
         if namespace == "":
             execution.leave_step(UUID(task_id))
         completed = UUID(task_id) if namespace == "" and not written.keys() & {ERROR, INTERRUPT} else None
@@ -105,9 +107,13 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 await execution.record_task_error(UUID(task_id), written[ERROR], handled=handled)
         try:
             if INTERRUPT in written:
-                node = node_of(task_path, self._open_writes.on(on).sends)
-                execution.gates.ask(namespace, node, written[INTERRUPT])
-            if not written.keys() & {ERROR, INTERRUPT}:
+                sends = self._open_writes.on(on).sends
+                own = _interrupt_id(
+                    namespace_of(task_path, sends, task_id, namespace), len(written.get(RESUME, ()))
+                )
+                execution.gates.ask(namespace, node_of(task_path, sends), written[INTERRUPT], own)
+            # A resume with one value is a write of no task.
+            if not written.keys() & {ERROR, INTERRUPT} and written.keys() != {RESUME}:
                 self._check_targets(on, writes, task_id, task_path)
                 self._open_writes.on(on).tasks[task_path] = TaskWrites(task_id, writes)
             rows = [
@@ -233,6 +239,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self._open_writes.begin((namespace, stored.checkpoint_id), sends)
             after = cast(dict[str, Any], found.metadata).get(_STOPPED_AFTER, ())
             gates = self._workflow.gates_at(namespace, found.checkpoint["channel_values"], after)
+            # It may be in what is stored: since an earlier time that the graph was resumed.
+            found.checkpoint["channel_versions"].pop(GATE, None)
             if not self._execution.gates.reach(namespace, stored.checkpoint_id, gates):
                 if after:
                     raise GraphInterrupt
@@ -358,8 +366,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         checkpoint: Checkpoint = self.serde.loads_typed((stored.type, stored.checkpoint))
         for task_id, path, channel, value in loaded:
             if channel == RESUME and value:
-                node = node_of(path, checkpoint["channel_values"].get(TASKS, ()))
-                self._execution.gates.use(stored.checkpoint_ns, node, task_id)
+                sends = checkpoint["channel_values"].get(TASKS, ())
+                own = namespace_of(path, sends, task_id, stored.checkpoint_ns)
+                self._execution.gates.use(own)
         parent = stored.parent_checkpoint_id
         return CheckpointTuple(
             config=self._config(stored.checkpoint_ns, stored.checkpoint_id),

@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 from langchain_core.runnables import ensure_config
 from langgraph.graph import StateGraph
-from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 
 from runengine_server.settings import SettingsError
@@ -107,12 +106,10 @@ async def _graph_of(where: str, value: Any, opened: AsyncExitStack) -> AnyGraph:
     """The graph that `value` is, or that it returns when it is a factory."""
     if callable(value) and not isinstance(value, StateGraph | Pregel | type):
         value = await _made_by(where, value, opened)
-    if isinstance(value, StateGraph | CompiledStateGraph):
+    if isinstance(value, StateGraph | Pregel):
         return value
-    if isinstance(value, Pregel):
-        raise Unusable(f"{where} is an @entrypoint, or a Pregel; call it in the node of a StateGraph")
     raise Unusable(
-        f"{where} is a {type(value).__name__}; it must be a StateGraph, compiled or not, "
+        f"{where} is a {type(value).__name__}; it must be a StateGraph, compiled or not, an @entrypoint, "
         "or a function that returns one"
     )
 

@@ -69,6 +69,7 @@ class Execution:
         self._retry_policies = retry_policies
         # The step and the attempt of the latest execution of each task; attempt 0 until it is recorded.
         self._latest: dict[UUID, tuple[str, int]] = {}
+        self._namespaces: dict[UUID, str] = {}
         # Executions whose failure is recorded.
         self._failed: set[tuple[UUID, int]] = set()
         # Tasks of the current superstep whose node was entered and has not been left for good.
@@ -146,6 +147,14 @@ class Execution:
     def has_open_steps(self) -> bool:
         """Whether a step of the current superstep has not been left yet."""
         return bool(self._open_steps)
+
+    def begin_task(self, task_id: UUID, namespace: str) -> None:
+        """An `@task`, which has that namespace, is being executed."""
+        self._namespaces[task_id] = namespace
+
+    def namespace_of_task(self, task_id: UUID) -> str | None:
+        """The namespace of an `@task`; None of other tasks, whose path tells it."""
+        return self._namespaces.get(task_id)
 
     def step_of_task(self, task_id: UUID) -> str | None:
         """The step that the task has begun."""

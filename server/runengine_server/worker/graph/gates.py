@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 from google.protobuf.struct_pb2 import Struct
-from langgraph._internal._constants import NS_END, NS_SEP
+from langgraph._internal._constants import NS_SEP
 from langgraph.types import Interrupt, _interrupt_id
 
 from runengine_server.domain.run import WaitingFor
@@ -20,6 +20,9 @@ from runengine_server.worker.graph.output import to_json
 # What the values shown of one run may take together, in bytes of JSON. They are in its row, and so in every
 # list.
 MAX_VALUE_BYTES = 64 * 1024
+
+# What the id begins with of something that was asked in a graph without checkpoints.
+_UNSAVED = "unsaved-"
 
 _log = structlog.get_logger()
 
@@ -34,7 +37,9 @@ class Gates:
 
     def __init__(self, resume_values: Struct) -> None:
         self._given = resume_values
-        self.resume_values: dict[str, Any] = to_dict(resume_values)
+        values = to_dict(resume_values)
+        self.resume_values = {key: each for key, each in values.items() if not key.startswith(_UNSAVED)}
+        self._unsaved_values = [each for key, each in values.items() if key.startswith(_UNSAVED)]
         # By namespace, the gates at its current checkpoint.
         self._at: dict[str, list[WaitingFor]] = {}
         # The same of graphs that are unknown, and may have none.
@@ -44,6 +49,7 @@ class Gates:
         # What `interrupt()` was called with, and which node did, by id.
         self._interrupts: dict[str, Interrupt[Any]] = {}
         self._asking: dict[str, str] = {}
+        self._unsaved: set[str] = set()
 
     def reach(self, namespace: str, checkpoint_id: str, nodes: Sequence[str] | None) -> bool:
         """A checkpoint is the current one of its namespace, with gates before or after these nodes; None
@@ -56,13 +62,24 @@ class Gates:
         (self._unknown if nodes is None else self._at)[namespace] = gates
         return bool(gates) and all(gate.id in self.resume_values for gate in gates)
 
-    def ask(self, namespace: str, node: str, interrupts: Sequence[Any]) -> None:
-        """A task was interrupted by these calls of `interrupt()`: its own, or those of tasks below it, which
-        come first.
+    @property
+    def resume(self) -> Any:
+        """What LangGraph is called with to go on: values by the ids of what asked; or the one value for what
+        asked in a graph without checkpoints, whose tasks have other ids each time; None where nothing is.
+        """
+        if self.resume_values or len(self._unsaved_values) != 1:
+            return self.resume_values or None
+        return self._unsaved_values[0]
+
+    def ask(self, namespace: str, node: str, interrupts: Sequence[Any], own: str) -> None:
+        """A task was interrupted by these calls of `interrupt()`: its own, whose id is `own`, or those of
+        tasks below it, which come first unless they are of a graph without checkpoints.
         """
         for each in interrupts:
             if not isinstance(each, Interrupt):
                 continue  # the channel is not LangGraph's alone
+            if each.id not in self._asking and each.id != own:
+                self._unsaved.add(each.id)
             self._asking.setdefault(each.id, step_path(namespace, node))
             if namespace == "":
                 self._interrupts[each.id] = each
@@ -71,12 +88,11 @@ class Gates:
         """A task of the top graph was interrupted; what is below it has that namespace."""
         self._stopped.append(namespace)
 
-    def use(self, namespace: str, node: str, task_id: str) -> None:
-        """A task has used the value of its first call of `interrupt()`. LangGraph takes a value of that id
-        for any of its calls.
+    def use(self, namespace: str) -> None:
+        """The task with that namespace has used the value of its first call of `interrupt()`. LangGraph takes
+        a value of that id for any of its calls.
         """
-        own = f"{namespace}{NS_SEP if namespace else ''}{node}{NS_END}{task_id}"
-        self.resume_values.pop(_interrupt_id(own, 0), None)
+        self.resume_values.pop(_interrupt_id(namespace, 0), None)
 
     def waiting_for(self) -> list[WaitingFor]:
         """What the graph, which has returned, waits for; nothing when it has ended."""
@@ -99,11 +115,12 @@ class Gates:
 
     def _asked(self, interrupt: Interrupt[Any]) -> WaitingFor:
         step_id = self._asking[interrupt.id]
+        key = f"{_UNSAVED if interrupt.id in self._unsaved else ''}{interrupt.id}"
         try:
-            return WaitingFor(interrupt.id, step_id, to_json(interrupt.value).decode())
+            return WaitingFor(key, step_id, to_json(interrupt.value).decode())
         except Exception as error:
             _log.warning("what a run waits for cannot be shown as JSON", step=step_id, exc_info=error)
-            return WaitingFor(interrupt.id, step_id, note="The value cannot be shown as JSON.")
+            return WaitingFor(key, step_id, note="The value cannot be shown as JSON.")
 
 
 def _gate_id(namespace: str, checkpoint_id: str, node: str) -> str:

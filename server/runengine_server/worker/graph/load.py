@@ -15,7 +15,6 @@ from langchain_core.runnables import Runnable
 from langgraph._internal._constants import NS_SEP
 from langgraph._internal._runnable import RunnableCallable
 from langgraph.graph import START, StateGraph
-from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.types import RetryPolicy
@@ -26,7 +25,7 @@ from runengine_server.worker.graph.recorded_node import RecordedNode
 from runengine_server.worker.graph.storing_node import store_writes
 from runengine_server.worker.graph.time_limit import TimeLimit
 
-AnyGraph = StateGraph[Any, Any, Any, Any] | CompiledStateGraph[Any, Any, Any, Any]
+AnyGraph = StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
 
 # The name of a graph that was compiled without one.
 _UNNAMED = "LangGraph"
@@ -43,7 +42,7 @@ class Workflow:
     """
 
     name: str
-    graph: CompiledStateGraph[Any, Any, Any, Any]
+    graph: Pregel[Any, Any, Any, Any]
     retry_policies: dict[str, Sequence[RetryPolicy]]
     timeout_seconds: float | None
     waiting_timeout_seconds: float | None
@@ -163,27 +162,29 @@ def compile_workflow(name: str, graph: AnyGraph, timeouts: Timeouts = _NO_TIMEOU
     for step_id, node in compiled.nodes.items():
         if step_id == START:
             continue
-        policies = node.retry_policy or ()
+        policies = node.retry_policy or compiled.retry_policy or ()
         retry_policies[step_id] = (policies,) if isinstance(policies, RetryPolicy) else tuple(policies)
         skill_id = str((node.metadata or {}).get("skill_id", step_id))
-        node.bound = RecordedNode(step_id, skill_id, node.bound, retry_policies[step_id], node.cache_policy)
+        cache_policy = node.cache_policy or compiled.cache_policy
+        node.bound = RecordedNode(step_id, skill_id, node.bound, retry_policies[step_id], cache_policy)
         node.cache_policy = None
+    compiled.cache_policy = None
     _limit(compiled, timeouts.step)
     for subgraph in subgraphs.values():
         # A sub-graph as a whole has the limit of the node that it is.
         _limit(subgraph, None)
-    store_writes(compiled, is_top=True)
+    builder = getattr(compiled, "builder", None)
+    # Of an @entrypoint, which has none, the tasks are steps too.
+    store_writes(compiled, is_top=True, records_tasks=builder is None)
     for each in chain.from_iterable(callable_graphs.values()):
         store_writes(each)
-    metadata = getattr(graph, "metadata", None) or getattr(compiled.builder, "metadata", None)
+    metadata = getattr(graph, "metadata", None) or getattr(builder, "metadata", None)
     of_run = _timeout(metadata, timeouts.run)
     waiting = _timeout(metadata, None, "waiting_timeout_seconds")
     return Workflow(name, compiled, retry_policies, of_run, waiting, subgraphs, callable_graphs)
 
 
-def _own_copy(
-    name: str, graph: CompiledStateGraph[Any, Any, Any, Any]
-) -> CompiledStateGraph[Any, Any, Any, Any]:
+def _own_copy(name: str, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
     """A copy that shares no node and no channel with the user's own object. It is not compiled anew from its
     builder, which may have got further nodes since, and cannot be compiled twice when it has a default error
     handler (ValueError in langgraph 1.2.24).

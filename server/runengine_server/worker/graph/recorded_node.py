@@ -133,10 +133,13 @@ class RecordedNode(Runnable[Any, Any]):
         if self.cache_policy is None:
             return None, None
         try:
-            key = self.cache_policy.key_func(input)
+            key = self._key_of(self.cache_policy, input)
             return hashlib.sha256(self._code + (key.encode() if isinstance(key, str) else key)).digest(), None
         except Exception as error:
             return None, error
+
+    def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
+        return policy.key_func(input)  # type: ignore[no-any-return]
 
     async def _save_cached(self, execution: Execution, key: bytes, result: Any) -> Any:
         """Puts the result into the cache, and returns it as it will come back; unchanged where it cannot be

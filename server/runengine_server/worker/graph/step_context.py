@@ -11,6 +11,7 @@ import uuid_utils.compat
 from runengine.context import RunContext
 
 from runengine_server.domain.errors import Fenced, StatementRefused
+from runengine_server.domain.ids import parse_uuid
 from runengine_server.domain.run import Artifact
 from runengine_server.domain.struct import to_dict
 from runengine_server.worker.graph.execution import Execution, ExecutionStopped
@@ -21,6 +22,10 @@ _log = structlog.get_logger()
 
 class ArtifactNotStored(Exception):
     """The artifact store failed. What it said is in the log alone, because it has paths in it."""
+
+
+class ArtifactNotRead(Exception):
+    """As ArtifactNotStored."""
 
 
 def context_of_step(execution: Execution, task_id: UUID, attempt: int) -> RunContext:
@@ -38,6 +43,7 @@ def context_of_step(execution: Execution, task_id: UUID, attempt: int) -> RunCon
         _context=lambda: None if run.context is None else to_dict(run.context),
         _idempotency_key=partial(idempotency_key, run.id, task_id),
         _save_artifact=save_artifact,
+        _read_artifact=partial(_read_artifact, execution),
     )
 
 
@@ -68,3 +74,17 @@ async def _save_artifact(
                 await store.delete(key)
         raise
     return str(artifact_id)
+
+
+async def _read_artifact(execution: Execution, artifact_id: str) -> bytes:
+    """The bytes of the artifact. Raises ValueError, ArtifactNotRead and ExecutionStopped."""
+    artifact = None
+    if (parsed := parse_uuid(artifact_id)) is not None:
+        artifact = await execution.fenced(execution.held.get_artifact(parsed))
+    if artifact is None:
+        raise ValueError("There is no artifact of that id.")
+    try:
+        return b"".join([chunk async for chunk in execution.artifacts.read(artifact.key)])
+    except Exception as error:
+        _log.error("artifact not read", run_id=str(execution.run.id), exc_info=error)
+        raise ArtifactNotRead("The artifact could not be read.") from None

@@ -24,21 +24,24 @@ from langgraph.types import Command, Send
 
 from runengine_server.worker.graph.channels import keep_as_stored
 from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowError
+from runengine_server.worker.graph.recorded_task import recorded
 from runengine_server.worker.graph.stored_values import FLAT, as_stored
 
 Future = asyncio.Future[Any] | concurrent.futures.Future[Any]
 Write = tuple[str, Any]
 
 
-def store_writes(graph: Pregel[Any, Any, Any, Any], is_top: bool = False) -> None:
+def store_writes(
+    graph: Pregel[Any, Any, Any, Any], is_top: bool = False, records_tasks: bool = False
+) -> None:
     """Puts a StoringNode around each node of the graph and the edges that lead from it. `is_top`: there is no
-    graph above this one.
+    graph above this one; `records_tasks`: the tasks that its nodes call are steps.
     """
     keep_as_stored(graph.channels)
     untracked = frozenset(name for name, each in graph.channels.items() if isinstance(each, UntrackedValue))
     for name, node in graph.nodes.items():
         if (bound := node.node) is not None and not isinstance(bound, StoringNode):
-            vars(node)["node"] = StoringNode(name, bound, untracked, is_top)
+            vars(node)["node"] = StoringNode(name, bound, untracked, is_top, records_tasks)
 
 
 class StoringNode(Runnable[Any, Any]):
@@ -46,11 +49,19 @@ class StoringNode(Runnable[Any, Any]):
     graph above go through as_stored; values for channels that are not stored stay as they are.
     """
 
-    def __init__(self, name: str, bound: Runnable[Any, Any], untracked: frozenset[str], is_top: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        bound: Runnable[Any, Any],
+        untracked: frozenset[str],
+        is_top: bool,
+        records_tasks: bool,
+    ) -> None:
         self.name = name
         self.bound = bound
         self._untracked = untracked
         self._is_top = is_top
+        self._call = _call_recorded if records_tasks else _call
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As ainvoke."""
@@ -76,7 +87,7 @@ class StoringNode(Runnable[Any, Any]):
         configurable = config["configurable"]
         given = {**configurable, CONFIG_KEY_SEND: partial(self._write, configurable[CONFIG_KEY_SEND])}
         if (call := configurable.get(CONFIG_KEY_CALL)) is not None:
-            given[CONFIG_KEY_CALL] = partial(_call, call)
+            given[CONFIG_KEY_CALL] = partial(self._call, call)
         return {**config, "configurable": given}
 
     def _write(self, send: Callable[[Sequence[Write]], None], writes: Sequence[Write]) -> None:
@@ -129,6 +140,14 @@ def _is_pair(value: Any) -> bool:
 def _call(call: Callable[..., Future], *arguments: Any, **named: Any) -> Future:
     """Calls a task (`@task`): its result is stored too, and read back when the node runs again."""
     return _returning(call(*arguments, **named))
+
+
+def _call_recorded(
+    call: Callable[..., Future], function: Callable[..., Any], *rest: Any, **named: Any
+) -> Future:
+    """As _call; the task is a step, and has the engine's cache."""
+    cache_policy = named.pop("cache_policy", None)
+    return _call(call, recorded(function, named.get("retry_policy"), cache_policy), *rest, **named)
 
 
 def _returning(call: Future) -> Future:

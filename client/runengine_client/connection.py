@@ -1,0 +1,92 @@
+"""The connection of a client: its channel, its token, and how a call is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runengine.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from runengine.v1.run_service_pb2_grpc import RunServiceStub
+
+from runengine_client.arguments import header_value
+from runengine_client.channel import CHANNEL_OPTIONS
+from runengine_client.errors import from_rpc_error
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+Token = str | Callable[[], str | Awaitable[str]]
+
+
+class Connection:
+    """What RunEngineClient, which describes the arguments, calls the services with."""
+
+    def __init__(
+        self,
+        address: str,
+        token: Token,
+        *,
+        secure: bool = False,
+        timeout_seconds: float = 10,
+    ) -> None:
+        asyncio.get_running_loop()  # a channel belongs to the loop it was made in
+        self._address = address
+        self._token = token
+        self._timeout = timeout_seconds
+        if secure:
+            channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
+        else:
+            channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+        self._channel = channel
+        self._runs = RunServiceStub(channel)
+        self._campaigns = CampaignServiceStub(channel)
+        self._artifacts = ArtifactServiceStub(channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection, and cancels calls under way."""
+        await self._channel.close(None)
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        metadata: Iterable[tuple[str, str]] = (),
+    ) -> Response:
+        return await self._end(await self._begin(method, request, metadata))
+
+    async def _begin(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        metadata: Iterable[tuple[str, str]],
+    ) -> grpc.aio.UnaryUnaryCall[Request, Response]:
+        return method(request, timeout=self._timeout, metadata=(*await self._metadata(), *metadata))
+
+    async def _end(self, call: grpc.aio.UnaryUnaryCall[Any, Response]) -> Response:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._address) from error
+
+    async def _metadata(self) -> tuple[tuple[str, str]]:
+        token = self._token() if callable(self._token) else self._token
+        if inspect.isawaitable(token):
+            token = await token
+        return (("authorization", f"Bearer {header_value(token, 'The token')}"),)

@@ -1,0 +1,65 @@
+"""A task of an `@entrypoint`, recorded as a step each time it is executed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import run_in_executor
+from langgraph._internal._constants import CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_TASK_ID
+from langgraph._internal._runnable import RunnableCallable, is_async_callable
+from langgraph.config import get_config
+from langgraph.types import CachePolicy, RetryPolicy
+
+from runengine_server.worker.graph.execution import EXECUTION, Execution
+from runengine_server.worker.graph.recorded_node import RecordedNode
+
+
+class RecordedTask(RecordedNode):
+    """A RecordedNode whose input is what the task is called with: (arguments, named arguments)."""
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """As RecordedNode."""
+        assert config is not None
+        configurable = config["configurable"]
+        execution: Execution = configurable[EXECUTION]
+        execution.begin_task(UUID(configurable[CONFIG_KEY_TASK_ID]), configurable[CONFIG_KEY_CHECKPOINT_NS])
+        return await super().ainvoke(input, config, **kwargs)
+
+    def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
+        arguments, named = input
+        key: str | bytes = policy.key_func(*arguments, **named)
+        return key
+
+
+def recorded(
+    function: Callable[..., Any],
+    retry_policy: Sequence[RetryPolicy] | RetryPolicy | None,
+    cache_policy: CachePolicy[Any] | None,
+) -> Callable[..., Any]:
+    """What LangGraph calls in place of the function of a task."""
+    name = getattr(function, "__name__", type(function).__name__)
+    node = RecordedTask(name, name, _runnable(function, name), _all(retry_policy), cache_policy)
+
+    async def execute(*arguments: Any, **named: Any) -> Any:
+        return await node.ainvoke((arguments, named), get_config())
+
+    # LangGraph names the task after it.
+    execute.__name__ = name
+    return execute
+
+
+def _all(policies: Sequence[RetryPolicy] | RetryPolicy | None) -> Sequence[RetryPolicy]:
+    return (policies,) if isinstance(policies, RetryPolicy) else tuple(policies or ())
+
+
+def _runnable(function: Callable[..., Any], name: str) -> RunnableCallable:
+    """As LangGraph makes it of a task, which gives the function what its parameters ask for."""
+    if is_async_callable(function):
+        return RunnableCallable(None, function, explode_args=True, name=name, trace=False, recurse=False)
+    # The parameters of the function, for RunnableCallable.
+    on_thread = functools.wraps(function)(functools.partial(run_in_executor, None, function))
+    return RunnableCallable(function, on_thread, explode_args=True, name=name, trace=False, recurse=False)
