@@ -70,7 +70,6 @@ EXPLANATIONS = [
 NOT_THE_SAME_TWICE = "not the same twice"
 
 LEFT_OUT = [
-    ENTRYPOINT := "an @entrypoint, or a Pregel by itself",
     INPUT := "an input that is no JSON object",
     SECOND_INPUT := "another input for the same thread",
     TIME_TRAVEL := "time travel",

@@ -58,10 +58,13 @@ def without_notes(message: str) -> str:
 
 def order_of(call: Call) -> Counter[Any]:
     supersteps = [
-        (each.path, tuple(tuple(name for name, _ in tasks) for tasks in each.supersteps))
+        (
+            each.path,
+            tuple(tuple(name for name, _ in tasks) for tasks in (*each.supersteps, sorted(each.pushed))),
+        )
         for each in call.loops
     ]
-    return Counter(each for each in supersteps if each[1])
+    return Counter(each for each in supersteps if any(each[1]))
 
 
 def outcome_of(call: Call, steps: dict[str, str]) -> Outcome:
@@ -70,7 +73,9 @@ def outcome_of(call: Call, steps: dict[str, str]) -> Outcome:
     """
     top = call.top
     assert top is not None
-    for tasks in (*top.supersteps, top.handlers):
+    # The calls of a @task are steps of an @entrypoint alone.
+    pushed = [] if hasattr(call.graph, "builder") else top.pushed
+    for tasks in (*top.supersteps, top.handlers, pushed):
         steps.update({task_id: name for name, task_id in tasks if name != START})
     error = call.error or top.error
     outcome = Outcome("completed", state=top.state, order=order_of(call), steps=Counter(steps.values()))
@@ -91,7 +96,9 @@ def _output_of(call: Call, top: Loop) -> str | None:
     arguments = call.arguments
     is_output = call.method in ("invoke", "ainvoke") and not arguments.keys() & {"stream_mode", "version"}
     if is_output and (call.result is None or isinstance(call.result, dict)):
-        return json_of(call.result or {})
+        # Where no node has written a key of the output, a run has an empty one.
+        nothing_written = call.result is None and not isinstance(call.graph.output_channels, str)
+        return json_of({} if nothing_written else call.result)
     return top.output_json
 
 

@@ -15,7 +15,6 @@ from uuid import UUID
 from langgraph._internal._constants import RESERVED
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphInterrupt
-from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 from pydantic import BaseModel
 from runengine.v1.run_service_pb2 import GetRunOutputResponse
@@ -165,8 +164,6 @@ class Player:
         and so the cache of the runs before.
         """
         graph: Any = call.graph
-        if not isinstance(graph, CompiledStateGraph):
-            raise LeftOut(explained.ENTRYPOINT)
         graph = graph.with_config(extra) if extra else graph
         engine = thread.engine or self._engines.get(call.graph_number)
         if engine is None:

@@ -45,7 +45,7 @@ class Interrupted(NamedTuple):
 class Loop:
     """One execution of one graph. `supersteps` has the (name, id) of the tasks that each executed, `entered`
     the names of the last one, also of tasks that were done before; `handlers` are the tasks that took the
-    errors of others.
+    errors of others, `pushed` the calls of a `@task`.
     """
 
     namespace: str
@@ -53,6 +53,7 @@ class Loop:
     supersteps: list[list[tuple[str, str]]] = field(default_factory=list)
     entered: list[str] = field(default_factory=list)
     handlers: list[tuple[str, str]] = field(default_factory=list)
+    pushed: list[tuple[str, str]] = field(default_factory=list)
     gates: list[str] = field(default_factory=list)
     error: BaseException | None = None
     interrupts: list[Interrupted] = field(default_factory=list)
@@ -292,7 +293,8 @@ def _finish(call: Call, recorded: Loop, loop: PregelLoop, error: BaseException |
             for each in value:
                 call.asking.setdefault(each.id, step)  # the innermost comes first
     if isinstance(error, GraphInterrupt):
-        interrupts = error.args[0] if error.args else ()
+        # That of a @task comes twice: from the task, and from the function that called it.
+        interrupts = {each.id: each for each in (error.args[0] if error.args else ())}.values()
         recorded.interrupts = [
             Interrupted(json_of(each.value), each.id, call.asking.get(each.id, "")) for each in interrupts
         ]
@@ -329,6 +331,7 @@ def install() -> None:
 
 def _record_loops() -> None:
     tick, leave = PregelLoop.tick, PregelLoop._suppress_interrupt
+    push = PregelLoop.accept_push
     handle, ahandle = SyncPregelLoop.schedule_error_handler, AsyncPregelLoop.aschedule_error_handler
 
     def recorded_tick(loop: PregelLoop) -> bool:
@@ -347,6 +350,12 @@ def _record_loops() -> None:
             _finish(call, _loop_of(call, loop), loop, error)
         return suppressed
 
+    def recorded_push(loop: PregelLoop, *args: Any, **kwargs: Any) -> Any:
+        task = push(loop, *args, **kwargs)
+        if (call := CURRENT.get()) is not None and task is not None and not task.writes:
+            _loop_of(call, loop).pushed.append((task.name, task.id))
+        return task
+
     def record_handler(loop: PregelLoop, task: Any) -> None:
         if (call := CURRENT.get()) is not None and task is not None:
             _loop_of(call, loop).handlers.append((task.name, task.id))
@@ -359,6 +368,7 @@ def _record_loops() -> None:
         record_handler(loop, task := await ahandle(loop, *args, **kwargs))
         return task
 
+    PregelLoop.accept_push = recorded_push  # type: ignore[method-assign, assignment]
     PregelLoop.tick = recorded_tick  # type: ignore[method-assign, assignment]
     PregelLoop._suppress_interrupt = recorded_leave  # type: ignore[method-assign, assignment]
     SyncPregelLoop.schedule_error_handler = recorded_handler  # type: ignore[method-assign, assignment]
