@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install node-packages run demo test faults soak mutants peers bench bench-peers bench-against profile lint format protos
+.PHONY: help install node-packages run demo test compat faults soak mutants peers bench bench-peers bench-against profile lint format protos
 
 help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -36,6 +36,9 @@ demo: $(INSTALLED) ## Take a campaign from its brief to its bundle, on free port
 
 test: $(INSTALLED) ## Run all tests
 	@$(BIN)/python -m pytest
+
+compat: $(INSTALLED) ## Compare runs with plain LangGraph on the graphs of its own tests (LANGGRAPH=a checkout)
+	@$(BIN)/python -m tests.compat $(LANGGRAPH)
 
 faults: $(INSTALLED) ## Break everything that can break under 300 runs, and check what must hold
 	@$(BIN)/python -m tests.faults.storm
