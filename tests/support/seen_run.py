@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1.run_pb2 import RunStatus as WireStatus
 from runengine.v1.run_pb2 import WaitingFor
 from runengine.v1.run_service_pb2 import GetRunResponse
+from runengine_server.domain.encoded_run import failure_of
 from runengine_server.domain.run import Failure, RunStatus
 from runengine_server.domain.struct import to_dict
 
@@ -47,21 +48,12 @@ def run_of(response: bytes) -> Run:
         at: Timestamp = getattr(run, name)
         return at.ToDatetime(UTC)
 
-    error = run.error
     return Run(
         id=UUID(run.id),
         status=RunStatus(WireStatus.Name(run.status).removeprefix("RUN_STATUS_").lower()),
         attempt=run.attempt,
         priority=run.priority,
-        error=Failure(
-            error.code,
-            error.message,
-            error.step_id if error.HasField("step_id") else None,
-            error.attempt,
-            error.retryable,
-        )
-        if run.HasField("error")
-        else None,
+        error=failure_of(run),
         trigger_payload=to_dict(run.trigger_payload) if run.HasField("trigger_payload") else None,
         context=to_dict(run.context) if run.HasField("context") else None,
         started_at=time("started_at") if run.HasField("started_at") else None,

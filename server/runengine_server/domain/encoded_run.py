@@ -45,6 +45,15 @@ def encode_error(error: Failure) -> bytes:
     ).SerializeToString()
 
 
+def failure_of(run: run_pb2.Run) -> Failure | None:
+    """Why the run failed; None unless it has."""
+    if not run.HasField("error"):
+        return None
+    error = run.error
+    step_id = error.step_id if error.HasField("step_id") else None
+    return Failure(error.code, error.message, step_id, error.attempt, error.retryable)
+
+
 def encode_output(
     output: bytes | None = None, artifact_id: UUID | None = None, note: str | None = None
 ) -> bytes:

@@ -27,6 +27,7 @@ from runengine_server.commands.retry_run import retry_run
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.database.database import Database
 from runengine_server.domain.caller import Actor
+from runengine_server.domain.encoded_run import failure_of
 from runengine_server.domain.run import Artifact, Failure, RunStatus, RunStep
 from runengine_server.processes.shared_postgres import shared_postgres
 from runengine_server.repositories.artifact_repository import ArtifactRepository
@@ -159,21 +160,12 @@ class WorkflowRunner:
         assert stored is not None
         assert steps is not None
         run = GetRunResponse.FromString(response).run
-        error = run.error
         return WorkflowRun(
             id=run_id,
             status=stored.status,
             attempt=run.attempt,
             output=await self._output(stored.encoded),
-            error=Failure(
-                error.code,
-                error.message,
-                error.step_id if error.HasField("step_id") else None,
-                error.attempt,
-                error.retryable,
-            )
-            if run.HasField("error")
-            else None,
+            error=failure_of(run),
             steps=steps,
             artifacts=[
                 await self._artifact(each, step) for step in steps for each in step.output_artifact_ids
