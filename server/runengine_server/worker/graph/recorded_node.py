@@ -35,6 +35,7 @@ from runengine_server.worker.graph.failures import describe, is_retryable, match
 from runengine_server.worker.graph.fingerprint import fingerprint
 from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
+from runengine_server.worker.graph.step_progress import PROGRESS, SILENT_STREAM, StepProgress, telling
 from runengine_server.worker.graph.stored_values import SERIALISER, as_stored
 
 _log = structlog.get_logger()
@@ -84,7 +85,8 @@ class RecordedNode(Runnable[Any, Any]):
             if key_error is not None:
                 raise key_error
             execution.check_lease()
-            result = await self._execute(input, config, **kwargs)
+            with telling(config) as config:
+                result = await self._execute(input, config, **kwargs)
         except ExecutionStopped:
             # Of a sync node: it had to wait for its thread until the lease was over.
             execution.stop(LeaseEnded())
@@ -166,10 +168,14 @@ def _config_of_step(
     runtime: Runtime[Any] = configurable[CONFIG_KEY_RUNTIME]
     assert runtime.execution_info is not None
     executions = runtime.execution_info.node_attempt
+    progress = StepProgress(execution.progress, task_id)
     if isinstance(runtime.context, RunContext):
-        runtime = runtime.override(context=context_of_step(execution, task_id, attempt))
+        context = context_of_step(execution, task_id, attempt)
+        runtime = runtime.override(context=context, stream_writer=progress.write)
+    else:
+        runtime = runtime.override(stream_writer=progress.write)
     # LangGraph counts the graphs that a task calls over all its executions, so that the first of the
     # second execution would not find the checkpoints of the first.
     scratchpad = replace(configurable[CONFIG_KEY_SCRATCHPAD], subgraph_counter=LazyAtomicCounter())
-    ours = {CONFIG_KEY_RUNTIME: runtime, CONFIG_KEY_SCRATCHPAD: scratchpad}
-    return {**config, "configurable": {**configurable, **ours}}, executions
+    ours = {CONFIG_KEY_RUNTIME: runtime, CONFIG_KEY_SCRATCHPAD: scratchpad, PROGRESS: progress}
+    return {**config, "configurable": {**configurable, **SILENT_STREAM, **ours}}, executions

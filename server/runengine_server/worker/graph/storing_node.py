@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from langgraph.types import Command, Send
 from runengine_server.worker.graph.channels import keep_as_stored
 from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowError
 from runengine_server.worker.graph.recorded_task import recorded
+from runengine_server.worker.graph.step_progress import telling
 from runengine_server.worker.graph.stored_values import FLAT, as_stored
 
 Future = asyncio.Future[Any] | concurrent.futures.Future[Any]
@@ -67,7 +69,8 @@ class StoringNode(Runnable[Any, Any]):
         """As ainvoke."""
         assert config is not None
         try:
-            return self.bound.invoke(input, self._storing(config), **kwargs)
+            with self._telling(config) as told:
+                return self.bound.invoke(input, self._storing(told), **kwargs)
         except ParentCommand as above:
             self._pass_on(above, config)
             raise
@@ -78,10 +81,15 @@ class StoringNode(Runnable[Any, Any]):
         """
         assert config is not None
         try:
-            return await self.bound.ainvoke(input, self._storing(config), **kwargs)
+            with self._telling(config) as told:
+                return await self.bound.ainvoke(input, self._storing(told), **kwargs)
         except ParentCommand as above:
             self._pass_on(above, config)
             raise
+
+    def _telling(self, config: RunnableConfig) -> AbstractContextManager[RunnableConfig]:
+        # A node of the top graph is a step, which tells of itself.
+        return nullcontext(config) if self._is_top else telling(config)
 
     def _storing(self, config: RunnableConfig) -> RunnableConfig:
         configurable = config["configurable"]
