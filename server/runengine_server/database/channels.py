@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-# For workers. There is something to claim; a run was cancelled, with "run_id attempt" as the payload; and runs
-# are watched, with the id of the process that does, and theirs.
+# For workers. There is something to claim; a run was cancelled, with "run_id attempt" as the payload; and
+# runs are watched, with the id of the process that does, and theirs.
 QUEUED, CANCELLED, WATCHED = "runengine_queued", "runengine_cancelled", "runengine_watched"
 
 # The payload on QUEUED for runs that were handed back. For triggered runs it is empty.

@@ -39,8 +39,8 @@ _MAX_WATCHED = 10_000
 class RunProgress:
     """The progress of one execution of a run; `tell` may be called in any thread.
 
-    `watchers` are the channels of the processes that watch the run. It is empty for most runs, and whoever has
-    something to tell looks at it first: that is all that a run costs which nobody watches.
+    `watchers` are the channels of the processes that watch the run. It is empty for most runs, and whoever
+    has something to tell looks at it first: that is all that a run costs which nobody watches.
     """
 
     def __init__(self, outbox: ProgressOutbox, run: ClaimedRun) -> None:

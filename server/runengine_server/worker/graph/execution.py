@@ -47,8 +47,8 @@ class Execution:
     """The state of one execution of a run. Nodes, checkpointer and processor call its methods when something
     happens; nobody else changes its state.
 
-    `held` writes for the run, `artifacts` keeps the bytes of artifacts, `progress` tells those who watch the run
-    of what goes on, `open_writes` knows what tasks
+    `held` writes for the run, `artifacts` keeps the bytes of artifacts, `progress` tells those who watch the
+    run what goes on, `open_writes` knows what tasks
     have written since the last checkpoint, `gates` where the graph stops until somebody resumes the run.
     `retry_policies` are those of each step. `holds_lease` says whether the lease is known, by the
     worker's own clock, not to have ended.

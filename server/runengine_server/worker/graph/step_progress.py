@@ -1,5 +1,5 @@
-"""What a step tells of its progress: what its node writes to the stream writer, tokens of chat models, and the
-steps of graphs within it.
+"""What a step tells of its progress: what its node writes to the stream writer, the tokens of chat models,
+and the steps of graphs within it.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from langgraph._internal._constants import (
     TASKS,
 )
 from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.constants import START
 from langgraph.errors import ParentCommand
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Send
@@ -89,7 +90,7 @@ class StoringNode(Runnable[Any, Any]):
 
     def _telling(self, config: RunnableConfig) -> AbstractContextManager[RunnableConfig]:
         # A node of the top graph is a step, which tells of itself.
-        return nullcontext(config) if self._is_top else telling(config)
+        return nullcontext(config) if self._is_top or self.name == START else telling(config)
 
     def _storing(self, config: RunnableConfig) -> RunnableConfig:
         configurable = config["configurable"]
