@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from runengine_client import artifact_commands, campaign_commands, run_commands
+from runengine_client import artifact_commands, campaign_commands, run_commands, watch_command
 from runengine_client.command import add_command, read_options
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for _name, _body in (
     ("get", run_commands.get),
     ("steps", run_commands.steps),
     ("events", run_commands.events),
+    ("watch", watch_command.watch),
     ("output", run_commands.output),
     ("list", run_commands.list_),
     ("retry", run_commands.retry),

@@ -32,16 +32,22 @@ from runengine.v1.run_service_pb2 import (
     ResumeRunRequest,
     RetryRunRequest,
     TriggerRunRequest,
+    WatchRunRequest,
+    WatchRunResponse,
 )
 
 from runengine_client.arguments import Status, key_metadata, statuses_of, struct_or_none
 from runengine_client.connection import Connection
-from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
+from runengine_client.errors import DeadlineExceeded, Internal, Interrupted, Unavailable, from_rpc_error
 from runengine_client.structs import to_value
 
 _NO_WORKERS = ("runengine-workers", "0")
 _NO_CAMPAIGN = ("runengine-campaign", "missing")
 _NOT_GIVEN: Any = object()  # None is a value
+
+# The pauses before a watch that broke off goes on, and for how long in a row it may not succeed.
+_RECONNECT_PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0)
+_RECONNECT_SECONDS = 60.0
 
 Id = str | UUID
 TERMINAL = frozenset(
@@ -298,6 +304,41 @@ class RunEngineClient(Connection):
                 code=grpc.StatusCode.DATA_LOSS,
             )
         return Artifact(header.name, header.media_type, bytes(data))
+
+    async def watch_run(
+        self, run_id: Id, *, resume_token: str | None = None
+    ) -> AsyncIterator[WatchRunResponse]:
+        """Yields the run and its steps as they are, then each transition of the run as it happens, once and
+        in order, and what it tells of its progress; until it has ended.
+
+        With the `resume_token` of an earlier message it begins after that instead. When the connection breaks
+        off after the first token, it is made again by itself; progress of the meantime is lost. Raises
+        RunNotFound, InvalidArgument for a token of another run, QuotaExceeded or Overloaded for too many
+        watches, and Unavailable or Interrupted when the server is away for a minute.
+        """
+        failed_since: float | None = None
+        failures = 0
+        while True:
+            request = WatchRunRequest(run_id=str(run_id), resume_token=resume_token)
+            call = self._runs.WatchRun(request, metadata=await self._metadata())
+            try:
+                while isinstance(response := await call.read(), WatchRunResponse):
+                    failed_since, failures = None, 0
+                    if response.HasField("resume_token"):
+                        resume_token = response.resume_token
+                    yield response
+                return
+            except grpc.aio.AioRpcError as broken:
+                error = from_rpc_error(broken, self._address)
+                now = asyncio.get_running_loop().time()
+                failed_since = failed_since or now
+                is_over = now - failed_since >= _RECONNECT_SECONDS
+                if resume_token is None or is_over or not isinstance(error, Unavailable | Interrupted):
+                    raise error from broken
+            finally:
+                call.cancel()
+            await asyncio.sleep(_RECONNECT_PAUSES[min(failures, len(_RECONNECT_PAUSES) - 1)])
+            failures += 1
 
     async def follow_run(self, run_id: Id, *, poll: tuple[float, float] = (0.05, 1)) -> AsyncIterator[Run]:
         """Yields the run as it is now, and again after each pause, until it has ended.

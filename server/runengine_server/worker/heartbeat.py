@@ -48,8 +48,8 @@ class Heartbeat:
     The callbacks named on_… are called in the event loop that enters the heartbeat. `on_lost` gets a run that
     is no longer the worker's, or whose lease could not be renewed until shortly before its end, by the
     worker's own monotonic clock; `on_cancelled` the id and attempt of a run that was cancelled;
-    `on_runs_to_claim` the payload of a notification that there are runs to claim, `on_watched` that of one that
-    runs are being watched.
+    `on_runs_to_claim` the payload of a notification that there are runs to claim, `on_watched` that of one
+    which says what runs are watched.
 
     A node that blocks the loop holds up all other runs, and nothing can stop it. After `blocked_seconds` the
     other runs are handed back and `end_process` is called, in the thread; the lease of the run that blocks

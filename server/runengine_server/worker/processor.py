@@ -82,8 +82,8 @@ class _Result:
 class LangGraphRunProcessor:
     """Executes a claimed run until it ends. It does not know who claimed it, or how.
 
-    `progress` sends what runs tell to those who watch them. `abandoned` has the graphs whose nodes ignore that
-    they were cancelled, for as long as they go on.
+    `progress` sends what runs tell to those who watch them. `abandoned` has the graphs whose nodes ignore
+    that they were cancelled, for as long as they go on.
     """
 
     def __init__(

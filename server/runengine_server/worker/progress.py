@@ -30,7 +30,7 @@ _MAX_WAITING_BYTES = 1 << 20
 # How long a statement may take; how long a run that ends waits for the last one; the pause after a failure.
 _SEND_SECONDS = 2.0
 _LAST_SECONDS = 0.5
-_FAILED_SECONDS = 1.0
+FAILED_SECONDS = 1.0
 
 # How many pairs of a run, which may be another worker's, and a watcher of it are remembered.
 _MAX_WATCHED = 10_000
@@ -178,7 +178,7 @@ class ProgressOutbox:
                     self._is_sending = False
                     return
             is_sent = await self._send(telling)
-            await asyncio.sleep(_INTERVAL_SECONDS if is_sent else _FAILED_SECONDS)
+            await asyncio.sleep(_INTERVAL_SECONDS if is_sent else FAILED_SECONDS)
 
     async def _send(self, telling: Collection[RunProgress]) -> bool:
         async with self._order:
