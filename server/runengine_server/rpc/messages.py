@@ -105,7 +105,7 @@ def progress_message(
     return run_pb2.ProgressEvent(
         run_id=str(progress.run_id),
         step_id=event.step_id,
-        run_step_id="" if event.run_step_id is None else str(event.run_step_id),
+        run_step_id=None if event.run_step_id is None else str(event.run_step_id),
         namespace=event.namespace,
         kind=run_pb2.ProgressKind.Value(f"PROGRESS_KIND_{event.kind.name}"),
         data=event.data.decode(),
