@@ -12,7 +12,7 @@ from runengine_client.command import add_command, read_options
 
 app = typer.Typer(
     help="Triggers runs of the run engine, shows how they go, resumes, retries and cancels them.",
-    epilog="Exit codes: 0 done; 1 refused or out of reach; 2 usage; 3 failed or cancelled, with --wait or watch.",
+    epilog="Exit codes: 0 done; 1 refused or out of reach; 2 usage; 3 failed or cancelled (--wait, watch).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

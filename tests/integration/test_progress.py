@@ -47,7 +47,7 @@ def contents(watched: Watched, step: str) -> list[Any]:
     return [data["content"] for step_id, data in watched.told("message") if step_id == step]
 
 
-async def test_what_a_node_writes_is_told_with_its_step(stack: Stack, database_url: str) -> None:
+async def test_a_stream_writer_is_told_with_its_step(stack: Stack, database_url: str) -> None:
     first = Telling()
 
     async def one(state: State, runtime: Runtime[RunContext]) -> State:
@@ -202,7 +202,7 @@ async def test_a_node_that_floods_loses_events_and_nothing_else(stack: Stack, da
     assert counted == events[-1].number - events[0].number + 1 > many
 
 
-async def test_what_cannot_be_told_is_dropped(stack: Stack, database_url: str) -> None:
+async def test_a_value_that_cannot_be_told_is_dropped(stack: Stack, database_url: str) -> None:
     first = Telling()
 
     class Unshowable:

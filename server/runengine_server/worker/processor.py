@@ -190,7 +190,8 @@ class LangGraphRunProcessor:
                 # Before the wait, which a second cancel cuts short: a task without a reference is collected.
                 self.abandoned.add(graph)
                 await asyncio.wait({graph}, timeout=GRACE_SECONDS)
-            await self.progress.flush(execution.progress)
+            if execution.progress.watchers:
+                await self.progress.flush(execution.progress)
         execution.raise_if_stopped()
         return graph.result()
 

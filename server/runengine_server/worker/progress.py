@@ -157,10 +157,9 @@ class ProgressOutbox:
             self._repository.tell_changed(channel, progress.run)
 
     async def flush(self, progress: RunProgress) -> None:
-        """Sends what waits, before the run ends: then the fence would stop it. Takes half a second at most,
-        and nothing for a run that is not watched.
+        """Sends what waits, before the run ends: then the fence would stop it. Takes half a second at most.
         """
-        if progress.watchers and progress in self._telling:
+        if progress in self._telling:
             with suppress(Exception):
                 async with asyncio.timeout(_LAST_SECONDS):
                     await self._send({progress})

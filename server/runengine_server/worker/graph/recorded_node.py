@@ -21,6 +21,7 @@ from langgraph._internal._constants import (
     CONFIG_KEY_CHECKPOINT_NS,
     CONFIG_KEY_RUNTIME,
     CONFIG_KEY_SCRATCHPAD,
+    CONFIG_KEY_STREAM,
     CONFIG_KEY_TASK_ID,
 )
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
@@ -85,7 +86,10 @@ class RecordedNode(Runnable[Any, Any]):
             if key_error is not None:
                 raise key_error
             execution.check_lease()
-            with telling(config) as config:
+            if execution.progress.watchers:
+                with telling(config) as told:
+                    result = await self._execute(input, told, **kwargs)
+            else:
                 result = await self._execute(input, config, **kwargs)
         except ExecutionStopped:
             # Of a sync node: it had to wait for its thread until the lease was over.
@@ -177,5 +181,10 @@ def _config_of_step(
     # LangGraph counts the graphs that a task calls over all its executions, so that the first of the
     # second execution would not find the checkpoints of the first.
     scratchpad = replace(configurable[CONFIG_KEY_SCRATCHPAD], subgraph_counter=LazyAtomicCounter())
-    ours = {CONFIG_KEY_RUNTIME: runtime, CONFIG_KEY_SCRATCHPAD: scratchpad, PROGRESS: progress}
-    return {**config, "configurable": {**configurable, **SILENT_STREAM, **ours}}, executions
+    ours = {
+        CONFIG_KEY_RUNTIME: runtime,
+        CONFIG_KEY_SCRATCHPAD: scratchpad,
+        CONFIG_KEY_STREAM: SILENT_STREAM,
+        PROGRESS: progress,
+    }
+    return {**config, "configurable": {**configurable, **ours}}, executions

@@ -15,7 +15,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
-from langgraph._internal._constants import CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_STREAM
+from langgraph._internal._constants import CONFIG_KEY_CHECKPOINT_NS
 from langgraph.config import get_config
 from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
@@ -31,7 +31,7 @@ PROGRESS = "__runengine_progress"
 
 # A stream that takes nothing. Where there is one, the graphs that a node calls have the node's stream writer,
 # and one of their own that takes nothing otherwise.
-SILENT_STREAM = {CONFIG_KEY_STREAM: StreamProtocol(lambda _: None, set())}
+SILENT_STREAM = StreamProtocol(lambda _: None, set())
 
 
 class StepProgress:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -64,13 +63,17 @@ class StoringNode(Runnable[Any, Any]):
         self.bound = bound
         self._untracked = untracked
         self._is_top = is_top
+        # A step tells of itself how it goes; nobody wants to know it of what leads into a graph.
+        self._is_step = is_top or name == START
         self._call = _call_recorded if records_tasks else _call
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As ainvoke."""
         assert config is not None
         try:
-            with self._telling(config) as told:
+            if self._is_step:
+                return self.bound.invoke(input, self._storing(config), **kwargs)
+            with telling(config) as told:
                 return self.bound.invoke(input, self._storing(told), **kwargs)
         except ParentCommand as above:
             self._pass_on(above, config)
@@ -82,15 +85,13 @@ class StoringNode(Runnable[Any, Any]):
         """
         assert config is not None
         try:
-            with self._telling(config) as told:
+            if self._is_step:
+                return await self.bound.ainvoke(input, self._storing(config), **kwargs)
+            with telling(config) as told:
                 return await self.bound.ainvoke(input, self._storing(told), **kwargs)
         except ParentCommand as above:
             self._pass_on(above, config)
             raise
-
-    def _telling(self, config: RunnableConfig) -> AbstractContextManager[RunnableConfig]:
-        # A node of the top graph is a step, which tells of itself.
-        return nullcontext(config) if self._is_top or self.name == START else telling(config)
 
     def _storing(self, config: RunnableConfig) -> RunnableConfig:
         configurable = config["configurable"]
