@@ -99,6 +99,16 @@ async def test_a_cancel_ends_a_watch(stack: Stack, database_url: str) -> None:
     assert [each.reason for each in transitions(watched.responses)] == ["CANCELLED"]
 
 
+async def test_a_change_that_no_notification_tells_is_found(stack: Stack, database_url: str) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        async with watching(stack, engine.tenant_id, run_id) as watched:
+            await watched.until("snapshot_end")
+            await engine.cancel(run_id)
+            await watched.to_the_end()
+    assert [each.reason for each in transitions(watched.responses)] == ["CANCELLED"]
+
+
 async def test_a_token_of_another_run_is_refused(stack: Stack, database_url: str) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         one, other = await engine.trigger(), await engine.trigger()

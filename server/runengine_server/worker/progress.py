@@ -157,8 +157,7 @@ class ProgressOutbox:
             self._repository.tell_changed(channel, progress.run)
 
     async def flush(self, progress: RunProgress) -> None:
-        """Sends what waits, before the run ends: then the fence would stop it. Takes half a second at most.
-        """
+        """Sends what waits, before the run ends: then the fence would stop it. In half a second at most."""
         if progress in self._telling:
             with suppress(Exception):
                 async with asyncio.timeout(_LAST_SECONDS):
