@@ -99,6 +99,8 @@ def tenant_predicate() -> None:
         "count_campaign_runs",
         "get_run_output",
         "list_run_events",
+        "list_run_events_after",
+        "get_run_with_last_event",
         "list_run_steps",
         "lock_run",
         "end_steps",
