@@ -83,7 +83,7 @@ async def fill_worker(client: RunEngineClient, superuser_url: str, application: 
 
 
 async def fill_notifier(client: RunEngineClient, workflow: str) -> None:
-    """The connection on which a worker tells who watches a run of its end: it has told of something before."""
+    """The connection on which a worker tells who watches a run that it has ended."""
     async with asyncio.timeout(SECONDS):
         has_told = False
         while not has_told:
