@@ -10,6 +10,9 @@ import pytest
 from runengine.v1.run_pb2 import RunEvent
 from runengine.v1.run_service_pb2 import WatchRunResponse
 from runengine_client import RunEngineClient
+from runengine_server.domain.errors import Interrupted
+from runengine_server.rpc import watch_run as of_server
+from runengine_server.rpc.run_watches import RunWatches
 
 from tests.support.own_worker import Engine, Held, Ran, chain, serving
 from tests.support.stack import Stack
@@ -107,6 +110,24 @@ async def test_a_change_that_no_notification_tells_is_found(stack: Stack, databa
             await engine.cancel(run_id)
             await watched.to_the_end()
     assert [each.reason for each in transitions(watched.responses)] == ["CANCELLED"]
+
+
+async def test_a_watch_ends_after_a_while_so_that_its_token_is_checked_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_server, "MAX_SECONDS", 0)
+    monkeypatch.setattr(of_server, "POLL_SECONDS", 0.01)
+    run_id = await engine.trigger()
+    watches = RunWatches(engine.database)
+    seen: list[WatchRunResponse] = []
+
+    async def watch() -> None:
+        async for response in of_server.watch_run(watches, engine.runs, engine.tenant_id, run_id, None):
+            seen.append(response)
+
+    with pytest.raises(Interrupted):
+        await watch()
+    assert seen[-1].HasField("snapshot_end")
 
 
 async def test_a_token_of_another_run_is_refused(stack: Stack, database_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -17,6 +18,9 @@ from runengine_server.rpc.run_watches import RunWatch, RunWatches
 # How often the transitions are read where no hint has come: hints may be lost, and some changes have none.
 POLL_SECONDS = 2.0
 
+# After so long a caller has to come again, so that its token is checked again.
+MAX_SECONDS = 600.0
+
 _ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
 
 
@@ -27,8 +31,10 @@ async def watch_run(
     until the run has ended.
 
     Transitions are read from their table, by number, so that none is missed and none comes twice, whatever
-    becomes of notifications. Raises RunNotFound, Unavailable, and Interrupted when the process stops.
+    becomes of notifications. Raises RunNotFound, Unavailable, and Interrupted when the process stops, and
+    after ten minutes.
     """
+    until = time.monotonic() + MAX_SECONDS
     if last_event is None:
         watched = await runs.get_to_watch(run_id)
     else:
@@ -64,7 +70,7 @@ async def watch_run(
                 may_have_changed = await watch.wait(POLL_SECONDS)
                 for response in _progress(watch):
                     yield response
-            if watches.is_stopping:
+            if watches.is_stopping or time.monotonic() >= until:
                 raise Interrupted
             watched = await runs.get_events_after(run_id, last_event)
             if watched is None:
