@@ -122,8 +122,9 @@ async def test_a_watch_ends_after_a_while_so_that_its_token_is_checked_again(
     seen: list[WatchRunResponse] = []
 
     async def watch() -> None:
-        async for response in of_server.watch_run(watches, engine.runs, engine.tenant_id, run_id, None):
-            seen.append(response)
+        watched = of_server.watch_run(watches, engine.runs, engine.tenant_id, run_id, None)
+        while True:
+            seen.append(await anext(watched))
 
     with pytest.raises(Interrupted):
         await watch()
