@@ -16,7 +16,7 @@ from runengine_server.domain.errors import Fenced, LeaseEnded, StatementRefused,
 from runengine_server.domain.run import ClaimedRun, Failure
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
+from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
 from runengine_server.worker.graph.channels import rejection_of
 from runengine_server.worker.graph.failures import WorkflowError, describe, is_retryable, run_code, step_code
 from runengine_server.worker.graph.gates import Gates
@@ -59,10 +59,12 @@ class Execution:
         retry_policies: Mapping[str, Sequence[RetryPolicy]] = _NO_POLICIES,
         max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
         holds_lease: Callable[[], bool] = lambda: True,
+        step_data_bytes: int = DEFAULT_STEP_DATA_BYTES,
     ) -> None:
         self.held = held
         self.artifacts = artifacts
         self.max_state_bytes = max_state_bytes
+        self.step_data_bytes = step_data_bytes
         self.holds_lease = holds_lease
         self.open_writes = OpenWrites()
         self.gates = Gates(held.run.resume_values)
@@ -122,16 +124,18 @@ class Execution:
     # Steps.
 
     async def begin_step(
-        self, task_id: UUID, step_id: str, skill_id: str, cache_key: bytes | None
+        self, task_id: UUID, step_id: str, skill_id: str, cache_key: bytes | None, encoded_input: bytes | None
     ) -> tuple[int, tuple[str, bytes] | None]:
-        """Records that an execution of a step begins. Returns its attempt, and (type, value) of its result
-        where the cache has it under `cache_key`.
+        """Records that an execution of a step begins, with its input. Returns its attempt, and (type, value)
+        of its result where the cache has it under `cache_key`.
         """
         # The time limit may be over before the database has recorded the begin: even then it is this step's.
         self._latest[task_id] = (step_id, 0)
         self._open_steps.add(task_id)
         cached = await self.fenced(self.held.get_cached(step_id, cache_key)) if cache_key else None
-        attempt = await self.fenced(self.held.begin_step(task_id, step_id, skill_id, cached is not None))
+        attempt = await self.fenced(
+            self.held.begin_step(task_id, step_id, skill_id, cached is not None, encoded_input)
+        )
         self._latest[task_id] = (step_id, attempt)
         return attempt, cached
 

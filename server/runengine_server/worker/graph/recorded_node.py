@@ -35,6 +35,7 @@ from runengine_server.worker.graph.failures import describe, is_retryable, match
 from runengine_server.worker.graph.fingerprint import fingerprint
 from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
+from runengine_server.worker.graph.step_data import input_of_step
 from runengine_server.worker.graph.stored_values import SERIALISER, as_stored
 
 _log = structlog.get_logger()
@@ -56,12 +57,14 @@ class RecordedNode(Runnable[Any, Any]):
         bound: Runnable[Any, Any],
         retry_policies: Sequence[RetryPolicy],
         cache_policy: CachePolicy[Any] | None,
+        untracked: frozenset[str] = frozenset(),
     ) -> None:
         self.step_id = step_id
         self.skill_id = skill_id
         self.bound = bound
         self.retry_policies = retry_policies
         self.cache_policy = cache_policy
+        self.untracked = untracked
         self._code = fingerprint(bound) if cache_policy else b""
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> NoReturn:  # noqa: A002
@@ -75,7 +78,9 @@ class RecordedNode(Runnable[Any, Any]):
         # Not execution_info.task_id: for an error handler that is the task whose error it handles.
         task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
         cache_key, key_error = self._cache_key(input)
-        attempt, cached = await execution.begin_step(task_id, self.step_id, self.skill_id, cache_key)
+        # Before the node is executed, which may change its input.
+        shown = input_of_step(self._shown(input), self.untracked, execution.step_data_bytes)
+        attempt, cached = await execution.begin_step(task_id, self.step_id, self.skill_id, cache_key, shown)
         if cached is not None:
             return SERIALISER.loads_typed(cached)
 
@@ -137,6 +142,9 @@ class RecordedNode(Runnable[Any, Any]):
             return hashlib.sha256(self._code + (key.encode() if isinstance(key, str) else key)).digest(), None
         except Exception as error:
             return None, error
+
+    def _shown(self, input: Any) -> Any:  # noqa: A002
+        return input
 
     def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
         return policy.key_func(input)  # type: ignore[no-any-return]

@@ -29,6 +29,10 @@ class RecordedTask(RecordedNode):
         execution.begin_task(UUID(configurable[CONFIG_KEY_TASK_ID]), configurable[CONFIG_KEY_CHECKPOINT_NS])
         return await super().ainvoke(input, config, **kwargs)
 
+    def _shown(self, input: Any) -> Any:  # noqa: A002
+        arguments, named = input
+        return {"args": arguments, "kwargs": named}
+
     def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
         arguments, named = input
         key: str | bytes = policy.key_func(*arguments, **named)

@@ -38,10 +38,15 @@ def store_writes(
     graph above this one; `records_tasks`: the tasks that its nodes call are steps.
     """
     keep_as_stored(graph.channels)
-    untracked = frozenset(name for name, each in graph.channels.items() if isinstance(each, UntrackedValue))
+    untracked = untracked_channels(graph)
     for name, node in graph.nodes.items():
         if (bound := node.node) is not None and not isinstance(bound, StoringNode):
             vars(node)["node"] = StoringNode(name, bound, untracked, is_top, records_tasks)
+
+
+def untracked_channels(graph: Pregel[Any, Any, Any, Any]) -> frozenset[str]:
+    """The channels of the graph that are in no checkpoint."""
+    return frozenset(name for name, each in graph.channels.items() if isinstance(each, UntrackedValue))
 
 
 class StoringNode(Runnable[Any, Any]):
