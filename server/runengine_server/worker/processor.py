@@ -151,6 +151,7 @@ class LangGraphRunProcessor:
             log.info("run drained")
         except BaseException as error:
             failure = execution.failure(error)
+            await execution.fail_steps_with_threads()
             await self._fail(held, failure)
             log.info("run failed", step=failure.step_id, code=failure.code, exc_info=error)
             for each in within(error):

@@ -22,6 +22,7 @@ from runengine_server.worker.graph.failures import WorkflowError, describe, is_r
 from runengine_server.worker.graph.gates import Gates
 from runengine_server.worker.graph.open_writes import OpenWrites
 from runengine_server.worker.graph.run_log import fields_of_run
+from runengine_server.worker.graph.time_limit import MAY_STILL_RUN
 from runengine_server.worker.graph.wide_supersteps import JointReturn
 
 # The key in a node's config under which its execution is found; `__` keeps it out of the metadata of
@@ -76,6 +77,8 @@ class Execution:
         self._failed: set[tuple[UUID, int]] = set()
         # Tasks of the current superstep whose node was entered and has not been left for good.
         self._open_steps: set[UUID] = set()
+        # The latest execution of each task of which a thread goes on.
+        self._with_threads: dict[UUID, int] = {}
         # Errors that no handler of the graph took, with the step that each came from.
         self._failures: list[tuple[BaseException, str]] = []
         self._stopped_by: Exception | None = None
@@ -132,6 +135,8 @@ class Execution:
         # The time limit may be over before the database has recorded the begin: even then it is this step's.
         self._latest[task_id] = (step_id, 0)
         self._open_steps.add(task_id)
+        if task_id in self._with_threads:
+            await self._fail_with_thread(task_id, "STEP_TIMED_OUT", "It ran into its time limit")
         cached = await self.fenced(self.held.get_cached(step_id, cache_key)) if cache_key else None
         attempt = await self.fenced(
             self.held.begin_step(task_id, step_id, skill_id, cached is not None, encoded_input)
@@ -188,6 +193,23 @@ class Execution:
                 exc_info=error,
             )
 
+    def leave_thread(self, task_id: UUID | None) -> None:
+        """A thread of the execution that the task has begun was abandoned."""
+        if task_id is not None and (attempt := self.attempt_of_task(task_id)) is not None:
+            self._with_threads[task_id] = attempt
+
+    async def fail_steps_with_threads(self) -> None:
+        """The run ends: fails the steps that were stopped with it and of which a thread goes on."""
+        for task_id in list(self._with_threads):
+            await self._fail_with_thread(
+                task_id, "STEP_INTERRUPTED", "It was stopped because the run ended without it"
+            )
+
+    async def _fail_with_thread(self, task_id: UUID, code: str, words: str) -> None:
+        attempt = self._with_threads.pop(task_id)
+        message = f"{words}; {MAY_STILL_RUN}."
+        await self.fenced(self.held.fail_step(task_id, attempt, code, message, retryable=True, again=False))
+
     async def record_task_error(self, task_id: UUID, error: Any, *, handled: bool) -> None:
         """Fails the step of a task that ended with `error`, unless its node has raised and so has failed it:
         its time ran out, an edge that leads from it raised, what it returned cannot be stored, or an error
@@ -227,12 +249,17 @@ class Execution:
         await self.open_writes.settle()
         if (rejected := self.open_writes.find(rejection)) is None:
             return
-        by = " and ".join(map(repr, dict.fromkeys(rejected.nodes)))
+        # An error handler has the path, and so the node, of the task whose error it takes.
+        own = [
+            self.step_of_task(UUID(task_id)) or node
+            for task_id, node in zip(rejected.task_ids, rejected.nodes, strict=True)
+        ]
+        by = " and ".join(map(repr, dict.fromkeys(own)))
         error.add_note(f"written under {rejection.key!r} by {by}")
         policies: Sequence[RetryPolicy] = ()
         if rejected.namespace == "":
-            self._failures.append((error, rejected.nodes[0]))
-            policies = self._retry_policies.get(rejected.nodes[0], ())
+            self._failures.append((error, own[0]))
+            policies = self._retry_policies.get(own[0], ())
         await self.fenced(
             self.held.discard_writes(
                 rejected.namespace,

@@ -172,9 +172,9 @@ def compile_workflow(name: str, graph: AnyGraph, timeouts: Timeouts = _NO_TIMEOU
         node.cache_policy = None
     compiled.cache_policy = None
     _limit(compiled, timeouts.step)
-    for subgraph in subgraphs.values():
-        # A sub-graph as a whole has the limit of the node that it is.
-        _limit(subgraph, None)
+    for each in chain.from_iterable(callable_graphs.values()):
+        # A graph within another has, as a whole, the limit of the node that it is in.
+        _limit(each, None)
     builder = getattr(compiled, "builder", None)
     # Of an @entrypoint, which has none, the tasks are steps too.
     store_writes(compiled, is_top=True, records_tasks=builder is None)

@@ -6,7 +6,6 @@ own attempt counter restarts at 1 when a graph resumes.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from runengine.context import RunContext
 
 from runengine_server.domain.errors import LeaseEnded
 from runengine_server.worker.graph.execution import EXECUTION, Execution, ExecutionStopped
-from runengine_server.worker.graph.failures import describe, is_retryable, matches
+from runengine_server.worker.graph.failures import contained, is_retryable, matches
 from runengine_server.worker.graph.fingerprint import fingerprint
 from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
@@ -39,10 +38,6 @@ from runengine_server.worker.graph.step_data import input_of_step
 from runengine_server.worker.graph.stored_values import SERIALISER, as_stored
 
 _log = structlog.get_logger()
-
-
-class NodeExited(Exception):
-    """A node raised what is no Exception: it called sys.exit(), say."""
 
 
 class RecordedNode(Runnable[Any, Any]):
@@ -114,12 +109,7 @@ class RecordedNode(Runnable[Any, Any]):
         token = var_child_runnable_config.set(config)
         CONFIG_OF_NODE.set(config)
         try:
-            return await self.bound.ainvoke(input, config, **kwargs)
-        except (Exception, asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException as error:
-            # sys.exit() in a node would end the worker, and all the runs on it.
-            raise NodeExited(describe(error)) from None
+            return await contained(self.bound.ainvoke(input, config, **kwargs))
         finally:
             with contextlib.suppress(ValueError):  # an abandoned one is closed in another context
                 var_child_runnable_config.reset(token)
