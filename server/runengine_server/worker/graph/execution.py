@@ -255,7 +255,10 @@ class Execution:
             for task_id, node in zip(rejected.task_ids, rejected.nodes, strict=True)
         ]
         by = " and ".join(map(repr, dict.fromkeys(own)))
-        error.add_note(f"written under {rejection.key!r} by {by}")
+        note = f"written under {rejection.key!r} by {by}"
+        if note in getattr(error, "__notes__", ()):
+            return  # the node has done this, within which it was raised
+        error.add_note(note)
         policies: Sequence[RetryPolicy] = ()
         if rejected.namespace == "":
             self._failures.append((error, own[0]))
