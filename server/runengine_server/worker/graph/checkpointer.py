@@ -131,7 +131,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         # Those of the last task of a superstep go out with the begin of the next step. Others must not wait,
         # because nobody knows how long the tasks beside them take.
         defer = completed is not None and not execution.has_open_steps
-        update = update_of_step(writes, execution.step_data_bytes) if completed is not None else None
+        update = None
+        if completed is not None and execution.step_of_task(completed) is not None:
+            update = update_of_step(writes, execution.step_data_bytes)
         await execution.fenced(
             execution.held.save_writes(
                 namespace, checkpoint_id, task_id, task_path, rows, completed, update, defer=defer
