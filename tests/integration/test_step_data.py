@@ -297,6 +297,29 @@ async def test_an_argument_without_a_form_in_json_is_shown_as_its_type(database_
         assert used.update.startswith("It cannot be shown as JSON: Dict key must")
 
 
+class Unprintable(BaseModel):
+    """Raises, in words that cannot be stored, when it is made into JSON."""
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        raise ValueError("no \ud800 words")
+
+
+async def test_a_value_whose_own_serialiser_fails_does_not_fail_the_step(database_url: str) -> None:
+    @task
+    async def use(one: Any) -> dict[Any, int]:
+        return {(1, 2): 3}
+
+    @entrypoint()
+    async def using(payload: Any) -> None:
+        await use({(1, 2): Unprintable()})
+
+    async with serving(database_url, using) as engine:
+        run = await engine.execute()
+        assert run.status is RunStatus.COMPLETED
+        (used,) = await data_of(engine, run.id, "use")
+        assert used.input.startswith("It cannot be shown as JSON: ")
+
+
 async def test_values_that_no_checkpoint_has_are_not_kept_here_either(database_url: str) -> None:
     graph: Graph = StateGraph(Shops)
     graph.add_node("one", lambda state: {"handle": Opaque(), "text": "x"})

@@ -77,7 +77,8 @@ def to_json(value: Any, *, shows_unknown: bool = False) -> bytes:
 def words_of(error: Exception) -> str:
     """What `to_json` raised, for a person."""
     cause = error.__cause__ or error  # orjson says only that the function for other types has raised
-    return (str(cause) or type(cause).__name__)[:_MAX_WORDS]
+    words = (str(cause) or type(cause).__name__)[:_MAX_WORDS]
+    return words.encode("utf-8", "replace").decode()
 
 
 def _default_or_name(value: Any) -> Any:
