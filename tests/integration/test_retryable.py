@@ -14,7 +14,7 @@ from runengine_server.domain.run import RunStatus
 
 from tests.support.own_worker import Graph, State, alone, chain, code_and_step, fork, serving
 
-Node = Callable[[Any], Any]
+Node = Any
 
 
 class Opaque:
@@ -170,7 +170,7 @@ async def test_a_task_whose_graph_commands_one_above_has_failed_and_not_been_sto
 
 async def test_the_end_of_an_iterator_in_a_node_is_the_error_of_its_step(database_url: str) -> None:
     async def none() -> Any:
-        for each in ():
+        for each in list[Any]():
             yield each
 
     async def take(state: State) -> State:
