@@ -305,8 +305,8 @@ $$;
 -- artifact, whose bytes are stored already, it is saved as one of the run.
 CREATE FUNCTION end_run(_tenant text, _id uuid, _epoch bigint, _target text, _error bytea, _worker text,
     _reason text, _campaign uuid, _campaign_status text, _bundle_url text, _latest_run uuid,
-    _completed uuid[], _updates bytea[], _output bytea, _artifact uuid, _artifact_name text, _artifact_media_type text,
-    _artifact_size bigint, _artifact_key text)
+    _completed uuid[], _updates bytea[], _output bytea, _artifact uuid, _artifact_name text,
+    _artifact_media_type text, _artifact_size bigint, _artifact_key text)
 RETURNS TABLE (ended int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     run record;

@@ -22,10 +22,11 @@ $$;
 -- the namespaces _pruned the checkpoints older than the one of _oldest_needed are deleted, and the namespaces
 -- _dropped as a whole. A step completes (running -> completed) in one transaction with the writes that make
 -- it so, or with the checkpoint that sums them up: it is completed exactly when LangGraph will not run it
--- again. _updates and _begun_inputs are kept with the steps. Returns a row for each step that begins, with its attempt, or else one without.
+-- again. _updates and _begun_inputs are kept with the steps. Returns a row for each step that begins, with its
+-- attempt, or else one without.
 CREATE FUNCTION record_progress(_tenant text, _run uuid, _epoch bigint, _completed uuid[],
-    _updates bytea[], _write_ns text[], _write_checkpoints text[], _write_tasks text[], _write_paths text[], _write_idx int[],
-    _write_channels text[], _write_types text[], _write_values bytea[],
+    _updates bytea[], _write_ns text[], _write_checkpoints text[], _write_tasks text[], _write_paths text[],
+    _write_idx int[], _write_channels text[], _write_types text[], _write_values bytea[],
     _namespaces text[], _checkpoints text[], _parents text[], _types text[], _values bytea[], _metadata bytea[],
     _pruned text[], _oldest_needed text[], _dropped text[],
     _begun uuid[], _begun_steps text[], _begun_skills text[], _begun_cache_hits boolean[],
