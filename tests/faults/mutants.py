@@ -17,6 +17,7 @@ from tests.faults.judging import judge, missing, run_pytest
 from tests.faults.judging import mutant_of as _mutant
 from tests.faults.mutations import rewriting
 from tests.faults.progress_mutants import PROGRESS
+from tests.faults.step_mutants import STEPS
 
 _REFUSED = (
     "integration/test_refused_values.py::"
@@ -376,6 +377,7 @@ MUTANTS = (
     ),
     *APPROVALS,
     *PROGRESS,
+    *STEPS,
 )
 
 
