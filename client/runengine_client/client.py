@@ -39,16 +39,12 @@ from runengine.v1.run_service_pb2 import (
 
 from runengine_client.arguments import Status, key_metadata, statuses_of, struct_or_none
 from runengine_client.connection import Connection
-from runengine_client.errors import DeadlineExceeded, Internal, Interrupted, Unavailable, from_rpc_error
+from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
 from runengine_client.structs import to_value
 
 _NO_WORKERS = ("runengine-workers", "0")
 _NO_CAMPAIGN = ("runengine-campaign", "missing")
 _NOT_GIVEN: Any = object()  # None is a value
-
-# The pauses before a watch that broke off goes on, and for how long in a row it may not succeed.
-_RECONNECT_PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0)
-_RECONNECT_SECONDS = 60.0
 
 Id = str | UUID
 TERMINAL = frozenset(
@@ -344,29 +340,9 @@ class RunEngineClient(Connection):
         RunNotFound, InvalidArgument for a token of another run, QuotaExceeded or Overloaded for too many
         watches, and Unavailable or Interrupted when the server is away for a minute.
         """
-        failed_since: float | None = None
-        failures = 0
-        while True:
-            request = WatchRunRequest(run_id=str(run_id), resume_token=resume_token)
-            call = self._runs.WatchRun(request, metadata=await self._metadata())
-            try:
-                while isinstance(response := await call.read(), WatchRunResponse):
-                    failed_since, failures = None, 0
-                    if response.HasField("resume_token"):
-                        resume_token = response.resume_token
-                    yield response
-                return
-            except grpc.aio.AioRpcError as broken:
-                error = from_rpc_error(broken, self._address)
-                now = asyncio.get_running_loop().time()
-                failed_since = failed_since or now
-                is_over = now - failed_since >= _RECONNECT_SECONDS
-                if resume_token is None or is_over or not isinstance(error, Unavailable | Interrupted):
-                    raise error from broken
-            finally:
-                call.cancel()
-            await asyncio.sleep(_RECONNECT_PAUSES[min(failures, len(_RECONNECT_PAUSES) - 1)])
-            failures += 1
+        request = WatchRunRequest(run_id=str(run_id), resume_token=resume_token)
+        async for response in self._stream_from_last_token(request):
+            yield response
 
     async def follow_run(self, run_id: Id, *, poll: tuple[float, float] = (0.05, 1)) -> AsyncIterator[Run]:
         """Yields the run as it is now, and again after each pause, until it has ended.
