@@ -7,12 +7,12 @@ import sys
 
 import typer
 
-from runengine_client import artifact_commands, campaign_commands, run_commands
+from runengine_client import artifact_commands, campaign_commands, run_commands, watch_command
 from runengine_client.command import add_command, read_options
 
 app = typer.Typer(
     help="Triggers runs of the run engine, shows how they go, resumes, retries and cancels them.",
-    epilog="Exit codes: 0 done; 1 refused or out of reach; 2 usage; 3 failed or cancelled, with --wait.",
+    epilog="Exit codes: 0 done; 1 refused or out of reach; 2 usage; 3 failed or cancelled (--wait, watch).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,6 +25,7 @@ for _name, _body in (
     ("steps", run_commands.steps),
     ("step-data", run_commands.step_data),
     ("events", run_commands.events),
+    ("watch", watch_command.watch),
     ("output", run_commands.output),
     ("list", run_commands.list_),
     ("retry", run_commands.retry),

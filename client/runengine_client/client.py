@@ -33,6 +33,8 @@ from runengine.v1.run_service_pb2 import (
     ResumeRunRequest,
     RetryRunRequest,
     TriggerRunRequest,
+    WatchRunRequest,
+    WatchRunResponse,
 )
 
 from runengine_client.arguments import Status, key_metadata, statuses_of, struct_or_none
@@ -326,6 +328,21 @@ class RunEngineClient(Connection):
                 code=grpc.StatusCode.DATA_LOSS,
             )
         return Artifact(header.name, header.media_type, bytes(data))
+
+    async def watch_run(
+        self, run_id: Id, *, resume_token: str | None = None
+    ) -> AsyncIterator[WatchRunResponse]:
+        """Yields the run and its steps as they are, then each transition of the run as it happens, once and
+        in order, and what it tells of its progress; until it has ended.
+
+        With the `resume_token` of an earlier message it begins after that instead. When the connection breaks
+        off after the first token, it is made again by itself; progress of the meantime is lost. Raises
+        RunNotFound, InvalidArgument for a token of another run, QuotaExceeded or Overloaded for too many
+        watches, and Unavailable or Interrupted when the server is away for a minute.
+        """
+        request = WatchRunRequest(run_id=str(run_id), resume_token=resume_token)
+        async for response in self._stream_from_last_token(request):
+            yield response
 
     async def follow_run(self, run_id: Id, *, poll: tuple[float, float] = (0.05, 1)) -> AsyncIterator[Run]:
         """Yields the run as it is now, and again after each pause, until it has ended.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -12,11 +12,16 @@ import grpc
 import grpc.aio
 from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from runengine.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from runengine.v1.run_service_pb2 import WatchRunRequest, WatchRunResponse
 from runengine.v1.run_service_pb2_grpc import RunServiceStub
 
 from runengine_client.arguments import header_value
 from runengine_client.channel import CHANNEL_OPTIONS
-from runengine_client.errors import from_rpc_error
+from runengine_client.errors import Interrupted, Unavailable, from_rpc_error
+
+# The pauses before a watch that broke off goes on, and for how long in a row it may not succeed.
+_RECONNECT_PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0)
+_RECONNECT_SECONDS = 60.0
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -90,3 +95,28 @@ class Connection:
         if inspect.isawaitable(token):
             token = await token
         return (("authorization", f"Bearer {header_value(token, 'The token')}"),)
+
+    async def _stream_from_last_token(self, request: WatchRunRequest) -> AsyncIterator[WatchRunResponse]:
+        """The messages of WatchRun; goes on after the last token when the call breaks off."""
+        failed_since: float | None = None
+        failures = 0
+        while True:
+            call = self._runs.WatchRun(request, metadata=await self._metadata())
+            try:
+                while isinstance(response := await call.read(), WatchRunResponse):
+                    failed_since, failures = None, 0
+                    if response.HasField("resume_token"):
+                        request.resume_token = response.resume_token
+                    yield response
+                return
+            except grpc.aio.AioRpcError as broken:
+                error = from_rpc_error(broken, self._address)
+                now = asyncio.get_running_loop().time()
+                failed_since = failed_since or now
+                is_over = now - failed_since >= _RECONNECT_SECONDS
+                if not request.resume_token or is_over or not isinstance(error, Unavailable | Interrupted):
+                    raise error from broken
+            finally:
+                call.cancel()
+            await asyncio.sleep(_RECONNECT_PAUSES[min(failures, len(_RECONNECT_PAUSES) - 1)])
+            failures += 1

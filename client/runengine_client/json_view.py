@@ -9,7 +9,7 @@ from runengine.rest_json import encoder_of
 from runengine.v1.artifact_service_pb2 import Artifact
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.run_pb2 import Run, RunEvent, RunStep
-from runengine.v1.run_service_pb2 import GetRunOutputResponse, ListCampaignRunsResponse
+from runengine.v1.run_service_pb2 import GetRunOutputResponse, ListCampaignRunsResponse, WatchRunResponse
 
 from runengine_client.client import StepData
 
@@ -20,6 +20,7 @@ campaign_json = encoder_of(Campaign.DESCRIPTOR)
 _step_json = encoder_of(RunStep.DESCRIPTOR)
 _artifact_json = encoder_of(Artifact.DESCRIPTOR)
 _event_json = encoder_of(RunEvent.DESCRIPTOR)
+_watch_json = encoder_of(WatchRunResponse.DESCRIPTOR)
 
 
 def steps_json(steps: Iterable[RunStep]) -> dict[str, Any]:
@@ -53,3 +54,8 @@ def artifacts_json(artifacts: Iterable[Artifact]) -> dict[str, Any]:
 def events_json(events: Iterable[RunEvent]) -> dict[str, Any]:
     """Returns the timeline of a run as `GET /runs/{run_id}/events` does."""
     return {"events": [_event_json(event) for event in events]}
+
+
+def watch_json(response: WatchRunResponse) -> dict[str, Any]:
+    """Returns the event of a message under its name, as in `GET /runs/{run_id}/watch`, and the token."""
+    return {key: value for key, value in _watch_json(response).items() if value is not None}

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp
 from runengine_gateway.calls import TokenCheck, UnaryCall
 from runengine_gateway.docs_page import docs_endpoint
 from runengine_gateway.downloads import ArtifactDownload
+from runengine_gateway.event_streams import EventStream
 from runengine_gateway.health import alive, ready
 from runengine_gateway.index import index
 from runengine_gateway.openapi import document_endpoint, openapi_document
@@ -36,7 +37,9 @@ def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0)
     return SafeResponses(Paths(paths))
 
 
-def _endpoint_class(binding: Binding) -> type[UnaryCall] | type[ArtifactDownload]:
+def _endpoint_class(binding: Binding) -> type[UnaryCall] | type[ArtifactDownload] | type[EventStream]:
+    if binding.streams_events:
+        return EventStream
     if not binding.rpc.server_streaming:
         return UnaryCall
     if binding.rpc.output_type.full_name == DownloadArtifactResponse.DESCRIPTOR.full_name:

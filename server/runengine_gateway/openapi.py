@@ -45,6 +45,12 @@ _IDEMPOTENCY_KEY: Json = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 
+_EVENTS = (
+    "Server-Sent Events. An event has the name of what it is, JSON as its data, and the resume token, where "
+    "it has one, as its id, which may come back in `Last-Event-ID`. A stream that fails ends with an event "
+    "`problem`."
+)
+
 _UUID: Json = {"type": "string", "format": "uuid"}
 _UUID_RULES = {"string.uuid", "repeated.items.string.uuid"}
 # Rules that the type of the field expresses already: the words of an enum leave out the zero value.
@@ -224,12 +230,18 @@ class _Document:
         return schema | bounds
 
     def _success(self, rule: Binding) -> dict[str, Json]:
+        if rule.streams_events:
+            for field in rule.rpc.output_type.oneofs_by_name["event"].fields:
+                self._value_type(field)
+            content: Json = {"text/event-stream": {"schema": {"type": "string"}}}
+            events: Json = {"description": _EVENTS, "content": content}
+            return {"200": events, "204": {"description": "Nothing is left to come."}}
         if rule.rpc.server_streaming:
             # 3.1 needs no schema here, but OpenAPI Generator 7.26 then makes a function that returns nothing;
             # and openapi-python-client 0.29 knows no `*/*`.
-            content = {"schema": {"type": "string", "format": "binary"}}
+            any_bytes = {"schema": {"type": "string", "format": "binary"}}
             described = "The bytes, with their media type and length."
-            either = {"application/octet-stream": content, "*/*": content}
+            either = {"application/octet-stream": any_bytes, "*/*": any_bytes}
             return {"200": {"description": described, "content": either}}
         response = rule.rpc.output_type
         if rule.response_body:

@@ -35,6 +35,11 @@ class Binding:
         return self.http_method == "POST" and not self.path_fields
 
     @property
+    def streams_events(self) -> bool:
+        """Whether the RPC streams messages that each have one of several events."""
+        return self.rpc.server_streaming and "event" in self.rpc.output_type.oneofs_by_name
+
+    @property
     def path_fields(self) -> list[str]:
         """The request's fields that the path holds, in proto names."""
         return [segment[1:-1] for segment in self.path.split("/") if segment.startswith("{")]

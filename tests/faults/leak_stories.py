@@ -33,6 +33,7 @@ from tests.faults.cut_off_calls import (
 )
 from tests.faults.leak_graphs import LARGE
 from tests.faults.leak_load import Load, Patient, bearer, refused, refused_or_not
+from tests.faults.leak_watches import runs_are_watched, watches_are_abandoned
 from tests.faults.pools import wide_payload
 
 
@@ -311,6 +312,8 @@ STORIES = (
     downloads_are_abandoned,
     downloads_are_abandoned_over_rest,
     too_many_downloads,
+    runs_are_watched,
+    watches_are_abandoned,
     wrong_input,
     wrong_input_over_rest,
     ids_of_other_tenants,

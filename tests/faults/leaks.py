@@ -61,11 +61,13 @@ _KINDS = (
     "overloaded",
     "queued runs are cancelled",
     "running runs are cancelled",
+    "runs are watched",
     "runs complete",
     "runs complete over rest",
     "runs fail",
     "too many at once",
     "too many downloads refused",
+    "watches are abandoned",
     "wrong input",
     "wrong input over rest",
 )

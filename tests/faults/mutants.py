@@ -16,6 +16,7 @@ from tests.faults.approval_mutants import APPROVALS
 from tests.faults.judging import judge, missing, run_pytest
 from tests.faults.judging import mutant_of as _mutant
 from tests.faults.mutations import rewriting
+from tests.faults.progress_mutants import PROGRESS
 from tests.faults.step_mutants import STEPS
 
 _REFUSED = (
@@ -375,6 +376,7 @@ MUTANTS = (
         "integration/test_served_workflows.py::test_the_log_names_queued_runs_without_a_worker_once_a_change",
     ),
     *APPROVALS,
+    *PROGRESS,
     *STEPS,
 )
 

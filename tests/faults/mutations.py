@@ -112,6 +112,8 @@ def tenant_predicate() -> None:
         "get_run_output",
         "get_run_step_data",
         "list_run_events",
+        "list_run_events_after",
+        "get_run_with_last_event",
         "list_run_steps",
         "lock_run",
         "end_steps",

@@ -82,6 +82,16 @@ async def fill_worker(client: RunEngineClient, superuser_url: str, application: 
         assert run.status == RunStatus.RUN_STATUS_COMPLETED, run
 
 
+async def fill_notifier(client: RunEngineClient, workflow: str) -> None:
+    """The connection on which a worker tells who watches a run that it has ended."""
+    async with asyncio.timeout(SECONDS):
+        has_told = False
+        while not has_told:
+            run = await client.trigger_run(workflow)
+            async for message in client.watch_run(run.id):
+                has_told |= message.HasField("progress")
+
+
 def wide_payload(arrivals: Arrivals) -> dict[str, str]:
     """Of a run of `leaks-wide`, whose nodes arrive there."""
     return {"gates": arrivals.path, "key": str(uuid.uuid4())}

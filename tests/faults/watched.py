@@ -15,7 +15,7 @@ from pathlib import Path
 import asyncpg
 from runengine_server.processes.children import Child
 
-from tests.faults.pools import fill_server, fill_worker, locked, until_waiting
+from tests.faults.pools import fill_notifier, fill_server, fill_worker, locked, until_waiting
 from tests.faults.reporting import REPORTS
 from tests.faults.resources import Reading, Reports, connections_of, ports_of
 from tests.support.patience import SECONDS
@@ -132,6 +132,7 @@ class Watched:
         async with self.stack.client(token) as client:
             await fill_server(client, self._superuser_url, "leaks-serve")
             await fill_worker(client, self._superuser_url, "leaks-worker", "leaks-wide")
+            await fill_notifier(client, "leaks-bundling")
 
     def complaints(self) -> list[str]:
         """The lines of all logs that tell of something that nobody waited for or closed."""

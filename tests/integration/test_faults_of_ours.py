@@ -20,7 +20,7 @@ from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.domain.errors import InvalidArgument, Violation
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
-from runengine_server.rpc.interceptor import CallInterceptor
+from runengine_server.rpc.interceptor import CallInterceptor, StreamLimit
 from runengine_server.rpc.statuses import status_of
 
 from tests.support.patience import SECONDS
@@ -145,7 +145,7 @@ class Spoilt:
 @pytest.fixture
 async def spoilt(state_dir: Path) -> AsyncIterator[tuple[Spoilt, RunEngineClient]]:
     verifier = ClerkVerifier(PemKey(development.public_pem(state_dir)), development.ISSUER, ())
-    interceptor = CallInterceptor(verifier, max_calls=1, max_streams=2, tenant_streams=1)
+    interceptor = CallInterceptor(verifier, max_calls=1, downloads=StreamLimit(2, 1, 1, "downloads"))
     server = grpc.aio.server(interceptors=[interceptor])
     address = free_address()
     servicer = Spoilt(address)

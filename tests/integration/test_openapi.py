@@ -84,6 +84,7 @@ def make_meaningful(case: Case) -> None:
         case.body["workflowName"] = case.body["workflowName"] and "rejecting"
     if case.meta is not None and case.meta.generation.mode.is_positive:
         case.query.pop("pageToken", None)
+        case.query.pop("resumeToken", None)
 
 
 @schema.parametrize()

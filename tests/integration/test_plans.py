@@ -169,6 +169,9 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("get_run_step_data", (COMPLETED, COMPLETED, None), 1, {"runs": 1, "run_steps": 1}),
     ("get_run_step_data", (COMPLETED, COMPLETED, 1), 1, {"runs": 1, "run_steps": 1}),
     ("list_run_events", (COMPLETED,), 1, {"run_events": 1}),
+    ("list_run_events_after", (COMPLETED, 0), 1, {"runs": 1, "run_events": 1}),
+    ("get_run_with_last_event", (COMPLETED,), 1, {"runs": 1, "run_events": 1}),
+    ("send_progress", (*KEPT, ["runengine_test"] * len(MANY), ["1"] * len(MANY)), 1, {"runs": len(MANY)}),
     (
         "trigger_run",
         (uuid4(), WORKFLOW, INPUT, CAMPAIGN, 0, *ACTOR, "new", b"", None, True),

@@ -10,13 +10,27 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from langgraph.config import get_stream_writer
 from langgraph.types import CachePolicy
 from runengine_client import RunEngineClient, RunNotCompleted, RunNotWaiting, StepNotFound
 from runengine_server.domain.run import RunStatus
 from runengine_server.worker.graph import checkpointer as checkpoints
 
 from tests.faults.proxy import Proxy
-from tests.support.own_worker import SECONDS, Engine, Graph, Held, Ran, alone, chain, ended, fork, serving
+from tests.support.agents import ScriptedModel
+from tests.support.own_worker import (
+    SECONDS,
+    Engine,
+    Graph,
+    Held,
+    Ran,
+    State,
+    alone,
+    chain,
+    ended,
+    fork,
+    serving,
+)
 from tests.support.stack import Stack
 
 CALL = re.compile(r"SELECT \* FROM runengine_[0-9a-f]{12}\.(\w+)\(")
@@ -139,6 +153,26 @@ async def test_a_step_is_one_statement_and_so_is_the_end_of_a_run(proxy: Proxy) 
             asked(proxy)
             await engine.processor.process(claimed)
             assert asked(proxy) == ["record_progress"] * 4 + ["end_run"]
+
+
+async def test_a_run_asks_nothing_for_what_it_tells_unless_it_is_watched(proxy: Proxy) -> None:
+    def talk(state: State) -> State:
+        for number in range(1000):
+            get_stream_writer()(number)
+        ScriptedModel().invoke("hi")
+        return {}
+
+    async with serving_at(proxy, chain(talk=talk)) as engine:
+        for is_watched in (False, True):
+            run_id = await engine.trigger()
+            claimed = await engine.claim()
+            if is_watched:
+                engine.processor.progress.on_watched(f"{uuid4()} {run_id}")
+            proxy.executed.clear()
+            await engine.processor.process(claimed)
+            assert is_watched or not any("runengine_progress" in sql for sql in proxy.executed)
+            told = ["send_progress"] if is_watched else []
+            assert sorted({*asked(proxy)}) == ["end_run", "record_progress", *told]
 
 
 async def test_steps_side_by_side_begin_in_one_statement_and_end_in_another(proxy: Proxy) -> None:

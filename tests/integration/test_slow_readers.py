@@ -14,7 +14,7 @@ from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
 from runengine_server.processes.gateway import GATEWAY_CHANNEL
 from runengine_server.rpc import interceptor
-from runengine_server.rpc.interceptor import CallInterceptor
+from runengine_server.rpc.interceptor import CallInterceptor, StreamLimit
 
 from tests.support.own_worker import SECONDS
 from tests.support.stack import free_address
@@ -43,7 +43,9 @@ class Large:
 @pytest.fixture
 async def large(state_dir: Path) -> AsyncIterator[Large]:
     verifier = ClerkVerifier(PemKey(development.public_pem(state_dir)), development.ISSUER, ())
-    server = grpc.aio.server(interceptors=[CallInterceptor(verifier, tenant_streams=1)])
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor(verifier, downloads=StreamLimit(64, 1, 1, "downloads"))]
+    )
     large = Large(free_address())
     handler = grpc.unary_stream_rpc_method_handler(
         large.download, DownloadArtifactRequest.FromString, DownloadArtifactResponse.SerializeToString

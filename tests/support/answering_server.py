@@ -67,6 +67,8 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
         while len(self.answers) > 1:
             yield await self._next(context)
 
+    WatchRun = DownloadArtifact
+
     async def TriggerRun(self, request: Any, context: Any) -> Any:
         return await self._answer(request, context)
 

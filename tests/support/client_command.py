@@ -51,6 +51,7 @@ from runengine.v1.run_service_pb2 import (
     ResumeRunResponse,
     RetryRunResponse,
     TriggerRunResponse,
+    WatchRunResponse,
 )
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer
 from runengine_client import to_struct
@@ -169,13 +170,14 @@ async def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str,
 
 class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer):
     """Has RUNS, WAITING, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, then each of `before_end`,
-    and then ends as `end`.
+    and then ends as `end`. Whoever watches one gets `watched`.
     """
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.metadata: dict[str, Any] = {}
         self.before_end: list[Run] = []
+        self.watched: list[WatchRunResponse] = []
         self.end = COMPLETED
         self.artifact_name = "bundle.zip"
         self.hanging = asyncio.Event()
@@ -220,6 +222,11 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
 
     async def ListRunArtifacts(self, request: Any, context: Any) -> Any:
         return ListRunArtifactsResponse(artifacts=[] if request.run_id == QUEUED.id else ARTIFACTS)
+
+    async def WatchRun(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.note(request, context)
+        for response in self.watched:
+            yield response
 
     async def GetRunOutput(self, request: Any, context: Any) -> Any:
         return OUTPUTS[request.run_id]

@@ -242,6 +242,7 @@ class Engine:
             self.queue,
             self.processor.process,
             self.processor.drain,
+            on_watched=self.processor.progress.on_watched,
             **{"concurrency": 5, "lease_seconds": self.lease_seconds, "drain_seconds": 0, **settings},
         )
         work = asyncio.create_task(worker.work())

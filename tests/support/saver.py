@@ -20,7 +20,8 @@ METADATA: CheckpointMetadata = {"source": "loop", "step": 0, "parents": {}}
 
 def saver_of(engine: Engine, run: ClaimedRun) -> FencedCheckpointer:
     held = HeldRunRepository(engine.database, run, "worker:test")
-    return FencedCheckpointer(Execution(held, ArtifactStore(engine.directory)))
+    progress = engine.processor.progress.open(run)
+    return FencedCheckpointer(Execution(held, ArtifactStore(engine.directory), progress))
 
 
 async def claimed(engine: Engine) -> ClaimedRun:

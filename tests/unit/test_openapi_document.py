@@ -269,6 +269,7 @@ def test_every_schema_says_its_type(document: dict[str, Any]) -> None:
         "GetRunOutputResponse/output",
         "GetRunStepDataResponse/input",
         "GetRunStepDataResponse/update",
+        "ProgressEvent/data",
         "ResumeRunRequest/value",
         "WaitingFor/value",
     ]

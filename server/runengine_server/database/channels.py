@@ -1,9 +1,17 @@
-"""The channels on which workers are notified."""
+"""The channels on which processes are notified."""
 
 from __future__ import annotations
 
-# There is something to claim; and a run was cancelled, with "run_id attempt" as the payload.
-QUEUED, CANCELLED = "runengine_queued", "runengine_cancelled"
+from uuid import UUID
+
+# For workers. There is something to claim; a run was cancelled, with "run_id attempt" as the payload; and
+# runs are watched, with the id of the process that does, and theirs.
+QUEUED, CANCELLED, WATCHED = "runengine_queued", "runengine_cancelled", "runengine_watched"
 
 # The payload on QUEUED for runs that were handed back. For triggered runs it is empty.
 HANDED_BACK = "handed back"
+
+
+def channel_of_watcher(process_id: UUID) -> str:
+    """Where a process that watches runs is told of them."""
+    return f"runengine_progress_{process_id.hex}"

@@ -10,7 +10,11 @@ import asyncpg
 from runengine_server.database import functions
 from runengine_server.database.connecting import Connector, NotGranted, NotWritable, keeps_session
 from runengine_server.database.connections import TRANSACTION_SECONDS, Connections
-from runengine_server.database.dispatch_connection import DispatchConnection, open_dispatch_connection
+from runengine_server.database.dispatch_connection import (
+    DispatchConnection,
+    ListeningConnection,
+    open_connection,
+)
 from runengine_server.database.functions import dispatch_function
 from runengine_server.database.scopes import DispatchScope, TenantScope
 
@@ -69,8 +73,14 @@ class Database(Connections):
     def dispatch_connection(
         self, on_notification: Callable[[str, str], None], *channels: str
     ) -> AbstractAsyncContextManager[DispatchConnection]:
-        """A connection outside of the pool, as open_dispatch_connection has it."""
-        return open_dispatch_connection(self._listening, on_notification, *channels)
+        """A connection outside of the pool, as open_connection has it."""
+        return open_connection(DispatchConnection, self._listening, on_notification, *channels)
+
+    def listening_connection(
+        self, on_notification: Callable[[str, str], None], *channels: str
+    ) -> AbstractAsyncContextManager[ListeningConnection]:
+        """As dispatch_connection, for processes that may see the rows of one tenant at a time."""
+        return open_connection(ListeningConnection, self._listening, on_notification, *channels)
 
     async def check(self, seconds: float = TRANSACTION_SECONDS) -> str | None:
         """How the role could get around row-level security, in words; None when it cannot.

@@ -1,11 +1,11 @@
-"""A worker's connection outside of the pool, for its heartbeat and for LISTEN."""
+"""A connection outside of the pool, for LISTEN, and for what a worker's heartbeat does."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -16,15 +16,32 @@ from runengine_server.database.functions import DispatchFunction
 from runengine_server.database.notifier import notification
 
 
-class DispatchConnection:
-    """What a worker's heartbeat does on its connection. Each method has a limit in seconds, after which it
-    raises TimeoutError.
+class ListeningConnection:
+    """A connection that executed LISTEN. Each method has a limit in seconds, after which it raises
+    TimeoutError.
     """
 
     def __init__(self, connector: Connector, connection: Connection, listening_pid: int) -> None:
         self._connector = connector
         self._connection = connection
         self._listening_pid = listening_pid
+
+    async def notify(self, channel: str, payload: str, seconds: float) -> None:
+        """Notifies workers. It works where no event loop runs that could send it later, as Notifier does."""
+        async with asyncio.timeout(seconds):
+            await self._connection.execute(notification(channel, payload))
+
+    async def ensure_listening(self, seconds: float) -> None:
+        """Returns when every notification that was committed before has been received. Raises ConnectionError
+        when the connection leads to another server process than the one that executed LISTEN.
+        """
+        async with asyncio.timeout(seconds):
+            if await backend_pid(self._connection) != self._listening_pid:
+                raise ConnectionResetError("a pooler has given the session to others")
+
+
+class DispatchConnection(ListeningConnection):
+    """What a worker's heartbeat does on its connection."""
 
     async def call(
         self, function: DispatchFunction, *arguments: Any, seconds: float
@@ -33,37 +50,27 @@ class DispatchConnection:
         async with asyncio.timeout(seconds):
             return await fetch(self._connector, self._connection, function.call, *arguments)
 
-    async def notify(self, channel: str, payload: str, seconds: float) -> None:
-        """Notifies workers. It works where no event loop runs that could send it later, as Notifier does."""
-        async with asyncio.timeout(seconds):
-            await self._connection.execute(notification(channel, payload))
 
-    async def ensure_listening(self, seconds: float) -> None:
-        """Raises ConnectionError when the connection leads to another server process than the one that
-        executed LISTEN.
-        """
-        async with asyncio.timeout(seconds):
-            if await backend_pid(self._connection) != self._listening_pid:
-                raise ConnectionResetError("a pooler has given the session to others")
+Opened = TypeVar("Opened", bound=ListeningConnection)
 
 
 @asynccontextmanager
-async def open_dispatch_connection(
-    connector: Connector, on_notification: Callable[[str, str], None], *channels: str
-) -> AsyncIterator[DispatchConnection]:
-    """A DispatchConnection that listens on these channels; `on_notification` gets (channel, payload).
+async def open_connection(
+    kind: type[Opened], connector: Connector, on_notification: Callable[[str, str], None], *channels: str
+) -> AsyncIterator[Opened]:
+    """A connection of that kind that listens on these channels; `on_notification` gets (channel, payload).
 
     Raises Denied or Unavailable.
     """
     with translate_driver_errors():
         connection = await connector.connect()
         try:
-            dispatch = DispatchConnection(connector, connection, await backend_pid(connection))
+            opened = kind(connector, connection, await backend_pid(connection))
             async with asyncio.timeout(TRANSACTION_SECONDS):
                 for channel in channels:
                     await connection.add_listener(
                         channel, lambda _connection, _pid, to, payload: on_notification(to, str(payload))
                     )
-            yield dispatch
+            yield opened
         finally:
             connection.terminate()

@@ -1,4 +1,6 @@
-"""Where the next page of a list begins, as an opaque string that the caller sends back unchanged."""
+"""Where the next page of a list begins, or a stream goes on, as an opaque string that the caller sends back
+unchanged.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +23,10 @@ _VERSION = 2
 # The same for the artifacts of a run: version, id, and a hash of tenant and run.
 _LAYOUT_OF_ARTIFACTS = struct.Struct(">B16s8s")
 _VERSION_OF_ARTIFACTS = 3
+
+# And where the transitions of a run go on: version, number of the last one, and that hash.
+_LAYOUT_OF_EVENTS = struct.Struct(">Bq8s")
+_VERSION_OF_EVENTS = 4
 
 
 def _binding(tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]) -> bytes:
@@ -70,3 +76,21 @@ def decode_artifact(token: str, tenant_id: str, run_id: UUID) -> UUID | None:
     if version != _VERSION_OF_ARTIFACTS or binding != _binding(tenant_id, run_id, ()):
         return None
     return UUID(bytes=last)
+
+
+def encode_event(last: int, tenant_id: str, run_id: UUID) -> str:
+    """The token that goes on after that transition of the run."""
+    packed = _LAYOUT_OF_EVENTS.pack(_VERSION_OF_EVENTS, last, _binding(tenant_id, run_id, ()))
+    return base64.urlsafe_b64encode(packed).decode()
+
+
+def decode_event(token: str, tenant_id: str, run_id: UUID) -> int | None:
+    """The number of the last transition; None for a token that is not of this run."""
+    try:
+        packed = base64.b64decode(token, altchars="-_", validate=True)
+        version, last, binding = _LAYOUT_OF_EVENTS.unpack(packed)
+    except (binascii.Error, ValueError, struct.error):
+        return None
+    if version != _VERSION_OF_EVENTS or binding != _binding(tenant_id, run_id, ()):
+        return None
+    return int(last)

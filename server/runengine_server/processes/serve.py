@@ -14,6 +14,7 @@ from runengine_server.processes.state_directory import open_artifact_store
 from runengine_server.processes.token_verifier import create_verifier
 from runengine_server.processes.watch_database import record_use, watch_database
 from runengine_server.repositories.workflow_repository import WorkflowRepository
+from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
 from runengine_server.rpc.server import create_server
 from runengine_server.settings import Settings
@@ -28,8 +29,9 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
     lifecycle = ProcessLifecycle()
     database = await open_database(settings, "serve", connections=16, kept_for_reads=4)
     served = ServedWorkflows(WorkflowRepository(database))
+    watches = RunWatches(database)
     server, health = create_server(
-        database, artifacts, verifier, served, settings.tenant_queued_limit, shares_port
+        database, artifacts, verifier, served, watches, settings.tenant_queued_limit, shares_port
     )
     try:
         server.add_insecure_port(settings.grpc_address)
@@ -49,6 +51,7 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
         for task in (*watching, following):
             task.cancel()
         health.stop()
+        watches.stop()
         await server.stop(_GRACE_SECONDS)
         await database.close()
 

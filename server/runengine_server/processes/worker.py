@@ -103,6 +103,7 @@ async def _work(settings: Settings, artifacts: ArtifactStore, workflows: dict[st
         end_process=lambda: _exit_at_once(1),
         is_stop_requested=lifecycle.stop_requested.is_set,
         sweep=ArtifactSweep(database, artifacts, queue).sweep_when_due,
+        on_watched=processor.progress.on_watched,
     )
     _use_node_threads(settings.worker_concurrency, lifecycle)
     if signal.getsignal(INTERRUPTING) is signal.SIG_DFL:

@@ -36,6 +36,8 @@ _RESUME = tenant_function("resume_run")
 _LIST_OF_CAMPAIGN = tenant_function("list_campaign_runs")
 _LIST_OF_CAMPAIGN_BY_STATUS = tenant_function("list_campaign_runs_by_status")
 _LIST_EVENTS = tenant_function("list_run_events")
+_LIST_EVENTS_AFTER = tenant_function("list_run_events_after")
+_GET_WITH_LAST_EVENT = tenant_function("get_run_with_last_event")
 _LIST_STEPS = tenant_function("list_run_steps")
 
 
@@ -85,6 +87,19 @@ class StoredOutput:
     status: RunStatus
     attempt: int
     encoded: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedRun:
+    """A run as it is, or has become: its `epoch` and `status`, and the number of its last transition.
+    `response` is an encoded GetRunResponse, `events` are the transitions with their numbers, where asked for.
+    """
+
+    epoch: int
+    status: RunStatus
+    last_event: int
+    response: bytes = b""
+    events: Sequence[tuple[int, RunEvent]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,3 +307,20 @@ class RunRepository:
         """The transitions in order; None when there is no such run."""
         rows = await self._scope.call(_LIST_EVENTS, run_id)
         return [_event(row) for row in rows] if rows else None
+
+    async def get_to_watch(self, run_id: UUID) -> WatchedRun | None:
+        """The run as it is now; None when there is no such run."""
+        rows = await self._scope.call(_GET_WITH_LAST_EVENT, run_id)
+        if not rows:
+            return None
+        response, epoch, status, last_event = rows[0]
+        return WatchedRun(epoch, RunStatus(status), last_event, response)
+
+    async def get_events_after(self, run_id: UUID, last_event: int) -> WatchedRun | None:
+        """What has become of the run, with the transitions since that one; None when there is no such run."""
+        rows = await self._scope.call(_LIST_EVENTS_AFTER, run_id, last_event)
+        if not rows:
+            return None
+        events = [(row["seq"], _event(row)) for row in rows if row["seq"] is not None]
+        last_event = events[-1][0] if events else last_event
+        return WatchedRun(rows[0]["epoch"], RunStatus(rows[0]["status"]), last_event, events=events)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -42,6 +43,21 @@ _MAX_PUBLIC_CALLS = 32
 # windows that gRPC chooses, of up to 2 MiB, which at 40 kB/s take 50 s.
 READER_SECONDS = 60.0
 
+
+@dataclass(frozen=True, slots=True)
+class StreamLimit:
+    """How many streams of a method there may be at once: in this process, of a tenant, and of a caller."""
+
+    in_all: int
+    of_tenant: int
+    of_caller: int
+    words: str
+
+
+_DOWNLOADS = StreamLimit(64, 16, 16, "downloads may be under way")
+_WATCHES = StreamLimit(256, 64, 16, "runs may be watched")
+
+
 _caller: ContextVar[Caller] = ContextVar("caller")
 
 _log = structlog.get_logger()
@@ -64,20 +80,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, verifier: ClerkVerifier, max_calls: int = 256, max_streams: int = 64, tenant_streams: int = 16
+        self, verifier: ClerkVerifier, max_calls: int = 256, downloads: StreamLimit = _DOWNLOADS
     ) -> None:
         """At most `max_calls` are under way; the next is refused at once, because a queue would only make
-        all of them late. Streams, which last as long as their readers like, have limits of their own: in all,
-        and for each tenant.
+        all of them late. Streams, which last as long as their readers like, have limits of their own.
         """
         self._verifier = verifier
         self._refusals = RefusalLog()
         self._max_calls = max_calls
-        self._max_streams = max_streams
-        self._tenant_streams = tenant_streams
-        # By kind: calls, streams, and each method of the public services.
+        self._downloads = downloads
+        # By kind: calls, each method that streams, and each method of the public services.
         self._under_way: Counter[str] = Counter()
-        self._streams: Counter[str] = Counter()
+        # By method, tenant, and caller or "" for all of the tenant.
+        self._streams: Counter[tuple[str, str, str]] = Counter()
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method
 
     async def intercept_service(
@@ -102,7 +117,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if method.startswith(_PUBLIC_SERVICES):
                 self._count_call(method, _MAX_PUBLIC_CALLS)
             elif handler.response_streaming:
-                self._count_call("streams", self._max_streams)
+                self._count_call(method, self._limit_of(method).in_all)
                 await self._admit(handler_call_details.invocation_metadata)
             else:
                 self._count_call("calls", self._max_calls)
@@ -148,17 +163,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _guard_stream(self, method: str, handle: Any) -> Any:
         # It writes, and does not yield: a timeout around a yield is never raised in grpc.aio 1.85.
         async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            tenant_id = None
             try:
                 _require_decoded(request)
-                tenant_id = caller().tenant_id
-                self._streams[tenant_id] += 1
-                if self._streams[tenant_id] > self._tenant_streams:
-                    raise QuotaExceeded(f"At most {self._tenant_streams} downloads may be under way at once.")
-                async with aclosing(handle(request, context)) as responses:
-                    async for response in responses:
-                        async with asyncio.timeout(READER_SECONDS):
-                            await context.write(response)
+                with self._count_stream(method):
+                    async with aclosing(handle(request, context)) as responses:
+                        async for response in responses:
+                            async with asyncio.timeout(READER_SECONDS):
+                                await context.write(response)
             except grpc.aio.InternalError:
                 return  # the reader has gone away
             except TimeoutError:
@@ -167,12 +178,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     await abort(method, context, Interrupted())
             except BaseException as error:
                 await abort(method, context, error)
-            finally:
-                if tenant_id is not None:
-                    self._streams[tenant_id] -= 1
-                    self._streams += Counter()  # removes tenants that have none left
 
         return guarded
+
+    def _limit_of(self, method: str) -> StreamLimit:
+        return _WATCHES if method.endswith("/WatchRun") else self._downloads
+
+    @contextmanager
+    def _count_stream(self, method: str) -> Iterator[None]:
+        """Counts the stream within the block, for its tenant and its caller. Raises QuotaExceeded."""
+        limit, by = self._limit_of(method), caller()
+        kinds = (method, by.tenant_id, ""), (method, by.tenant_id, by.subject)
+        self._streams.update(kinds)
+        try:
+            for kind, most in zip(kinds, (limit.of_tenant, limit.of_caller), strict=True):
+                if self._streams[kind] > most:
+                    raise QuotaExceeded(f"At most {most} {limit.words} at once.")
+            yield
+        finally:
+            self._streams.subtract(kinds)
+            self._streams += Counter()  # removes those that have none left
 
     async def _admit(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         try:

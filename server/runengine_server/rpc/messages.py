@@ -9,6 +9,7 @@ from runengine.v1 import artifact_service_pb2, campaign_pb2, run_pb2, run_servic
 
 from runengine_server.domain.caller import split_actor
 from runengine_server.domain.encoded_run import encode_step_input, encode_step_update
+from runengine_server.domain.progress import Progress, ProgressEvent
 from runengine_server.domain.run import (
     Artifact,
     Campaign,
@@ -113,4 +114,23 @@ def campaign_message(campaign: Campaign) -> campaign_pb2.Campaign:
         latest_run_id=None if campaign.latest_run_id is None else str(campaign.latest_run_id),
         created_at=_timestamp(campaign.created_at),
         updated_at=_timestamp(campaign.updated_at),
+    )
+
+
+def progress_message(
+    progress: Progress, number: int, event: ProgressEvent, dropped: int
+) -> run_pb2.ProgressEvent:
+    """The event as callers see it; `dropped` is how many before it they do not get."""
+    return run_pb2.ProgressEvent(
+        run_id=str(progress.run_id),
+        step_id=event.step_id,
+        run_step_id=None if event.run_step_id is None else str(event.run_step_id),
+        namespace=event.namespace,
+        kind=run_pb2.ProgressKind.Value(f"PROGRESS_KIND_{event.kind.name}"),
+        data=event.data.decode(),
+        message_id=event.message_id,
+        attempt=progress.attempt,
+        epoch=progress.epoch,
+        number=number,
+        dropped=dropped,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,8 +26,10 @@ from runengine_server.rpc.call_metadata import actor_of, fingerprint_of, idempot
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.known_campaigns import KnownCampaigns
 from runengine_server.rpc.messages import event_message, run_status_value, step_data_response, step_message
+from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
 from runengine_server.rpc.validation import require_valid, violations_of
+from runengine_server.rpc.watch_run import watch_run
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -41,8 +44,11 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     response with a run in it is bytes already, because runs are stored encoded: hence Any.
     """
 
-    def __init__(self, database: Database, served: ServedWorkflows, queued_limit: int | None) -> None:
+    def __init__(
+        self, database: Database, served: ServedWorkflows, queued_limit: int | None, watches: RunWatches
+    ) -> None:
         self._database = database
+        self._watches = watches
         self._served = served
         self._queued_limit = queued_limit
         self._known_campaigns = KnownCampaigns()
@@ -100,6 +106,18 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         if events is None:
             raise RunNotFound
         return run_service_pb2.ListRunEventsResponse(events=[event_message(event) for event in events])
+
+    def WatchRun(  # noqa: N802, D102
+        self, request: run_service_pb2.WatchRunRequest, context: Context
+    ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+        require_valid(request)
+        tenant_id, run_id = caller().tenant_id, UUID(request.run_id)
+        last_event = None
+        if request.resume_token:
+            last_event = page_token.decode_event(request.resume_token, tenant_id, run_id)
+            if last_event is None:
+                raise InvalidArgument([Violation("resume_token", "is not a token of this run")])
+        return watch_run(self._watches, self._runs(), tenant_id, run_id, last_event)
 
     async def GetRunOutput(  # noqa: N802, D102
         self, request: run_service_pb2.GetRunOutputRequest, context: Context

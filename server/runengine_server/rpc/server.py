@@ -22,6 +22,7 @@ from runengine_server.rpc.campaign_servicer import CampaignServicer
 from runengine_server.rpc.interceptor import CallInterceptor
 from runengine_server.rpc.reflection import add_reflection
 from runengine_server.rpc.run_servicer import RunServicer
+from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
 
 # 256 KiB of JSON is up to 1.4 MB as a Struct (`[1,1,…]`). Within that, trigger_run judges the size.
@@ -48,6 +49,7 @@ def create_server(
     artifacts: ArtifactStore,
     verifier: ClerkVerifier,
     served: ServedWorkflows,
+    watches: RunWatches,
     queued_limit: int | None,
     shares_port: bool = False,
 ) -> tuple[grpc.aio.Server, health.HealthServicer]:
@@ -74,7 +76,9 @@ def create_server(
             ("grpc.so_reuseport", int(shares_port)),
         ],
     )
-    run_service_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(database, served, queued_limit), server)
+    run_service_pb2_grpc.add_RunServiceServicer_to_server(
+        RunServicer(database, served, queued_limit, watches), server
+    )
     campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server(CampaignServicer(database), server)
     artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
         ArtifactServicer(database, artifacts), server

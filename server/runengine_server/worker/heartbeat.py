@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from runengine_server.database.channels import CANCELLED
+from runengine_server.database.channels import CANCELLED, WATCHED
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun
 from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRepository
@@ -48,7 +48,8 @@ class Heartbeat:
     The callbacks named on_… are called in the event loop that enters the heartbeat. `on_lost` gets a run that
     is no longer the worker's, or whose lease could not be renewed until shortly before its end, by the
     worker's own monotonic clock; `on_cancelled` the id and attempt of a run that was cancelled;
-    `on_runs_to_claim` the payload of a notification that there are runs to claim.
+    `on_runs_to_claim` the payload of a notification that there are runs to claim, `on_watched` that of one
+    which says what runs are watched.
 
     A node that blocks the loop holds up all other runs, and nothing can stop it. After `blocked_seconds` the
     other runs are handed back and `end_process` is called, in the thread; the lease of the run that blocks
@@ -64,6 +65,7 @@ class Heartbeat:
         on_lost: Callable[[ClaimedRun], None],
         on_cancelled: Callable[[UUID, int], None],
         on_runs_to_claim: Callable[[str], None],
+        on_watched: Callable[[str], None] = lambda payload: None,
         blocked_seconds: float = math.inf,
         end_process: Callable[[], object] = lambda: None,
         is_stop_requested: Callable[[], bool] = lambda: False,
@@ -79,7 +81,7 @@ class Heartbeat:
         # A sixth of the lease is left for graphs to stop in, and for clocks that differ in speed.
         self._kept_seconds = lease_seconds * 5 / 6
         self._on_lost, self._on_cancelled = on_lost, on_cancelled
-        self._on_runs_to_claim = on_runs_to_claim
+        self._on_runs_to_claim, self._on_watched = on_runs_to_claim, on_watched
         self._held: dict[UUID, _Lease] = {}
         # Of _held, which both threads read and change.
         self._lock = threading.Lock()
@@ -248,5 +250,7 @@ class Heartbeat:
             # With the attempt, so that a late notification of an old cancel does not stop the retry.
             run_id, attempt = payload.split()
             self._call_in_workers_loop(self._on_cancelled, UUID(run_id), int(attempt))
+        elif channel == WATCHED:
+            self._call_in_workers_loop(self._on_watched, payload)
         else:
             self._call_in_workers_loop(self._on_runs_to_claim, payload)

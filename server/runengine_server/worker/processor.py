@@ -32,6 +32,7 @@ from runengine_server.domain.run import (
 from runengine_server.domain.struct import to_dict
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.repositories.progress_repository import ProgressRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
 from runengine_server.worker.campaign_service import CampaignService
 from runengine_server.worker.graph import wide_supersteps
@@ -43,6 +44,7 @@ from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.output import stored_output
 from runengine_server.worker.graph.run_log import RunLog
 from runengine_server.worker.graph.step_context import context_of_step
+from runengine_server.worker.progress import ProgressOutbox, RunProgress
 
 # How long a node that was cancelled may take to clean up.
 GRACE_SECONDS = 2.0
@@ -80,7 +82,8 @@ class _Result:
 class LangGraphRunProcessor:
     """Executes a claimed run until it ends. It does not know who claimed it, or how.
 
-    `abandoned` has the graphs whose nodes ignore that they were cancelled, for as long as they go on.
+    `progress` sends what runs tell to those who watch them. `abandoned` has the graphs whose nodes ignore
+    that they were cancelled, for as long as they go on.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class LangGraphRunProcessor:
         self._max_state_bytes = max_state_bytes
         self._step_data_bytes = step_data_bytes
         self._controls: set[RunControl] = set()
+        self.progress = ProgressOutbox(ProgressRepository(database.dispatch()))
         self.abandoned: set[asyncio.Task[Any]] = set()
 
     def drain(self) -> None:
@@ -118,12 +122,13 @@ class LangGraphRunProcessor:
         """
         held = HeldRunRepository(self._database, run, self._worker)
         log = RunLog(run)
+        progress = self.progress.open(run)
         try:
             if (failure := _failure_without_execution(run)) is not None:
                 await self._fail(held, failure)
                 log.info("run failed", code=failure.code)
                 return
-            await self._execute_and_end(held, holds_lease, log)
+            await self._execute_and_end(held, progress, holds_lease, log)
         except Fenced:
             log.info("run is no longer ours")
         except (Unavailable, asyncio.CancelledError) as stopped:
@@ -134,13 +139,22 @@ class LangGraphRunProcessor:
                 async with asyncio.timeout(_FLUSH_SECONDS):
                     await held.flush()
             raise
+        finally:
+            progress.tell_changed()
+            self.progress.close(progress)
 
     async def _execute_and_end(
-        self, held: HeldRunRepository, holds_lease: Callable[[], bool], log: RunLog
+        self, held: HeldRunRepository, progress: RunProgress, holds_lease: Callable[[], bool], log: RunLog
     ) -> None:
         policies = self._workflows[held.run.workflow_name].retry_policies
         execution = Execution(
-            held, self._artifacts, policies, self._max_state_bytes, holds_lease, self._step_data_bytes
+            held,
+            self._artifacts,
+            progress,
+            policies,
+            self._max_state_bytes,
+            holds_lease,
+            self._step_data_bytes,
         )
         try:
             result = await self._execute_until_stopped(execution)
@@ -187,6 +201,8 @@ class LangGraphRunProcessor:
                 # Before the wait, which a second cancel cuts short: a task without a reference is collected.
                 self.abandoned.add(graph)
                 await asyncio.wait({graph}, timeout=GRACE_SECONDS)
+            if execution.progress.watchers:
+                await self.progress.flush(execution.progress)
         execution.raise_if_stopped()
         return graph.result()
 

@@ -44,9 +44,9 @@ class Worker:
     """Executes up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
 
     `drain` asks all graphs to stop after their current nodes, for which a stopping worker waits
-    `drain_seconds`. `sweep` is called once an hour. `blocked_seconds`, `end_process` and `is_stop_requested`
-    are those of Heartbeat. `has_uncancellable` says, once the worker has stopped, whether a run would not end
-    although it was cancelled.
+    `drain_seconds`. `sweep` is called once an hour. `on_watched`, `blocked_seconds`, `end_process` and
+    `is_stop_requested` are those of Heartbeat. `has_uncancellable` says, once the worker has stopped, whether
+    a run would not end although it was cancelled.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Worker:
         end_process: Callable[[], object] = lambda: None,
         is_stop_requested: Callable[[], bool] = lambda: False,
         sweep: Callable[[], Awaitable[None]] | None = None,
+        on_watched: Callable[[str], None] = lambda payload: None,
     ) -> None:
         self._queue = queue
         self._hourly = [queue.purge_expired, *([sweep] if sweep else [])]
@@ -77,6 +78,7 @@ class Worker:
             on_lost=self.on_lost,
             on_cancelled=self._on_cancelled,
             on_runs_to_claim=self._on_runs_to_claim,
+            on_watched=on_watched,
             blocked_seconds=blocked_seconds,
             end_process=end_process,
             is_stop_requested=is_stop_requested,

@@ -24,6 +24,7 @@ from runengine_server.worker.graph.open_writes import OpenWrites
 from runengine_server.worker.graph.run_log import fields_of_run
 from runengine_server.worker.graph.time_limit import MAY_STILL_RUN
 from runengine_server.worker.graph.wide_supersteps import JointReturn
+from runengine_server.worker.progress import RunProgress
 
 # The key in a node's config under which its execution is found; `__` keeps it out of the metadata of
 # checkpoints.
@@ -47,7 +48,8 @@ class Execution:
     """The state of one execution of a run. Nodes, checkpointer and processor call its methods when something
     happens; nobody else changes its state.
 
-    `held` writes for the run, `artifacts` keeps the bytes of artifacts, `open_writes` knows what tasks
+    `held` writes for the run, `artifacts` keeps the bytes of artifacts, `progress` tells those who watch the
+    run what goes on, `open_writes` knows what tasks
     have written since the last checkpoint, `gates` where the graph stops until somebody resumes the run.
     `retry_policies` are those of each step. `holds_lease` says whether the lease is known, by the
     worker's own clock, not to have ended.
@@ -57,12 +59,14 @@ class Execution:
         self,
         held: HeldRunRepository,
         artifacts: ArtifactStore,
+        progress: RunProgress,
         retry_policies: Mapping[str, Sequence[RetryPolicy]] = _NO_POLICIES,
         max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
         holds_lease: Callable[[], bool] = lambda: True,
         step_data_bytes: int = DEFAULT_STEP_DATA_BYTES,
     ) -> None:
         self.held = held
+        self.progress = progress
         self.artifacts = artifacts
         self.max_state_bytes = max_state_bytes
         self.step_data_bytes = step_data_bytes

@@ -20,6 +20,7 @@ from langgraph._internal._constants import (
     CONFIG_KEY_CHECKPOINT_NS,
     CONFIG_KEY_RUNTIME,
     CONFIG_KEY_SCRATCHPAD,
+    CONFIG_KEY_STREAM,
     CONFIG_KEY_TASK_ID,
 )
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
@@ -35,6 +36,7 @@ from runengine_server.worker.graph.fingerprint import fingerprint
 from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
 from runengine_server.worker.graph.step_data import input_of_step
+from runengine_server.worker.graph.step_progress import PROGRESS, SILENT_STREAM, StepProgress, telling
 from runengine_server.worker.graph.stored_values import SERIALISER, as_stored
 
 _log = structlog.get_logger()
@@ -84,7 +86,11 @@ class RecordedNode(Runnable[Any, Any]):
             if key_error is not None:
                 raise key_error
             execution.check_lease()
-            result = await self._execute(input, config, **kwargs)
+            if execution.progress.watchers:
+                with telling(config) as told:
+                    result = await self._execute(input, told, **kwargs)
+            else:
+                result = await self._execute(input, config, **kwargs)
         except ExecutionStopped:
             # Of a sync node: it had to wait for its thread until the lease was over.
             execution.stop(LeaseEnded())
@@ -164,10 +170,19 @@ def _config_of_step(
     runtime: Runtime[Any] = configurable[CONFIG_KEY_RUNTIME]
     assert runtime.execution_info is not None
     executions = runtime.execution_info.node_attempt
+    progress = StepProgress(execution.progress, task_id)
     if isinstance(runtime.context, RunContext):
-        runtime = runtime.override(context=context_of_step(execution, task_id, attempt))
+        context = context_of_step(execution, task_id, attempt)
+        runtime = runtime.override(context=context, stream_writer=progress.write)
+    else:
+        runtime = runtime.override(stream_writer=progress.write)
     # LangGraph counts the graphs that a task calls over all its executions, so that the first of the
     # second execution would not find the checkpoints of the first.
     scratchpad = replace(configurable[CONFIG_KEY_SCRATCHPAD], subgraph_counter=LazyAtomicCounter())
-    ours = {CONFIG_KEY_RUNTIME: runtime, CONFIG_KEY_SCRATCHPAD: scratchpad}
+    ours = {
+        CONFIG_KEY_RUNTIME: runtime,
+        CONFIG_KEY_SCRATCHPAD: scratchpad,
+        CONFIG_KEY_STREAM: SILENT_STREAM,
+        PROGRESS: progress,
+    }
     return {**config, "configurable": {**configurable, **ours}}, executions

@@ -19,6 +19,7 @@ from langgraph._internal._constants import (
 )
 from langgraph._internal._runnable import RunnableSeq
 from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.constants import START
 from langgraph.errors import ParentCommand
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Send
@@ -26,6 +27,7 @@ from langgraph.types import Command, Send
 from runengine_server.worker.graph.channels import keep_as_stored
 from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowError, contained
 from runengine_server.worker.graph.recorded_task import recorded
+from runengine_server.worker.graph.step_progress import telling
 from runengine_server.worker.graph.stored_values import FLAT, as_stored
 from runengine_server.worker.graph.time_limit import TimeLimit
 
@@ -94,13 +96,18 @@ class StoringNode(Runnable[Any, Any]):
         self._nodes = nodes
         self._untracked = untracked
         self._is_top = is_top
+        # A step tells of itself how it goes; nobody wants to know it of what leads into a graph.
+        self._is_step = is_top or name == START
         self._call = _call_recorded if records_tasks else _call
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As ainvoke."""
         assert config is not None
         try:
-            return self.bound.invoke(input, self._storing(config), **kwargs)
+            if self._is_step:
+                return self.bound.invoke(input, self._storing(config), **kwargs)
+            with telling(config) as told:
+                return self.bound.invoke(input, self._storing(told), **kwargs)
         except ParentCommand as above:
             self._pass_on(above, config)
             raise
@@ -111,7 +118,10 @@ class StoringNode(Runnable[Any, Any]):
         """
         assert config is not None
         try:
-            return await contained(self.bound.ainvoke(input, self._storing(config), **kwargs))
+            if self._is_step:
+                return await contained(self.bound.ainvoke(input, self._storing(config), **kwargs))
+            with telling(config) as told:
+                return await contained(self.bound.ainvoke(input, self._storing(told), **kwargs))
         except ParentCommand as above:
             self._pass_on(above, config)
             raise
