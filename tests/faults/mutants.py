@@ -63,6 +63,12 @@ MUTANTS = (
     _mutant("epoch in an artifact", without.epoch_of("save_artifact"), _LOST),
     _mutant("epoch in a cache entry", without.epoch_of("save_cached"), _LOST),
     _mutant(
+        "epoch in an item of the store",
+        without.epoch_of("write_store_items"),
+        _LOST,
+        "integration/test_store.py::test_a_worker_that_has_lost_its_run_puts_and_deletes_nothing",
+    ),
+    _mutant(
         "epoch in the heartbeat and the handing back",
         rewriting(["own_runs", "lock_own_runs"], "AND runs.epoch = held.epoch", ""),
         _LOST,

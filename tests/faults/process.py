@@ -58,6 +58,7 @@ WRITES = (
     "save_checkpoint",
     "save_artifact",
     "save_cached",
+    "write_items",
     "prune_checkpoints",
     "drop_checkpoints",
     "wait",

@@ -71,6 +71,9 @@ INSERT INTO artifacts (tenant_id, run_id, id, name, media_type, size, key)
 SELECT tenant_id, id, id, 'name', 'text/plain', 1, 'key' FROM runs;
 INSERT INTO step_cache (tenant_id, workflow_name, step_id, key, type, value)
 SELECT '{TENANT}', '{WORKFLOW}', 'one', uuid_send(id), 'null', '' FROM runs;
+INSERT INTO store_items (tenant_id, namespace, key, value, created_at, updated_at)
+SELECT '{TENANT}', '.runs.' || n / 100 || '.', n, '{{"n": 1}}', now(), now()
+FROM generate_series(1, {RUNS}) AS n;
 INSERT INTO idempotency_keys (tenant_id, key, fingerprint, response)
 SELECT '{TENANT}', id, '', '' FROM runs
 """
@@ -141,6 +144,7 @@ AFTER = (BEGIN + timedelta(seconds=100_000), UUID(int=100_000))
 QUEUED = sum(STATUSES[number // 7 % len(STATUSES)] == "queued" for number in range(1, RUNS + 1))
 WRITTEN = (["", ""], ["2", "2"], ["t", "t"], ["", ""], [0, 1], ["a", "b"], ["null"] * 2, [b""] * 2)
 STORED = ([""], ["2"], ["1"], ["null"], [b""], [b""], [""], ["2"], ["gone"])
+NAMESPACES = RUNS // 100 + 1
 SOME = ["failed", "queued"]
 FIRST = (None, None)
 COUNTS = {"campaign_run_counts": 16}
@@ -297,6 +301,17 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         (*HELD, WORKFLOW, "one", b"new", "null", b"", None),
         1,
         {"runs": 1},
+    ),
+    ("get_store_items", ([".runs.7.", ".runs.7."], ["700", "701"]), 2, {"store_items": 2}),
+    ("search_store_items", (".runs.7.", None, 10, 0), 10, {"store_items": 100}),
+    ("search_store_items", (".runs.7.", '{"n": 1}', 10, 0), 10, {"store_items": 100}),
+    ("list_store_namespaces", (".runs.", [], None, 10, 0), 10, {"store_items": NAMESPACES}),
+    ("list_store_namespaces", (".runs.7.", [], None, 10, 0), 1, {"store_items": 1}),
+    (
+        "write_store_items",
+        (*HELD, [".runs.7."] * 2, ["700", "new"], ["{}"] * 2),
+        1,
+        {"runs": 1, "store_items": 1},
     ),
 ]
 

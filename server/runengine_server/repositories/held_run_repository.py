@@ -4,8 +4,10 @@ the run is running under the worker's epoch, and raises Fenced otherwise.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -40,10 +42,25 @@ _GET_ARTIFACT = tenant_function("get_artifact")
 _HAS_ARTIFACT = tenant_function("has_artifact")
 _GET_CACHED = tenant_function("get_cached")
 _SAVE_CACHED = tenant_function("save_cached")
+_GET_ITEMS = tenant_function("get_store_items")
+_SEARCH_ITEMS = tenant_function("search_store_items")
+_LIST_NAMESPACES = tenant_function("list_store_namespaces")
+_WRITE_ITEMS = tenant_function("write_store_items")
 _END_RUN = tenant_function("end_run")
 _WAIT_RUN = tenant_function("wait_run")
 
 _NO_OUTPUT = RunOutput(None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreItem:
+    """A row of store_items; `value` is JSON."""
+
+    namespace: str
+    key: str
+    value: str
+    created_at: datetime
+    updated_at: datetime
 
 
 class RunOutcome:
@@ -256,6 +273,30 @@ class HeldRunRepository:
     ) -> None:
         """Keeps what a step returned; `ttl_seconds` None means for ever."""
         await self.call_fenced(_SAVE_CACHED, self.run.workflow_name, step_id, key, type_, value, ttl_seconds)
+
+    async def get_items(self, keys: Collection[tuple[str, str]]) -> list[StoreItem]:
+        """The items of the tenant's store with those (namespace, key), in any order."""
+        rows = await self._scope.call(_GET_ITEMS, [each for each, _ in keys], [each for _, each in keys])
+        return [StoreItem(**row) for row in rows]
+
+    async def search_items(self, path: str, wanted: str | None, limit: int, offset: int) -> list[StoreItem]:
+        """Items of the namespaces that begin with `path`, last changed first. `wanted` is a filter as JSON,
+        see store.sql.
+        """
+        rows = await self._scope.call(_SEARCH_ITEMS, path, wanted, limit, offset)
+        return [StoreItem(**row) for row in rows]
+
+    async def list_namespaces(
+        self, path: str, patterns: Sequence[str], max_depth: int | None, limit: int, offset: int
+    ) -> list[str]:
+        """The namespaces that begin with `path` and match all patterns, no deeper than `max_depth`."""
+        rows = await self._scope.call(_LIST_NAMESPACES, path, patterns, max_depth, limit, offset)
+        return [row["namespace"] for row in rows]
+
+    async def write_items(self, values: Mapping[tuple[str, str], str | None]) -> None:
+        """Puts items into the tenant's store by (namespace, key), as JSON; None deletes one."""
+        columns = [each for each, _ in values], [each for _, each in values], list(values.values())
+        await self.call_fenced(_WRITE_ITEMS, *columns)
 
     async def wait(
         self, waiting_for: Sequence[WaitingFor], timeout_seconds: float | None, kept: Struct

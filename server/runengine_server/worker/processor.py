@@ -43,6 +43,7 @@ from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.output import stored_output
 from runengine_server.worker.graph.run_log import RunLog
 from runengine_server.worker.graph.step_context import context_of_step
+from runengine_server.worker.graph.store import TenantStore
 
 # How long a node that was cancelled may take to clean up.
 GRACE_SECONDS = 2.0
@@ -195,7 +196,8 @@ class LangGraphRunProcessor:
         run = execution.run
         workflow = self._workflows[run.workflow_name]
         checkpointer = FencedCheckpointer(execution, workflow)
-        graph = workflow.graph.copy({"checkpointer": checkpointer})
+        store = TenantStore(execution) if workflow.graph.store is None else workflow.graph.store
+        graph = workflow.graph.copy({"checkpointer": checkpointer, "store": store})
         config: RunnableConfig = {
             "configurable": {"thread_id": str(run.id), EXECUTION: execution},
             "run_name": run.workflow_name,
