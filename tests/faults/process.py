@@ -59,6 +59,7 @@ WRITES = (
     "save_artifact",
     "save_cached",
     "write_items",
+    "begin_in_thread",
     "prune_checkpoints",
     "drop_checkpoints",
     "wait",

@@ -132,8 +132,8 @@ def run_of(status: str, number: int = 50_000) -> UUID:
 RUNNING, COMPLETED, FAILED = run_of("running"), run_of("completed"), run_of("failed")
 WAITING = run_of("waiting")
 HELD = (RUNNING, 1)
-OUTPUT = (b"", UUID(int=9), "output.json", "application/json", 1, "key")
-NO_OUTPUT = (None,) * 6
+OUTPUT = (b"", UUID(int=9), "output.json", "application/json", 1, "key", None)
+NO_OUTPUT = (None,) * 7
 LEASE = ([WORKFLOW], 10, 30.0, "worker:test")
 # Those of the runs here end in up to a hundred days.
 LONG_LEASE = ([WORKFLOW], 10, 1e7, "worker:test")

@@ -28,8 +28,9 @@ _VACUUMED_OFTEN = {
     "toast.autovacuum_vacuum_cost_delay": 0,
 }
 
-# LangGraph's checkpoints of runs that have not completed. The one with the greatest seq is current.
-# Their ids contain a time too, but by the worker's clock, and that of its successor may be behind.
+# LangGraph's checkpoints of runs that have not completed, and of the last of each thread that has. That with
+# the greatest seq is current. Their ids contain a time too, but by the worker's clock, and that of its
+# successor may be behind.
 checkpoints = Table(
     "checkpoints",
     metadata,
@@ -93,4 +94,17 @@ store_items = Table(
     Column("created_at", TIME, nullable=False),
     Column("updated_at", TIME, nullable=False),
     PrimaryKeyConstraint("tenant_id", "namespace", "key"),
+)
+
+# The threads of runs. last_place is that of the run that was triggered last. The checkpoints of the run
+# state_run_id are the state of the thread, which has none where that is NULL.
+threads = Table(
+    "threads",
+    metadata,
+    tenant(),
+    Column("workflow_name", Text, nullable=False),
+    Column("thread_id", Text, nullable=False),
+    Column("last_place", BigInteger, nullable=False),
+    Column("state_run_id", Uuid),
+    PrimaryKeyConstraint("tenant_id", "workflow_name", "thread_id"),
 )

@@ -131,6 +131,12 @@ runs = Table(
     Column("waited_seconds", Double, nullable=False, server_default=text("0")),
     # A google.protobuf.Struct: by id, what came with ResumeRun since the run last waited.
     Column("resume_values", LargeBinary),
+    # The thread that it is of, and which of its runs it is, see threads.sql; the run whose state it began
+    # with, and the greatest seq of the checkpoints that are copies of that.
+    Column("thread_id", Text),
+    Column("thread_place", BigInteger),
+    Column("thread_base", Uuid),
+    Column("thread_base_seq", BigInteger),
     PrimaryKeyConstraint("tenant_id", "id"),
     CheckConstraint(
         "status IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="runs_status_check"
@@ -170,6 +176,17 @@ Index(
     runs.c.id,
     runs.c.workflow_name,
     postgresql_where=text("status = 'queued'"),
+)
+# release_next_of_thread: which run of a thread is running, which is due, which is the first of the rest.
+Index(
+    "runs_of_threads",
+    runs.c.tenant_id,
+    runs.c.workflow_name,
+    runs.c.thread_id,
+    runs.c.status,
+    runs.c.queued_at,
+    runs.c.thread_place,
+    postgresql_where=text("thread_id IS NOT NULL AND status IN ('queued', 'running')"),
 )
 # claim_queued: how many runs of a tenant are held. This index and the next have no condition on the status,
 # for which PostgreSQL would take one of them in place of the primary key.

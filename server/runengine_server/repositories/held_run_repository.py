@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 from google.protobuf.struct_pb2 import Struct
 
+from runengine_server.database.channels import QUEUED
 from runengine_server.database.database import Database
 from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.encoded_run import encode_error
@@ -46,6 +47,7 @@ _GET_ITEMS = tenant_function("get_store_items")
 _SEARCH_ITEMS = tenant_function("search_store_items")
 _LIST_NAMESPACES = tenant_function("list_store_namespaces")
 _WRITE_ITEMS = tenant_function("write_store_items")
+_BEGIN_IN_THREAD = tenant_function("begin_in_thread")
 _END_RUN = tenant_function("end_run")
 _WAIT_RUN = tenant_function("wait_run")
 
@@ -70,11 +72,15 @@ class RunOutcome:
         self.target: RunStatus | None = None
         self.error: Failure | None = None
         self.output = _NO_OUTPUT
+        self.thread_checkpoints = 1
         self.campaign: tuple[UUID | None, CampaignStatus | None, str | None, UUID | None] = (None,) * 4
 
-    async def complete(self, output: RunOutput = _NO_OUTPUT) -> None:
-        """running → completed, with what the graph returned. Drops the checkpoints."""
+    async def complete(self, output: RunOutput = _NO_OUTPUT, thread_checkpoints: int = 1) -> None:
+        """running → completed, with what the graph returned. Drops the checkpoints; of a run of a thread the
+        newest `thread_checkpoints` become the thread's state.
+        """
         self.target, self.output = RunStatus.COMPLETED, output
+        self.thread_checkpoints = thread_checkpoints
 
     async def fail(self, error: Failure) -> None:
         """running → failed. Keeps of the checkpoints what a retry resumes from."""
@@ -219,6 +225,13 @@ class HeldRunRepository:
         else:
             await self._pending.store(writes)
 
+    async def begin_in_thread(self) -> bool:
+        """Whether the run, which is of a thread, has no checkpoint of its own. Then its checkpoints are those
+        that the last run of the thread has left.
+        """
+        ((begins,),) = await self.call_fenced(_BEGIN_IN_THREAD)
+        return bool(begins)
+
     async def get_checkpoint(self, checkpoint_ns: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
         """The checkpoint of that id, or the current one when the id is None."""
         await self.flush()
@@ -328,6 +341,8 @@ class HeldRunRepository:
         if not completes:
             with suppress(StatementRefused):
                 await self.flush()
+        elif self.run.thread_id is not None:
+            await self.flush()  # the next run of the thread goes on from there
         async with self._pending.in_order:
             await self.call_fenced(
                 _END_RUN,
@@ -340,5 +355,8 @@ class HeldRunRepository:
                 self._pending.completed_steps if completes else [],
                 outcome.output.encoded,
                 *_columns_of(outcome.output.artifact),
+                None if self.run.thread_id is None else outcome.thread_checkpoints,
             )
             self._pending.clear()
+        if self.run.thread_id is not None:
+            self._scope.notifier.notify(QUEUED)

@@ -72,10 +72,13 @@ _BUNDLE = "bundle_artifact_id"
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What a graph has come to; `bundle` is the id of the artifact that is the bundle."""
+    """What a graph has come to; `bundle` is the id of the artifact that is the bundle, and so many
+    `checkpoints` are its state.
+    """
 
     bundle: UUID | None
     output: RunOutput
+    checkpoints: int
 
 
 class LangGraphRunProcessor:
@@ -202,8 +205,10 @@ class LangGraphRunProcessor:
             "configurable": {"thread_id": str(run.id), EXECUTION: execution},
             "run_name": run.workflow_name,
         }
+        if run.thread_id is not None:
+            checkpointer.begins = await execution.fenced(execution.held.begin_in_thread())
         try:
-            resumes = await checkpointer.aget_tuple(config) is not None
+            resumes = not checkpointer.begins and await checkpointer.aget_tuple(config) is not None
         except GraphInterrupt:
             execution.gates.stop("")
             return execution.gates.waiting_for()
@@ -235,7 +240,8 @@ class LangGraphRunProcessor:
         bundle = await self._bundle_of(execution.held, named)
         if returned is None and not isinstance(graph.output_channels, str):
             returned = {}  # no node wrote a key of the output: after a takeover LangGraph returns {} itself
-        return _Result(bundle, await stored_output(run, self._artifacts, returned))
+        output = await stored_output(run, self._artifacts, returned)
+        return _Result(bundle, output, checkpointer.state_checkpoints)
 
     async def _bundle_of(self, held: HeldRunRepository, named: Any) -> UUID | None:
         if named is None:
@@ -251,7 +257,7 @@ class LangGraphRunProcessor:
     async def _complete(self, held: HeldRunRepository, result: _Result) -> None:
         url = f"{self._artifact_url_base}/artifacts/{result.bundle}" if result.bundle else None
         async with held.end() as outcome:
-            await outcome.complete(result.output)
+            await outcome.complete(result.output, result.checkpoints)
             if held.run.campaign_id is not None:
                 await CampaignService(outcome).update_status_from_run(
                     held.run.campaign_id,
