@@ -16,6 +16,7 @@ from tests.faults.approval_mutants import APPROVALS
 from tests.faults.judging import judge, missing, run_pytest
 from tests.faults.judging import mutant_of as _mutant
 from tests.faults.mutations import rewriting
+from tests.faults.thread_mutants import THREADS
 
 _REFUSED = (
     "integration/test_refused_values.py::"
@@ -63,12 +64,6 @@ MUTANTS = (
     ),
     _mutant("epoch in an artifact", without.epoch_of("save_artifact"), _LOST),
     _mutant("epoch in a cache entry", without.epoch_of("save_cached"), _LOST),
-    _mutant(
-        "epoch in an item of the store",
-        without.epoch_of("write_store_items"),
-        _LOST,
-        "integration/test_store.py::test_a_worker_that_has_lost_its_run_puts_and_deletes_nothing",
-    ),
     _mutant(
         "epoch in the heartbeat and the handing back",
         rewriting(["own_runs", "lock_own_runs"], "AND runs.epoch = held.epoch", ""),
@@ -380,6 +375,7 @@ MUTANTS = (
         "integration/test_served_workflows.py::test_the_log_names_queued_runs_without_a_worker_once_a_change",
     ),
     *APPROVALS,
+    *THREADS,
 )
 
 

@@ -212,7 +212,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         "begin_in_thread",
         (IN_THREAD, 1),
         1,
-        {"runs": 3, "threads": 1, "checkpoints": 1, "checkpoint_writes": 1},
+        {"runs": 5, "threads": 1, "checkpoints": 1, "checkpoint_writes": 1},
     ),
     ("resume_run", (WAITING, *ACTOR, *NO_KEY, None, b"", ["gate"]), 1, {"runs": 4}),
     (
