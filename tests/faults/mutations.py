@@ -63,13 +63,13 @@ def status_of_retry() -> None:
 def single_call_after_a_failed_batch() -> None:
     from runengine_server.database import batcher
 
-    batcher.has_rolled_back = lambda error: False
+    _put(batcher, "has_rolled_back", lambda error: False)
 
 
 def end_of_what_may_have_been_committed() -> None:
     from runengine_server.database import batcher
 
-    batcher.has_rolled_back = lambda error: True
+    _put(batcher, "has_rolled_back", lambda error: True)
 
 
 def campaign_in_own_transaction() -> None:

@@ -134,4 +134,4 @@ class Batcher:
             return await self._fetch(self._function.one.call, *batch[0].arguments)
         arrays = zip(*(call.arguments for call in batch), strict=True)
         rows = await self._fetch(self._function.many, *map(list, arrays))
-        return [row for _, row in sorted(rows)]
+        return [row["result"] for row in sorted(rows, key=lambda row: int(row["place"]))]
