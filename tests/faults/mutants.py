@@ -16,6 +16,7 @@ from tests.faults.approval_mutants import APPROVALS
 from tests.faults.judging import judge, missing, run_pytest
 from tests.faults.judging import mutant_of as _mutant
 from tests.faults.mutations import rewriting
+from tests.faults.step_mutants import STEPS
 from tests.faults.thread_mutants import THREADS
 
 _REFUSED = (
@@ -376,6 +377,7 @@ MUTANTS = (
     ),
     *APPROVALS,
     *THREADS,
+    *STEPS,
 )
 
 

@@ -220,7 +220,8 @@ campaign_run_counts = Table(
 
 # One row for each execution of a step. id is LangGraph's task id: the same when the same task runs again,
 # another when a loop reaches the node again. seq is the order of execution. handled: the step failed and an
-# error handler of the graph took over, so that it does not run again.
+# error handler of the graph took over, so that it does not run again. encoded_input and encoded_update are
+# fields of a GetRunStepDataResponse, null where they are not kept; no list of steps reads them.
 run_steps = Table(
     "run_steps",
     metadata,
@@ -241,6 +242,8 @@ run_steps = Table(
     Column("completed_at", TIME),
     now("created_at"),
     now("updated_at"),
+    Column("encoded_input", LargeBinary),
+    Column("encoded_update", LargeBinary),
     PrimaryKeyConstraint("tenant_id", "run_id", "id", "attempt"),
     of_run(),
     CheckConstraint(

@@ -31,6 +31,7 @@ from runengine_server.worker.graph.failures import StateTooLarge, WorkflowChange
 from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.namespaces import namespace_path
 from runengine_server.worker.graph.open_writes import CheckpointKey, TaskWrites
+from runengine_server.worker.graph.step_data import update_of_step
 from runengine_server.worker.graph.stored_values import SERIALISER, dump_write
 from runengine_server.worker.graph.superseded import Superseded, replayed_checkpoints
 from runengine_server.worker.graph.task_paths import namespace_of, node_of, with_handlers, with_namespace
@@ -66,8 +67,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     def __init__(self, execution: Execution, workflow: Workflow | None = None) -> None:
         super().__init__(serde=SERIALISER)
         self.state: dict[str, Any] = {}
-        self.state_checkpoints = 1
-        self.begins = False
+        self.state_checkpoints, self.begins = 1, False
         self._workflow = workflow
         self._execution = execution
         self._open_writes = execution.open_writes
@@ -133,9 +133,12 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         # Those of the last task of a superstep go out with the begin of the next step. Others must not wait,
         # because nobody knows how long the tasks beside them take.
         defer = completed is not None and not execution.has_open_steps
+        update = None
+        if completed is not None and execution.step_of_task(completed) is not None:
+            update = update_of_step(writes, execution.step_data_bytes)
         await execution.fenced(
             execution.held.save_writes(
-                namespace, checkpoint_id, task_id, task_path, rows, completed, defer=defer
+                namespace, checkpoint_id, task_id, task_path, rows, completed, update, defer=defer
             )
         )
         if defer:
@@ -221,12 +224,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self._flush_soon()
         self._stored.add(namespace)
         if namespace == "":
-            self._keep_state(checkpoint, metadata)
+            self.state = checkpoint["channel_values"]
+            self.state_checkpoints = 1 + replayed_checkpoints(checkpoint, metadata)
         return self._config(namespace, checkpoint["id"])
-
-    def _keep_state(self, checkpoint: Checkpoint, metadata: CheckpointMetadata) -> None:
-        self.state = checkpoint["channel_values"]
-        self.state_checkpoints = 1 + replayed_checkpoints(checkpoint, metadata)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the current one of its namespace, with its writes."""
@@ -258,7 +258,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 found.checkpoint["channel_versions"][GATE] = self.get_next_version(None, None)
         # By name LangGraph also reads ancestors of the current one, to replay delta channels.
         if stored.checkpoint_ns == "" and not named:
-            self._keep_state(found.checkpoint, found.metadata)
+            self.state = found.checkpoint["channel_values"]
+            self.state_checkpoints = 1 + replayed_checkpoints(found.checkpoint, found.metadata)
         return found
 
     def _check_due(self, namespace: str, found: CheckpointTuple) -> None:

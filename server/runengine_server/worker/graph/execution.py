@@ -16,12 +16,13 @@ from runengine_server.domain.errors import Fenced, LeaseEnded, StatementRefused,
 from runengine_server.domain.run import ClaimedRun, Failure
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
+from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
 from runengine_server.worker.graph.channels import rejection_of
 from runengine_server.worker.graph.failures import WorkflowError, describe, is_retryable, run_code, step_code
 from runengine_server.worker.graph.gates import Gates
 from runengine_server.worker.graph.open_writes import OpenWrites
 from runengine_server.worker.graph.run_log import fields_of_run
+from runengine_server.worker.graph.time_limit import MAY_STILL_RUN
 from runengine_server.worker.graph.wide_supersteps import JointReturn
 
 # The key in a node's config under which its execution is found; `__` keeps it out of the metadata of
@@ -59,10 +60,12 @@ class Execution:
         retry_policies: Mapping[str, Sequence[RetryPolicy]] = _NO_POLICIES,
         max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
         holds_lease: Callable[[], bool] = lambda: True,
+        step_data_bytes: int = DEFAULT_STEP_DATA_BYTES,
     ) -> None:
         self.held = held
         self.artifacts = artifacts
         self.max_state_bytes = max_state_bytes
+        self.step_data_bytes = step_data_bytes
         self.holds_lease = holds_lease
         self.open_writes = OpenWrites()
         self.gates = Gates(held.run.resume_values)
@@ -74,6 +77,8 @@ class Execution:
         self._failed: set[tuple[UUID, int]] = set()
         # Tasks of the current superstep whose node was entered and has not been left for good.
         self._open_steps: set[UUID] = set()
+        # The latest execution of each task of which a thread goes on.
+        self._with_threads: dict[UUID, int] = {}
         # Errors that no handler of the graph took, with the step that each came from.
         self._failures: list[tuple[BaseException, str]] = []
         self._stopped_by: Exception | None = None
@@ -122,16 +127,20 @@ class Execution:
     # Steps.
 
     async def begin_step(
-        self, task_id: UUID, step_id: str, skill_id: str, cache_key: bytes | None
+        self, task_id: UUID, step_id: str, skill_id: str, cache_key: bytes | None, encoded_input: bytes | None
     ) -> tuple[int, tuple[str, bytes] | None]:
-        """Records that an execution of a step begins. Returns its attempt, and (type, value) of its result
-        where the cache has it under `cache_key`.
+        """Records that an execution of a step begins, with its input. Returns its attempt, and (type, value)
+        of its result where the cache has it under `cache_key`.
         """
         # The time limit may be over before the database has recorded the begin: even then it is this step's.
         self._latest[task_id] = (step_id, 0)
         self._open_steps.add(task_id)
+        if task_id in self._with_threads:
+            await self._fail_with_thread(task_id, "STEP_TIMED_OUT", "It ran into its time limit")
         cached = await self.fenced(self.held.get_cached(step_id, cache_key)) if cache_key else None
-        attempt = await self.fenced(self.held.begin_step(task_id, step_id, skill_id, cached is not None))
+        attempt = await self.fenced(
+            self.held.begin_step(task_id, step_id, skill_id, cached is not None, encoded_input)
+        )
         self._latest[task_id] = (step_id, attempt)
         return attempt, cached
 
@@ -184,6 +193,23 @@ class Execution:
                 exc_info=error,
             )
 
+    def leave_thread(self, task_id: UUID | None) -> None:
+        """A thread of the execution that the task has begun was abandoned."""
+        if task_id is not None and (attempt := self.attempt_of_task(task_id)) is not None:
+            self._with_threads[task_id] = attempt
+
+    async def fail_steps_with_threads(self) -> None:
+        """The run ends: fails the steps that were stopped with it and of which a thread goes on."""
+        for task_id in list(self._with_threads):
+            await self._fail_with_thread(
+                task_id, "STEP_INTERRUPTED", "It was stopped because the run ended without it"
+            )
+
+    async def _fail_with_thread(self, task_id: UUID, code: str, words: str) -> None:
+        attempt = self._with_threads.pop(task_id)
+        message = f"{words}; {MAY_STILL_RUN}."
+        await self.fenced(self.held.fail_step(task_id, attempt, code, message, retryable=True, again=False))
+
     async def record_task_error(self, task_id: UUID, error: Any, *, handled: bool) -> None:
         """Fails the step of a task that ended with `error`, unless its node has raised and so has failed it:
         its time ran out, an edge that leads from it raised, what it returned cannot be stored, or an error
@@ -223,12 +249,20 @@ class Execution:
         await self.open_writes.settle()
         if (rejected := self.open_writes.find(rejection)) is None:
             return
-        by = " and ".join(map(repr, dict.fromkeys(rejected.nodes)))
-        error.add_note(f"written under {rejection.key!r} by {by}")
+        # An error handler has the path, and so the node, of the task whose error it takes.
+        own = [
+            self.step_of_task(UUID(task_id)) or node
+            for task_id, node in zip(rejected.task_ids, rejected.nodes, strict=True)
+        ]
+        by = " and ".join(map(repr, dict.fromkeys(own)))
+        note = f"written under {rejection.key!r} by {by}"
+        if note in getattr(error, "__notes__", ()):
+            return  # the node has done this, within which it was raised
+        error.add_note(note)
         policies: Sequence[RetryPolicy] = ()
         if rejected.namespace == "":
-            self._failures.append((error, rejected.nodes[0]))
-            policies = self._retry_policies.get(rejected.nodes[0], ())
+            self._failures.append((error, own[0]))
+            policies = self._retry_policies.get(own[0], ())
         await self.fenced(
             self.held.discard_writes(
                 rejected.namespace,

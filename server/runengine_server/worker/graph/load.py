@@ -22,7 +22,7 @@ from langgraph.types import RetryPolicy
 from runengine_server.worker.graph.due import due_nodes
 from runengine_server.worker.graph.namespaces import namespace_path
 from runengine_server.worker.graph.recorded_node import RecordedNode
-from runengine_server.worker.graph.storing_node import store_writes
+from runengine_server.worker.graph.storing_node import store_writes, untracked_channels
 from runengine_server.worker.graph.time_limit import TimeLimit
 
 AnyGraph = StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
@@ -159,6 +159,7 @@ def compile_workflow(name: str, graph: AnyGraph, timeouts: Timeouts = _NO_TIMEOU
     subgraphs = _subgraphs(compiled)
     callable_graphs = _callable_graphs(compiled)
     retry_policies: dict[str, Sequence[RetryPolicy]] = {}
+    untracked = untracked_channels(compiled)
     for step_id, node in compiled.nodes.items():
         if step_id == START:
             continue
@@ -166,13 +167,14 @@ def compile_workflow(name: str, graph: AnyGraph, timeouts: Timeouts = _NO_TIMEOU
         retry_policies[step_id] = (policies,) if isinstance(policies, RetryPolicy) else tuple(policies)
         skill_id = str((node.metadata or {}).get("skill_id", step_id))
         cache_policy = node.cache_policy or compiled.cache_policy
-        node.bound = RecordedNode(step_id, skill_id, node.bound, retry_policies[step_id], cache_policy)
+        policies = retry_policies[step_id]
+        node.bound = RecordedNode(step_id, skill_id, node.bound, policies, cache_policy, untracked)
         node.cache_policy = None
     compiled.cache_policy = None
     _limit(compiled, timeouts.step)
-    for subgraph in subgraphs.values():
-        # A sub-graph as a whole has the limit of the node that it is.
-        _limit(subgraph, None)
+    for each in chain.from_iterable(callable_graphs.values()):
+        # A graph within another has, as a whole, the limit of the node that it is in.
+        _limit(each, None)
     builder = getattr(compiled, "builder", None)
     # Of an @entrypoint, which has none, the tasks are steps too.
     store_writes(compiled, is_top=True, records_tasks=builder is None)

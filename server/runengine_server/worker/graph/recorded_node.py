@@ -6,7 +6,6 @@ own attempt counter restarts at 1 when a graph resumes.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 from collections.abc import Sequence
@@ -31,17 +30,14 @@ from runengine.context import RunContext
 
 from runengine_server.domain.errors import LeaseEnded
 from runengine_server.worker.graph.execution import EXECUTION, Execution, ExecutionStopped
-from runengine_server.worker.graph.failures import describe, is_retryable, matches
+from runengine_server.worker.graph.failures import contained, is_retryable, matches
 from runengine_server.worker.graph.fingerprint import fingerprint
 from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
+from runengine_server.worker.graph.step_data import input_of_step
 from runengine_server.worker.graph.stored_values import SERIALISER, as_stored
 
 _log = structlog.get_logger()
-
-
-class NodeExited(Exception):
-    """A node raised what is no Exception: it called sys.exit(), say."""
 
 
 class RecordedNode(Runnable[Any, Any]):
@@ -56,12 +52,14 @@ class RecordedNode(Runnable[Any, Any]):
         bound: Runnable[Any, Any],
         retry_policies: Sequence[RetryPolicy],
         cache_policy: CachePolicy[Any] | None,
+        untracked: frozenset[str] = frozenset(),
     ) -> None:
         self.step_id = step_id
         self.skill_id = skill_id
         self.bound = bound
         self.retry_policies = retry_policies
         self.cache_policy = cache_policy
+        self.untracked = untracked
         self._code = fingerprint(bound) if cache_policy else b""
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> NoReturn:  # noqa: A002
@@ -75,7 +73,9 @@ class RecordedNode(Runnable[Any, Any]):
         # Not execution_info.task_id: for an error handler that is the task whose error it handles.
         task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
         cache_key, key_error = self._cache_key(input)
-        attempt, cached = await execution.begin_step(task_id, self.step_id, self.skill_id, cache_key)
+        # Before the node is executed, which may change its input.
+        shown = input_of_step(self._shown(input), self.untracked, execution.step_data_bytes)
+        attempt, cached = await execution.begin_step(task_id, self.step_id, self.skill_id, cache_key, shown)
         if cached is not None:
             return SERIALISER.loads_typed(cached)
 
@@ -109,12 +109,7 @@ class RecordedNode(Runnable[Any, Any]):
         token = var_child_runnable_config.set(config)
         CONFIG_OF_NODE.set(config)
         try:
-            return await self.bound.ainvoke(input, config, **kwargs)
-        except (Exception, asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException as error:
-            # sys.exit() in a node would end the worker, and all the runs on it.
-            raise NodeExited(describe(error)) from None
+            return await contained(self.bound.ainvoke(input, config, **kwargs))
         finally:
             with contextlib.suppress(ValueError):  # an abandoned one is closed in another context
                 var_child_runnable_config.reset(token)
@@ -137,6 +132,9 @@ class RecordedNode(Runnable[Any, Any]):
             return hashlib.sha256(self._code + (key.encode() if isinstance(key, str) else key)).digest(), None
         except Exception as error:
             return None, error
+
+    def _shown(self, input: Any) -> Any:  # noqa: A002
+        return input
 
     def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
         return policy.key_func(input)  # type: ignore[no-any-return]

@@ -12,9 +12,11 @@ from langchain_core.runnables.config import run_in_executor
 from langgraph._internal._constants import CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_TASK_ID
 from langgraph._internal._runnable import RunnableCallable, is_async_callable
 from langgraph.config import get_config
+from langgraph.errors import ParentCommand
 from langgraph.types import CachePolicy, RetryPolicy
 
 from runengine_server.worker.graph.execution import EXECUTION, Execution
+from runengine_server.worker.graph.failures import WorkflowError
 from runengine_server.worker.graph.recorded_node import RecordedNode
 
 
@@ -28,6 +30,18 @@ class RecordedTask(RecordedNode):
         execution: Execution = configurable[EXECUTION]
         execution.begin_task(UUID(configurable[CONFIG_KEY_TASK_ID]), configurable[CONFIG_KEY_CHECKPOINT_NS])
         return await super().ainvoke(input, config, **kwargs)
+
+    def _shown(self, input: Any) -> Any:  # noqa: A002
+        arguments, named = input
+        return {"args": arguments, "kwargs": named}
+
+    async def _execute(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+        try:
+            return await super()._execute(input, config, **kwargs)
+        except ParentCommand:
+            # An @entrypoint has no nodes to which it could lead.
+            words = f"A graph that {self.step_id!r} calls returned a Command to the graph above."
+            raise WorkflowError(words) from None
 
     def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
         arguments, named = input

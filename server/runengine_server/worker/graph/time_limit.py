@@ -8,11 +8,18 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph._internal._constants import CONFIG_KEY_SEND
 from langgraph.errors import NodeTimeoutError
+
+from runengine_server.worker.graph.failures import contained
+
+# What the error of a step says whose thread was abandoned.
+MAY_STILL_RUN = "its thread cannot be stopped, and may still be running"
+
+_SETTLE_SECONDS = 0.05
 
 
 class NodeClock:
@@ -25,6 +32,13 @@ class NodeClock:
         self._stopped = 0
         self._since = time.monotonic()
         self._counted = 0.0
+        self.has_left_thread = False
+
+    def leave_thread(self) -> None:
+        """A thread that works for the node was abandoned."""
+        self.has_left_thread = True
+        if self._outer is not None:
+            self._outer.leave_thread()
 
     def stop(self) -> None:
         """Does not count until `resume` was called as often as this."""
@@ -70,9 +84,11 @@ class TimeLimit(Runnable[Any, Any]):
         self.bound = bound
         self.seconds = seconds
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> NoReturn:  # noqa: A002
-        """The engine executes graphs asynchronously."""
-        raise NotImplementedError
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """What `bound` returns, however long it takes: nothing can be stopped in a graph that a sync node
+        calls by `.invoke()`, and the limit of that node holds.
+        """
+        return self.bound.invoke(input, config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """What `bound` returns. Where it ignores that it is cancelled it is abandoned, and writes nothing."""
@@ -87,7 +103,7 @@ class TimeLimit(Runnable[Any, Any]):
         config = {**config, "configurable": {**config["configurable"], CONFIG_KEY_SEND: send_in_time}}
         clock = NodeClock(_clock.get())
         before = _clock.set(clock)
-        work = asyncio.ensure_future(self.bound.ainvoke(input, config, **kwargs))
+        work = asyncio.ensure_future(contained(self.bound.ainvoke(input, config, **kwargs)))
         _clock.reset(before)
         try:
             left = self.seconds
@@ -101,8 +117,13 @@ class TimeLimit(Runnable[Any, Any]):
             _abandon(work)
             raise
         is_abandoned = True
+        error = NodeTimeoutError(str(self.name), clock.seconds(), kind="run", run_timeout=self.seconds)
         _abandon(work)
-        raise NodeTimeoutError(str(self.name), clock.seconds(), kind="run", run_timeout=self.seconds)
+        # Once it has ended, the threads are known that work for it and cannot be stopped.
+        await asyncio.wait({work}, timeout=_SETTLE_SECONDS)
+        if clock.has_left_thread:
+            error.add_note(MAY_STILL_RUN)
+        raise error
 
 
 def _abandon(work: asyncio.Future[Any]) -> None:
