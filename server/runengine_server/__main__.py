@@ -125,6 +125,24 @@ def _cache(
     _run(partial(clear_cache, workflow=workflow, tenant=tenant))
 
 
+@cli.command("store")
+def _store(
+    tenant: Annotated[str, typer.Option(help="The organisation whose store it is.")],
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Required: delete what nodes have put into the store.")
+    ] = False,
+    namespace: Annotated[
+        str, typer.Option(help="Delete only this namespace and those below it, as in users.42.")
+    ] = "",
+) -> None:
+    """Empty the store of an organisation, or a part of it."""
+    if not clear:
+        raise typer.BadParameter("there is nothing to do without it", param_hint="--clear")
+    from runengine_server.processes.operator_commands import clear_store
+
+    _run(partial(clear_store, tenant=tenant, namespace=namespace))
+
+
 @cli.command("workflows")
 def _workflows() -> None:
     """List the workflows, with the workers that serve each and the runs that are queued for it."""

@@ -39,3 +39,28 @@ async def test_another_worker_goes_on_from_the_last_checkpoint(
     losses = await database.fetchval("SELECT losses FROM runs WHERE id = $1", run.id)
     assert losses == (1 if how == "killed" else 0)
     await second.stop()
+
+
+async def test_a_killed_worker_keeps_no_thread_from_going_on_in_order(
+    stack: Stack, client: RunEngineClient, gates: Gates
+) -> None:
+    (first,) = await stack.start("worker", **RESTARTED)
+    runs = [
+        await client.trigger_run(
+            "gated-restarted",
+            trigger_payload={"gates": gates.path, "seen": [word]},
+            context={"threadId": "thread"},
+        )
+        for word in ("one", "two", "three")
+    ]
+    await gates.next()
+    (second,) = await stack.start("worker", **RESTARTED)
+    first.kill()
+    expected: list[str] = []
+    for run, word in zip(runs, ("one", "two", "three"), strict=True):
+        # Of all workers one has arrived: the one of the run whose turn it is.
+        (await gates.next()).open()
+        output = await client.wait_for_output(run.id, timeout_seconds=SECONDS)
+        expected += [word, "first", "held", "last"]
+        assert output.value["seen"] == expected
+    await second.stop()

@@ -18,6 +18,7 @@ from tests.faults.judging import mutant_of as _mutant
 from tests.faults.mutations import rewriting
 from tests.faults.progress_mutants import PROGRESS
 from tests.faults.step_mutants import STEPS
+from tests.faults.thread_mutants import THREADS
 
 _REFUSED = (
     "integration/test_refused_values.py::"
@@ -377,6 +378,7 @@ MUTANTS = (
     ),
     *APPROVALS,
     *PROGRESS,
+    *THREADS,
     *STEPS,
 )
 

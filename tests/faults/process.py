@@ -58,6 +58,8 @@ WRITES = (
     "save_checkpoint",
     "save_artifact",
     "save_cached",
+    "write_items",
+    "begin_in_thread",
     "prune_checkpoints",
     "drop_checkpoints",
     "wait",

@@ -55,6 +55,8 @@ TABLES = (
     "checkpoint_writes",
     "artifacts",
     "step_cache",
+    "store_items",
+    "threads",
     "campaigns",
     "campaign_run_counts",
 )
@@ -92,6 +94,8 @@ WRITES: dict[str, Write] = {
         Artifact(uuid4(), "late.txt", "text/plain", 4, "late"), TASK, 2
     ),
     "fills the cache": lambda held: held.save_cached("late", b"late", "msgpack", b"late", None),
+    "begins in a thread": lambda held: held.begin_in_thread(),
+    "puts an item into the store": lambda held: held.write_items({(".late.", "late"): "{}"}),
     "waits for somebody": lambda held: held.wait([WaitingFor("late", "late")], None, Struct()),
     "completes the run": complete,
     "fails the run": fail,

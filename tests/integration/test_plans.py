@@ -31,6 +31,9 @@ INPUT = encode_input(NewRun(UUID(int=0), TriggerRunRequest(workflow_name=WORKFLO
 WAITING_FOR = Run(waiting_for=[WaitingFor(id="gate")]).SerializeToString()
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
+# How many runs one thread has: one that is running, and those that wait for it.
+OF_THREAD = 5000
+
 # Half of the runs are of one tenant and half of these of one campaign, a second apart. Each run has one row
 # in each of the other tables.
 FILL = f"""
@@ -71,8 +74,19 @@ INSERT INTO artifacts (tenant_id, run_id, id, name, media_type, size, key)
 SELECT tenant_id, id, id, 'name', 'text/plain', 1, 'key' FROM runs;
 INSERT INTO step_cache (tenant_id, workflow_name, step_id, key, type, value)
 SELECT '{TENANT}', '{WORKFLOW}', 'one', uuid_send(id), 'null', '' FROM runs;
+INSERT INTO store_items (tenant_id, namespace, key, value, created_at, updated_at)
+SELECT '{TENANT}', '.runs.' || n / 100 || '.', n, '{{"n": 1}}', now(), now()
+FROM generate_series(1, {RUNS}) AS n;
 INSERT INTO idempotency_keys (tenant_id, key, fingerprint, response)
-SELECT '{TENANT}', id, '', '' FROM runs
+SELECT '{TENANT}', id, '', '' FROM runs;
+INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, epoch, queued_at, lease_expires_at,
+    thread_id, thread_place)
+SELECT '{TENANT}', lpad(to_hex({RUNS} + n), 32, '0')::uuid, '{WORKFLOW}', '\\x{INPUT.hex()}',
+    CASE WHEN n = 1 THEN 'running' ELSE 'queued' END, 1, CASE WHEN n = 1 THEN now() ELSE 'infinity' END,
+    CASE WHEN n = 1 THEN now() + interval '1 day' END, 'thread', n FROM generate_series(1, {OF_THREAD}) AS n;
+INSERT INTO threads (tenant_id, workflow_name, thread_id, last_place, state_run_id)
+SELECT '{TENANT}', '{WORKFLOW}', 'thread' || CASE WHEN n > 1 THEN n::text ELSE '' END, {OF_THREAD},
+    lpad(to_hex(2 * n), 32, '0')::uuid FROM generate_series(1, {RUNS}) AS n
 """
 
 # Where autovacuum has been, an index alone may tell, and no row counts as read.
@@ -129,8 +143,9 @@ def run_of(status: str, number: int = 50_000) -> UUID:
 RUNNING, COMPLETED, FAILED = run_of("running"), run_of("completed"), run_of("failed")
 WAITING = run_of("waiting")
 HELD = (RUNNING, 1)
-OUTPUT = (b"", UUID(int=9), "output.json", "application/json", 1, "key")
-NO_OUTPUT = (None,) * 6
+IN_THREAD = UUID(int=RUNS + 1)
+OUTPUT = (b"", UUID(int=9), "output.json", "application/json", 1, "key", None)
+NO_OUTPUT = (None,) * 7
 LEASE = ([WORKFLOW], 10, 30.0, "worker:test")
 # Those of the runs here end in up to a hundred days.
 LONG_LEASE = ([WORKFLOW], 10, 1e7, "worker:test")
@@ -138,9 +153,11 @@ MANY = [run_of("running", number) for number in range(20_000, 30_000, 1_000)]
 KEPT = ([TENANT] * len(MANY), MANY, [1] * len(MANY))
 ACTOR, NO_KEY = ("user_test", None), (None, None)
 AFTER = (BEGIN + timedelta(seconds=100_000), UUID(int=100_000))
-QUEUED = sum(STATUSES[number // 7 % len(STATUSES)] == "queued" for number in range(1, RUNS + 1))
+QUEUED = OF_THREAD - 1
+QUEUED += sum(STATUSES[number // 7 % len(STATUSES)] == "queued" for number in range(1, RUNS + 1))
 WRITTEN = (["", ""], ["2", "2"], ["t", "t"], ["", ""], [0, 1], ["a", "b"], ["null"] * 2, [b""] * 2)
 STORED = ([""], ["2"], ["1"], ["null"], [b""], [b""], [""], ["2"], ["gone"])
+NAMESPACES = RUNS // 100 + 1
 SOME = ["failed", "queued"]
 FIRST = (None, None)
 COUNTS = {"campaign_run_counts": 16}
@@ -182,13 +199,25 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         "cancel_run",
         (RUNNING, *ACTOR, *NO_KEY),
         1,
-        {"runs": 3, "run_steps": 1, "campaign_run_counts": 1, "checkpoints": 2, "checkpoint_writes": 1},
+        {"runs": 4, "run_steps": 1, "campaign_run_counts": 1, "checkpoints": 2, "checkpoint_writes": 1},
     ),
     (
         "retry_run",
         (FAILED, *ACTOR, *NO_KEY, None),
         1,
-        {"runs": 4, "run_steps": 1, "campaign_run_counts": 1},
+        {"runs": 5, "run_steps": 1, "campaign_run_counts": 1},
+    ),
+    (
+        "trigger_run_of_thread",
+        (uuid4(), WORKFLOW, INPUT, CAMPAIGN, 0, *ACTOR, *NO_KEY, None, False, "thread"),
+        1,
+        {"workflows": 1, "runs": 4, "campaign_run_counts": 1, "threads": 1},
+    ),
+    (
+        "begin_in_thread",
+        (IN_THREAD, 1),
+        1,
+        {"runs": 5, "threads": 1, "checkpoints": 1, "checkpoint_writes": 1},
     ),
     ("resume_run", (WAITING, *ACTOR, *NO_KEY, None, b"", ["gate"]), 1, {"runs": 4}),
     (
@@ -304,6 +333,17 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         (*HELD, WORKFLOW, "one", b"new", "null", b"", None),
         1,
         {"runs": 1},
+    ),
+    ("get_store_items", ([".runs.7.", ".runs.7."], ["700", "701"]), 2, {"store_items": 2}),
+    ("search_store_items", (".runs.7.", None, 10, 0), 10, {"store_items": 100}),
+    ("search_store_items", (".runs.7.", '{"n": 1}', 10, 0), 10, {"store_items": 100}),
+    ("list_store_namespaces", (".runs.", [], None, 10, 0), 10, {"store_items": NAMESPACES}),
+    ("list_store_namespaces", (".runs.7.", [], None, 10, 0), 1, {"store_items": 1}),
+    (
+        "write_store_items",
+        (*HELD, [".runs.7."] * 2, ["700", "new"], ["{}"] * 2),
+        1,
+        {"runs": 1, "store_items": 1},
     ),
 ]
 

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from runengine_client import RunEngineClient
 from runengine_server.database.database import Database
+from runengine_server.database.functions import tenant_function
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import StatementRefused
 from runengine_server.domain.run import RunStatus
@@ -33,16 +34,24 @@ class Theirs:
     campaign_id: uuid.UUID
     run_id: uuid.UUID
     artifact_id: uuid.UUID
+    item: tuple[str, str]
 
 
 @pytest.fixture
-async def theirs(client: RunEngineClient, organisation: str) -> Theirs:
+async def theirs(client: RunEngineClient, organisation: str, database: asyncpg.Connection) -> Theirs:
     campaign = await client.create_campaign()
     run = await client.trigger_run("two-artifacts", campaign_id=campaign.id)
     await client.wait(run.id)
     (step,) = await client.list_run_steps(run.id)
-    ids = [uuid.UUID(each) for each in (campaign.id, run.id, step.output_artifact_ids[0])]
-    return Theirs(organisation, *ids)
+    campaign_id, run_id, artifact_id = map(uuid.UUID, (campaign.id, run.id, step.output_artifact_ids[0]))
+    item = (".theirs.", "key")
+    await database.execute(
+        """INSERT INTO store_items (tenant_id, namespace, key, value, created_at, updated_at)
+        VALUES ($1, $2, $3, '{}', now(), now())""",
+        organisation,
+        *item,
+    )
+    return Theirs(organisation, campaign_id, run_id, artifact_id, item)
 
 
 async def _database(url: str) -> AsyncIterator[Database]:
@@ -78,6 +87,12 @@ async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> li
     """What `tenant_id` gets of every way to see, or to move, something of theirs."""
     scope = database.tenant(tenant_id)
     runs = RunRepository(scope)
+    namespace, key = theirs.item
+    items = [
+        await scope.call(tenant_function("get_store_items"), [namespace], [key]),
+        await scope.call(tenant_function("search_store_items"), namespace, None, 10, 0),
+        await scope.call(tenant_function("list_store_namespaces"), ".", [], None, 10, 0),
+    ]
     page = await runs.list_of_campaign(theirs.campaign_id, [], 10, 0, None)
     filtered = await runs.list_of_campaign(theirs.campaign_id, list(RunStatus), 10, 0, None)
     moves = [
@@ -95,6 +110,7 @@ async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> li
         *(None if move.outcome is Outcome.RUN_NOT_FOUND else move.outcome for move in moves),
         await CampaignRepository(scope).get(theirs.campaign_id),
         await ArtifactRepository(scope).get(theirs.artifact_id),
+        *(each or None for each in items),
     ]
 
 

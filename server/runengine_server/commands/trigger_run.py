@@ -32,6 +32,9 @@ from runengine_server.repositories.run_repository import (
 _MAX_NAMES, _MAX_NAMES_BYTES = 20, 1000
 _MAX_COMPARED = 64
 
+# In characters.
+MAX_THREAD_ID = 255
+
 
 def check_trigger(request: TriggerRunRequest, violations: Sequence[Violation] = ()) -> NewRun:
     """The run that is requested, with a new id. Makes `context.campaignId` of the request lower case.
@@ -47,6 +50,7 @@ def check_trigger(request: TriggerRunRequest, violations: Sequence[Violation] = 
         structs.append(request.trigger_payload)
         found += violations_of(request.trigger_payload, "trigger_payload")
     campaign_id: UUID | None = None
+    thread_id: str | None = None
     if request.HasField("context"):
         structs.append(request.context)
         found += violations_of(request.context, "context")
@@ -57,11 +61,17 @@ def check_trigger(request: TriggerRunRequest, violations: Sequence[Violation] = 
                 found.append(Violation("context.campaignId", NOT_A_UUID))
             else:
                 given.string_value = str(campaign_id)
+        if "threadId" in request.context.fields:
+            thread_id = request.context.fields["threadId"].string_value
+            if not 0 < len(thread_id) <= MAX_THREAD_ID:
+                found.append(
+                    Violation("context.threadId", f"must be a text of 1 to {MAX_THREAD_ID} characters")
+                )
     if found:
         raise InvalidArgument(found)
     if is_too_large(*structs):
         raise PayloadTooLarge("Trigger payload and context together exceed 256 KiB of JSON.")
-    return NewRun(uuid_utils.compat.uuid7(), request, campaign_id)
+    return NewRun(uuid_utils.compat.uuid7(), request, campaign_id, thread_id)
 
 
 async def trigger_run(

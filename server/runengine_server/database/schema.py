@@ -20,7 +20,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
@@ -29,34 +28,20 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from runengine_server.database.columns import TIME, now, of_run, tenant
+from runengine_server.database.columns import metadata as metadata
 from runengine_server.database.functions import ENCODING
+from runengine_server.database.graph_tables import step_cache
 from runengine_server.database.row_level_security import secure
-
-metadata = MetaData()
-
-_TIME = TIMESTAMP(timezone=True)
-
-
-def _tenant() -> Column[str]:
-    return Column("tenant_id", Text, nullable=False)
-
-
-def _now(name: str) -> Column[object]:
-    return Column(name, _TIME, nullable=False, server_default=text("public.now_ms()"))
-
-
-def _of_run() -> ForeignKeyConstraint:
-    return ForeignKeyConstraint(["tenant_id", "run_id"], ["runs.tenant_id", "runs.id"])
-
 
 # The workflows that workers have registered, for all tenants. A trigger must name one of them.
 workflows = Table(
     "workflows",
     metadata,
     Column("name", Text, primary_key=True),
-    _now("registered_at"),
+    now("registered_at"),
 )
 
 # The workers that serve each workflow, until they expire. There is no index on expires_at, so that a
@@ -67,7 +52,7 @@ workflow_workers = Table(
     Column("workflow_name", Text, nullable=False),
     Column("worker_id", Uuid, nullable=False),
     Column("worker", Text, nullable=False),
-    Column("expires_at", _TIME, nullable=False),
+    Column("expires_at", TIME, nullable=False),
     PrimaryKeyConstraint("workflow_name", "worker_id"),
     ForeignKeyConstraint(["workflow_name"], ["workflows.name"], ondelete="CASCADE"),
 )
@@ -77,21 +62,21 @@ chores = Table(
     "chores",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("begun_at", _TIME, nullable=False),
+    Column("begun_at", TIME, nullable=False),
 )
 
 campaigns = Table(
     "campaigns",
     metadata,
-    _tenant(),
+    tenant(),
     Column("id", Uuid, nullable=False),
     Column("status", Text, nullable=False, server_default="draft"),
     Column("bundle_url", Text),
     Column("latest_run_id", Uuid),
-    Column("latest_run_created_at", _TIME),
+    Column("latest_run_created_at", TIME),
     Column("latest_run_attempt", Integer),
-    _now("created_at"),
-    _now("updated_at"),
+    now("created_at"),
+    now("updated_at"),
     PrimaryKeyConstraint("tenant_id", "id"),
     CheckConstraint("status IN ('draft', 'live', 'failed')", name="campaigns_status_check"),
 )
@@ -103,22 +88,22 @@ campaigns = Table(
 runs = Table(
     "runs",
     metadata,
-    _tenant(),
+    tenant(),
     Column("id", Uuid, nullable=False),
     Column("workflow_name", Text, nullable=False),
     Column("status", Text, nullable=False, server_default="queued"),
     Column("attempt", Integer, nullable=False, server_default=text("1")),
     Column("campaign_id", Uuid),
     Column("error", LargeBinary),
-    Column("started_at", _TIME),
-    Column("completed_at", _TIME),
-    _now("created_at"),
-    _now("updated_at"),
-    _now("queued_at"),
+    Column("started_at", TIME),
+    Column("completed_at", TIME),
+    now("created_at"),
+    now("updated_at"),
+    now("queued_at"),
     Column("trace_id", Text),
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("losses", Integer, nullable=False, server_default=text("0")),
-    Column("lease_expires_at", _TIME),
+    Column("lease_expires_at", TIME),
     # The length of the lease, by which claim_expired detects that the clock has gone back.
     Column("lease_seconds", Double),
     Column("priority", SmallInteger, nullable=False, server_default=text("0")),
@@ -141,11 +126,17 @@ runs = Table(
     Column("encoded_output", LargeBinary),
     # Field 14 of a Run while it waits, see waiting.sql; waiting_since is of the last time that it did.
     Column("encoded_waiting", LargeBinary),
-    Column("waiting_since", _TIME),
-    Column("waiting_expires_at", _TIME),
+    Column("waiting_since", TIME),
+    Column("waiting_expires_at", TIME),
     Column("waited_seconds", Double, nullable=False, server_default=text("0")),
     # A google.protobuf.Struct: by id, what came with ResumeRun since the run last waited.
     Column("resume_values", LargeBinary),
+    # The thread that it is of, and which of its runs it is, see threads.sql; the run whose state it began
+    # with, and the greatest seq of the checkpoints that are copies of that.
+    Column("thread_id", Text),
+    Column("thread_place", BigInteger),
+    Column("thread_base", Uuid),
+    Column("thread_base_seq", BigInteger),
     PrimaryKeyConstraint("tenant_id", "id"),
     CheckConstraint(
         "status IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="runs_status_check"
@@ -186,6 +177,17 @@ Index(
     runs.c.workflow_name,
     postgresql_where=text("status = 'queued'"),
 )
+# release_next_of_thread: which run of a thread is running, which is due, which is the first of the rest.
+Index(
+    "runs_of_threads",
+    runs.c.tenant_id,
+    runs.c.workflow_name,
+    runs.c.thread_id,
+    runs.c.status,
+    runs.c.queued_at,
+    runs.c.thread_place,
+    postgresql_where=text("thread_id IS NOT NULL AND status IN ('queued', 'running')"),
+)
 # claim_queued: how many runs of a tenant are held. This index and the next have no condition on the status,
 # for which PostgreSQL would take one of them in place of the primary key.
 _is_held = runs.c.lease_expires_at.is_not(None)
@@ -205,7 +207,7 @@ Index(
 campaign_run_counts = Table(
     "campaign_run_counts",
     metadata,
-    _tenant(),
+    tenant(),
     Column("campaign_id", Uuid, nullable=False),
     Column("slot", Integer, nullable=False),
     *(
@@ -223,7 +225,7 @@ campaign_run_counts = Table(
 run_steps = Table(
     "run_steps",
     metadata,
-    _tenant(),
+    tenant(),
     Column("run_id", Uuid, nullable=False),
     Column("id", Uuid, nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -236,14 +238,14 @@ run_steps = Table(
     Column("handled", Boolean, nullable=False, server_default=text("false")),
     Column("error", JSONB),
     Column("output_artifact_ids", ARRAY(Uuid), nullable=False, server_default="{}"),
-    Column("started_at", _TIME),
-    Column("completed_at", _TIME),
-    _now("created_at"),
-    _now("updated_at"),
+    Column("started_at", TIME),
+    Column("completed_at", TIME),
+    now("created_at"),
+    now("updated_at"),
     Column("encoded_input", LargeBinary),
     Column("encoded_update", LargeBinary),
     PrimaryKeyConstraint("tenant_id", "run_id", "id", "attempt"),
-    _of_run(),
+    of_run(),
     CheckConstraint(
         "status IN ('pending', 'running', 'completed', 'failed', 'skipped')", name="run_steps_status_check"
     ),
@@ -254,10 +256,10 @@ run_steps = Table(
 run_events = Table(
     "run_events",
     metadata,
-    _tenant(),
+    tenant(),
     Column("run_id", Uuid, nullable=False),
     Column("seq", BigInteger, Identity(always=True), nullable=False),
-    Column("at", _TIME, nullable=False),
+    Column("at", TIME, nullable=False),
     Column("from_status", Text),
     Column("to_status", Text, nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -266,7 +268,7 @@ run_events = Table(
     Column("trace_id", Text),
     Column("error", LargeBinary),
     PrimaryKeyConstraint("tenant_id", "run_id", "seq"),
-    _of_run(),
+    of_run(),
 )
 
 # The responses of calls with an idempotency key, kept for seven days. fingerprint is the SHA-256 of
@@ -274,11 +276,11 @@ run_events = Table(
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
-    _tenant(),
+    tenant(),
     Column("key", Text, nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("response", LargeBinary),
-    _now("created_at"),
+    now("created_at"),
     PrimaryKeyConstraint("tenant_id", "key"),
 )
 # purge_expired.
@@ -289,18 +291,18 @@ Index("idempotency_keys_by_age", idempotency_keys.c.created_at)
 artifacts = Table(
     "artifacts",
     metadata,
-    _tenant(),
+    tenant(),
     Column("id", Uuid, nullable=False),
     Column("run_id", Uuid, nullable=False),
     Column("name", Text, nullable=False),
     Column("media_type", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("key", Text, nullable=False),
-    _now("created_at"),
+    now("created_at"),
     Column("task_id", Uuid),
     Column("step_attempt", Integer),
     PrimaryKeyConstraint("tenant_id", "id"),
-    _of_run(),
+    of_run(),
 )
 Index("artifacts_of_runs", artifacts.c.tenant_id, artifacts.c.run_id, artifacts.c.id)  # list_run_artifacts
 Index(
@@ -313,74 +315,12 @@ Index(
     postgresql_where=artifacts.c.task_id.is_not(None),
 )
 
-# Each step of a run replaces its checkpoint, and a large state has a thousand rows in the TOAST table. By
-# default autovacuum would wait until a fifth of these are dead, and then pause between pages.
-_VACUUMED_OFTEN = {
-    "autovacuum_vacuum_scale_factor": 0.05,
-    "autovacuum_vacuum_cost_delay": 0,
-    "toast.autovacuum_vacuum_scale_factor": 0.05,
-    "toast.autovacuum_vacuum_threshold": 1000,
-    "toast.autovacuum_vacuum_cost_delay": 0,
-}
-
-# LangGraph's checkpoints of runs that have not completed. The one with the greatest seq is current.
-# Their ids contain a time too, but by the worker's clock, and that of its successor may be behind.
-checkpoints = Table(
-    "checkpoints",
-    metadata,
-    _tenant(),
-    Column("run_id", Uuid, nullable=False),
-    Column("checkpoint_ns", Text, nullable=False),
-    Column("checkpoint_id", Text, nullable=False),
-    Column("parent_checkpoint_id", Text),
-    Column("seq", BigInteger, Identity(always=True), nullable=False),
-    Column("type", Text, nullable=False),
-    Column("checkpoint", LargeBinary, nullable=False),
-    Column("metadata", LargeBinary, nullable=False),
-    PrimaryKeyConstraint("tenant_id", "run_id", "checkpoint_ns", "checkpoint_id"),
-    _of_run(),
-    postgresql_with=_VACUUMED_OFTEN,
-)
-checkpoint_writes = Table(
-    "checkpoint_writes",
-    metadata,
-    _tenant(),
-    Column("run_id", Uuid, nullable=False),
-    Column("checkpoint_ns", Text, nullable=False),
-    Column("checkpoint_id", Text, nullable=False),
-    Column("task_id", Text, nullable=False),
-    Column("idx", Integer, nullable=False),
-    Column("task_path", Text, nullable=False),
-    Column("channel", Text, nullable=False),
-    Column("type", Text, nullable=False),
-    Column("value", LargeBinary, nullable=False),
-    PrimaryKeyConstraint("tenant_id", "run_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"),
-    _of_run(),
-    postgresql_with=_VACUUMED_OFTEN,
-)
-
-# What nodes with a CachePolicy returned. key is the SHA-256 of the node's code and the policy's key.
-step_cache = Table(
-    "step_cache",
-    metadata,
-    _tenant(),
-    Column("workflow_name", Text, nullable=False),
-    Column("step_id", Text, nullable=False),
-    Column("key", LargeBinary, nullable=False),
-    Column("type", Text, nullable=False),
-    Column("value", LargeBinary, nullable=False),
-    Column("expires_at", _TIME),
-    PrimaryKeyConstraint("tenant_id", "workflow_name", "step_id", "key"),
-)
-# purge_expired.
-Index("step_cache_by_age", step_cache.c.expires_at, postgresql_where=step_cache.c.expires_at.is_not(None))
-
 # The installed versions of the functions, and when a server last used each: see functions.py.
 function_schemas = Table(
     "function_schemas",
     metadata,
     Column("name", Text, primary_key=True),
-    _now("used_at"),
+    now("used_at"),
 )
 
 # The tables that a worker uses for all tenants at once: it claims runs, renews and gives back their leases,

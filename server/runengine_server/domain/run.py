@@ -66,11 +66,12 @@ def whole_milliseconds(start: datetime | None, end: datetime | None) -> int | No
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run that is about to be stored; `campaign_id` is that of the request's context."""
+    """A run that is about to be stored; `campaign_id` and `thread_id` are those of the request's context."""
 
     id: UUID
     request: TriggerRunRequest
     campaign_id: UUID | None = None
+    thread_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class ClaimedRun:
     `hand_backs` how many in a row handed it back without having completed a step of it,
     `running_seconds` how long ago the first of them took it, by the database's clock, without the time that
     it has waited. `resume_values` is what came with ResumeRun since then; `waiting_timed_out` says that
-    nobody resumed it in time.
+    nobody resumed it in time. `thread_id` is that of its thread, of which it is the only run that is held.
     """
 
     tenant_id: str
@@ -141,6 +142,7 @@ class ClaimedRun:
     running_seconds: float
     resume_values: Struct = field(default_factory=Struct)
     waiting_timed_out: bool = False
+    thread_id: str | None = None
 
     @property
     def in_quarantine(self) -> bool:

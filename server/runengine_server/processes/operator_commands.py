@@ -1,4 +1,4 @@
-"""The operator's commands on a running system: `workflows` and `cache --clear`."""
+"""The operator's commands on a running system: `workflows`, `cache --clear` and `store --clear`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ async def clear_cache(settings: Settings, workflow: str | None, tenant: str | No
     """Deletes the cached results of steps, and prints how many entries that were."""
     async with _opened(settings, "cache") as database:
         cleared = await purges.clear_cache(database.dispatch(), workflow, tenant)
+    sys.stdout.write(f"{cleared} cleared\n")
+
+
+async def clear_store(settings: Settings, tenant: str, namespace: str) -> None:
+    """Deletes what nodes have put into the store of a tenant, of all namespaces or below one, and prints
+    how many items that were.
+    """
+    path = f".{namespace}." if namespace else "."
+    async with _opened(settings, "store") as database:
+        cleared = await purges.clear_store(database.tenant(tenant), tenant, path)
     sys.stdout.write(f"{cleared} cleared\n")
 
 

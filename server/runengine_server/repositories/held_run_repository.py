@@ -4,14 +4,17 @@ the run is running under the worker's epoch, and raises Fenced otherwise.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 from google.protobuf.struct_pb2 import Struct
 
+from runengine_server.database.channels import QUEUED
 from runengine_server.database.database import Database
 from runengine_server.database.functions import TenantFunction, tenant_function
 from runengine_server.domain.encoded_run import encode_error
@@ -40,10 +43,26 @@ _GET_ARTIFACT = tenant_function("get_artifact")
 _HAS_ARTIFACT = tenant_function("has_artifact")
 _GET_CACHED = tenant_function("get_cached")
 _SAVE_CACHED = tenant_function("save_cached")
+_GET_ITEMS = tenant_function("get_store_items")
+_SEARCH_ITEMS = tenant_function("search_store_items")
+_LIST_NAMESPACES = tenant_function("list_store_namespaces")
+_WRITE_ITEMS = tenant_function("write_store_items")
+_BEGIN_IN_THREAD = tenant_function("begin_in_thread")
 _END_RUN = tenant_function("end_run")
 _WAIT_RUN = tenant_function("wait_run")
 
 _NO_OUTPUT = RunOutput(None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreItem:
+    """A row of store_items; `value` is JSON."""
+
+    namespace: str
+    key: str
+    value: str
+    created_at: datetime
+    updated_at: datetime
 
 
 class RunOutcome:
@@ -53,11 +72,15 @@ class RunOutcome:
         self.target: RunStatus | None = None
         self.error: Failure | None = None
         self.output = _NO_OUTPUT
+        self.thread_checkpoints = 1
         self.campaign: tuple[UUID | None, CampaignStatus | None, str | None, UUID | None] = (None,) * 4
 
-    async def complete(self, output: RunOutput = _NO_OUTPUT) -> None:
-        """running → completed, with what the graph returned. Drops the checkpoints."""
+    async def complete(self, output: RunOutput = _NO_OUTPUT, thread_checkpoints: int = 1) -> None:
+        """running → completed, with what the graph returned. Drops the checkpoints; of a run of a thread the
+        newest `thread_checkpoints` become the thread's state.
+        """
         self.target, self.output = RunStatus.COMPLETED, output
+        self.thread_checkpoints = thread_checkpoints
 
     async def fail(self, error: Failure) -> None:
         """running → failed. Keeps of the checkpoints what a retry resumes from."""
@@ -209,6 +232,13 @@ class HeldRunRepository:
         else:
             await self._pending.store(writes)
 
+    async def begin_in_thread(self) -> bool:
+        """Whether the run, which is of a thread, has no checkpoint of its own. Then its checkpoints are those
+        that the last run of the thread has left.
+        """
+        ((begins,),) = await self.call_fenced(_BEGIN_IN_THREAD)
+        return bool(begins)
+
     async def get_checkpoint(self, checkpoint_ns: str, checkpoint_id: str | None) -> StoredCheckpoint | None:
         """The checkpoint of that id, or the current one when the id is None."""
         await self.flush()
@@ -264,6 +294,30 @@ class HeldRunRepository:
         """Keeps what a step returned; `ttl_seconds` None means for ever."""
         await self.call_fenced(_SAVE_CACHED, self.run.workflow_name, step_id, key, type_, value, ttl_seconds)
 
+    async def get_items(self, keys: Collection[tuple[str, str]]) -> list[StoreItem]:
+        """The items of the tenant's store with those (namespace, key), in any order."""
+        rows = await self._scope.call(_GET_ITEMS, [each for each, _ in keys], [each for _, each in keys])
+        return [StoreItem(**row) for row in rows]
+
+    async def search_items(self, path: str, wanted: str | None, limit: int, offset: int) -> list[StoreItem]:
+        """Items of the namespaces that begin with `path`, last changed first. `wanted` is a filter as JSON,
+        see store.sql.
+        """
+        rows = await self._scope.call(_SEARCH_ITEMS, path, wanted, limit, offset)
+        return [StoreItem(**row) for row in rows]
+
+    async def list_namespaces(
+        self, path: str, patterns: Sequence[str], max_depth: int | None, limit: int, offset: int
+    ) -> list[str]:
+        """The namespaces that begin with `path` and match all patterns, no deeper than `max_depth`."""
+        rows = await self._scope.call(_LIST_NAMESPACES, path, patterns, max_depth, limit, offset)
+        return [row["namespace"] for row in rows]
+
+    async def write_items(self, values: Mapping[tuple[str, str], str | None]) -> None:
+        """Puts items into the tenant's store by (namespace, key), as JSON; None deletes one."""
+        columns = [each for each, _ in values], [each for _, each in values], list(values.values())
+        await self.call_fenced(_WRITE_ITEMS, *columns)
+
     async def wait(
         self, waiting_for: Sequence[WaitingFor], timeout_seconds: float | None, kept: Struct
     ) -> None:
@@ -294,6 +348,8 @@ class HeldRunRepository:
         if not completes:
             with suppress(StatementRefused):
                 await self.flush()
+        elif self.run.thread_id is not None:
+            await self.flush()  # the next run of the thread goes on from there
         async with self._pending.in_order:
             completed = self._pending.completed_steps if completes else []
             await self.call_fenced(
@@ -308,5 +364,8 @@ class HeldRunRepository:
                 [update for _, update in completed],
                 outcome.output.encoded,
                 *_columns_of(outcome.output.artifact),
+                None if self.run.thread_id is None else outcome.thread_checkpoints,
             )
             self._pending.clear()
+        if self.run.thread_id is not None:
+            self._scope.notifier.notify(QUEUED)

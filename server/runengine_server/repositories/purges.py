@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, Table, delete, func, literal, select, tupl
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.sql.dml import ReturningDelete
 
-from runengine_server.database.schema import idempotency_keys, step_cache, workflow_workers
-from runengine_server.database.scopes import DispatchScope
+from runengine_server.database.graph_tables import step_cache, store_items
+from runengine_server.database.schema import idempotency_keys, workflow_workers
+from runengine_server.database.scopes import DispatchScope, Scope, TenantScope
 
 # Rows a statement, so that no transaction is long.
 _BATCH = 1000
@@ -51,10 +52,20 @@ async def clear_cache(dispatch: DispatchScope, workflow_name: str | None, tenant
     return await _repeat(dispatch, _purge(step_cache, *conditions))
 
 
-async def _repeat(dispatch: DispatchScope, statement: ReturningDelete[int]) -> int:
+async def clear_store(tenant: TenantScope, tenant_id: str, path: str) -> int:
+    """Deletes what the runs of the tenant have put into its store, in the namespaces that begin with `path`,
+    which is as in graph_tables.py. Returns how many items.
+    """
+    columns = store_items.c
+    # What begins with ".users." comes before ".users/".
+    namespaces = (columns.namespace >= path, columns.namespace < f"{path[:-1]}/")
+    return await _repeat(tenant, _purge(store_items, columns.tenant_id == tenant_id, *namespaces))
+
+
+async def _repeat(scope: Scope, statement: ReturningDelete[int]) -> int:
     sql, arguments = _compiled(statement)
     deleted = 0
-    while found := await dispatch.fetch(sql, *arguments):
+    while found := await scope.fetch(sql, *arguments):
         deleted += len(found)
     return deleted
 

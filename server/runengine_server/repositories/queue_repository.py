@@ -35,7 +35,7 @@ LEASES_REGISTERED = 2
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
     tenant_id, run_id, epoch, workflow_name, attempt, losses, hand_backs, *rest = row
-    campaign_id, encoded_input, seconds, resume_values, waiting_timed_out, _ = rest
+    campaign_id, encoded_input, seconds, resume_values, waiting_timed_out, thread_id, _ = rest
     return ClaimedRun(
         tenant_id,
         run_id,
@@ -49,6 +49,7 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
         seconds,
         Struct.FromString(resume_values or b""),
         waiting_timed_out,
+        thread_id,
     )
 
 

@@ -27,6 +27,7 @@ from runengine_server.domain.run import (
 )
 
 _TRIGGER = batched_function("trigger_run", "trigger_runs")
+_TRIGGER_IN_THREAD = tenant_function("trigger_run_of_thread")
 _GET = tenant_function("get_run")
 _GET_OUTPUT = tenant_function("get_run_output")
 _GET_STEP_DATA = tenant_function("get_run_step_data")
@@ -199,10 +200,12 @@ class RunRepository:
             queued_limit,
             check_campaign,
         )
-        if key is None and queued_limit is None:
+        # What may have to wait for the commit of another call is alone, so that nothing waits for it.
+        if new.thread_id is not None:
+            (row,) = await self._scope.call(_TRIGGER_IN_THREAD, *arguments, new.thread_id)
+        elif key is None and queued_limit is None:
             row = await self._scope.call_batched(_TRIGGER, *arguments)
         else:
-            # It may have to wait for the commit of another call, and is alone, so that nothing waits for it.
             (row,) = await self._scope.call(_TRIGGER.one, *arguments)
         return self._notify_queued(_mutation_result(row))
 
@@ -255,10 +258,10 @@ class RunRepository:
         """Cancels the run and ends its steps, where its status allows that."""
         (row,) = await self._scope.call(_CANCEL, run_id, actor.name, actor.trace_id, *_key_arguments(key))
         result = _mutation_result(row)
-        # Only a running one has a worker to notify.
         if result.outcome is Outcome.APPLIED and result.status is RunStatus.RUNNING:
             self._scope.notifier.notify(CANCELLED, f"{run_id} {result.attempt}")
-        return result
+        # The next run of its thread, where it has one, is due now.
+        return self._notify_queued(result)
 
     async def retry(
         self, run_id: UUID, actor: Actor, key: IdempotencyKey | None, queued_limit: int | None

@@ -44,6 +44,7 @@ from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.output import stored_output
 from runengine_server.worker.graph.run_log import RunLog
 from runengine_server.worker.graph.step_context import context_of_step
+from runengine_server.worker.graph.store import TenantStore
 from runengine_server.worker.progress import ProgressOutbox, RunProgress
 
 # How long a node that was cancelled may take to clean up.
@@ -73,10 +74,13 @@ _BUNDLE = "bundle_artifact_id"
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What a graph has come to; `bundle` is the id of the artifact that is the bundle."""
+    """What a graph has come to; `bundle` is the id of the artifact that is the bundle, and so many
+    `checkpoints` are its state.
+    """
 
     bundle: UUID | None
     output: RunOutput
+    checkpoints: int
 
 
 class LangGraphRunProcessor:
@@ -216,13 +220,16 @@ class LangGraphRunProcessor:
         run = execution.run
         workflow = self._workflows[run.workflow_name]
         checkpointer = FencedCheckpointer(execution, workflow)
-        graph = workflow.graph.copy({"checkpointer": checkpointer})
+        store = TenantStore(execution) if workflow.graph.store is None else workflow.graph.store
+        graph = workflow.graph.copy({"checkpointer": checkpointer, "store": store})
         config: RunnableConfig = {
             "configurable": {"thread_id": str(run.id), EXECUTION: execution},
             "run_name": run.workflow_name,
         }
+        if run.thread_id is not None:
+            checkpointer.begins = await execution.fenced(execution.held.begin_in_thread())
         try:
-            resumes = await checkpointer.aget_tuple(config) is not None
+            resumes = not checkpointer.begins and await checkpointer.aget_tuple(config) is not None
         except GraphInterrupt:
             execution.gates.stop("")
             return execution.gates.waiting_for()
@@ -254,7 +261,8 @@ class LangGraphRunProcessor:
         bundle = await self._bundle_of(execution.held, named)
         if returned is None and not isinstance(graph.output_channels, str):
             returned = {}  # no node wrote a key of the output: after a takeover LangGraph returns {} itself
-        return _Result(bundle, await stored_output(run, self._artifacts, returned))
+        output = await stored_output(run, self._artifacts, returned)
+        return _Result(bundle, output, checkpointer.state_checkpoints)
 
     async def _bundle_of(self, held: HeldRunRepository, named: Any) -> UUID | None:
         if named is None:
@@ -270,7 +278,7 @@ class LangGraphRunProcessor:
     async def _complete(self, held: HeldRunRepository, result: _Result) -> None:
         url = f"{self._artifact_url_base}/artifacts/{result.bundle}" if result.bundle else None
         async with held.end() as outcome:
-            await outcome.complete(result.output)
+            await outcome.complete(result.output, result.checkpoints)
             if held.run.campaign_id is not None:
                 await CampaignService(outcome).update_status_from_run(
                     held.run.campaign_id,

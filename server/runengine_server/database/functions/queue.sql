@@ -2,7 +2,7 @@
 
 CREATE TYPE claimed_run AS (tenant_id text, id uuid, epoch bigint, workflow_name text, attempt int, losses int,
     hand_backs int, campaign_id uuid, encoded_input bytea, running_seconds float, resume_values bytea,
-    waiting_timed_out boolean, round_robin_cursor text);
+    waiting_timed_out boolean, thread_id text, round_robin_cursor text);
 
 -- queued -> running. The other way to claim, claim_expired, is a function of its own, so that each uses its
 -- partial index: one statement with OR uses neither (105 against 3,900 claims/s).
@@ -12,7 +12,7 @@ CREATE TYPE claimed_run AS (tenant_id text, id uuid, epoch bigint, workflow_name
 -- over; `served` counts the others. Each step is one descent of the index runs_queued, so the cost depends on
 -- the batch and not on how many are queued; with the priority in the ORDER BY PostgreSQL does not choose the
 -- primary key, where completed runs lie in between. Each tenant gets an equal share of the batch, in the
--- order of its priorities.
+-- order of its priorities. Runs of threads that are not due have the queued_at 'infinity', see threads.sql.
 CREATE FUNCTION claim_queued(_workflows text[], _limit int, _lease float, _worker text, _cursor text,
     _running_limit int)
 RETURNS SETOF claimed_run LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -40,11 +40,13 @@ BEGIN
                 ) AS running) END AS capacity
             FROM (
                 (SELECT tenant_id, candidate.wrapped FROM public.runs
-                WHERE status = 'queued' AND workflow_name = ANY(_workflows) AND tenant_id > candidate.tenant_id
+                WHERE status = 'queued' AND queued_at < 'infinity' AND workflow_name = ANY(_workflows)
+                    AND tenant_id > candidate.tenant_id
                 ORDER BY tenant_id, priority DESC LIMIT 1)
                 UNION ALL
                 (SELECT tenant_id, true FROM public.runs
-                WHERE status = 'queued' AND workflow_name = ANY(_workflows) AND NOT candidate.wrapped
+                WHERE status = 'queued' AND queued_at < 'infinity' AND workflow_name = ANY(_workflows)
+                    AND NOT candidate.wrapped
                 ORDER BY tenant_id, priority DESC LIMIT 1)
                 LIMIT 1
             ) AS found
@@ -53,7 +55,8 @@ BEGIN
     ), due AS (
         SELECT run.tenant_id, run.id FROM candidate CROSS JOIN LATERAL (
             SELECT tenant_id, id FROM public.runs
-            WHERE runs.tenant_id = candidate.tenant_id AND status = 'queued' AND workflow_name = ANY(_workflows)
+            WHERE runs.tenant_id = candidate.tenant_id AND status = 'queued' AND queued_at < 'infinity'
+                AND workflow_name = ANY(_workflows)
             ORDER BY priority DESC, queued_at, id
             LIMIT least(candidate.capacity, greatest(1, _limit / (SELECT max(served) FROM candidate)))
             FOR UPDATE SKIP LOCKED
@@ -89,7 +92,7 @@ BEGIN
             SET queued = counts.queued + excluded.queued, running = counts.running + excluded.running
     )
     SELECT tenant_id, id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id, encoded_input,
-        seconds_since(started_at), NULL::bytea, false, next_cursor
+        seconds_since(started_at), NULL::bytea, false, thread_id, next_cursor
     FROM claimed;
 END
 $$;
@@ -162,7 +165,7 @@ BEGIN
     )
     SELECT tenant_id, id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id, encoded_input,
         greatest(0, seconds_since(started_at) - waited_seconds), resume_values, waiting_expires_at IS NOT NULL,
-        NULL::text
+        thread_id, NULL::text
     FROM claimed;
 
     -- In a statement of its own, because its snapshot must be younger than the locks: the lost worker may

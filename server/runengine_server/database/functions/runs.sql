@@ -120,8 +120,10 @@ RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     result mutation_result;
     run record;
+    is_of_thread boolean;
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
+    is_of_thread := lock_thread_of(_tenant, _id);
     result := lock_run(_tenant, _id, _key, _fingerprint, ARRAY['queued', 'running', 'cancelled']);
     IF result.outcome IS NOT NULL THEN
         RETURN result;
@@ -137,7 +139,11 @@ BEGIN
             'The run was cancelled.');
         PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'cancelled', run.attempt,
             run.updated_at, _actor, 'CANCELLED', run.trace_id, NULL);
-        PERFORM prune_checkpoints_of(_tenant, _id);
+        IF is_of_thread THEN
+            PERFORM leave_thread(_tenant, _id, 'cancelled', NULL);
+        ELSE
+            PERFORM prune_checkpoints_of(_tenant, _id);
+        END IF;
         result.response := run.response;
     END IF;
     PERFORM store_response(_tenant, _key, result.response);
@@ -153,8 +159,10 @@ RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     result mutation_result;
     run record;
+    is_of_thread boolean;
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
+    is_of_thread := lock_thread_of(_tenant, _id);
     result := lock_run(_tenant, _id, _key, _fingerprint, ARRAY['failed', 'cancelled']);
     IF result.outcome IS NULL AND is_over_quota(_tenant, _queued_limit) THEN
         result.outcome := 'over quota';
@@ -180,6 +188,9 @@ BEGIN
     WHERE latest.status IN ('failed', 'skipped') AND NOT latest.handled;
     PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'queued', run.attempt,
         run.updated_at, _actor, 'RETRIED', run.trace_id, NULL);
+    IF is_of_thread THEN
+        PERFORM queue_in_thread(_tenant, _id);
+    END IF;
     PERFORM store_response(_tenant, _key, run.response);
     result.outcome := 'applied';
     result.response := run.response;
@@ -302,16 +313,21 @@ $$;
 -- completed; the other running steps were stopped by the failure of one of them. A completed run is final, so
 -- nothing resumes from its checkpoints any more. The lock is a statement of its own, so that those after it see
 -- every step that was recorded under it. `_output` is an encoded GetRunOutputResponse; where that names an
--- artifact, whose bytes are stored already, it is saved as one of the run.
+-- artifact, whose bytes are stored already, it is saved as one of the run. `_thread_checkpoints`, NULL unless it is of
+-- a thread, is as in leave_thread.
 CREATE FUNCTION end_run(_tenant text, _id uuid, _epoch bigint, _target text, _error bytea, _worker text,
     _reason text, _campaign uuid, _campaign_status text, _bundle_url text, _latest_run uuid,
     _completed uuid[], _updates bytea[], _output bytea, _artifact uuid, _artifact_name text,
-    _artifact_media_type text, _artifact_size bigint, _artifact_key text)
+    _artifact_media_type text, _artifact_size bigint, _artifact_key text,
+    _thread_checkpoints int)
 RETURNS TABLE (ended int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     run record;
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
+    IF _thread_checkpoints IS NOT NULL THEN
+        PERFORM lock_thread_of(_tenant, _id);
+    END IF;
     PERFORM FROM public.runs
     WHERE tenant_id = _tenant AND id = _id AND epoch = _epoch AND status = 'running' FOR UPDATE;
     IF NOT FOUND THEN
@@ -326,7 +342,9 @@ BEGIN
         'It was stopped because the run ended without it.');
     PERFORM record_transition(_tenant, _id, run.campaign_id, 'running', _target, run.attempt, run.updated_at,
         _worker, _reason, run.trace_id, _error);
-    IF _target = 'completed' THEN
+    IF _thread_checkpoints IS NOT NULL THEN
+        PERFORM leave_thread(_tenant, _id, _target, _thread_checkpoints);
+    ELSIF _target = 'completed' THEN
         PERFORM drop_checkpoints_of(_tenant, _id);
     ELSE
         PERFORM prune_checkpoints_of(_tenant, _id);

@@ -33,7 +33,7 @@ from runengine_server.worker.graph.namespaces import namespace_path
 from runengine_server.worker.graph.open_writes import CheckpointKey, TaskWrites
 from runengine_server.worker.graph.step_data import update_of_step
 from runengine_server.worker.graph.stored_values import SERIALISER, dump_write
-from runengine_server.worker.graph.superseded import Superseded
+from runengine_server.worker.graph.superseded import Superseded, replayed_checkpoints
 from runengine_server.worker.graph.task_paths import namespace_of, node_of, with_handlers, with_namespace
 
 # How long deferred writes may wait for the next statement. None may come for long: a superstep goes on after
@@ -57,7 +57,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     completed exactly when LangGraph will not run it again. The end of a superstep is stored with the
     next statement, see HeldRunRepository, or else after FLUSH_SECONDS. Every statement raises
     ExecutionStopped when the run is no longer this worker's. `state` has the channels of the graph as last
-    saved or read.
+    saved or read, and is made of that many `state_checkpoints`. `begins`: the run is of a thread and has
+    saved nothing yet; the graph begins with what the run before it has left.
 
     With a `workflow`, checkpoints that nothing resumes from are deleted while the run goes on, so that what
     is stored of a run is in proportion to its state, and not to its steps.
@@ -66,6 +67,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     def __init__(self, execution: Execution, workflow: Workflow | None = None) -> None:
         super().__init__(serde=SERIALISER)
         self.state: dict[str, Any] = {}
+        self.state_checkpoints, self.begins = 1, False
         self._workflow = workflow
         self._execution = execution
         self._open_writes = execution.open_writes
@@ -223,6 +225,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._stored.add(namespace)
         if namespace == "":
             self.state = checkpoint["channel_values"]
+            self.state_checkpoints = 1 + replayed_checkpoints(checkpoint, metadata)
         return self._config(namespace, checkpoint["id"])
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -230,14 +233,18 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         configurable = config["configurable"]
         self._check_thread(configurable["thread_id"])
         named, namespace = configurable.get("checkpoint_id"), configurable.get("checkpoint_ns", "")
-        if self._execution.held.run.epoch == 1 and namespace not in self._stored:
+        run = self._execution.held.run
+        if run.epoch == 1 and run.thread_id is None and namespace not in self._stored:
             # Nobody has held this run before: there is nothing to read.
             return None
         stored = await self._execution.fenced(self._execution.held.get_checkpoint(namespace, named))
         if stored is None:
             return None
         found = await self._tuple(stored)
-        if not named and self._workflow is not None:
+        if self.begins and namespace not in self._stored:
+            # It has ended, and is due to do nothing.
+            found.checkpoint["channel_versions"].pop(GATE, None)
+        elif not named and self._workflow is not None:
             self._check_due(namespace, found)
             sends = found.checkpoint["channel_values"].get(TASKS, ())
             self._open_writes.begin((namespace, stored.checkpoint_id), sends)
@@ -252,6 +259,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         # By name LangGraph also reads ancestors of the current one, to replay delta channels.
         if stored.checkpoint_ns == "" and not named:
             self.state = found.checkpoint["channel_values"]
+            self.state_checkpoints = 1 + replayed_checkpoints(found.checkpoint, found.metadata)
         return found
 
     def _check_due(self, namespace: str, found: CheckpointTuple) -> None:

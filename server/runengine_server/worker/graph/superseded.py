@@ -55,9 +55,7 @@ class Superseded:
             self._drop(task)
         if (enclosing := enclosing_namespace(namespace)) is not None:
             self._within.setdefault(enclosing, set()).add(namespace)
-        counters = metadata.get("counters_since_delta_snapshot") or {}
-        versions = checkpoint["channel_versions"]
-        replayed = max((steps for name, (_, steps) in counters.items() if name in versions), default=0)
+        replayed = replayed_checkpoints(checkpoint, metadata)
         needed = self._needed.setdefault(namespace, deque())
         needed.append(checkpoint["id"])
         while len(needed) > replayed + 1:
@@ -83,6 +81,13 @@ class Superseded:
         self._oldest.pop(namespace, None)
         for each in self._within.pop(namespace, ()):
             self._drop(each)
+
+
+def replayed_checkpoints(checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]) -> int:
+    """How many checkpoints before this one its delta channels are replayed from."""
+    counters = metadata.get("counters_since_delta_snapshot") or {}
+    versions = checkpoint["channel_versions"]
+    return max((steps for name, (_, steps) in counters.items() if name in versions), default=0)
 
 
 def enclosing_namespace(namespace: str) -> str | None:
