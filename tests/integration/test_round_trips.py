@@ -13,7 +13,7 @@ import pytest
 from langgraph.types import CachePolicy
 from runengine_client import RunEngineClient, RunNotCompleted, RunNotWaiting
 from runengine_server.domain.run import RunStatus
-from runengine_server.worker.graph import checkpointer as checkpoints
+from runengine_server.worker.graph import execution
 
 from tests.faults.proxy import Proxy
 from tests.support.own_worker import SECONDS, Engine, Graph, Held, Ran, alone, chain, ended, fork, serving
@@ -32,7 +32,7 @@ NOBODYS = re.compile(
 
 @pytest.fixture(autouse=True)
 def nothing_goes_out_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "FLUSH_SECONDS", 3600)
+    monkeypatch.setattr(execution, "FLUSH_SECONDS", 3600)
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ async def test_graphs_that_a_node_calls_side_by_side_go_on_where_each_of_them_wa
     async with serving(database_url, chain(outer=outer)) as engine:
         run = await engine.execute()
         assert run.error is not None
-        assert (run.error.code, run.error.step_id) == ("STEP_FAILED", "outer")
+        assert (run.error.code, run.error.step_id) == ("STEP_FAILED", "outer:fail")
         assert sorted(ran.names) == ["fail", "four", "one", "three", "two"]
         ran.names.clear()
         assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
@@ -216,7 +216,9 @@ async def test_a_command_to_the_graph_above_completes_the_step_that_its_sub_grap
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert run.status is RunStatus.COMPLETED
-        assert await engine.executions(run.id) == ["outer 1 completed", "last 1 completed"]
+        assert await engine.executions(run.id) == [
+            "outer 1 completed", "outer:leave 1 completed", "last 1 completed",
+        ]  # fmt: skip
     assert ran.names == ["last"]
 
 
@@ -244,4 +246,6 @@ async def test_a_command_to_the_graph_above_that_this_does_not_take_fails_its_st
         assert run.error is not None
         assert run.error.step_id == "outer"
         assert "'nowhere'" in run.error.message
-        assert await engine.executions(run.id) == ["outer 1 failed STEP_FAILED"]
+        assert await engine.executions(run.id) == [
+            "outer 1 failed STEP_FAILED", "outer:leave 1 failed STEP_INTERRUPTED",
+        ]  # fmt: skip

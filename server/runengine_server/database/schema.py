@@ -239,6 +239,7 @@ run_steps = Table(
     Column("completed_at", _TIME),
     _now("created_at"),
     _now("updated_at"),
+    Column("parent_id", Uuid),
     PrimaryKeyConstraint("tenant_id", "run_id", "id", "attempt"),
     _of_run(),
     CheckConstraint(

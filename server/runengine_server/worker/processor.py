@@ -34,7 +34,7 @@ from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
 from runengine_server.worker.campaign_service import CampaignService
-from runengine_server.worker.graph import wide_supersteps
+from runengine_server.worker.graph import recording, wide_supersteps
 from runengine_server.worker.graph.checkpointer import FencedCheckpointer
 from runengine_server.worker.graph.due import still_due
 from runengine_server.worker.graph.execution import EXECUTION, Execution
@@ -43,6 +43,7 @@ from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.output import stored_output
 from runengine_server.worker.graph.run_log import RunLog
 from runengine_server.worker.graph.step_context import context_of_step
+from runengine_server.worker.graph.steps import BegunStep
 
 # How long a node that was cancelled may take to clean up.
 GRACE_SECONDS = 2.0
@@ -65,6 +66,7 @@ class _NoCheckpoint:
 PregelLoop._put_checkpoint_fut = _NoCheckpoint()  # type: ignore[assignment]
 
 wide_supersteps.install()
+recording.install()
 
 _BUNDLE = "bundle_artifact_id"
 
@@ -136,8 +138,15 @@ class LangGraphRunProcessor:
     async def _execute_and_end(
         self, held: HeldRunRepository, holds_lease: Callable[[], bool], log: RunLog
     ) -> None:
-        policies = self._workflows[held.run.workflow_name].retry_policies
-        execution = Execution(held, self._artifacts, policies, self._max_state_bytes, holds_lease)
+        workflow = self._workflows[held.run.workflow_name]
+        execution = Execution(
+            held,
+            self._artifacts,
+            workflow.retry_policies,
+            self._max_state_bytes,
+            holds_lease,
+            workflow.record_within,
+        )
         try:
             result = await self._execute_until_stopped(execution)
         except (Fenced, Unavailable, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
@@ -307,7 +316,7 @@ def _context_for(schema: type[Any] | None, execution: Execution) -> Any:
     context has. Where it has none of them, the schema's defaults, or else None, as in LangGraph.
     """
     if schema is None or issubclass(schema, RunContext):
-        return context_of_step(execution, UUID(int=0), 0)
+        return context_of_step(execution, BegunStep(UUID(int=0), ""), "")
     if is_dataclass(schema):
         names = {each.name for each in fields(schema)}
     elif issubclass(schema, BaseModel):

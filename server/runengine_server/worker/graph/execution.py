@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
 from langgraph.errors import GraphBubbleUp
+from langgraph.pregel import Pregel
 from langgraph.types import RetryPolicy
 
 from runengine_server.domain.errors import Fenced, LeaseEnded, StatementRefused, Unavailable
@@ -20,18 +23,25 @@ from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
 from runengine_server.worker.graph.channels import rejection_of
 from runengine_server.worker.graph.failures import WorkflowError, describe, is_retryable, run_code, step_code
 from runengine_server.worker.graph.gates import Gates
+from runengine_server.worker.graph.namespaces import step_path
 from runengine_server.worker.graph.open_writes import OpenWrites
 from runengine_server.worker.graph.run_log import fields_of_run
+from runengine_server.worker.graph.steps import BegunStep
 from runengine_server.worker.graph.wide_supersteps import JointReturn
 
 # The key in a node's config under which its execution is found; `__` keeps it out of the metadata of
 # checkpoints.
 EXECUTION = "__runengine_execution"
 
+# How long deferred writes may wait for the next statement. None may come for long: a superstep goes on after
+# all its nodes have ended when a node has started a task and not waited for it.
+FLUSH_SECONDS = 0.05
+
 _NO_POLICIES: Mapping[str, Sequence[RetryPolicy]] = MappingProxyType({})
 
 _log = structlog.get_logger()
 
+AnyPregel = Pregel[Any, Any, Any, Any]
 Result = TypeVar("Result")
 
 
@@ -48,8 +58,9 @@ class Execution:
 
     `held` writes for the run, `artifacts` keeps the bytes of artifacts, `open_writes` knows what tasks
     have written since the last checkpoint, `gates` where the graph stops until somebody resumes the run.
-    `retry_policies` are those of each step. `holds_lease` says whether the lease is known, by the
-    worker's own clock, not to have ended.
+    `retry_policies` are those of each node of the top graph. `holds_lease` says whether the lease is known,
+    by the worker's own clock, not to have ended. `record_within` returns a graph that is executed within a
+    node, with its nodes recorded.
     """
 
     def __init__(
@@ -59,6 +70,7 @@ class Execution:
         retry_policies: Mapping[str, Sequence[RetryPolicy]] = _NO_POLICIES,
         max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
         holds_lease: Callable[[], bool] = lambda: True,
+        record_within: Callable[[AnyPregel], AnyPregel] = lambda graph: graph,
     ) -> None:
         self.held = held
         self.artifacts = artifacts
@@ -66,16 +78,17 @@ class Execution:
         self.holds_lease = holds_lease
         self.open_writes = OpenWrites()
         self.gates = Gates(held.run.resume_values)
+        self.record_within = record_within
         self._retry_policies = retry_policies
-        # The step and the attempt of the latest execution of each task; attempt 0 until it is recorded.
-        self._latest: dict[UUID, tuple[str, int]] = {}
+        # The latest execution of the step of each task.
+        self._latest: dict[UUID, BegunStep] = {}
         self._namespaces: dict[UUID, str] = {}
-        # Executions whose failure is recorded.
-        self._failed: set[tuple[UUID, int]] = set()
-        # Tasks of the current superstep whose node was entered and has not been left for good.
-        self._open_steps: set[UUID] = set()
-        # Errors that no handler of the graph took, with the step that each came from.
-        self._failures: list[tuple[BaseException, str]] = []
+        # Steps of the top graph's current superstep whose node was entered and has not been left for good.
+        self._open: dict[UUID, BegunStep] = {}
+        # Errors that no handler of a graph took, with the step that each came from, innermost first.
+        self._failures: list[tuple[BaseException, BegunStep]] = []
+        self._flush_is_due = False
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._stopped_by: Exception | None = None
         self._stopped = asyncio.Event()
         self._joint_return = JointReturn()
@@ -119,34 +132,97 @@ class Execution:
         if self._stopped_by is not None:
             raise self._stopped_by
 
+    # What is stored later.
+
+    async def flush(self) -> None:
+        """Stores what is deferred, as the next statement of the run would."""
+        await self.fenced(self.held.flush())
+
+    def flush_soon(self) -> None:
+        """As flush, after FLUSH_SECONDS."""
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self._loop.call_later(FLUSH_SECONDS, self._begin_flush)
+
+    def _begin_flush(self) -> None:
+        async def flush() -> None:
+            with suppress(ExecutionStopped):  # the graph is stopped then
+                await self.flush()
+
+        self._flush_is_due = False
+        if self.held.has_deferred_writes:
+            self.open_writes.add_flush(asyncio.create_task(flush()))
+
+    # Code on other threads.
+
+    @property
+    def is_on_own_thread(self) -> bool:
+        """Whether this is called on the event loop's own thread, which cannot wait for itself."""
+        return threading.get_ident() == self._thread
+
+    def wait_for(self, call: Coroutine[Any, Any, Result]) -> Result:
+        """What the call returns; only for other threads."""
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
     # Steps.
 
     async def begin_step(
-        self, task_id: UUID, step_id: str, skill_id: str, cache_key: bytes | None
-    ) -> tuple[int, tuple[str, bytes] | None]:
-        """Records that an execution of a step begins. Returns its attempt, and (type, value) of its result
-        where the cache has it under `cache_key`.
+        self, task_id: UUID, step: BegunStep, skill_id: str, cache_key: bytes | None
+    ) -> tuple[str, bytes] | None:
+        """Records that an execution of a step begins, which gets its attempt. Returns (type, value) of its
+        result where the cache has it under `cache_key`.
         """
+        if step.is_abandoned:
+            raise ExecutionStopped
         # The time limit may be over before the database has recorded the begin: even then it is this step's.
-        self._latest[task_id] = (step_id, 0)
-        self._open_steps.add(task_id)
-        cached = await self.fenced(self.held.get_cached(step_id, cache_key)) if cache_key else None
-        attempt = await self.fenced(self.held.begin_step(task_id, step_id, skill_id, cached is not None))
-        self._latest[task_id] = (step_id, attempt)
-        return attempt, cached
+        self._latest[task_id] = step
+        self._beside(step)[step.id] = step
+        cached = await self.fenced(self.held.get_cached(step.name, cache_key)) if cache_key else None
+        step.attempt = await self.fenced(
+            self.held.begin_step(step.id, step.name, skill_id, cached is not None, step.parent_id)
+        )
+        return cached
 
-    async def return_together(self) -> None:
+    def _beside(self, step: BegunStep) -> dict[UUID, BegunStep]:
+        """The open executions of the same graph, or of those that the same node has called."""
+        return self._open if step.parent is None else step.parent.open
+
+    async def return_together(self, step: BegunStep) -> None:
         """Returns with the other tasks of a large superstep whose nodes end at about this time."""
-        await self._joint_return.wait(len(self._open_steps))
+        await self._joint_return.wait(len(self._beside(step)))
 
-    def leave_step(self, task_id: UUID) -> None:
-        """The task has written all that it will write."""
-        self._open_steps.discard(task_id)
+    def leave_step(self, task_id: UUID) -> BegunStep | None:
+        """The task has written all that it will write. Returns its step, if it has begun one."""
+        if (step := self._latest.get(task_id)) is not None:
+            self._beside(step).pop(step.id, None)
+        return step
 
     @property
     def has_open_steps(self) -> bool:
-        """Whether a step of the current superstep has not been left yet."""
-        return bool(self._open_steps)
+        """Whether a step of the top graph's current superstep has not been left yet."""
+        return bool(self._open)
+
+    async def complete_unsaved(self, task_id: UUID) -> None:
+        """The task has ended well, of a graph that stores nothing."""
+        if (step := self.leave_step(task_id)) is not None:
+            await self.end_within(step, well=True)
+            self.held.complete_step(step.id)
+            self.flush_soon()
+
+    async def end_within(self, step: BegunStep, *, well: bool) -> None:
+        """The step has ended, well or not. What is open within it was stopped with it; but where it has ended
+        well, its nodes that have returned have completed: the graph stored nothing, or was left with a Command
+        to the graph above.
+        """
+        if not step.open:
+            return
+        still = list(step.within())
+        step.open = {}
+        for each in still:
+            if well and each.returned:
+                self.held.complete_step(each.id)
+        if stopped := [each.id for each in still if not (well and each.returned)]:
+            await self.fenced(self.held.interrupt_steps(stopped))
 
     def begin_task(self, task_id: UUID, namespace: str) -> None:
         """An `@task`, which has that namespace, is being executed."""
@@ -158,29 +234,34 @@ class Execution:
 
     def step_of_task(self, task_id: UUID) -> str | None:
         """The step that the task has begun."""
-        step_id, _ = self._latest.get(task_id, (None, 0))
-        return step_id
+        step = self._latest.get(task_id)
+        return None if step is None else step.name
 
     def attempt_of_task(self, task_id: UUID) -> int | None:
         """The attempt of the step that the task has begun, once it is recorded."""
-        _, attempt = self._latest.get(task_id, (None, 0))
-        return attempt or None
+        step = self._latest.get(task_id)
+        return None if step is None else step.attempt or None
 
-    async def fail_step(
-        self, task_id: UUID, attempt: int, error: Exception, *, retryable: bool, again: bool
-    ) -> None:
+    async def fail_step(self, step: BegunStep, error: Exception, *, again: bool) -> None:
         """Records that an execution failed with `error`; `again`: its retry policy grants another one."""
-        await self.fenced(
-            self.held.fail_step(task_id, attempt, step_code(error), self.describe(error), retryable, again)
-        )
-        self._failed.add((task_id, attempt))
+        if step.open:
+            await self.open_writes.settle()
+        await self.end_within(step, well=False)
+        code, message, retryable = self._words_of(step, error)
+        await self.fenced(self.held.fail_step(step.id, step.attempt, code, message, retryable, again))
+        step.is_failed = True
+        if step.parent is not None:
+            # Of a graph that stores nothing nobody else tells.
+            self._failures.append((error, step))
+            if not again:
+                step.parent.open.pop(step.id, None)
         if again:
             _log.info(
                 "a step failed and runs again",
                 **fields_of_run(self.run),
-                step=self.step_of_task(task_id),
-                step_attempt=attempt,
-                code=step_code(error),
+                step=step.name,
+                step_attempt=step.attempt,
+                code=code,
                 exc_info=error,
             )
 
@@ -189,29 +270,29 @@ class Execution:
         its time ran out, an edge that leads from it raised, what it returned cannot be stored, or an error
         handler of the graph takes the error (`handled`).
         """
-        step_id, attempt = self._latest.get(task_id, (None, 0))
-        if (
-            step_id is None
-            or not isinstance(error, BaseException)
-            or isinstance(error, asyncio.CancelledError)
-        ):
+        step = self._latest.get(task_id)
+        if step is None or not isinstance(error, BaseException) or isinstance(error, asyncio.CancelledError):
             return
+        await self.end_within(step, well=False)
         if not handled:
-            self._failures.append((error, step_id))
-        if attempt == 0 or ((task_id, attempt) in self._failed and not handled):
+            self._failures.append((error, step))
+        if step.attempt == 0 or (step.is_failed and not handled):
             return
-        retryable = is_retryable(error, self._retry_policies.get(step_id, ()))
+        code, message, retryable = self._words_of(step, error)
         await self.fenced(
-            self.held.fail_step(
-                task_id,
-                attempt,
-                step_code(error),
-                self.describe(error),
-                retryable,
-                again=False,
-                handled=handled,
-            )
+            self.held.fail_step(step.id, step.attempt, code, message, retryable, again=False, handled=handled)
         )
+
+    def _words_of(self, step: BegunStep, error: BaseException) -> tuple[str, str, bool]:
+        """Code and message of the step that failed with `error`, and whether another execution may help."""
+        cause = self._cause_of(error)
+        if cause is None or cause.id == step.id:
+            return step_code(error), self.describe(error), is_retryable(error, step.policies)
+        message = f"The step {cause.name!r} within it failed: {self.describe(error)}"
+        return "STEP_FAILED", message, is_retryable(error, cause.policies)
+
+    def _cause_of(self, error: BaseException) -> BegunStep | None:
+        return next((step for each, step in self._failures if each is error), None)
 
     async def discard_rejected_writes(self, error: BaseException) -> None:
         """Where `error` means that a channel did not take what tasks wrote: forgets those writes, so that
@@ -225,36 +306,45 @@ class Execution:
             return
         by = " and ".join(map(repr, dict.fromkeys(rejected.nodes)))
         error.add_note(f"written under {rejection.key!r} by {by}")
-        policies: Sequence[RetryPolicy] = ()
-        if rejected.namespace == "":
-            self._failures.append((error, rejected.nodes[0]))
-            policies = self._retry_policies.get(rejected.nodes[0], ())
+        tasks = zip(rejected.task_ids, rejected.nodes, strict=True)
+        steps = [self._step_of(rejected.namespace, *each) for each in tasks]
+        self._failures.append((error, steps[0]))
         await self.fenced(
             self.held.discard_writes(
                 rejected.namespace,
                 rejected.checkpoint_id,
                 rejected.task_ids,
+                [step.id for step in steps],
                 self.describe(error),
-                is_retryable(error, policies),
+                is_retryable(error, steps[0].policies),
             )
         )
+
+    def _step_of(self, namespace: str, task_id: str, node: str) -> BegunStep:
+        """The step of a task, which another worker may have executed."""
+        found = self._latest.get(UUID(task_id))
+        if found is not None:
+            return found
+        policies = () if namespace else self._retry_policies.get(node, ())
+        return BegunStep(UUID(task_id), step_path(namespace, node), policies=policies)
 
     # What is said of errors.
 
     def describe(self, error: BaseException) -> str:
         """One line for a person, without what LangGraph notes of the run's own steps."""
-        return describe(error, self._latest)
+        return describe(error, [task_id for task_id, step in self._latest.items() if step.parent is None])
 
     def failure(self, error: BaseException) -> Failure:
         """Why the run failed, when its graph ended with `error`."""
         if isinstance(error, StatementRefused):
             _log.error("the engine could not store what a run did", exc_info=error)
             error = WorkflowError("What the run did could not be stored.")
-        step = next((step_id for each, step_id in self._failures if each is error), None)
+        step = self._cause_of(error)
+        name = None if step is None else step.name
         return Failure(
-            code=run_code(error, step),
+            code=run_code(error, name),
             message=self.describe(error),
-            step_id=step,
+            step_id=name,
             attempt=self.run.attempt,
-            retryable=is_retryable(error, self._retry_policies.get(step, ()) if step else ()),
+            retryable=is_retryable(error, () if step is None else step.policies),
         )

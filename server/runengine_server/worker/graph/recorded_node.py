@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -23,7 +23,7 @@ from langgraph._internal._constants import (
     CONFIG_KEY_SCRATCHPAD,
     CONFIG_KEY_TASK_ID,
 )
-from langgraph.errors import GraphBubbleUp, GraphInterrupt
+from langgraph.errors import GraphBubbleUp, GraphInterrupt, ParentCommand
 from langgraph.pregel._algo import LazyAtomicCounter
 from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy, RetryPolicy
@@ -31,10 +31,11 @@ from runengine.context import RunContext
 
 from runengine_server.domain.errors import LeaseEnded
 from runengine_server.worker.graph.execution import EXECUTION, Execution, ExecutionStopped
-from runengine_server.worker.graph.failures import describe, is_retryable, matches
+from runengine_server.worker.graph.failures import describe, matches
 from runengine_server.worker.graph.fingerprint import fingerprint
 from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
+from runengine_server.worker.graph.steps import STEP, BegunStep, step_of_config
 from runengine_server.worker.graph.stored_values import SERIALISER, as_stored
 
 _log = structlog.get_logger()
@@ -44,6 +45,28 @@ class NodeExited(Exception):
     """A node raised what is no Exception: it called sys.exit(), say."""
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An execution of a node that is recorded: with which config it is executed, which execution of its task
+    LangGraph counts, and what the cache has of it.
+    """
+
+    execution: Execution
+    step: BegunStep
+    task_id: UUID
+    config: RunnableConfig
+    executions: int
+    cache_key: bytes | None
+    cached: tuple[str, bytes] | None
+    key_error: Exception | None
+
+    def check(self) -> None:
+        """Raises what keeps the node from being entered."""
+        if self.key_error is not None:
+            raise self.key_error
+        self.execution.check_lease()
+
+
 class RecordedNode(Runnable[Any, Any]):
     """Executes `bound` as it is, and records when it begins, fails, or is skipped because the cache has its
     result. Its completion is recorded with the node's writes, by FencedCheckpointer.
@@ -51,82 +74,99 @@ class RecordedNode(Runnable[Any, Any]):
 
     def __init__(
         self,
-        step_id: str,
+        name: str,
         skill_id: str,
         bound: Runnable[Any, Any],
         retry_policies: Sequence[RetryPolicy],
         cache_policy: CachePolicy[Any] | None,
     ) -> None:
-        self.step_id = step_id
+        self.name = self._step = name
         self.skill_id = skill_id
         self.bound = bound
         self.retry_policies = retry_policies
         self.cache_policy = cache_policy
         self._code = fingerprint(bound) if cache_policy else b""
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> NoReturn:  # noqa: A002
-        """The engine executes graphs asynchronously; LangGraph puts sync nodes on threads."""
-        raise NotImplementedError
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """As ainvoke, for a graph that a sync node or a tool calls. In the event loop's own thread, which
+        cannot wait for itself, the node is executed as part of the step that calls its graph.
+        """
+        assert config is not None
+        execution: Execution = config["configurable"][EXECUTION]
+        if execution.is_on_own_thread:
+            return self.bound.invoke(input, config, **kwargs)
+        begun = execution.wait_for(self._begin(input, config))
+        if begun.cached is not None:
+            return SERIALISER.loads_typed(begun.cached)
+        try:
+            begun.check()
+            with _as_current(begun.config):
+                result = self.bound.invoke(input, begun.config, **kwargs)
+        except BaseException as error:
+            execution.wait_for(self._end_badly(begun, error))
+            raise
+        finally:
+            begun.step.is_over = True
+        return execution.wait_for(self._end_well(begun, result))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """One execution of the step. Raises what the node raises, and ExecutionStopped."""
         assert config is not None
-        execution: Execution = config["configurable"][EXECUTION]
-        # Not execution_info.task_id: for an error handler that is the task whose error it handles.
-        task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
-        cache_key, key_error = self._cache_key(input)
-        attempt, cached = await execution.begin_step(task_id, self.step_id, self.skill_id, cache_key)
-        if cached is not None:
-            return SERIALISER.loads_typed(cached)
-
-        config, executions = _config_of_step(config, execution, task_id, attempt)
+        begun = await self._begin(input, config)
+        if begun.cached is not None:
+            return SERIALISER.loads_typed(begun.cached)
         try:
-            if key_error is not None:
-                raise key_error
-            execution.check_lease()
-            result = await self._execute(input, config, **kwargs)
-        except ExecutionStopped:
-            # Of a sync node: it had to wait for its thread until the lease was over.
-            execution.stop(LeaseEnded())
-            raise
-        except GraphInterrupt:
-            execution.gates.stop(config["configurable"][CONFIG_KEY_CHECKPOINT_NS])
-            execution.leave_step(task_id)
-            raise
-        except GraphBubbleUp:
-            raise
-        except Exception as error:
-            await self._fail(execution, task_id, attempt, error, executions)
-            raise
-        if cache_key:
-            result = await self._save_cached(execution, cache_key, result)
-        await execution.return_together()
-        return result
-
-    async def _execute(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
-        # A graph that the node calls takes its context from this variable, in which LangGraph has put the
-        # config that it made before ours.
-        token = var_child_runnable_config.set(config)
-        CONFIG_OF_NODE.set(config)
-        try:
-            return await self.bound.ainvoke(input, config, **kwargs)
-        except (Exception, asyncio.CancelledError, GeneratorExit):
+            begun.check()
+            with _as_current(begun.config):
+                result = await self.bound.ainvoke(input, begun.config, **kwargs)
+        except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as error:
-            # sys.exit() in a node would end the worker, and all the runs on it.
-            raise NodeExited(describe(error)) from None
+            await self._end_badly(begun, error)
+            raise
         finally:
-            with contextlib.suppress(ValueError):  # an abandoned one is closed in another context
-                var_child_runnable_config.reset(token)
+            begun.step.is_over = True
+        return await self._end_well(begun, result)
 
-    async def _fail(
-        self, execution: Execution, task_id: UUID, attempt: int, error: Exception, executions: int
-    ) -> None:
+    async def _begin(self, input: Any, config: RunnableConfig) -> Begun:  # noqa: A002
+        execution: Execution = config["configurable"][EXECUTION]
+        step = step_of_config(config, self._step, self.retry_policies)
+        cache_key, key_error = self._cache_key(input)
+        task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
+        cached = await execution.begin_step(task_id, step, self.skill_id, cache_key)
+        if cached is not None:
+            step.returned = step.is_over = True
+        own, executions = _config_of_step(config, execution, step)
+        return Begun(execution, step, task_id, own, executions, cache_key, cached, key_error)
+
+    async def _end_badly(self, begun: Begun, error: BaseException) -> None:
+        """Records that the node has raised, unless that is no failure of its own."""
+        execution, step = begun.execution, begun.step
+        if isinstance(error, ExecutionStopped):
+            # Of a sync node: it had to wait for its thread until the lease was over.
+            if not step.is_abandoned:
+                execution.stop(LeaseEnded())
+        elif isinstance(error, GraphInterrupt):
+            if step.parent is None:
+                execution.gates.stop(begun.config["configurable"][CONFIG_KEY_CHECKPOINT_NS])
+            execution.leave_step(begun.task_id)
+        elif isinstance(error, ParentCommand):
+            step.returned = True
+        elif isinstance(error, Exception) and not isinstance(error, GraphBubbleUp):
+            await self._fail(begun, error)
+
+    async def _fail(self, begun: Begun, error: Exception) -> None:
         policy = next((policy for policy in self.retry_policies if matches(policy, error)), None)
-        again = policy is not None and executions < policy.max_attempts
-        await execution.discard_rejected_writes(error)
-        retryable = is_retryable(error, self.retry_policies)
-        await execution.fail_step(task_id, attempt, error, retryable=retryable, again=again)
+        again = policy is not None and begun.executions < policy.max_attempts
+        await begun.execution.discard_rejected_writes(error)
+        await begun.execution.fail_step(begun.step, error, again=again)
+
+    async def _end_well(self, begun: Begun, result: Any) -> Any:
+        if begun.cache_key:
+            result = await self._save_cached(begun, begun.cache_key, result)
+        begun.step.returned = True
+        await begun.execution.return_together(begun.step)
+        return result
 
     def _cache_key(self, input: Any) -> tuple[bytes | None, Exception | None]:  # noqa: A002
         """The key, or what its function raised, which is an error of the node."""
@@ -141,7 +181,7 @@ class RecordedNode(Runnable[Any, Any]):
     def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
         return policy.key_func(input)  # type: ignore[no-any-return]
 
-    async def _save_cached(self, execution: Execution, key: bytes, result: Any) -> Any:
+    async def _save_cached(self, begun: Begun, key: bytes, result: Any) -> Any:
         """Puts the result into the cache, and returns it as it will come back; unchanged where it cannot be
         cached.
         """
@@ -150,16 +190,34 @@ class RecordedNode(Runnable[Any, Any]):
             result = as_stored(result)
             type_, value = SERIALISER.dumps_typed(result)
         except Exception as error:
-            _log.warning("result cannot be cached", step=self.step_id, error=type(error).__name__)
+            _log.warning("result cannot be cached", step=begun.step.name, error=type(error).__name__)
             return result
-        await execution.fenced(
-            execution.held.save_cached(self.step_id, key, type_, value, self.cache_policy.ttl)
-        )
+        save = begun.execution.held.save_cached(begun.step.name, key, type_, value, self.cache_policy.ttl)
+        await begun.execution.fenced(save)
         return result
 
 
+@contextlib.contextmanager
+def _as_current(config: RunnableConfig) -> Iterator[None]:
+    """While the node is executed. A graph that it calls takes its context from this variable, in which
+    LangGraph has put the config that it made before ours.
+    """
+    token = var_child_runnable_config.set(config)
+    CONFIG_OF_NODE.set(config)
+    try:
+        yield
+    except (Exception, asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        # sys.exit() in a node would end the worker, and all the runs on it.
+        raise NodeExited(describe(error)) from None
+    finally:
+        with contextlib.suppress(ValueError):  # an abandoned one is closed in another context
+            var_child_runnable_config.reset(token)
+
+
 def _config_of_step(
-    config: RunnableConfig, execution: Execution, task_id: UUID, attempt: int
+    config: RunnableConfig, execution: Execution, step: BegunStep
 ) -> tuple[RunnableConfig, int]:
     """The config with which the node is executed, and which execution of the task LangGraph counts."""
     configurable = config["configurable"]
@@ -167,9 +225,9 @@ def _config_of_step(
     assert runtime.execution_info is not None
     executions = runtime.execution_info.node_attempt
     if isinstance(runtime.context, RunContext):
-        runtime = runtime.override(context=context_of_step(execution, task_id, attempt))
+        runtime = runtime.override(context=context_of_step(execution, step, configurable[CONFIG_KEY_TASK_ID]))
     # LangGraph counts the graphs that a task calls over all its executions, so that the first of the
     # second execution would not find the checkpoints of the first.
     scratchpad = replace(configurable[CONFIG_KEY_SCRATCHPAD], subgraph_counter=LazyAtomicCounter())
-    ours = {CONFIG_KEY_RUNTIME: runtime, CONFIG_KEY_SCRATCHPAD: scratchpad}
+    ours = {CONFIG_KEY_RUNTIME: runtime, CONFIG_KEY_SCRATCHPAD: scratchpad, STEP: step}
     return {**config, "configurable": {**configurable, **ours}}, executions

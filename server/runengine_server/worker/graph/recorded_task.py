@@ -15,19 +15,17 @@ from langgraph.config import get_config
 from langgraph.types import CachePolicy, RetryPolicy
 
 from runengine_server.worker.graph.execution import EXECUTION, Execution
-from runengine_server.worker.graph.recorded_node import RecordedNode
+from runengine_server.worker.graph.recorded_node import Begun, RecordedNode
 
 
 class RecordedTask(RecordedNode):
     """A RecordedNode whose input is what the task is called with: (arguments, named arguments)."""
 
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """As RecordedNode."""
-        assert config is not None
+    async def _begin(self, input: Any, config: RunnableConfig) -> Begun:  # noqa: A002
         configurable = config["configurable"]
         execution: Execution = configurable[EXECUTION]
         execution.begin_task(UUID(configurable[CONFIG_KEY_TASK_ID]), configurable[CONFIG_KEY_CHECKPOINT_NS])
-        return await super().ainvoke(input, config, **kwargs)
+        return await super()._begin(input, config)
 
     def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
         arguments, named = input
@@ -39,17 +37,24 @@ def recorded(
     function: Callable[..., Any],
     retry_policy: Sequence[RetryPolicy] | RetryPolicy | None,
     cache_policy: CachePolicy[Any] | None,
+    *,
+    is_async: bool,
 ) -> Callable[..., Any]:
-    """What LangGraph calls in place of the function of a task."""
+    """What LangGraph calls in place of the function of a task; `is_async` tells how its entrypoint is
+    called.
+    """
     name = getattr(function, "__name__", type(function).__name__)
     node = RecordedTask(name, name, _runnable(function, name), _all(retry_policy), cache_policy)
 
     async def execute(*arguments: Any, **named: Any) -> Any:
         return await node.ainvoke((arguments, named), get_config())
 
+    def execute_on_thread(*arguments: Any, **named: Any) -> Any:
+        return node.invoke((arguments, named), get_config())
+
     # LangGraph names the task after it.
-    execute.__name__ = name
-    return execute
+    execute.__name__ = execute_on_thread.__name__ = name
+    return execute if is_async else execute_on_thread
 
 
 def _all(policies: Sequence[RetryPolicy] | RetryPolicy | None) -> Sequence[RetryPolicy]:

@@ -61,13 +61,13 @@ class StoringNode(Runnable[Any, Any]):
         self.bound = bound
         self._untracked = untracked
         self._is_top = is_top
-        self._call = _call_recorded if records_tasks else _call
+        self._records_tasks = records_tasks
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As ainvoke."""
         assert config is not None
         try:
-            return self.bound.invoke(input, self._storing(config), **kwargs)
+            return self.bound.invoke(input, self._storing(config, is_async=False), **kwargs)
         except ParentCommand as above:
             self._pass_on(above, config)
             raise
@@ -78,16 +78,17 @@ class StoringNode(Runnable[Any, Any]):
         """
         assert config is not None
         try:
-            return await self.bound.ainvoke(input, self._storing(config), **kwargs)
+            return await self.bound.ainvoke(input, self._storing(config, is_async=True), **kwargs)
         except ParentCommand as above:
             self._pass_on(above, config)
             raise
 
-    def _storing(self, config: RunnableConfig) -> RunnableConfig:
+    def _storing(self, config: RunnableConfig, *, is_async: bool) -> RunnableConfig:
         configurable = config["configurable"]
         given = {**configurable, CONFIG_KEY_SEND: partial(self._write, configurable[CONFIG_KEY_SEND])}
         if (call := configurable.get(CONFIG_KEY_CALL)) is not None:
-            given[CONFIG_KEY_CALL] = partial(self._call, call)
+            record = partial(recorded, is_async=is_async) if self._records_tasks else None
+            given[CONFIG_KEY_CALL] = partial(_call, call, record)
         return {**config, "configurable": given}
 
     def _write(self, send: Callable[[Sequence[Write]], None], writes: Sequence[Write]) -> None:
@@ -137,17 +138,19 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
 
 
-def _call(call: Callable[..., Future], *arguments: Any, **named: Any) -> Future:
-    """Calls a task (`@task`): its result is stored too, and read back when the node runs again."""
-    return _returning(call(*arguments, **named))
-
-
-def _call_recorded(
-    call: Callable[..., Future], function: Callable[..., Any], *rest: Any, **named: Any
+def _call(
+    call: Callable[..., Future],
+    record: Callable[..., Callable[..., Any]] | None,
+    function: Callable[..., Any],
+    *rest: Any,
+    **named: Any,
 ) -> Future:
-    """As _call; the task is a step, and has the engine's cache."""
-    cache_policy = named.pop("cache_policy", None)
-    return _call(call, recorded(function, named.get("retry_policy"), cache_policy), *rest, **named)
+    """Calls a task (`@task`): its result is stored too, and read back when the node runs again. One that is
+    recorded is a step, and has the engine's cache.
+    """
+    if record is not None:
+        function = record(function, named.get("retry_policy"), named.pop("cache_policy", None))
+    return _returning(call(function, *rest, **named))
 
 
 def _returning(call: Future) -> Future:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph._internal._constants import CONFIG_KEY_SEND
@@ -70,9 +70,11 @@ class TimeLimit(Runnable[Any, Any]):
         self.bound = bound
         self.seconds = seconds
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> NoReturn:  # noqa: A002
-        """The engine executes graphs asynchronously."""
-        raise NotImplementedError
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """What `bound` returns. A node on a thread cannot be stopped: the limit of the node that has called
+        its graph holds.
+        """
+        return self.bound.invoke(input, config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """What `bound` returns. Where it ignores that it is cancelled it is abandoned, and writes nothing."""
