@@ -50,8 +50,8 @@ class StoredCheckpoint:
 @dataclass(eq=False, slots=True)
 class PendingWrites:
     """What one call wants stored: a step that completed with what its task wrote, a checkpoint, or the begin
-    of a step (id, name, skill, whether the cache has its result, the step that it is within). Who waits for it
-    waits for `stored`, which gets the attempt of the step that began, or 0.
+    of a step (id, name, skill, whether the cache has its result, the step that it is within). Who waits for
+    it waits for `stored`, which gets the attempt of the step that began, or 0.
     """
 
     completed_step: UUID | None = None

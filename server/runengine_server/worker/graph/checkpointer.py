@@ -84,7 +84,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         execution = self._execution
         written = dict(writes)
         task_path = with_namespace(task_path, execution.namespace_of_task(UUID(task_id)))
-        step = execution.leave_step(UUID(task_id))
+        step = execution.leave_step(UUID(task_id), written.get(ERROR))
         completed = None
         if not written.keys() & {ERROR, INTERRUPT}:
             completed = step.id if step is not None else UUID(task_id) if namespace == "" else None

@@ -10,6 +10,7 @@ from langgraph._internal._constants import CONFIG_KEY_TASK_ID
 from langgraph.errors import GraphBubbleUp
 
 from runengine_server.worker.graph.execution import EXECUTION, Execution
+from runengine_server.worker.graph.steps import is_part_of_another
 
 
 class EndingNode(Runnable[Any, Any]):
@@ -21,9 +22,9 @@ class EndingNode(Runnable[Any, Any]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As ainvoke."""
         assert config is not None
-        execution: Execution = config["configurable"][EXECUTION]
-        if execution.is_on_own_thread:
+        if is_part_of_another(config):
             return self.bound.invoke(input, config, **kwargs)
+        execution: Execution = config["configurable"][EXECUTION]
         task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
         try:
             result = self.bound.invoke(input, config, **kwargs)
@@ -38,6 +39,8 @@ class EndingNode(Runnable[Any, Any]):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """What `bound` returns, or raises."""
         assert config is not None
+        if is_part_of_another(config):
+            return await self.bound.ainvoke(input, config, **kwargs)
         execution: Execution = config["configurable"][EXECUTION]
         task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
         try:

@@ -191,9 +191,12 @@ class Execution:
         """Returns with the other tasks of a large superstep whose nodes end at about this time."""
         await self._joint_return.wait(len(self._beside(step)))
 
-    def leave_step(self, task_id: UUID) -> BegunStep | None:
-        """The task has written all that it will write. Returns its step, if it has begun one."""
-        if (step := self._latest.get(task_id)) is not None:
+    def leave_step(self, task_id: UUID, error: Any = None) -> BegunStep | None:
+        """The task has written all that it will write. Returns its step, if it has begun one. Where it was
+        cancelled within another step, it ends with that one.
+        """
+        step = self._latest.get(task_id)
+        if step is not None and not (step.parent and isinstance(error, asyncio.CancelledError)):
             self._beside(step).pop(step.id, None)
         return step
 
@@ -210,9 +213,9 @@ class Execution:
             self.flush_soon()
 
     async def end_within(self, step: BegunStep, *, well: bool) -> None:
-        """The step has ended, well or not. What is open within it was stopped with it; but where it has ended
-        well, its nodes that have returned have completed: the graph stored nothing, or was left with a Command
-        to the graph above.
+        """The step has ended, well or not. What is open within it was stopped with it; but where it has
+        ended well, its nodes that have returned have completed: the graph stored nothing, or was left with a
+        Command to the graph above.
         """
         if not step.open:
             return
@@ -273,6 +276,7 @@ class Execution:
         step = self._latest.get(task_id)
         if step is None or not isinstance(error, BaseException) or isinstance(error, asyncio.CancelledError):
             return
+        step.is_over = True
         await self.end_within(step, well=False)
         if not handled:
             self._failures.append((error, step))

@@ -35,7 +35,7 @@ from runengine_server.worker.graph.failures import describe, matches
 from runengine_server.worker.graph.fingerprint import fingerprint
 from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
-from runengine_server.worker.graph.steps import STEP, BegunStep, step_of_config
+from runengine_server.worker.graph.steps import STEP, BegunStep, is_part_of_another, step_of_config
 from runengine_server.worker.graph.stored_values import SERIALISER, as_stored
 
 _log = structlog.get_logger()
@@ -88,13 +88,11 @@ class RecordedNode(Runnable[Any, Any]):
         self._code = fingerprint(bound) if cache_policy else b""
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """As ainvoke, for a graph that a sync node or a tool calls. In the event loop's own thread, which
-        cannot wait for itself, the node is executed as part of the step that calls its graph.
-        """
+        """As ainvoke, for a graph that a sync node or a tool calls."""
         assert config is not None
-        execution: Execution = config["configurable"][EXECUTION]
-        if execution.is_on_own_thread:
+        if is_part_of_another(config):
             return self.bound.invoke(input, config, **kwargs)
+        execution: Execution = config["configurable"][EXECUTION]
         begun = execution.wait_for(self._begin(input, config))
         if begun.cached is not None:
             return SERIALISER.loads_typed(begun.cached)
@@ -112,6 +110,8 @@ class RecordedNode(Runnable[Any, Any]):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """One execution of the step. Raises what the node raises, and ExecutionStopped."""
         assert config is not None
+        if is_part_of_another(config):
+            return await self.bound.ainvoke(input, config, **kwargs)
         begun = await self._begin(input, config)
         if begun.cached is not None:
             return SERIALISER.loads_typed(begun.cached)

@@ -11,7 +11,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
-from langgraph._internal._config import _CHECKPOINT_COORDINATE_KEYS  # type: ignore[attr-defined]
+from langgraph._internal._config import _CHECKPOINT_COORDINATE_KEYS as _OWN  # type: ignore[attr-defined]
 from langgraph.graph import START
 from langgraph.pregel import Pregel
 from langgraph.pregel._read import PregelNode
@@ -114,28 +114,39 @@ def _execution_around(graph: AnyPregel, config: RunnableConfig | None) -> Execut
     elsewhere, or with a thread of its own, which makes it a graph of its own.
     """
     given = (config or {}).get("configurable") or {}
-    if STEP in given:
-        return given[EXECUTION]  # type: ignore[no-any-return]
-    around = (var_child_runnable_config.get() or {}).get("configurable") or {}
-    if STEP not in around:
+    around = given if STEP in given else (var_child_runnable_config.get() or {}).get("configurable") or {}
+    if around.get(STEP) is None:
         return None
     bound = (graph.config or {}).get("configurable") or {}
-    if any(each.get(key) for each in (given, bound) for key in _CHECKPOINT_COORDINATE_KEYS):
+    if STEP not in given and any(each.get(key) for each in (given, bound) for key in _OWN):
         return None
     return around[EXECUTION]  # type: ignore[no-any-return]
 
 
+def _recorded(
+    graph: AnyPregel, config: RunnableConfig | None, *, is_async: bool
+) -> tuple[AnyPregel, RunnableConfig | None]:
+    """What is executed in place of the graph, and with which config. Recording is done in the run's event
+    loop. What cannot wait for that, a sync graph in the loop's own thread and an async one in another loop,
+    is executed as part of the step that calls it, with all that is within it.
+    """
+    if (execution := _execution_around(graph, config)) is None:
+        return graph, config
+    if execution.is_on_own_thread is not is_async:
+        given = (config or {}).get("configurable") or {}
+        config = {**(config or {}), "configurable": {**given, STEP: None}}
+    return execution.record_within(graph), config
+
+
 @functools.wraps(stream_of_langgraph)
 def _stream(graph: AnyPregel, input: Any, config: RunnableConfig | None = None, **named: Any) -> Any:  # noqa: A002
-    execution = _execution_around(graph, config)
-    own = graph if execution is None else execution.record_within(graph)
+    own, config = _recorded(graph, config, is_async=False)
     return stream_of_langgraph(own, input, config, **named)
 
 
 @functools.wraps(astream_of_langgraph)
 def _astream(graph: AnyPregel, input: Any, config: RunnableConfig | None = None, **named: Any) -> Any:  # noqa: A002
-    execution = _execution_around(graph, config)
-    own = graph if execution is None else execution.record_within(graph)
+    own, config = _recorded(graph, config, is_async=True)
     return astream_of_langgraph(own, input, config, **named)
 
 

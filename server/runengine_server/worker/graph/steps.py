@@ -9,8 +9,14 @@ from langchain_core.runnables import RunnableConfig
 from langgraph._internal._constants import CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_TASK_ID, NS_SEP
 from langgraph.types import RetryPolicy
 
-# The key in a node's config under which its step is found, as that of its Execution.
+# The key in a node's config under which its step is found, as that of its Execution. None in a graph within
+# a node whose own nodes are not recorded; absent in the top graph.
 STEP = "__runengine_step"
+
+
+def is_part_of_another(config: RunnableConfig) -> bool:
+    """Whether what is executed with that config is no step, but part of the one that calls its graph."""
+    return config["configurable"].get(STEP, config) is None
 
 
 class BegunStep:

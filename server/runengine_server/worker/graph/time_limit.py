@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph._internal._constants import CONFIG_KEY_SEND
 from langgraph.errors import NodeTimeoutError
+
+from runengine_server.worker.graph.steps import is_part_of_another
 
 
 class NodeClock:
@@ -71,25 +74,39 @@ class TimeLimit(Runnable[Any, Any]):
         self.seconds = seconds
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """What `bound` returns. A node on a thread cannot be stopped: the limit of the node that has called
-        its graph holds.
+        """As ainvoke, for a graph that a sync node or a tool calls. The node is on a thread of its own,
+        because all of the worker's may wait for such nodes; it is abandoned when its time is over.
         """
-        return self.bound.invoke(input, config, **kwargs)
+        assert config is not None
+        if is_part_of_another(config):
+            return self.bound.invoke(input, config, **kwargs)
+        abandoned = threading.Event()
+        clock = NodeClock(_clock.get())
+        work: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def execute() -> None:
+            _clock.set(clock)
+            try:
+                work.set_result(self.bound.invoke(input, _until(abandoned, config), **kwargs))
+            except BaseException as error:
+                work.set_exception(error)
+
+        threading.Thread(target=copy_context().run, args=(execute,), name="limited", daemon=True).start()
+        left = self.seconds
+        while left > 0:
+            if concurrent.futures.wait({work}, left).done:
+                return work.result()
+            left = self.seconds - clock.seconds()
+        abandoned.set()
+        raise self._timed_out(clock)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """What `bound` returns. Where it ignores that it is cancelled it is abandoned, and writes nothing."""
         assert config is not None
-        is_abandoned = False
-        send = config["configurable"][CONFIG_KEY_SEND]
-
-        def send_in_time(writes: Sequence[tuple[str, Any]]) -> None:
-            if not is_abandoned:
-                send(writes)
-
-        config = {**config, "configurable": {**config["configurable"], CONFIG_KEY_SEND: send_in_time}}
+        abandoned = threading.Event()
         clock = NodeClock(_clock.get())
         before = _clock.set(clock)
-        work = asyncio.ensure_future(self.bound.ainvoke(input, config, **kwargs))
+        work = asyncio.ensure_future(self.bound.ainvoke(input, _until(abandoned, config), **kwargs))
         _clock.reset(before)
         try:
             left = self.seconds
@@ -99,12 +116,26 @@ class TimeLimit(Runnable[Any, Any]):
                     return work.result()
                 left = self.seconds - clock.seconds()
         except asyncio.CancelledError:
-            is_abandoned = True
+            abandoned.set()
             _abandon(work)
             raise
-        is_abandoned = True
+        abandoned.set()
         _abandon(work)
-        raise NodeTimeoutError(str(self.name), clock.seconds(), kind="run", run_timeout=self.seconds)
+        raise self._timed_out(clock)
+
+    def _timed_out(self, clock: NodeClock) -> NodeTimeoutError:
+        return NodeTimeoutError(str(self.name), clock.seconds(), kind="run", run_timeout=self.seconds)
+
+
+def _until(abandoned: threading.Event, config: RunnableConfig) -> RunnableConfig:
+    """The config of a node that writes nothing any more once it is abandoned."""
+    send = config["configurable"][CONFIG_KEY_SEND]
+
+    def send_in_time(writes: Sequence[tuple[str, Any]]) -> None:
+        if not abandoned.is_set():
+            send(writes)
+
+    return {**config, "configurable": {**config["configurable"], CONFIG_KEY_SEND: send_in_time}}
 
 
 def _abandon(work: asyncio.Future[Any]) -> None:
