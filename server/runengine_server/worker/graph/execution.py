@@ -20,7 +20,7 @@ from runengine_server.domain.run import ClaimedRun, Failure
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
-from runengine_server.worker.graph.channels import rejection_of
+from runengine_server.worker.graph.channels import is_rejection, rejection_of
 from runengine_server.worker.graph.failures import WorkflowError, describe, is_retryable, run_code, step_code
 from runengine_server.worker.graph.gates import Gates
 from runengine_server.worker.graph.namespaces import step_path
@@ -312,7 +312,8 @@ class Execution:
         error.add_note(f"written under {rejection.key!r} by {by}")
         tasks = zip(rejected.task_ids, rejected.nodes, strict=True)
         steps = [self._step_of(rejected.namespace, *each) for each in tasks]
-        self._failures.append((error, steps[0]))
+        if is_rejection(error):
+            self._failures.append((error, steps[0]))
         await self.fenced(
             self.held.discard_writes(
                 rejected.namespace,
