@@ -32,6 +32,7 @@ _HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_c
 _SWEPT = "integration/test_artifact_sweep.py::"
 _SWEPT += "test_an_artifact_without_a_row_is_deleted_once_it_is_a_day_old_and_nothing_else"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
+_WITHIN = "integration/test_steps_within_steps.py::"
 _RESUMES = "integration/test_resumes.py::"
 _BY_ID = f"{_RESUMES}test_questions_side_by_side_take_values_by_id_and_no_single_one"
 
@@ -271,10 +272,23 @@ MUTANTS = (
         "integration/test_timeouts.py::test_a_time_limit_holds_for",
     ),
     _mutant(
-        "place in an idempotency key",
-        without.place_in_an_idempotency_key,
-        "integration/test_sub_graphs.py::test_branches_and_rounds_of_a_sub_graph_have_a_key_each",
+        "place of a step within a step",
+        without.place_of_a_step_within_a_step,
+        f"{_WITHIN}test_a_graph_that_stores_nothing_starts_anew_with_the_same_steps",
+        "integration/test_sub_graphs.py::"
+        "test_each_node_of_a_sub_graph_has_an_idempotency_key_that_stays_the_same",
     ),
+    _mutant(
+        "step around a node that is over",
+        without.step_around_a_node,
+        f"{_WITHIN}test_a_thread_that_was_abandoned_enters_no_further_node",
+    ),
+    _mutant(
+        "steps within a completed step are not due again",
+        rewriting(["retry_run"], "AND latest.id NOT IN (SELECT over.id FROM over)", ""),
+        f"{_WITHIN}test_a_failure_that_a_node_takes_is_not_due_again_when_the_run_is_retried",
+    ),
+    _mutant("epoch in the interruption of steps", without.epoch_of("interrupt_steps"), _LOST),
     _mutant(
         "azp of a token",
         without.azp,

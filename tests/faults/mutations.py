@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+from uuid import uuid4
 
 from tests.support.rewritten_functions import rewrite
 
@@ -287,15 +288,21 @@ def code_in_the_key_of_the_cache() -> None:
 
 
 def limit_of_an_error_handler() -> None:
-    from runengine_server.worker.graph import load
+    from runengine_server.worker.graph import recording
 
-    _put(load, "TimeLimit", lambda name, bound, seconds: bound)
+    _put(recording, "TimeLimit", lambda name, bound, seconds: bound)
 
 
-def place_in_an_idempotency_key() -> None:
-    from runengine_server.worker.graph import idempotency_key
+def place_of_a_step_within_a_step() -> None:
+    from runengine_server.worker.graph import steps
 
-    _put(idempotency_key, "place_within", lambda task_id: "")
+    _put(steps, "uuid5", lambda parent, place: uuid4())
+
+
+def step_around_a_node() -> None:
+    from runengine_server.worker.graph.steps import BegunStep
+
+    _put(BegunStep, "is_abandoned", False)
 
 
 def rules_of_requests() -> None:
@@ -380,6 +387,6 @@ def rejected_write_is_forgotten() -> None:
 
 
 def command_above_the_top() -> None:
-    from runengine_server.worker.graph import load, storing_node
+    from runengine_server.worker.graph import recording, storing_node
 
-    _put(load, "store_writes", lambda graph, is_top=False: storing_node.store_writes(graph))
+    _put(recording, "store_writes", lambda graph, **told: storing_node.store_writes(graph))

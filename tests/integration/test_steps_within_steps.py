@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from itertools import count
 from typing import Any
 from uuid import UUID
 
 import pytest
-from langgraph.errors import NodeError
+from langgraph.errors import NodeError, NodeTimeoutError
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
@@ -19,6 +20,8 @@ from runengine_server.domain.run import RunStatus, RunStep
 from runengine_server.worker.graph.load import Timeouts
 
 from tests.support.own_worker import Engine, Graph, Ran, State, alone, chain, code_and_step, fork, serving
+from tests.support.patience import SECONDS
+from tests.support.time_limits import DEAF, ENTERED, forever, in_the_node
 from tests.support.ways_within import CALLED, WAYS, Way, as_node, awaited, called, called_in_the_loop
 
 AT_ONCE = RetryPolicy(initial_interval=0, jitter=False, retry_on=RuntimeError, max_attempts=2)
@@ -385,11 +388,7 @@ async def test_an_error_handler_within_a_graph_is_a_step_and_its_step_stays_fail
 # Time limits.
 
 
-async def forever(state: State) -> State:
-    await asyncio.Event().wait()
-    return {}
-
-
+@in_the_node
 @pytest.mark.parametrize("checkpointer", [None, False])
 @pytest.mark.parametrize("way", [as_node, awaited])
 async def test_a_node_within_a_graph_has_a_time_limit_of_its_own(
@@ -404,26 +403,22 @@ async def test_a_node_within_a_graph_has_a_time_limit_of_its_own(
         ]  # fmt: skip
 
 
+@in_the_node
+@pytest.mark.usefixtures("no_thread_is_kept")
 @pytest.mark.parametrize("way", CALLED)
 async def test_a_node_on_a_thread_within_a_graph_has_a_time_limit_of_its_own(
     database_url: str, way: Way
 ) -> None:
-    go_on = threading.Event()
-
-    def slow(state: State) -> State:
-        go_on.wait()
-        return {}
-
-    inner = alone("slow", slow, metadata={"timeout_seconds": 0.05}).compile()
+    inner = alone("slow", DEAF.node, metadata={"timeout_seconds": 0.05}).compile()
     async with serving(database_url, chain(outer=way(inner))) as engine:
         run = await engine.execute()
-        go_on.set()
         assert code_and_step(run.error) == ("STEP_TIMED_OUT", "outer:slow")
         assert await engine.executions(run.id) == [
             "outer 1 failed STEP_FAILED", "outer:slow 1 failed STEP_TIMED_OUT",
         ]  # fmt: skip
 
 
+@in_the_node
 @pytest.mark.parametrize("way", [as_node, awaited])
 async def test_the_time_limit_of_the_settings_holds_for_a_node_within_a_longer_one(
     database_url: str, way: Way
@@ -434,9 +429,10 @@ async def test_the_time_limit_of_the_settings_holds_for_a_node_within_a_longer_o
         assert code_and_step(run.error) == ("STEP_TIMED_OUT", "outer:slow")
 
 
+@in_the_node
 @pytest.mark.parametrize("way", [as_node, awaited])
 async def test_a_step_within_one_whose_time_is_over_is_its_victim(database_url: str, way: Way) -> None:
-    graph = alone("outer", way(chain(slow=forever).compile()), metadata={"timeout_seconds": 0.2})
+    graph = alone("outer", way(chain(slow=forever).compile()), metadata={"timeout_seconds": 0.05})
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert code_and_step(run.error) == ("STEP_TIMED_OUT", "outer")
@@ -445,12 +441,19 @@ async def test_a_step_within_one_whose_time_is_over_is_its_victim(database_url: 
         ]  # fmt: skip
 
 
+@in_the_node
 async def test_a_thread_that_was_abandoned_enters_no_further_node(database_url: str) -> None:
-    ran, entered, go_on, ended = Ran(), threading.Event(), threading.Event(), threading.Event()
+    """It goes on while its step is executed again."""
+    ran, go_on, abandoned_ended = Ran(), threading.Event(), threading.Event()
+    loop, executions = asyncio.get_running_loop(), count(1)
 
     def slow(state: State) -> State:
-        entered.set()
-        go_on.wait()
+        if next(executions) == 1:
+            loop.call_soon_threadsafe(ENTERED.set)
+            assert go_on.wait(SECONDS)
+        else:
+            go_on.set()
+            assert abandoned_ended.wait(SECONDS)
         return {}
 
     def two(state: State) -> State:
@@ -463,19 +466,21 @@ async def test_a_thread_that_was_abandoned_enters_no_further_node(database_url: 
         try:
             return inner.invoke(state)
         finally:
-            ended.set()
+            abandoned_ended.set()
 
-    graph = alone("outer", outer, metadata={"timeout_seconds": 0.2})
+    again = RetryPolicy(initial_interval=0, jitter=False, retry_on=NodeTimeoutError, max_attempts=2)
+    graph = alone("outer", outer, metadata={"timeout_seconds": 0.05}, retry_policy=again)
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
-        assert code_and_step(run.error) == ("STEP_TIMED_OUT", "outer")
-        assert entered.is_set()
-        go_on.set()
-        await asyncio.to_thread(ended.wait)
-        assert ran.names == []
-        assert await engine.executions(run.id) == [
-            "outer 1 failed STEP_TIMED_OUT", "outer:slow 1 failed STEP_INTERRUPTED",
-        ]  # fmt: skip
+        assert (run.status, run.error) == (RunStatus.COMPLETED, None)
+        assert ran.names == ["two"]
+        assert sorted(await engine.executions(run.id)) == [
+            "outer 1 failed STEP_TIMED_OUT",
+            "outer 2 completed",
+            "outer:slow 1 failed STEP_INTERRUPTED",
+            "outer:slow 2 completed",
+            "outer:two 1 completed",
+        ]
 
 
 # Keys, artifacts, cache.
@@ -629,7 +634,7 @@ async def test_a_worker_whose_run_another_has_taken_enters_no_node_within_a_node
 
     def one(state: State) -> State:
         entered.set()
-        go_on.wait()
+        assert go_on.wait(SECONDS)
         return {}
 
     def two(state: State) -> State:

@@ -174,6 +174,8 @@ class Execution:
         """
         if step.is_abandoned:
             raise ExecutionStopped
+        if (before := self._latest.get(task_id)) is not None:
+            await self.end_within(before, well=False)  # its time was over, and nobody has told
         # The time limit may be over before the database has recorded the begin: even then it is this step's.
         self._latest[task_id] = step
         self._beside(step)[step.id] = step

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import threading
 import time
 from collections.abc import Sequence
+from concurrent import futures
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import Any
@@ -82,7 +82,7 @@ class TimeLimit(Runnable[Any, Any]):
             return self.bound.invoke(input, config, **kwargs)
         abandoned = threading.Event()
         clock = NodeClock(_clock.get())
-        work: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        work: futures.Future[Any] = futures.Future()
 
         def execute() -> None:
             _clock.set(clock)
@@ -94,7 +94,7 @@ class TimeLimit(Runnable[Any, Any]):
         threading.Thread(target=copy_context().run, args=(execute,), name="limited", daemon=True).start()
         left = self.seconds
         while left > 0:
-            if concurrent.futures.wait({work}, left).done:
+            if futures.wait({work}, left).done:
                 return work.result()
             left = self.seconds - clock.seconds()
         abandoned.set()
