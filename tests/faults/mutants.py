@@ -272,6 +272,12 @@ MUTANTS = (
         "integration/test_timeouts.py::test_a_time_limit_holds_for",
     ),
     _mutant(
+        "place in an idempotency key",
+        without.place_in_an_idempotency_key,
+        "integration/test_sub_graphs.py::"
+        "test_each_node_of_a_sub_graph_has_an_idempotency_key_that_stays_the_same[called_in_the_loop-None]",
+    ),
+    _mutant(
         "place of a step within a step",
         without.place_of_a_step_within_a_step,
         f"{_WITHIN}test_a_graph_that_stores_nothing_starts_anew_with_the_same_steps",

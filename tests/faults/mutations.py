@@ -293,6 +293,12 @@ def limit_of_an_error_handler() -> None:
     _put(recording, "TimeLimit", lambda name, bound, seconds: bound)
 
 
+def place_in_an_idempotency_key() -> None:
+    from runengine_server.worker.graph import idempotency_key
+
+    _put(idempotency_key, "place_within", lambda task_id: "")
+
+
 def place_of_a_step_within_a_step() -> None:
     from runengine_server.worker.graph import steps
 

@@ -328,7 +328,7 @@ async def test_an_edge_that_raises_within_a_graph_fails_the_step_that_it_leads_f
         ]  # fmt: skip
 
 
-async def test_what_a_node_makes_of_a_failure_within_it_is_its_own(database_url: str) -> None:
+async def test_an_error_that_a_node_makes_of_a_failure_within_it_is_its_own(database_url: str) -> None:
     inner = chain(fails=failing(9)).compile()
 
     async def outer(state: State) -> Any:
