@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -45,7 +45,7 @@ class NodeExited(Exception):
     """A node raised what is no Exception: it called sys.exit(), say."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Begun:
     """An execution of a node that is recorded: with which config it is executed, which execution of its task
     LangGraph counts, and what the cache has of it.
@@ -98,7 +98,7 @@ class RecordedNode(Runnable[Any, Any]):
             return SERIALISER.loads_typed(begun.cached)
         try:
             begun.check()
-            with _as_current(begun.config):
+            with _AsCurrent(begun.config):
                 result = self.bound.invoke(input, begun.config, **kwargs)
         except BaseException as error:
             execution.wait_for(self._end_badly(begun, error))
@@ -117,7 +117,7 @@ class RecordedNode(Runnable[Any, Any]):
             return SERIALISER.loads_typed(begun.cached)
         try:
             begun.check()
-            with _as_current(begun.config):
+            with _AsCurrent(begun.config):
                 result = await self.bound.ainvoke(input, begun.config, **kwargs)
         except (asyncio.CancelledError, GeneratorExit):
             raise
@@ -197,23 +197,26 @@ class RecordedNode(Runnable[Any, Any]):
         return result
 
 
-@contextlib.contextmanager
-def _as_current(config: RunnableConfig) -> Iterator[None]:
+class _AsCurrent:
     """While the node is executed. A graph that it calls takes its context from this variable, in which
     LangGraph has put the config that it made before ours.
     """
-    token = var_child_runnable_config.set(config)
-    CONFIG_OF_NODE.set(config)
-    try:
-        yield
-    except (Exception, asyncio.CancelledError, GeneratorExit):
-        raise
-    except BaseException as error:
-        # sys.exit() in a node would end the worker, and all the runs on it.
-        raise NodeExited(describe(error)) from None
-    finally:
+
+    __slots__ = ("_config", "_token")
+
+    def __init__(self, config: RunnableConfig) -> None:
+        self._config = config
+
+    def __enter__(self) -> None:
+        self._token = var_child_runnable_config.set(self._config)
+        CONFIG_OF_NODE.set(self._config)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with contextlib.suppress(ValueError):  # an abandoned one is closed in another context
-            var_child_runnable_config.reset(token)
+            var_child_runnable_config.reset(self._token)
+        if error is not None and not isinstance(error, Exception | asyncio.CancelledError | GeneratorExit):
+            # sys.exit() in a node would end the worker, and all the runs on it.
+            raise NodeExited(describe(error)) from None
 
 
 def _config_of_step(
