@@ -33,6 +33,7 @@ _SWEPT = "integration/test_artifact_sweep.py::"
 _SWEPT += "test_an_artifact_without_a_row_is_deleted_once_it_is_a_day_old_and_nothing_else"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
 _WITHIN = "integration/test_steps_within_steps.py::"
+_BATCHES = "integration/test_batches.py::"
 _RESUMES = "integration/test_resumes.py::"
 _BY_ID = f"{_RESUMES}test_questions_side_by_side_take_values_by_id_and_no_single_one"
 
@@ -93,6 +94,26 @@ MUTANTS = (
         "campaign in the transaction of its run",
         without.campaign_in_own_transaction,
         "faults/test_guards.py::test_the_run_its_campaign_and_its_counts_move_together_or_not_at_all",
+    ),
+    _mutant(
+        "one lock order of batches",
+        rewriting(["trigger_runs"], "ORDER BY tenant_id, campaign_id, slot_of_run(id)", "ORDER BY place"),
+        f"{_BATCHES}test_a_batch_locks_the_counts_of_campaigns_in_the_order_of_claims",
+    ),
+    _mutant(
+        "bound of a batch's wait for a lock",
+        rewriting(["trigger_runs"], " SET lock_timeout = '100ms'", ""),
+        f"{_BATCHES}test_triggers_of_other_campaigns_do_not_wait_for_a_campaign_that_is_locked",
+    ),
+    _mutant(
+        "single call after a failed batch",
+        without.single_call_after_a_failed_batch,
+        f"{_BATCHES}test_a_trigger_that_fails_fails_alone",
+    ),
+    _mutant(
+        "what may have been committed is not sent again",
+        without.end_of_what_may_have_been_committed,
+        f"{_BATCHES}test_a_batch_that_may_have_been_committed_is_not_sent_again",
     ),
     _mutant(
         "SKIP LOCKED",

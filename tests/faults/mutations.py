@@ -61,6 +61,18 @@ def status_of_retry() -> None:
     rewrite("retry_run", "AND status = result.status", "AND status <> 'completed'")
 
 
+def single_call_after_a_failed_batch() -> None:
+    from runengine_server.database import batcher
+
+    _put(batcher, "has_rolled_back", lambda error: False)
+
+
+def end_of_what_may_have_been_committed() -> None:
+    from runengine_server.database import batcher
+
+    _put(batcher, "has_rolled_back", lambda error: True)
+
+
 def campaign_in_own_transaction() -> None:
     from runengine_server.database.functions import schema
     from runengine_server.repositories.held_run_repository import HeldRunRepository, RunOutcome

@@ -11,6 +11,8 @@ from runengine_server.database import functions
 
 _DECLARED = re.compile(r"^CREATE FUNCTION (\w+)\(.*?^(?:\$\$|RETURN .*?);$", re.MULTILINE | re.DOTALL)
 
+_KEEPS_PATH = "SET search_path FROM CURRENT"
+
 
 def texts() -> dict[str, str]:
     """Each function as it stands in its file."""
@@ -18,8 +20,15 @@ def texts() -> dict[str, str]:
 
 
 def called() -> set[str]:
-    """The functions that servers call, and not only other functions."""
-    return {name for name, text in texts().items() if "SET search_path FROM CURRENT" in text}
+    """The functions that servers call, and not only other functions; without those that call one of these for
+    each of several tenants.
+    """
+    return {name for name, text in texts().items() if _KEEPS_PATH in text and "(_tenant text[]" not in text}
+
+
+def batched() -> set[str]:
+    """The functions that call one of called() for each of several tenants."""
+    return {name for name, text in texts().items() if _KEEPS_PATH in text and "(_tenant text[]" in text}
 
 
 def rewrite(name: str, guard: str, instead: str) -> None:

@@ -11,11 +11,11 @@ import pytest
 from pglast import ast
 from pglast.visitors import Skip, Visitor
 from runengine_server.database import functions
-from runengine_server.database.functions import dispatch_function, tenant_function
+from runengine_server.database.functions import batched_function, dispatch_function, tenant_function
 from runengine_server.domain.run import RunStatus
 from runengine_server.domain.transitions import Transition
 
-from tests.support.rewritten_functions import called, texts
+from tests.support.rewritten_functions import batched, called, texts
 
 # How PL/pgSQL says that an expression is not a whole statement: 2 is an expression, 3 to 5 assign one.
 EXPRESSION = 2
@@ -94,6 +94,18 @@ def test_a_function_begins_with_the_setting_that_the_policies_read(name: str) ->
 
 def test_a_function_that_servers_call_is_one_that_keeps_its_search_path() -> None:
     assert called() == {name for name, text in texts().items() if "set_config('runengine." in text}
+
+
+@pytest.mark.parametrize("name", sorted(batched()))
+def test_a_function_for_a_batch_takes_what_the_one_that_it_calls_takes(name: str) -> None:
+    one = name.removesuffix("s")
+    assert f" {one}(" in texts()[name]
+    assert batched_function(one, name).one.name == one
+    for make in (tenant_function, dispatch_function):
+        with pytest.raises(KeyError):
+            make(name)
+    with pytest.raises(KeyError):
+        batched_function("cancel_run", name)
 
 
 @pytest.mark.parametrize("name", sorted(called()))

@@ -9,8 +9,10 @@ from typing import Any
 
 import asyncpg
 
+from runengine_server.database.batcher import Batcher
 from runengine_server.database.connecting import Connection, Connector
 from runengine_server.database.deadline_extender import DeadlineExtender
+from runengine_server.database.functions import BatchedFunction
 from runengine_server.database.notifier import Notifier
 from runengine_server.database.pool import Pool
 from runengine_server.domain.errors import StatementRefused
@@ -33,6 +35,7 @@ class Connections:
         self._pool = Pool(connector.connect, max_connections + kept_for_reads)
         self._write_slots = asyncio.Semaphore(max_connections)
         self._deadlines = DeadlineExtender()
+        self._batchers: dict[BatchedFunction, Batcher] = {}
         self.notifier = Notifier(connector.connect)
 
     async def open(self) -> None:
@@ -88,6 +91,16 @@ class Connections:
     async def fetch_on(self, connection: Connection, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
         """The rows of one statement, in a transaction of its own, on a connection of connection()."""
         return await fetch(self._connector, connection, sql, *arguments)
+
+    def batcher(self, function: BatchedFunction) -> Batcher:
+        """What sends the calls of the function of this process. Its calls raise as connection() does."""
+        if (batcher := self._batchers.get(function)) is None:
+            batcher = self._batchers[function] = Batcher(function, self._write)
+        return batcher
+
+    async def _write(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
+        async with self.connection(writes=True) as connection:
+            return await self.fetch_on(connection, sql, *arguments)
 
 
 async def fetch(

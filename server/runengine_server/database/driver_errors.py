@@ -66,6 +66,15 @@ def translate_driver_errors() -> Iterator[None]:
         raise Unavailable from error
 
 
+def has_rolled_back(error: BaseException) -> bool:
+    """Whether the transaction has changed nothing. After other errors, such as those of a connection that was
+    lost or ended (SQLSTATE classes 08 and 57), it may have been committed.
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        return (sqlstate(error) or "")[:2] not in ("08", "57")
+    return isinstance(error, (StatementRefused, *PERMANENT_ERRORS))
+
+
 def log_driver_error(error: BaseException) -> None:
     """Logs the error, each kind once in 30 seconds: a database that is away fails every call."""
     kind = (type(error).__name__, sqlstate(error))

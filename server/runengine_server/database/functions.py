@@ -47,8 +47,7 @@ class _Function:
     @cached_property
     def call(self) -> str:
         """The statement that calls the function, whatever the search_path is."""
-        numbers = ", ".join(f"${number}" for number in range(1, self.parameters + 1))
-        return f"SELECT * FROM {schema()}.{self.name}({numbers})"  # noqa: S608 - names of our own
+        return _call(self.name, self.parameters)
 
 
 class TenantFunction(_Function):
@@ -57,6 +56,26 @@ class TenantFunction(_Function):
 
 class DispatchFunction(_Function):
     """A function that sees the rows of all tenants, for workers."""
+
+
+@dataclass(frozen=True)
+class BatchedFunction:
+    """`one` is for one call. `many_name` is the name of one for several, which takes arrays of the same and
+    returns (place, row) of each, the first at place 1.
+    """
+
+    one: TenantFunction
+    many_name: str
+
+    @cached_property
+    def many(self) -> str:
+        """The statement that makes several calls."""
+        return _call(self.many_name, self.one.parameters)
+
+
+def _call(name: str, parameters: int) -> str:
+    numbers = ", ".join(f"${number}" for number in range(1, parameters + 1))
+    return f"SELECT * FROM {schema()}.{name}({numbers})"  # noqa: S608 - names of our own
 
 
 def tenant_function(name: str) -> TenantFunction:
@@ -70,9 +89,19 @@ def tenant_function(name: str) -> TenantFunction:
 def dispatch_function(name: str) -> DispatchFunction:
     """The function of that name. Raises KeyError when there is none, or its first parameter is a tenant."""
     parameters, is_reading = _declared()[name]
-    if parameters[:1] == ["_tenant text"]:
+    if parameters and parameters[0].startswith("_tenant text"):
         raise KeyError(f"{name} takes a tenant")
     return DispatchFunction(name, len(parameters), is_reading)
+
+
+def batched_function(one: str, many: str) -> BatchedFunction:
+    """The two functions of these names. Raises KeyError as tenant_function does, and when their parameters
+    differ.
+    """
+    function = tenant_function(one)
+    if _declared()[many][0] != [f"{each}[]" for each in _declared()[one][0]]:
+        raise KeyError(f"{many} takes no arrays of what {one} takes")
+    return BatchedFunction(function, many)
 
 
 @cache

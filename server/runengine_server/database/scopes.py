@@ -11,7 +11,7 @@ import asyncpg
 from runengine_server.database.connecting import Connection
 from runengine_server.database.connections import Connections, commit
 from runengine_server.database.driver_errors import translate_driver_errors
-from runengine_server.database.functions import DispatchFunction, TenantFunction
+from runengine_server.database.functions import BatchedFunction, DispatchFunction, TenantFunction
 
 
 class Scope:
@@ -70,6 +70,13 @@ class TenantScope(Scope):
         its own, and one round trip, or three through a pooler. Raises as `transaction` does.
         """
         return await self._call(function, self._tenant_id, *arguments)
+
+    async def call_batched(self, function: BatchedFunction, *arguments: Any) -> asyncpg.Record:
+        """The row of a function, as `call`. Several that come at the same time, of any tenants, are one
+        transaction: see Batcher.
+        """
+        with translate_driver_errors():
+            return await self._connections.batcher(function).call(self._tenant_id, *arguments)
 
 
 class DispatchScope(Scope):

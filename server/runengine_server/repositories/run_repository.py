@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED
-from runengine_server.database.functions import tenant_function
+from runengine_server.database.functions import batched_function, tenant_function
 from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.encoded_run import canonical_response, encode_input
@@ -25,7 +25,7 @@ from runengine_server.domain.run import (
     StepStatus,
 )
 
-_TRIGGER = tenant_function("trigger_run")
+_TRIGGER = batched_function("trigger_run", "trigger_runs")
 _GET = tenant_function("get_run")
 _GET_OUTPUT = tenant_function("get_run_output")
 _CANCEL = tenant_function("cancel_run")
@@ -161,8 +161,7 @@ class RunRepository:
         """Queues the run, unless no worker has registered its workflow, or the tenant has `queued_limit` runs
         queued already. With `check_campaign` the result says whether the campaign that it names is there.
         """
-        (row,) = await self._scope.call(
-            _TRIGGER,
+        arguments = (
             new.id,
             new.request.workflow_name,
             encode_input(new),
@@ -174,6 +173,11 @@ class RunRepository:
             queued_limit,
             check_campaign,
         )
+        if key is None and queued_limit is None:
+            row = await self._scope.call_batched(_TRIGGER, *arguments)
+        else:
+            # It may have to wait for the commit of another call, and is alone, so that nothing waits for it.
+            (row,) = await self._scope.call(_TRIGGER.one, *arguments)
         return self._notify_queued(_mutation_result(row))
 
     async def get(self, run_id: UUID) -> bytes | None:

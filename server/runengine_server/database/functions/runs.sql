@@ -43,6 +43,27 @@ BEGIN
 END
 $$;
 
+-- trigger_run of each, in one transaction. In the order in which claim_queued locks the counts of campaigns, so
+-- that the two cannot deadlock. Who has to wait longer than 0.1 s for a lock fails here, and waits alone.
+CREATE FUNCTION trigger_runs(_tenant text[], _id uuid[], _workflow text[], _input bytea[], _campaign uuid[],
+    _priority int[], _actor text[], _trace text[], _key text[], _fingerprint bytea[], _queued_limit int[],
+    _check_campaign boolean[])
+RETURNS TABLE (place bigint, result mutation_result)
+LANGUAGE plpgsql SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY SELECT place, trigger_run(tenant_id, id, workflow, input, campaign_id, priority, actor, trace,
+            key, fingerprint, queued_limit, check_campaign)
+        FROM (
+            SELECT * FROM unnest(_tenant, _id, _workflow, _input, _campaign, _priority, _actor, _trace, _key,
+                _fingerprint, _queued_limit, _check_campaign) WITH ORDINALITY
+                AS call(tenant_id, id, workflow, input, campaign_id, priority, actor, trace, key, fingerprint,
+                    queued_limit, check_campaign, place)
+            ORDER BY tenant_id, campaign_id, slot_of_run(id)
+        ) AS call;
+END
+$$;
+
 -- Whether the tenant has as many runs queued as it may; NULL is no limit. Within 1,000 runs of the limit, more
 -- than are triggered for one tenant at the same instant, its triggers wait for one another's commit, so that
 -- the count is exact; farther from it they do not wait. No other lock has 7405 as the first of two numbers.
