@@ -16,6 +16,7 @@ from tests.faults.approval_mutants import APPROVALS
 from tests.faults.judging import judge, missing, run_pytest
 from tests.faults.judging import mutant_of as _mutant
 from tests.faults.mutations import rewriting
+from tests.faults.step_mutants import STEPS_WITHIN_STEPS
 
 _REFUSED = (
     "integration/test_refused_values.py::"
@@ -32,7 +33,6 @@ _HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_c
 _SWEPT = "integration/test_artifact_sweep.py::"
 _SWEPT += "test_an_artifact_without_a_row_is_deleted_once_it_is_a_day_old_and_nothing_else"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
-_WITHIN = "integration/test_steps_within_steps.py::"
 _BATCHES = "integration/test_batches.py::"
 _RESUMES = "integration/test_resumes.py::"
 _BY_ID = f"{_RESUMES}test_questions_side_by_side_take_values_by_id_and_no_single_one"
@@ -272,12 +272,6 @@ MUTANTS = (
         f"{_REJECTED}[beside_others]",
     ),
     _mutant(
-        "command above the top",
-        without.command_above_the_top,
-        "integration/test_sub_graphs.py::"
-        "test_a_command_to_a_graph_above_that_there_is_not_fails_its_step_and_says_so",
-    ),
-    _mutant(
         "completed error handler",
         without.completed_handler,
         "integration/test_error_handlers.py::test_a_completed_handler_does_not_run_again_when_the_run_is_retried",
@@ -292,30 +286,6 @@ MUTANTS = (
         without.limit_of_an_error_handler,
         "integration/test_timeouts.py::test_a_time_limit_holds_for",
     ),
-    _mutant(
-        "place in an idempotency key",
-        without.place_in_an_idempotency_key,
-        "integration/test_sub_graphs.py::"
-        "test_each_node_of_a_sub_graph_has_an_idempotency_key_that_stays_the_same[called_in_the_loop-None]",
-    ),
-    _mutant(
-        "place of a step within a step",
-        without.place_of_a_step_within_a_step,
-        f"{_WITHIN}test_a_graph_that_stores_nothing_starts_anew_with_the_same_steps",
-        "integration/test_sub_graphs.py::"
-        "test_each_node_of_a_sub_graph_has_an_idempotency_key_that_stays_the_same",
-    ),
-    _mutant(
-        "step around a node that is over",
-        without.step_around_a_node,
-        f"{_WITHIN}test_a_thread_that_was_abandoned_enters_no_further_node",
-    ),
-    _mutant(
-        "steps within a completed step are not due again",
-        rewriting(["retry_run"], "AND latest.id NOT IN (SELECT over.id FROM over)", ""),
-        f"{_WITHIN}test_a_failure_that_a_node_takes_is_not_due_again_when_the_run_is_retried",
-    ),
-    _mutant("epoch in the interruption of steps", without.epoch_of("interrupt_steps"), _LOST),
     _mutant(
         "azp of a token",
         without.azp,
@@ -394,6 +364,7 @@ MUTANTS = (
         "integration/test_served_workflows.py::test_the_log_names_queued_runs_without_a_worker_once_a_change",
     ),
     *APPROVALS,
+    *STEPS_WITHIN_STEPS,
 )
 
 

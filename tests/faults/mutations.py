@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
-from uuid import uuid4
 
 from tests.support.rewritten_functions import rewrite
 
@@ -305,24 +304,6 @@ def limit_of_an_error_handler() -> None:
     _put(recording, "TimeLimit", lambda name, bound, seconds: bound)
 
 
-def place_in_an_idempotency_key() -> None:
-    from runengine_server.worker.graph import idempotency_key
-
-    _put(idempotency_key, "place_within", lambda task_id: "")
-
-
-def place_of_a_step_within_a_step() -> None:
-    from runengine_server.worker.graph import steps
-
-    _put(steps, "uuid5", lambda parent, place: uuid4())
-
-
-def step_around_a_node() -> None:
-    from runengine_server.worker.graph.steps import BegunStep
-
-    _put(BegunStep, "is_abandoned", False)
-
-
 def rules_of_requests() -> None:
     from runengine_server.rpc import validation
 
@@ -402,9 +383,3 @@ def rejected_write_is_forgotten() -> None:
     async def keep(*arguments: Any) -> None: ...
 
     _put(Execution, "discard_rejected_writes", keep)
-
-
-def command_above_the_top() -> None:
-    from runengine_server.worker.graph import recording, storing_node
-
-    _put(recording, "store_writes", lambda graph, **told: storing_node.store_writes(graph))

@@ -14,6 +14,7 @@ from runengine.context import RunContext
 from runengine_server.domain.run import RunStatus
 
 from tests.support.own_worker import Graph, Ran, State, alone, chain, serving
+from tests.support.ways_within import as_node, awaited, called, called_in_the_loop, streamed
 
 AT_ONCE = RetryPolicy(initial_interval=0, jitter=False, retry_on=RuntimeError, max_attempts=2)
 
@@ -42,40 +43,8 @@ class Noted:
         return chain(**nodes).compile(**options)
 
 
-def as_node(inner: Any) -> Any:
-    return inner
-
-
-def called(inner: Any) -> Any:
-    def node(state: State) -> Any:
-        return inner.invoke(state)
-
-    return node
-
-
 def called_by_one_that_is_called(inner: Any) -> Any:
     return called(chain(between=called(inner)).compile())
-
-
-def called_in_the_loop(inner: Any) -> Any:
-    async def node(state: State) -> Any:
-        return inner.invoke(state)
-
-    return node
-
-
-def awaited(inner: Any) -> Any:
-    async def node(state: State) -> Any:
-        return await inner.ainvoke(state)
-
-    return node
-
-
-def streamed(inner: Any) -> Any:
-    def node(state: State) -> Any:
-        return list(inner.stream(state, stream_mode="values"))[-1]
-
-    return node
 
 
 WAYS = [as_node, called, called_by_one_that_is_called, called_in_the_loop, awaited, streamed]

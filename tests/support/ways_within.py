@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
-from tests.support.own_worker import State
+from runengine_server.domain.run import RunStep
+
+from tests.support.own_worker import Engine, State
 
 # What add_node gets for a compiled graph.
 Way = Callable[[Any], Any]
@@ -53,3 +56,29 @@ def streamed_asynchronously(inner: Any) -> Any:
 # On threads, and all but in the event loop's own thread, where nothing can be recorded.
 CALLED = [called, streamed]
 WAYS = [as_node, called, awaited, streamed, streamed_asynchronously]
+
+
+async def steps_of(engine: Engine, run_id: UUID) -> list[RunStep]:
+    steps = await engine.runs.list_steps(run_id, None)
+    assert steps is not None
+    return steps
+
+
+def failing(times: int = 1, error: type[Exception] = RuntimeError) -> Any:
+    """A sync node that fails so often."""
+    left = [times]
+
+    def fails(state: State) -> State:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise error("Once.")
+        return {"seen": ["fails"]}
+
+    return fails
+
+
+def passing(name: str) -> Any:
+    def node(state: State) -> State:
+        return {"seen": [name]}
+
+    return node
