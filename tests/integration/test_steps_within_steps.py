@@ -84,6 +84,38 @@ async def test_a_step_of_a_graph_within_a_graph_within_a_node_is_named_after_all
         assert [step.parent_id for step in steps] == [None, steps[0].id, steps[1].id]
 
 
+async def in_a_batch(inner: Any) -> None:
+    await inner.abatch([{}])
+
+
+async def as_completed(inner: Any) -> None:
+    async for _ in inner.abatch_as_completed([{}]):
+        pass
+
+
+async def as_events(inner: Any) -> None:
+    async for _ in inner.astream_events({}, version="v2"):
+        pass
+
+
+async def with_a_config(inner: Any) -> None:
+    await inner.with_config(tags=["tagged"]).ainvoke({}, {"configurable": {"model": "small"}})
+
+
+@pytest.mark.parametrize("execute", [in_a_batch, as_completed, as_events, with_a_config])
+async def test_a_graph_has_steps_in_whatever_way_it_is_executed(database_url: str, execute: Any) -> None:
+    inner = chain(one=passing("one")).compile()
+
+    async def outer(state: State) -> State:
+        await execute(inner)
+        return {}
+
+    async with serving(database_url, chain(outer=outer)) as engine:
+        run = await engine.execute()
+        assert (run.status, run.error) == (RunStatus.COMPLETED, None)
+        assert await engine.executions(run.id) == ["outer 1 completed", "outer:one 1 completed"]
+
+
 async def test_graphs_that_a_batch_calls_have_steps_each(database_url: str) -> None:
     inner = chain(one=passing("one")).compile()
 

@@ -292,7 +292,7 @@ class Execution:
     def _words_of(self, step: BegunStep, error: BaseException) -> tuple[str, str, bool]:
         """Code and message of the step that failed with `error`, and whether another execution may help."""
         cause = self._cause_of(error)
-        if cause is None or cause.id == step.id:
+        if cause is None or step.id not in (each.id for each in cause.around()):
             return step_code(error), self.describe(error), is_retryable(error, step.policies)
         message = f"The step {cause.name!r} within it failed: {self.describe(error)}"
         return "STEP_FAILED", message, is_retryable(error, cause.policies)

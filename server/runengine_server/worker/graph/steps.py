@@ -44,15 +44,17 @@ class BegunStep:
         """The id of the step that this one is within."""
         return None if self.parent is None else self.parent.id
 
+    def around(self) -> Iterator[BegunStep]:
+        """The executions that it is within, from the innermost."""
+        above = self.parent
+        while above is not None:
+            yield above
+            above = above.parent
+
     @property
     def is_abandoned(self) -> bool:
         """Whether it goes on although a step around it has failed or was stopped."""
-        above = self.parent
-        while above is not None:
-            if above.is_over and not above.returned:
-                return True
-            above = above.parent
-        return False
+        return self.parent is not None and any(each.is_over and not each.returned for each in self.around())
 
     def within(self) -> Iterator[BegunStep]:
         """All that is open within it."""
