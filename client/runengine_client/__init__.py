@@ -8,9 +8,18 @@ Methods return the messages of `runengine.v1`.
 """
 
 from runengine_client import errors
-from runengine_client.client import TERMINAL, Artifact, RunEngineClient, RunOutput
+from runengine_client.client import TERMINAL, Artifact, RunEngineClient, RunOutput, StepData
 from runengine_client.errors import *  # noqa: F403 - one class for each reason
 from runengine_client.structs import struct_to_dict, to_struct, to_value
 
-__all__ = ["TERMINAL", "Artifact", "RunEngineClient", "RunOutput", "struct_to_dict", "to_struct", "to_value"]
+__all__ = [
+    "TERMINAL",
+    "Artifact",
+    "RunEngineClient",
+    "RunOutput",
+    "StepData",
+    "struct_to_dict",
+    "to_struct",
+    "to_value",
+]
 __all__ += errors.__all__

@@ -23,6 +23,7 @@ for _name, _body in (
     ("trigger", run_commands.trigger),
     ("get", run_commands.get),
     ("steps", run_commands.steps),
+    ("step-data", run_commands.step_data),
     ("events", run_commands.events),
     ("output", run_commands.output),
     ("list", run_commands.list_),

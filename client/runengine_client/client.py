@@ -25,6 +25,7 @@ from runengine.v1.run_service_pb2 import (
     CancelRunRequest,
     GetRunOutputRequest,
     GetRunRequest,
+    GetRunStepDataRequest,
     ListCampaignRunsRequest,
     ListCampaignRunsResponse,
     ListRunEventsRequest,
@@ -68,6 +69,19 @@ class RunOutput:
     value: Any
     artifact_id: str | None
     note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepData:
+    """What execution `attempt` of a step was called with, and what it wrote: values of JSON. Where one of
+    them is not there, its note says why.
+    """
+
+    attempt: int
+    input: Any
+    input_note: str | None
+    update: Any
+    update_note: str | None
 
 
 class RunEngineClient(Connection):
@@ -148,6 +162,20 @@ class RunEngineClient(Connection):
             value=json.loads(response.output) if response.HasField("output") else None,
             artifact_id=response.artifact_id if response.HasField("artifact_id") else None,
             note=response.note if response.HasField("note") else None,
+        )
+
+    async def get_step_data(self, run_id: Id, step: Id, *, attempt: int | None = None) -> StepData:
+        """Returns what the step of that `id` was called with and what it wrote, at its current attempt or the
+        given one. Raises RunNotFound, StepNotFound (no such step, or attempt), InvalidArgument.
+        """
+        request = GetRunStepDataRequest(run_id=str(run_id), id=str(step), attempt=attempt)
+        response = await self._call(self._runs.GetRunStepData, request)
+        return StepData(
+            attempt=response.attempt,
+            input=json.loads(response.input) if response.HasField("input") else None,
+            input_note=response.input_note if response.HasField("input_note") else None,
+            update=json.loads(response.update) if response.HasField("update") else None,
+            update_note=response.update_note if response.HasField("update_note") else None,
         )
 
     async def retry_run(self, run_id: Id, *, idempotency_key: str | None = None) -> Run:

@@ -29,6 +29,7 @@ __all__ = [
     "RunNotRetryable",
     "RunNotWaiting",
     "RunTerminal",
+    "StepNotFound",
     "Unauthenticated",
     "Unavailable",
     "Violation",
@@ -104,6 +105,12 @@ class RunNotFound(RunEngineError):
     """The tenant has no such run."""
 
     reason = "RUN_NOT_FOUND"
+
+
+class StepNotFound(RunEngineError):
+    """The run has no such step, or the step no such attempt."""
+
+    reason = "STEP_NOT_FOUND"
 
 
 class CampaignNotFound(RunEngineError):

@@ -11,6 +11,8 @@ from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.run_pb2 import Run, RunEvent, RunStep
 from runengine.v1.run_service_pb2 import GetRunOutputResponse, ListCampaignRunsResponse
 
+from runengine_client.client import StepData
+
 run_json = encoder_of(Run.DESCRIPTOR)
 page_json = encoder_of(ListCampaignRunsResponse.DESCRIPTOR)
 output_json = encoder_of(GetRunOutputResponse.DESCRIPTOR)
@@ -23,6 +25,24 @@ _event_json = encoder_of(RunEvent.DESCRIPTOR)
 def steps_json(steps: Iterable[RunStep]) -> dict[str, Any]:
     """Returns the steps of a run as `GET /runs/{run_id}/steps` does."""
     return {"steps": [_step_json(step) for step in steps]}
+
+
+def step_data_json(found: Iterable[tuple[RunStep, StepData]]) -> dict[str, Any]:
+    """Returns of each step `id` and `stepId`, and what `GET /runs/{run_id}/steps/{id}/data` does."""
+    return {
+        "steps": [
+            {
+                "id": step.id,
+                "stepId": step.step_id,
+                "attempt": data.attempt,
+                "input": data.input,
+                "inputNote": data.input_note,
+                "update": data.update,
+                "updateNote": data.update_note,
+            }
+            for step, data in found
+        ]
+    }
 
 
 def artifacts_json(artifacts: Iterable[Artifact]) -> dict[str, Any]:

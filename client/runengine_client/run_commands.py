@@ -14,7 +14,7 @@ from runengine_client import tables
 from runengine_client.campaign_commands import CampaignId
 from runengine_client.command import NOT_COMPLETED, Session
 from runengine_client.json_argument import json_object, json_value
-from runengine_client.json_view import events_json, page_json, run_json, steps_json
+from runengine_client.json_view import events_json, page_json, run_json, step_data_json, steps_json
 
 
 class StatusWord(StrEnum):
@@ -108,6 +108,32 @@ async def steps(
     """Shows the steps of a run, with their errors and artifacts."""
     found = await session.client.list_run_steps(run_id, attempt=attempt)
     session.show(tables.steps_view(found, session.out), steps_json(found))
+
+
+async def step_data(
+    session: Session,
+    run_id: RunId,
+    step: Annotated[
+        str,
+        typer.Argument(
+            metavar="STEP",
+            help="Name of the step, or the id of one of those that have the name.",
+            show_default=False,
+        ),
+    ],
+    attempt: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Show its Nth execution. Default: its current one."),
+    ] = None,
+) -> None:
+    """Shows what a step was called with and what it wrote, as JSON."""
+    executed = await session.client.list_run_steps(run_id, attempt=attempt)
+    named = [each for each in executed if step in (each.step_id, each.id)]
+    if not named:
+        raise ValueError(f"the run has no step {step!r}{'' if attempt is None else ' with that attempt'}")
+    found = [(each, await session.client.get_step_data(run_id, each.id, attempt=attempt)) for each in named]
+    view = tables.step_data_view(found, ensure_ascii=session.out.encoding != "utf-8")
+    session.show(view, step_data_json(found))
 
 
 async def events(session: Session, run_id: RunId) -> None:

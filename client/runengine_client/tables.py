@@ -16,6 +16,7 @@ from runengine.v1.artifact_service_pb2 import Artifact
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStep, StepError, WaitingFor
 
+from runengine_client.client import StepData
 from runengine_client.structs import struct_to_dict
 
 _SYMBOLS_AND_STYLES = {
@@ -164,6 +165,18 @@ def steps_view(steps: Sequence[RunStep], console: Console) -> RenderableType:
         parts.append(Text("\nartifacts", "bold"))
         parts += [_beside(Text(artifact), plain(step.step_id, "dim")) for artifact, step in saved]
     return Group(*parts)
+
+
+def step_data_view(found: Sequence[tuple[RunStep, StepData]], *, ensure_ascii: bool) -> Text:
+    """Shows the input and the update of each step below its name and id."""
+    parts: list[Text] = []
+    for step, data in found:
+        parts.append(Text.assemble(plain(step.step_id, "bold"), f" {step.id} attempt {data.attempt}"))
+        values = (("input", data.input, data.input_note), ("update", data.update, data.update_note))
+        for label, value, note in values:
+            parts.append(Text(label, "dim"))
+            parts.append(plain(note or json.dumps(value, indent=2, ensure_ascii=ensure_ascii)))
+    return Text("\n").join(parts)
 
 
 def events_view(events: Sequence[RunEvent]) -> RenderableType:

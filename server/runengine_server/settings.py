@@ -18,6 +18,8 @@ SAMPLE = "runengine_samples.campaign_bundle:WORKFLOWS"
 # A state is stored by one statement, and a statement may take ten seconds.
 DEFAULT_MAX_STATE_BYTES = 16 * 1024 * 1024
 
+DEFAULT_STEP_DATA_BYTES = 16 * 1024
+
 
 class SettingsError(Exception):
     """A setting is missing or wrong. The message is one line that says what to do."""
@@ -50,6 +52,7 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 3
     blocked_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
     max_state_bytes: Annotated[int, Field(ge=1024, le=512 * 1024 * 1024)] = DEFAULT_MAX_STATE_BYTES
+    step_data_bytes: Annotated[int, Field(ge=0, le=1024 * 1024)] = DEFAULT_STEP_DATA_BYTES
     run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     step_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     # Counting the queued runs reads each of them: 100,000 take 10 ms.

@@ -200,6 +200,7 @@ async def test_an_idempotency_key_is_replayed_and_says_so(engine: Engine) -> Non
         ("ListRunSteps", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("ListRunEvents", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("GetRunOutput", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
+        ("GetRunStepData", {"runId": ABSENT, "id": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("RetryRun", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("ResumeRun", {"runId": ABSENT, "value": True}, "NOT_FOUND", "RUN_NOT_FOUND"),
         ("CancelRun", {"runId": ABSENT}, "NOT_FOUND", "RUN_NOT_FOUND"),

@@ -150,7 +150,7 @@ def test_each_command_has_its_row_with_its_options(program: str, command: Any) -
     for text, meaning in rows(REFERENCE / "commands.md", f"## {program}"):
         assert meaning
         words = code(text)[0].split(" ")[1:]
-        names = [word for word in words if re.fullmatch("[a-z]+", word)]
+        names = [word for word in words if re.fullmatch("[a-z]+(-[a-z]+)*", word)]
         told[" ".join(names)] = set(re.findall(r"--[a-z-]+", text))
     assert told == found
 

@@ -16,7 +16,8 @@ from tests.faults.approval_mutants import APPROVALS
 from tests.faults.judging import judge, missing, run_pytest
 from tests.faults.judging import mutant_of as _mutant
 from tests.faults.mutations import rewriting
-from tests.faults.step_mutants import STEPS_WITHIN_STEPS
+from tests.faults.nested_step_mutants import STEPS_WITHIN_STEPS
+from tests.faults.step_mutants import STEPS
 
 _REFUSED = (
     "integration/test_refused_values.py::"
@@ -364,6 +365,7 @@ MUTANTS = (
         "integration/test_served_workflows.py::test_the_log_names_queued_runs_without_a_worker_once_a_change",
     ),
     *APPROVALS,
+    *STEPS,
     *STEPS_WITHIN_STEPS,
 )
 

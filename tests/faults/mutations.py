@@ -110,6 +110,7 @@ def tenant_predicate() -> None:
         "campaign_runs_in",
         "count_campaign_runs",
         "get_run_output",
+        "get_run_step_data",
         "list_run_events",
         "list_run_steps",
         "lock_run",

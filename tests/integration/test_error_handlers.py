@@ -13,7 +13,7 @@ from runengine.context import RunContext
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 
-from tests.support.own_worker import Graph, Ran, State, alone, code_and_step, serving
+from tests.support.own_worker import Graph, Ran, State, alone, code_and_step, fork, serving
 from tests.support.time_limits import ENTERED, in_the_node
 
 
@@ -110,6 +110,46 @@ async def test_a_completed_handler_does_not_run_again_when_the_run_is_retried(
             assert [words for words in executions if "risky" in words or "after" in words] == [
                 "risky 1 failed STEP_FAILED", "__error_handler__risky 1 completed", "after 1 completed",
             ]  # fmt: skip
+
+
+@pytest.mark.parametrize("is_called", [False, True], ids=["a sub-graph", "a graph that a node calls"])
+async def test_a_completed_handler_of_a_graph_within_another_does_not_run_again_either(
+    database_url: str, is_called: bool
+) -> None:
+    ran = Ran()
+    handled = asyncio.Event()
+    failures = [RuntimeError("Once.")]
+
+    async def risky(state: State) -> State:
+        ran.names.append("risky")
+        raise ValueError("The supplier is closed.")
+
+    async def beside(state: State) -> State:
+        await handled.wait()
+        if failures:
+            raise failures.pop()
+        return {}
+
+    async def notice(held: HeldRunRepository, *arguments: Any, **named: Any) -> None:
+        await save_writes(held, *arguments, **named)
+        if "rescue" in ran.names:
+            handled.set()
+
+    save_writes = HeldRunRepository.save_writes
+    graph = fork(beside=beside)
+    graph.add_node("risky", risky, error_handler=ran.node("rescue"))
+    inner = graph.add_edge(START, "risky").compile()
+
+    async def call(state: State) -> Any:
+        return await inner.ainvoke(state)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(HeldRunRepository, "save_writes", notice)
+        async with serving(database_url, alone("outer", call if is_called else inner)) as engine:
+            run = await engine.execute()
+            assert code_and_step(run.error) == ("STEP_FAILED", "outer")
+            assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+    assert ran.names == ["risky", "rescue"]
 
 
 async def test_a_handler_that_failed_runs_again_when_the_run_is_retried(database_url: str) -> None:

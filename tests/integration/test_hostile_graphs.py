@@ -68,6 +68,29 @@ async def test_an_exception_of_a_node_fails_its_step_and_its_run_once(
         assert await engine.executions(run.id) == ["node 1 failed STEP_FAILED"]
 
 
+async def leave_asynchronously(state: State) -> NoReturn:
+    sys.exit(3)
+
+
+@pytest.mark.parametrize("node", [leave, leave_asynchronously], ids=["sync", "async"])
+@pytest.mark.parametrize("seconds", [None, 60], ids=["without a limit", "with a limit"])
+@pytest.mark.parametrize("is_called", [False, True], ids=["a sub-graph", "a graph that a node calls"])
+async def test_a_node_of_a_graph_within_another_cannot_end_the_worker(
+    database_url: str, node: Any, seconds: int | None, is_called: bool
+) -> None:
+    """SystemExit in a task of asyncio ends its event loop, and with that this test."""
+    inner = alone("inner", node, metadata={"timeout_seconds": seconds} if seconds else {}).compile()
+
+    async def call(state: State) -> Any:
+        return await inner.ainvoke(state)
+
+    async with serving(database_url, alone("node", call if is_called else inner)) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert run.error.message.startswith("NodeExited: SystemExit: 3")
+        assert await engine.executions(run.id) == ["node 1 failed STEP_FAILED"]
+
+
 @pytest.mark.parametrize("error", [Speechless(), Panic()])
 async def test_an_exception_of_an_edge_fails_its_run(database_url: str, error: BaseException) -> None:
     graph = chain(node=lambda state: {})

@@ -105,12 +105,17 @@ async def own(client: RunEngineClient) -> dict[str, str]:
     run = await client.trigger_run("two-artifacts", campaign_id=campaign.id)
     await client.wait(run.id)
     (step,) = await client.list_run_steps(run.id)
-    return {"run_id": run.id, "campaign_id": campaign.id, "artifact_id": step.output_artifact_ids[0]}
+    return {
+        "run_id": run.id,
+        "id": step.id,
+        "campaign_id": campaign.id,
+        "artifact_id": step.output_artifact_ids[0],
+    }
 
 
 @pytest.fixture
 def absent() -> dict[str, str]:
-    return {name: str(uuid.uuid4()) for name in ("run_id", "campaign_id", "artifact_id")}
+    return {name: str(uuid.uuid4()) for name in ("run_id", "id", "campaign_id", "artifact_id")}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name_of)

@@ -6,14 +6,16 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import pytest
+from langgraph.types import RetryPolicy
 from runengine_server.domain.run import RunStatus
 from runengine_server.worker.graph.load import Timeouts
 from runengine_server.worker.node_threads import NodeThreads
 from structlog.testing import capture_logs
 
-from tests.support.own_worker import SECONDS, Ran, State, chain, fork, serving
+from tests.support.own_worker import SECONDS, Engine, Ran, State, alone, chain, code_and_step, fork, serving
 
 LIMIT, MAX_ABANDONED = 2, 3
 
@@ -118,3 +120,99 @@ async def test_no_more_calls_than_its_limit_are_executed_at_once(
     assert executor.abandoned == 0
     with pytest.raises(ZeroDivisionError):
         await asyncio.to_thread(lambda: 1 / 0)
+
+
+def held_up(entered: threading.Semaphore, go: threading.Event) -> Any:
+    def node(state: State) -> State:
+        entered.release()
+        go.wait(SECONDS)
+        return {"seen": ["late"]}
+
+    return node
+
+
+MARK = "its thread cannot be stopped, and may still be running"
+
+
+@pytest.mark.parametrize("shape", ["alone", "in a sub-graph", "within the limit of its sub-graph"])
+async def test_a_time_out_of_a_node_whose_thread_goes_on_says_so_and_its_late_end_is_logged(
+    database_url: str, threads: tuple[NodeThreads, asyncio.Event], shape: str
+) -> None:
+    executor, _ = threads
+    entered, go = threading.Semaphore(0), threading.Event()
+    limit = {"metadata": {"timeout_seconds": 0.1}}
+    node = held_up(entered, go)
+    within = shape.startswith("within")
+    inner = alone("node", node, **({} if within else limit))
+    graph = inner if shape == "alone" else alone("node", inner.compile(), **(limit if within else {}))
+    async with serving(database_url, graph) as engine:
+        with capture_logs() as logs:
+            try:
+                run = await engine.execute()
+            finally:
+                go.set()
+            assert code_and_step(run.error) == ("STEP_TIMED_OUT", "node")
+            assert MARK in str(run.error)
+            assert (await errors_of(engine, run.id)) == [("node", "STEP_TIMED_OUT", True)]
+            await until(lambda: executor.abandoned == 0)
+            await until(lambda: any("has ended" in each["event"] for each in logs))
+        (ended,) = [each for each in logs if each["event"].endswith("that was stopped has ended")]
+        assert (ended["run_id"], ended["tenant"]) == (str(run.id), engine.tenant_id)
+        assert (ended["step"], ended["error"]) == ("node" if shape == "alone" else ended["step"], None)
+        assert ended["step"].startswith("node")
+        assert 0 <= ended["seconds"] < SECONDS
+
+
+async def errors_of(engine: Engine, run_id: UUID) -> list[tuple[str, str, bool]]:
+    """Of each execution that failed its step, its code, and whether it says that its thread goes on."""
+    rows = await engine.tenant.fetch(
+        "SELECT step_id, error FROM run_steps WHERE run_id = $1 AND error IS NOT NULL ORDER BY seq", run_id
+    )
+    return [(row["step_id"], row["error"]["code"], MARK in row["error"]["message"]) for row in rows]
+
+
+async def test_each_execution_whose_thread_goes_on_says_so_when_its_node_is_tried_again(
+    database_url: str, threads: tuple[NodeThreads, asyncio.Event]
+) -> None:
+    entered, go = threading.Semaphore(0), threading.Event()
+    policy = RetryPolicy(max_attempts=2, initial_interval=0.0)
+    limit = {"timeout_seconds": 0.1}
+    graph = alone("node", held_up(entered, go), metadata=limit, retry_policy=policy)
+    async with serving(database_url, graph) as engine:
+        try:
+            run = await engine.execute()
+        finally:
+            go.set()
+        assert await errors_of(engine, run.id) == [("node", "STEP_TIMED_OUT", True)] * 2
+
+
+async def test_a_step_that_was_stopped_with_its_run_says_so_where_its_thread_goes_on(
+    database_url: str, threads: tuple[NodeThreads, asyncio.Event]
+) -> None:
+    entered, go = threading.Semaphore(0), threading.Event()
+
+    async def fail(state: State) -> State:
+        await until(lambda: entered.acquire(blocking=False))
+        raise RuntimeError("fails beside it")
+
+    async with serving(database_url, fork(fail=fail, node=held_up(entered, go))) as engine:
+        try:
+            run = await engine.execute()
+        finally:
+            go.set()
+        assert code_and_step(run.error) == ("STEP_FAILED", "fail")
+        assert await errors_of(engine, run.id) == [
+            ("fail", "STEP_FAILED", False), ("node", "STEP_INTERRUPTED", True),
+        ]  # fmt: skip
+
+
+async def test_an_async_node_that_timed_out_leaves_no_thread_and_says_nothing_of_one(
+    database_url: str, threads: tuple[NodeThreads, asyncio.Event]
+) -> None:
+    async def node(state: State) -> State:
+        await asyncio.Event().wait()
+        return {}
+
+    async with serving(database_url, alone("node", node, metadata={"timeout_seconds": 0.1})) as engine:
+        run = await engine.execute()
+        assert await errors_of(engine, run.id) == [("node", "STEP_TIMED_OUT", False)]

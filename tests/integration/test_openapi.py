@@ -143,6 +143,8 @@ async def test_real_runs_look_as_the_document_says(
         await call("GET", "/runs/{runId}/events", 200, runId=run_id)
         await call("GET", "/runs/{runId}/output", 200 if run_id == completed else 409, runId=run_id)
         steps = (await call("GET", "/runs/{runId}/steps", 200, runId=run_id)).json()["steps"]
+        for step in steps:
+            await call("GET", "/runs/{runId}/steps/{id}/data", 200, runId=run_id, id=step["id"])
         artifacts += [each for step in steps for each in step["outputArtifactIds"] or ()]
     for artifact_id in artifacts:
         await call("GET", "/artifacts/{artifactId}", 200, artifactId=artifact_id)
@@ -159,6 +161,7 @@ async def test_real_runs_look_as_the_document_says(
     await call("POST", "/runs/{runId}/retry", 200, runId=failed)
     nobody = str(uuid.uuid4())
     await call("GET", "/runs/{runId}", 404, runId=nobody)
+    await call("GET", "/runs/{runId}/steps/{id}/data", 404, runId=completed, id=nobody)
     await call("GET", "/campaigns/{campaignId}", 404, campaignId=nobody)
     await call("GET", "/artifacts/{artifactId}", 404, artifactId=nobody)
     del rest.headers["authorization"]

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from langgraph.types import CachePolicy
-from runengine_client import RunEngineClient, RunNotCompleted, RunNotWaiting
+from runengine_client import RunEngineClient, RunNotCompleted, RunNotWaiting, StepNotFound
 from runengine_server.domain.run import RunStatus
 from runengine_server.worker.graph import execution
 
@@ -86,6 +86,9 @@ async def test_each_call_is_one_statement(proxy: Proxy, counted: RunEngineClient
     with pytest.raises(RunNotCompleted):
         await counted.get_run_output(run.id)
     assert asked(proxy) == ["get_run_output"]
+    with pytest.raises(StepNotFound):
+        await counted.get_step_data(run.id, run.id)
+    assert asked(proxy) == ["get_run_step_data"]
     assert await statements_of(counted.trigger_run("unserved")) == ["trigger_run"]
     for _ in range(2):
         keyed = counted.trigger_run("unserved", idempotency_key=key)

@@ -119,6 +119,15 @@ def nested(graph: Graph) -> Graph:
     return chain(slow=graph.compile())
 
 
+def calling(graph: Graph) -> Graph:
+    compiled = graph.compile()
+
+    async def slow(state: State) -> Any:
+        return await compiled.ainvoke(state)
+
+    return chain(slow=slow)
+
+
 @pytest.mark.parametrize(
     ("graph", "step", "seconds"),
     [
@@ -128,11 +137,13 @@ def nested(graph: Graph) -> Graph:
         (edge(), "slow", 0.1),
         (nested(alone("inner", forever, metadata={"timeout_seconds": 0.1})), "slow:inner", None),
         (nested(alone("inner", DEAF.node, metadata={"timeout_seconds": 0.1})), "slow:inner", None),
+        (calling(alone("inner", forever, metadata={"timeout_seconds": 0.1})), "slow:inner", None),
         (nested(alone("inner", forever)), "slow", 0.1),
     ],
     ids=[
         "an error handler", "a sync error handler", "the edge of an error handler", "an edge",
-        "a node of a sub-graph", "a sync node of a sub-graph", "a sub-graph",
+        "a node of a sub-graph", "a sync node of a sub-graph", "a node of a graph that a node calls",
+        "a sub-graph",
     ],
 )  # fmt: skip
 @in_the_node

@@ -18,7 +18,7 @@ from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import NewRun
 from runengine_server.processes.watch_database import watch_database
-from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.repositories.run_repository import IdempotencyKey, RunRepository
 
 from tests.postgresql.commands import refusal
 from tests.support.own_worker import ACTOR
@@ -38,8 +38,9 @@ def runs_of(database: Database) -> RunRepository:
 
 
 async def trigger(runs: RunRepository) -> UUID:
+    """A call with a key, which is a statement of its own, and so takes a connection of its own."""
     new = NewRun(uuid4(), TriggerRunRequest(workflow_name="unserved"))
-    await runs.trigger(new, ACTOR, None, None)
+    await runs.trigger(new, ACTOR, IdempotencyKey(uuid4().hex, b"hash"), None)
     return new.id
 
 

@@ -44,6 +44,7 @@ from runengine.v1.run_service_pb2 import (
     CancelRunResponse,
     GetRunOutputResponse,
     GetRunResponse,
+    GetRunStepDataResponse,
     ListCampaignRunsResponse,
     ListRunEventsResponse,
     ListRunStepsResponse,
@@ -140,6 +141,13 @@ STEPS = [
         error=StepError(code="STEP_FAILED", message=MESSAGE, step_id="render_bundle", attempt=3),
     ),
 ]
+# By the id of the step.
+STEP_DATA = {
+    uuid(21): GetRunStepDataResponse(attempt=1, input='{"slots": ["w\u00f6rd", null]}', update="null"),
+    uuid(22): GetRunStepDataResponse(
+        attempt=3, input_note="It is \x1b[31mred", update_note="The step has not completed."
+    ),
+}
 CAMPAIGN = Campaign(
     id=uuid(12),
     status=CampaignStatus.CAMPAIGN_STATUS_LIVE,
@@ -215,6 +223,10 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
 
     async def GetRunOutput(self, request: Any, context: Any) -> Any:
         return OUTPUTS[request.run_id]
+
+    async def GetRunStepData(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        return STEP_DATA[request.id]
 
     async def RetryRun(self, request: Any, context: Any) -> Any:
         if request.run_id == QUEUED.id:

@@ -32,7 +32,7 @@ from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import RunRepository
-from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
+from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
 from runengine_server.worker.graph.load import AnyGraph, Timeouts, compile_workflow
 from runengine_server.worker.processor import LangGraphRunProcessor
 from runengine_server.worker.worker import Worker
@@ -119,12 +119,19 @@ class Engine:
         graph: AnyGraph,
         timeouts: Timeouts = NO_TIMEOUTS,
         max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
+        step_data_bytes: int = DEFAULT_STEP_DATA_BYTES,
     ) -> None:
         """Has the worker run `graph` from now on, also what another has begun."""
         workflows = {self.workflow: compile_workflow(self.workflow, graph, timeouts)}
         store = ArtifactStore(self.directory)
         self.processor = LangGraphRunProcessor(
-            self.database, store, workflows, "http://runengine", "worker:test", max_state_bytes
+            self.database,
+            store,
+            workflows,
+            "http://runengine",
+            "worker:test",
+            max_state_bytes,
+            step_data_bytes,
         )
 
     async def trigger(

@@ -268,6 +268,8 @@ def test_every_schema_says_its_type(document: dict[str, Any]) -> None:
     untyped = [path for path, each in schemas if not {"type", "$ref", "anyOf"} & set(each)]
     assert sorted(path.rpartition("/schemas/")[2] for path in untyped) == [
         "GetRunOutputResponse/output",
+        "GetRunStepDataResponse/input",
+        "GetRunStepDataResponse/update",
         "ResumeRunRequest/value",
         "WaitingFor/value",
     ]

@@ -218,7 +218,8 @@ campaign_run_counts = Table(
 
 # One row for each execution of a step. id is LangGraph's task id: the same when the same task runs again,
 # another when a loop reaches the node again. seq is the order of execution. handled: the step failed and an
-# error handler of the graph took over, so that it does not run again.
+# error handler of the graph took over, so that it does not run again. encoded_input and encoded_update are
+# fields of a GetRunStepDataResponse, null where they are not kept; no list of steps reads them.
 run_steps = Table(
     "run_steps",
     metadata,
@@ -239,6 +240,8 @@ run_steps = Table(
     Column("completed_at", _TIME),
     _now("created_at"),
     _now("updated_at"),
+    Column("encoded_input", LargeBinary),
+    Column("encoded_update", LargeBinary),
     Column("parent_id", Uuid),
     PrimaryKeyConstraint("tenant_id", "run_id", "id", "attempt"),
     _of_run(),

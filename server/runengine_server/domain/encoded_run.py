@@ -63,3 +63,15 @@ def encode_output(
         artifact_id=None if artifact_id is None else str(artifact_id),
         note=note,
     ).SerializeToString()
+
+
+def encode_step_input(value: bytes | None = None, note: str | None = None) -> bytes:
+    """The fields of a GetRunStepDataResponse for the input of a step; `value` is JSON."""
+    text = None if value is None else value.decode()
+    return run_service_pb2.GetRunStepDataResponse(input=text, input_note=note).SerializeToString()
+
+
+def encode_step_update(value: bytes | None = None, note: str | None = None) -> bytes:
+    """As encode_step_input, for what it wrote."""
+    text = None if value is None else value.decode()
+    return run_service_pb2.GetRunStepDataResponse(update=text, update_note=note).SerializeToString()

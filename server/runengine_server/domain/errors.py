@@ -106,6 +106,15 @@ class ArtifactNotFound(NotFound):
         super().__init__("There is no such artifact.")
 
 
+class StepNotFound(NotFound):
+    """The run has no such step, or the step no such attempt."""
+
+    reason = "STEP_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("The run has no such step, or the step no such attempt.")
+
+
 class WrongState(RunEngineError):
     """The run's status does not allow it; metadata: `status`, `attempt`, `allowed`."""
 

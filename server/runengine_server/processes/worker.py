@@ -84,7 +84,13 @@ async def _work(settings: Settings, artifacts: ArtifactStore, workflows: dict[st
         database, name, list(workflows), settings.lease_seconds, settings.tenant_running_limit
     )
     processor = LangGraphRunProcessor(
-        database, artifacts, workflows, settings.artifact_url_base, name, settings.max_state_bytes
+        database,
+        artifacts,
+        workflows,
+        settings.artifact_url_base,
+        name,
+        settings.max_state_bytes,
+        settings.step_data_bytes,
     )
     claiming = Worker(
         queue,

@@ -95,14 +95,16 @@ def progress_arguments(batch: Sequence[PendingWrites]) -> list[list[object]]:
         oldest_needed |= each.oldest_needed
     writes = {key: row for each in batch for key, row in each.writes.items() if key[:2] not in replaced}
     begun = {each.begun_step[0]: each.begun_step for each in batch if each.begun_step and each.is_awaited}
+    completed = [each for each in batch if each.completed_step is not None]
     return [
-        [each.completed_step for each in batch if each.completed_step is not None],
+        [each.completed_step for each in completed],
+        [each.update for each in completed],
         *_columns(writes, 8),
         *_columns(checkpoints, 6),
         list(oldest_needed),
         list(oldest_needed.values()),
         [namespace for each in saved for namespace in each.dropped_namespaces],
-        *_columns(begun, 5),
+        *_columns(begun, 6),
     ]
 
 
@@ -145,12 +147,18 @@ class HeldRunRepository:
         await self._pending.flush()
 
     async def begin_step(
-        self, id_: UUID, step_id: str, skill_id: str, cache_hit: bool, parent_id: UUID | None = None
+        self,
+        id_: UUID,
+        step_id: str,
+        skill_id: str,
+        cache_hit: bool,
+        encoded_input: bytes | None = None,
+        parent_id: UUID | None = None,
     ) -> int:
         """Records that a node starts, and returns which execution of the step this is, from 1. `parent_id` is
         the step whose node has called its graph.
         """
-        begun = PendingWrites(begun_step=(id_, step_id, skill_id, cache_hit, parent_id))
+        begun = PendingWrites(begun_step=(id_, step_id, skill_id, cache_hit, encoded_input, parent_id))
         return await self._pending.store(begun)
 
     def complete_step(self, id_: UUID) -> None:
@@ -200,17 +208,20 @@ class HeldRunRepository:
         task_path: str,
         writes: Sequence[tuple[int, str, str, bytes]],
         completed_step: UUID | None,
+        update: bytes | None = None,
         *,
         defer: bool = False,
     ) -> None:
-        """Stores what a task wrote, as (index, channel, type, value), and completes its step."""
+        """Stores what a task wrote, as (index, channel, type, value), and completes its step, which keeps the
+        encoded `update`.
+        """
         keyed = {
             (checkpoint_ns, checkpoint_id, task_id, write[0]): (
                 checkpoint_ns, checkpoint_id, task_id, task_path, *write,
             )
             for write in writes
         }  # fmt: skip
-        await self._store(PendingWrites(completed_step, keyed), defer)
+        await self._store(PendingWrites(completed_step, update, keyed), defer)
 
     async def save_checkpoint(self, checkpoint: StoredCheckpoint, *, defer: bool = False) -> None:
         """Stores a checkpoint, which becomes the current one of its namespace."""
@@ -308,6 +319,7 @@ class HeldRunRepository:
             with suppress(StatementRefused):
                 await self.flush()
         async with self._pending.in_order:
+            completed = self._pending.completed_steps if completes else []
             await self.call_fenced(
                 _END_RUN,
                 outcome.target,
@@ -316,7 +328,8 @@ class HeldRunRepository:
                 error.code if error else "COMPLETED",
                 *outcome.campaign,
                 # A run that failed still needs what its steps wrote, and completes them with that.
-                self._pending.completed_steps if completes else [],
+                [step for step, _ in completed],
+                [update for _, update in completed],
                 outcome.output.encoded,
                 *_columns_of(outcome.output.artifact),
             )

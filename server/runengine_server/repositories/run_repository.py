@@ -15,6 +15,7 @@ from runengine_server.database.functions import batched_function, tenant_functio
 from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.encoded_run import canonical_response, encode_input
+from runengine_server.domain.errors import StepNotFound
 from runengine_server.domain.run import (
     Failure,
     NewRun,
@@ -28,6 +29,7 @@ from runengine_server.domain.run import (
 _TRIGGER = batched_function("trigger_run", "trigger_runs")
 _GET = tenant_function("get_run")
 _GET_OUTPUT = tenant_function("get_run_output")
+_GET_STEP_DATA = tenant_function("get_run_step_data")
 _CANCEL = tenant_function("cancel_run")
 _RETRY = tenant_function("retry_run")
 _RESUME = tenant_function("resume_run")
@@ -83,6 +85,16 @@ class StoredOutput:
     status: RunStatus
     attempt: int
     encoded: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStepData:
+    """Of one execution of a step: fields of a GetRunStepDataResponse, None where they are not kept."""
+
+    status: StepStatus
+    attempt: int
+    encoded_input: bytes | None
+    encoded_update: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +204,18 @@ class RunRepository:
             return None
         status, attempt, encoded = rows[0]
         return StoredOutput(RunStatus(status), attempt, encoded)
+
+    async def get_step_data(self, run_id: UUID, step: UUID, attempt: int | None) -> StoredStepData | None:
+        """What the step was called with and wrote, at its current attempt or the given one. None when there
+        is no such run; raises StepNotFound when it has no such step, or the step no such attempt.
+        """
+        rows = await self._scope.call(_GET_STEP_DATA, run_id, step, attempt)
+        if not rows:
+            return None
+        status, executed, encoded_input, encoded_update = rows[0]
+        if status is None:
+            raise StepNotFound
+        return StoredStepData(StepStatus(status), executed, encoded_input, encoded_update)
 
     async def list_of_campaign(
         self,

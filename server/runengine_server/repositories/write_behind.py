@@ -49,15 +49,17 @@ class StoredCheckpoint:
 
 @dataclass(eq=False, slots=True)
 class PendingWrites:
-    """What one call wants stored: a step that completed with what its task wrote, a checkpoint, or the begin
-    of a step (id, name, skill, whether the cache has its result, the step that it is within). Who waits for
-    it waits for `stored`, which gets the attempt of the step that began, or 0.
+    """What one call wants stored: a step that completed with what its task wrote, and that `update` as it is
+    kept with the step, a checkpoint, or the begin of a step (id, name, skill, whether the cache has its
+    result, its encoded input, the step that it is within). Who waits for it waits for `stored`, which gets
+    the attempt of the step that began, or 0.
     """
 
     completed_step: UUID | None = None
+    update: bytes | None = None
     writes: dict[tuple[str, str, str, int], tuple[Any, ...]] = field(default_factory=dict)
     checkpoint: StoredCheckpoint | None = None
-    begun_step: tuple[UUID, str, str, bool, UUID | None] | None = None
+    begun_step: tuple[UUID, str, str, bool, bytes | None, UUID | None] | None = None
     stored: asyncio.Future[int] | None = None
 
     @property
@@ -102,9 +104,9 @@ class WriteBehind:
         return bool(self._queue)
 
     @property
-    def completed_steps(self) -> list[UUID]:
-        """The steps that have completed and are not stored."""
-        return [each.completed_step for each in self._queue if each.completed_step is not None]
+    def completed_steps(self) -> list[tuple[UUID, bytes | None]]:
+        """The steps that have completed and are not stored, each with its update."""
+        return [(each.completed_step, each.update) for each in self._queue if each.completed_step is not None]
 
     def defer(self, writes: PendingWrites) -> None:
         """Leaves them to the next statement."""
@@ -185,7 +187,7 @@ class WriteBehind:
 
     def _restore(self, batch: Iterable[PendingWrites]) -> None:
         again = [
-            PendingWrites(each.completed_step, each.writes, each.checkpoint)
+            PendingWrites(each.completed_step, each.update, each.writes, each.checkpoint)
             for each in batch
             if each.has_results
         ]

@@ -5,18 +5,24 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from runengine.v1 import artifact_service_pb2, campaign_pb2, run_pb2
+from runengine.v1 import artifact_service_pb2, campaign_pb2, run_pb2, run_service_pb2
 
 from runengine_server.domain.caller import split_actor
+from runengine_server.domain.encoded_run import encode_step_input, encode_step_update
 from runengine_server.domain.run import (
     Artifact,
     Campaign,
     RunEvent,
     RunStatus,
     RunStep,
+    StepStatus,
     whole_milliseconds,
 )
+from runengine_server.repositories.run_repository import StoredStepData
 
+_NOT_BEGUN = "The step has not begun."
+_NOT_COMPLETED = "The step has not completed."
+_NOT_KEPT = "It was not kept: the worker kept no data of steps."
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -84,6 +90,19 @@ def step_message(step: RunStep) -> run_pb2.RunStep:
         created_at=_timestamp(step.created_at),
         updated_at=_timestamp(step.updated_at),
     )
+
+
+def step_data_response(data: StoredStepData) -> bytes:
+    """An encoded GetRunStepDataResponse: those of its parts, one after the other."""
+    encoded_input, encoded_update = data.encoded_input, data.encoded_update
+    has_begun = data.status not in (StepStatus.PENDING, StepStatus.SKIPPED)
+    if encoded_input is None:
+        encoded_input = encode_step_input(note=_NOT_KEPT if has_begun else _NOT_BEGUN)
+    if encoded_update is None:
+        is_done = data.status is StepStatus.COMPLETED
+        encoded_update = encode_step_update(note=_NOT_KEPT if is_done else _NOT_COMPLETED)
+    attempt = run_service_pb2.GetRunStepDataResponse(attempt=data.attempt)
+    return attempt.SerializeToString() + encoded_input + encoded_update
 
 
 def campaign_message(campaign: Campaign) -> campaign_pb2.Campaign:

@@ -24,7 +24,7 @@ from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.rpc.call_metadata import actor_of, fingerprint_of, idempotency_key, send_metadata
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.known_campaigns import KnownCampaigns
-from runengine_server.rpc.messages import event_message, run_status_value, step_message
+from runengine_server.rpc.messages import event_message, run_status_value, step_data_response, step_message
 from runengine_server.rpc.served_workflows import ServedWorkflows
 from runengine_server.rpc.validation import require_valid, violations_of
 
@@ -111,6 +111,16 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         if output.status is not RunStatus.COMPLETED:
             raise not_completed(output.status, output.attempt)
         return encode_output(note=_NOT_KEPT) if output.encoded is None else output.encoded
+
+    async def GetRunStepData(  # noqa: N802, D102
+        self, request: run_service_pb2.GetRunStepDataRequest, context: Context
+    ) -> Any:
+        require_valid(request)
+        attempt = request.attempt if request.HasField("attempt") else None
+        data = await self._runs().get_step_data(UUID(request.run_id), UUID(request.id), attempt)
+        if data is None:
+            raise RunNotFound
+        return step_data_response(data)
 
     async def RetryRun(  # noqa: N802, D102
         self, request: run_service_pb2.RetryRunRequest, context: Context

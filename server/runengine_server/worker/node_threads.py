@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,12 @@ import structlog
 from langchain_core.runnables.config import var_child_runnable_config
 
 from runengine_server.worker.graph.execution import ExecutionStopped
-from runengine_server.worker.graph.log_fields import execution_of, fields_of_config
+from runengine_server.worker.graph.log_fields import (
+    CONFIG_OF_NODE,
+    execution_of,
+    fields_of_config,
+    task_of,
+)
 from runengine_server.worker.graph.time_limit import clock_of_node
 
 # How many threads may be abandoned at once: each keeps its stack and whatever its node holds.
@@ -75,9 +81,11 @@ class NodeThreads(ThreadPoolExecutor):
                 call = self._calls.popleft()
             call.execute()
             with self._changed:
-                if call.is_abandoned:
-                    self.abandoned -= 1
-                    return
+                is_abandoned = call.is_abandoned
+                self.abandoned -= is_abandoned
+            if is_abandoned:
+                call.log_late_end()
+                return
             del call
 
     def abandon(self, call: _Call) -> None:
@@ -85,7 +93,7 @@ class NodeThreads(ThreadPoolExecutor):
         with self._changed:
             if call.done() or call.is_abandoned:
                 return
-            call.is_abandoned = True
+            call.become_abandoned()
             self.abandoned += 1
             abandoned = self.abandoned
             self._count -= 1
@@ -106,16 +114,32 @@ class _Call(Future[Any]):
         self._function: Callable[[], Any] | None = function
         self._on_abandoned = on_abandoned
         self.is_abandoned = False
-        self._config = var_child_runnable_config.get()
+        self._config, self._config_of_node = var_child_runnable_config.get(), CONFIG_OF_NODE.get()
         self._execution = execution_of(self._config)
+        self.log_fields: dict[str, object] = {}
+        self._abandoned_at = 0.0
         if (clock := clock_of_node()) is not None:
             clock.stop()  # until there is a thread for it
         self._clock = clock
 
-    @property
-    def log_fields(self) -> dict[str, object]:
-        """What it is for."""
-        return fields_of_config(self._config)
+    def become_abandoned(self) -> None:
+        """It goes on although it was cancelled. `log_fields` says what it is for."""
+        self.is_abandoned, self._abandoned_at = True, time.monotonic()
+        self.log_fields = fields_of_config(self._config) or fields_of_config(self._config_of_node)
+        if self._clock is not None:
+            self._clock.leave_thread()
+        if (execution := execution_of(self._config_of_node)) is not None:
+            execution.leave_thread(task_of(self._config_of_node))
+
+    def log_late_end(self) -> None:
+        """It has ended, abandoned."""
+        error = self.exception()
+        _log.info(
+            "the thread of a sync node that was stopped has ended",
+            **self.log_fields,
+            seconds=round(time.monotonic() - self._abandoned_at, 1),
+            error=None if error is None else type(error).__name__,
+        )
 
     def cancel(self) -> bool:
         """As that of any Future: a call that is being executed goes on, abandoned."""

@@ -32,7 +32,7 @@ from runengine_server.domain.run import (
 from runengine_server.domain.struct import to_dict
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
+from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
 from runengine_server.worker.campaign_service import CampaignService
 from runengine_server.worker.graph import recording, wide_supersteps
 from runengine_server.worker.graph.checkpointer import FencedCheckpointer
@@ -93,6 +93,7 @@ class LangGraphRunProcessor:
         artifact_url_base: str,
         worker: str,
         max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
+        step_data_bytes: int = DEFAULT_STEP_DATA_BYTES,
     ) -> None:
         self._database = database
         self._artifacts = artifacts
@@ -100,6 +101,7 @@ class LangGraphRunProcessor:
         self._artifact_url_base = artifact_url_base
         self._worker = worker
         self._max_state_bytes = max_state_bytes
+        self._step_data_bytes = step_data_bytes
         self._controls: set[RunControl] = set()
         self.abandoned: set[asyncio.Task[Any]] = set()
 
@@ -145,6 +147,7 @@ class LangGraphRunProcessor:
             workflow.retry_policies,
             self._max_state_bytes,
             holds_lease,
+            self._step_data_bytes,
             workflow.record_within,
         )
         try:
@@ -156,6 +159,7 @@ class LangGraphRunProcessor:
             log.info("run drained")
         except BaseException as error:
             failure = execution.failure(error)
+            await execution.fail_steps_with_threads()
             await self._fail(held, failure)
             log.info("run failed", step=failure.step_id, code=failure.code, exc_info=error)
             for each in within(error):

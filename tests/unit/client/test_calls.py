@@ -17,6 +17,7 @@ from runengine.v1.run_service_pb2 import (
     CancelRunResponse,
     GetRunOutputResponse,
     GetRunResponse,
+    GetRunStepDataResponse,
     ListCampaignRunsResponse,
     ListRunStepsResponse,
     ResumeRunRequest,
@@ -24,7 +25,7 @@ from runengine.v1.run_service_pb2 import (
     RetryRunResponse,
     TriggerRunResponse,
 )
-from runengine_client import RunEngineClient, RunOutput, errors, struct_to_dict, to_value
+from runengine_client import RunEngineClient, RunOutput, StepData, errors, struct_to_dict, to_value
 
 from tests.support.answering_server import CAMPAIGN_ID, NEVER, RUN, RUN_ID, Engine, failure, info
 
@@ -82,6 +83,24 @@ async def test_each_call_about_one_run_sends_its_id(engine: Engine, client: RunE
     assert await client.resume_run(RUN_ID, True) == RUN
     assert await client.cancel_run(RUN_ID) == RUN
     assert [request.run_id for request in engine.requests] == [str(RUN_ID)] * 6
+
+
+async def test_the_data_of_a_step_is_asked_for_by_its_id_and_attempt(
+    engine: Engine, client: RunEngineClient
+) -> None:
+    engine.answers = [
+        GetRunStepDataResponse(attempt=2, input='{"words":["ü",null]}', update_note="It has not completed."),
+        GetRunStepDataResponse(attempt=2, input_note="It was not kept.", update="null"),
+    ]
+    assert await client.get_step_data(RUN_ID, RUN_ID, attempt=2) == StepData(
+        2, {"words": ["ü", None]}, None, None, "It has not completed."
+    )
+    assert await client.get_step_data(RUN_ID, str(RUN_ID)) == StepData(
+        2, None, "It was not kept.", None, None
+    )
+    first, second = engine.requests
+    assert (first.run_id, first.id, first.attempt) == (str(RUN_ID), str(RUN_ID), 2)
+    assert not second.HasField("attempt")
 
 
 @pytest.mark.parametrize("value", [None, False, 0, "", [], {}, {"a": [None, 1.5]}], ids=repr)

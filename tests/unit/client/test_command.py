@@ -354,6 +354,46 @@ async def test_an_output_is_shown_as_json_or_in_words(runengine: Command, run_id
     assert (ended.code, ended.err, ended.out) == (0, "", shown)
 
 
+@pytest.mark.parametrize("step", ["generate_images", uuid(21)], ids=["its name", "its id"])
+async def test_the_data_of_a_step_is_shown_as_json_by_its_name_or_its_id(
+    runengine: Command, step: str
+) -> None:
+    ended = await runengine("step-data", COMPLETED.id, step)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
+        f"generate_images {uuid(21)} attempt 1",
+        "input",
+        *json.dumps({"slots": ["w\u00f6rd", None]}, indent=2, ensure_ascii=False).splitlines(),
+        "update",
+        "null",
+    ]
+
+
+async def test_the_data_of_a_step_that_is_not_there_is_a_note(engine: Engine, runengine: Command) -> None:
+    ended = await runengine("step-data", COMPLETED.id, "render_bundle", "--attempt", "3", "--json")
+    assert json.loads(ended.out) == {
+        "steps": [
+            {
+                "id": uuid(22),
+                "stepId": "render_bundle",
+                "attempt": 3,
+                "input": None,
+                "inputNote": "It is \x1b[31mred",
+                "update": None,
+                "updateNote": "The step has not completed.",
+            }
+        ]
+    }
+    assert [request.attempt for request in engine.requests] == [3]
+    ended = await runengine("step-data", COMPLETED.id, "render_bundle")
+    assert "It is \ufffd[31mred" in ended.out
+
+
+async def test_data_of_a_step_that_the_run_has_not_is_refused(runengine: Command) -> None:
+    ended = await runengine("step-data", COMPLETED.id, "render")
+    assert (ended.code, ended.err) == (2, "error: the run has no step 'render'\n")
+
+
 async def test_help_names_every_command(runengine: Command) -> None:
     ended = await runengine("--help")
     assert ended.code == 0

@@ -115,14 +115,15 @@ BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
     -- A lease that ends later than its own length from now was given before the clock went back. It is given
     -- anew, and a worker that lives renews it in time. The index serves the condition on _lease; the other
-    -- one alone would be checked for everything that is running.
+    -- one alone would be checked for everything that is running. With a limit of 1,000 PostgreSQL expects so
+    -- many that, for one ANALYZE of six, it reads all that is running instead (28,597 rows for none).
     UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
     FROM (
         SELECT tenant_id, id FROM public.runs
         WHERE status = 'running'
             AND lease_expires_at > statement_timestamp() + make_interval(secs => _lease + 1)
             AND lease_expires_at > statement_timestamp() + make_interval(secs => lease_seconds + 1)
-        ORDER BY lease_expires_at LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
+        ORDER BY lease_expires_at LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
     ) AS ahead
     WHERE runs.tenant_id = ahead.tenant_id AND runs.id = ahead.id;
 

@@ -133,7 +133,8 @@ BEGIN
         RETURNING campaign_id, attempt, updated_at, coalesce(_trace, trace_id) AS trace_id,
             public.encoded_response(encoded_input, encoded_state, priority) AS response
         INTO STRICT run;
-        PERFORM end_steps(_tenant, _id, ARRAY[]::uuid[], 'RUN_CANCELLED', 'The run was cancelled.');
+        PERFORM end_steps(_tenant, _id, ARRAY[]::uuid[], ARRAY[]::bytea[], 'RUN_CANCELLED',
+            'The run was cancelled.');
         PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'cancelled', run.attempt,
             run.updated_at, _actor, 'CANCELLED', run.trace_id, NULL);
         PERFORM prune_checkpoints_of(_tenant, _id);
@@ -222,8 +223,9 @@ END
 $$;
 
 -- What becomes of the steps of a run that ends: running ones have completed, if they are among `_completed`, or
--- have failed with this error; pending ones are skipped.
-CREATE FUNCTION end_steps(_tenant text, _run uuid, _completed uuid[], _code text, _message text)
+-- have failed with this error; pending ones are skipped. `_updates` is what those completed have written.
+CREATE FUNCTION end_steps(_tenant text, _run uuid, _completed uuid[], _updates bytea[], _code text,
+    _message text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE public.run_steps SET
@@ -232,7 +234,7 @@ BEGIN
         error = CASE WHEN status = 'running' AND id <> ALL(_completed) THEN step_error(_code, _message, step_id,
             attempt) END,
         completed_at = CASE WHEN status = 'running' THEN greatest(public.now_ms(), started_at) END,
-        updated_at = public.touch(updated_at)
+        updated_at = public.touch(updated_at), encoded_update = _updates[array_position(_completed, id)]
     WHERE tenant_id = _tenant AND run_id = _run AND status IN ('pending', 'running');
 END
 $$;
@@ -275,10 +277,31 @@ BEGIN
                 ORDER BY artifacts.id),
             step.started_at, step.completed_at, step.created_at, step.updated_at
         FROM public.runs LEFT JOIN LATERAL (
-            SELECT *, min(seq) OVER step AS place, max(attempt) OVER step AS current FROM public.run_steps
+            SELECT id, step_id, skill_id, status, cache_hit, attempt, error, output_artifact_ids, started_at,
+                completed_at, created_at, updated_at,
+                min(seq) OVER step AS place, max(attempt) OVER step AS current
+            FROM public.run_steps
             WHERE tenant_id = _tenant AND run_id = _id WINDOW step AS (PARTITION BY id)
         ) AS step ON step.attempt = coalesce(_attempt, step.current)
         WHERE runs.tenant_id = _tenant AND runs.id = _id ORDER BY place;
+END
+$$;
+
+-- What one execution of a step was called with and wrote: the current one, unless `_attempt` names another. A
+-- run without that step, or that attempt of it, is one row with nulls, a run that is not there is none.
+CREATE FUNCTION get_run_step_data(_tenant text, _run uuid, _id uuid, _attempt int)
+RETURNS TABLE (status text, attempt int, encoded_input bytea, encoded_update bytea)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    RETURN QUERY SELECT step.status, step.attempt, step.encoded_input, step.encoded_update
+        FROM public.runs LEFT JOIN LATERAL (
+            SELECT * FROM public.run_steps AS executed
+            WHERE executed.tenant_id = _tenant AND executed.run_id = _run AND executed.id = _id
+                AND executed.attempt = coalesce(_attempt, executed.attempt)
+            ORDER BY executed.attempt DESC LIMIT 1
+        ) AS step ON true
+        WHERE runs.tenant_id = _tenant AND runs.id = _run;
 END
 $$;
 
@@ -289,8 +312,8 @@ $$;
 -- artifact, whose bytes are stored already, it is saved as one of the run.
 CREATE FUNCTION end_run(_tenant text, _id uuid, _epoch bigint, _target text, _error bytea, _worker text,
     _reason text, _campaign uuid, _campaign_status text, _bundle_url text, _latest_run uuid,
-    _completed uuid[], _output bytea, _artifact uuid, _artifact_name text, _artifact_media_type text,
-    _artifact_size bigint, _artifact_key text)
+    _completed uuid[], _updates bytea[], _output bytea, _artifact uuid, _artifact_name text,
+    _artifact_media_type text, _artifact_size bigint, _artifact_key text)
 RETURNS TABLE (ended int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     run record;
@@ -306,7 +329,7 @@ BEGIN
         updated_at = public.touch(updated_at)
     WHERE tenant_id = _tenant AND id = _id AND epoch = _epoch AND status = 'running'
     RETURNING campaign_id, attempt, updated_at, trace_id INTO STRICT run;
-    PERFORM end_steps(_tenant, _id, _completed, 'STEP_INTERRUPTED',
+    PERFORM end_steps(_tenant, _id, _completed, _updates, 'STEP_INTERRUPTED',
         'It was stopped because the run ended without it.');
     PERFORM record_transition(_tenant, _id, run.campaign_id, 'running', _target, run.attempt, run.updated_at,
         _worker, _reason, run.trace_id, _error);

@@ -22,14 +22,15 @@ $$;
 -- the namespaces _pruned the checkpoints older than the one of _oldest_needed are deleted, and the namespaces
 -- _dropped as a whole. A step completes (running -> completed) in one transaction with the writes that make
 -- it so, or with the checkpoint that sums them up: it is completed exactly when LangGraph will not run it
--- again. Returns a row for each step that begins, with its attempt, or else one without.
+-- again. _updates and _begun_inputs are kept with the steps. Returns a row for each step that begins, with its
+-- attempt, or else one without.
 CREATE FUNCTION record_progress(_tenant text, _run uuid, _epoch bigint, _completed uuid[],
-    _write_ns text[], _write_checkpoints text[], _write_tasks text[], _write_paths text[], _write_idx int[],
-    _write_channels text[], _write_types text[], _write_values bytea[],
+    _updates bytea[], _write_ns text[], _write_checkpoints text[], _write_tasks text[], _write_paths text[],
+    _write_idx int[], _write_channels text[], _write_types text[], _write_values bytea[],
     _namespaces text[], _checkpoints text[], _parents text[], _types text[], _values bytea[], _metadata bytea[],
     _pruned text[], _oldest_needed text[], _dropped text[],
     _begun uuid[], _begun_steps text[], _begun_skills text[], _begun_cache_hits boolean[],
-    _begun_parents uuid[])
+    _begun_inputs bytea[], _begun_parents uuid[])
 RETURNS TABLE (id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -59,7 +60,7 @@ BEGIN
     END IF;
     IF _completed <> '{}' THEN
         UPDATE public.run_steps SET status = 'completed', completed_at = greatest(public.now_ms(), started_at),
-            updated_at = public.touch(updated_at)
+            updated_at = public.touch(updated_at), encoded_update = _updates[array_position(_completed, id)]
         WHERE tenant_id = _tenant AND run_id = _run AND id = ANY(_completed) AND status = 'running';
     END IF;
     IF _pruned <> '{}' OR _dropped <> '{}' THEN
@@ -72,10 +73,11 @@ BEGIN
     -- Most steps have no row yet.
     WITH begun AS (
         INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
-            cache_hit, parent_id, started_at)
-        SELECT _tenant, _run, begun_id, 1, held, step, skill, 'running', is_hit, parent, public.now_ms()
-        FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_parents) WITH ORDINALITY
-            AS task(begun_id, step, skill, is_hit, parent, place)
+            cache_hit, parent_id, started_at, encoded_input)
+        SELECT _tenant, _run, begun_id, 1, held, step, skill, 'running', is_hit, parent, public.now_ms(),
+            input
+        FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs, _begun_parents)
+            WITH ORDINALITY AS task(begun_id, step, skill, is_hit, input, parent, place)
         ORDER BY place
         ON CONFLICT DO NOTHING
         RETURNING id
@@ -83,9 +85,10 @@ BEGIN
     SELECT coalesce(array_agg(id), '{}') INTO begun_first FROM begun;
     RETURN QUERY SELECT unnest(begun_first), 1;
     IF cardinality(begun_first) < cardinality(_begun) THEN
-        RETURN QUERY SELECT begun_id, begin_step_again(_tenant, _run, held, begun_id, step, skill, is_hit, parent)
-            FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_parents)
-                AS task(begun_id, step, skill, is_hit, parent)
+        RETURN QUERY SELECT begun_id, begin_step_again(_tenant, _run, held, begun_id, step, skill, is_hit, input,
+                parent)
+            FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs, _begun_parents)
+                AS task(begun_id, step, skill, is_hit, input, parent)
             WHERE begun_id <> ALL(begun_first);
     END IF;
 END
@@ -119,7 +122,7 @@ $$;
 -- still marked running was stopped by its own timeout, and may still be cleaning up; what it writes from now
 -- on names its own attempt, and changes nothing.
 CREATE FUNCTION begin_step_again(_tenant text, _run uuid, _run_attempt int, _id uuid, _step text, _skill text,
-    _cache_hit boolean, _parent uuid)
+    _cache_hit boolean, _input bytea, _parent uuid)
 RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     latest int;
@@ -130,7 +133,7 @@ BEGIN
         WHERE tenant_id = _tenant AND run_id = _run AND id = _id
         ORDER BY attempt DESC LIMIT 1;
         IF latest_status = 'pending' THEN
-            UPDATE public.run_steps SET status = 'running', cache_hit = _cache_hit,
+            UPDATE public.run_steps SET status = 'running', cache_hit = _cache_hit, encoded_input = _input,
                 started_at = public.now_ms(), updated_at = public.touch(updated_at)
             WHERE tenant_id = _tenant AND run_id = _run AND id = _id AND status = 'pending';
             RETURN latest;
@@ -141,9 +144,9 @@ BEGIN
         WHERE latest_status = 'running' AND tenant_id = _tenant AND run_id = _run AND id = _id
             AND status = 'running';
         INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
-            cache_hit, parent_id, started_at)
+            cache_hit, parent_id, started_at, encoded_input)
         VALUES (_tenant, _run, _id, coalesce(latest, 0) + 1, _run_attempt, _step, _skill, 'running',
-            _cache_hit, _parent, public.now_ms())
+            _cache_hit, _parent, public.now_ms(), _input)
         ON CONFLICT DO NOTHING;
         -- Not found when a begin that was cancelled while under way has committed only now.
         IF FOUND THEN

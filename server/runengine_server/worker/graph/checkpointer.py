@@ -28,6 +28,7 @@ from runengine_server.worker.graph.failures import StateTooLarge, WorkflowChange
 from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.namespaces import namespace_path
 from runengine_server.worker.graph.open_writes import CheckpointKey, TaskWrites
+from runengine_server.worker.graph.step_data import update_of_step
 from runengine_server.worker.graph.stored_values import SERIALISER, dump_write
 from runengine_server.worker.graph.superseded import Superseded
 from runengine_server.worker.graph.task_paths import namespace_of, node_of, with_handlers, with_namespace
@@ -120,9 +121,12 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         # Those of the last task of a superstep go out with the begin of the next step. Others must not wait,
         # because nobody knows how long the tasks beside them take, nor what a node does after its graph.
         defer = namespace == "" and completed is not None and not execution.has_open_steps
+        update = None
+        if completed is not None and step is not None:
+            update = update_of_step(writes, execution.step_data_bytes)
         await execution.fenced(
             execution.held.save_writes(
-                namespace, checkpoint_id, task_id, task_path, rows, completed, defer=defer
+                namespace, checkpoint_id, task_id, task_path, rows, completed, update, defer=defer
             )
         )
         if defer:

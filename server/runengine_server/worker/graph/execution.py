@@ -19,7 +19,7 @@ from runengine_server.domain.errors import Fenced, LeaseEnded, StatementRefused,
 from runengine_server.domain.run import ClaimedRun, Failure
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.settings import DEFAULT_MAX_STATE_BYTES
+from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
 from runengine_server.worker.graph.channels import is_rejection, rejection_of
 from runengine_server.worker.graph.failures import WorkflowError, describe, is_retryable, run_code, step_code
 from runengine_server.worker.graph.gates import Gates
@@ -27,6 +27,7 @@ from runengine_server.worker.graph.namespaces import step_path
 from runengine_server.worker.graph.open_writes import OpenWrites
 from runengine_server.worker.graph.run_log import fields_of_run
 from runengine_server.worker.graph.steps import BegunStep
+from runengine_server.worker.graph.time_limit import MAY_STILL_RUN
 from runengine_server.worker.graph.wide_supersteps import JointReturn
 
 # The key in a node's config under which its execution is found; `__` keeps it out of the metadata of
@@ -70,11 +71,13 @@ class Execution:
         retry_policies: Mapping[str, Sequence[RetryPolicy]] = _NO_POLICIES,
         max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
         holds_lease: Callable[[], bool] = lambda: True,
+        step_data_bytes: int = DEFAULT_STEP_DATA_BYTES,
         record_within: Callable[[AnyPregel], AnyPregel] = lambda graph: graph,
     ) -> None:
         self.held = held
         self.artifacts = artifacts
         self.max_state_bytes = max_state_bytes
+        self.step_data_bytes = step_data_bytes
         self.holds_lease = holds_lease
         self.open_writes = OpenWrites()
         self.gates = Gates(held.run.resume_values)
@@ -85,6 +88,8 @@ class Execution:
         self._namespaces: dict[UUID, str] = {}
         # Steps of the top graph's current superstep whose node was entered and has not been left for good.
         self._open: dict[UUID, BegunStep] = {}
+        # The latest execution of each step of which a thread goes on.
+        self._with_threads: dict[UUID, int] = {}
         # Errors that no handler of a graph took, with the step that each came from, innermost first.
         self._failures: list[tuple[BaseException, BegunStep]] = []
         self._flush_is_due = False
@@ -167,10 +172,15 @@ class Execution:
     # Steps.
 
     async def begin_step(
-        self, task_id: UUID, step: BegunStep, skill_id: str, cache_key: bytes | None
+        self,
+        task_id: UUID,
+        step: BegunStep,
+        skill_id: str,
+        cache_key: bytes | None,
+        encoded_input: bytes | None,
     ) -> tuple[str, bytes] | None:
-        """Records that an execution of a step begins, which gets its attempt. Returns (type, value) of its
-        result where the cache has it under `cache_key`.
+        """Records that an execution of a step begins, with its input; it gets its attempt. Returns (type,
+        value) of its result where the cache has it under `cache_key`.
         """
         if step.is_abandoned:
             raise ExecutionStopped
@@ -179,9 +189,13 @@ class Execution:
         # The time limit may be over before the database has recorded the begin: even then it is this step's.
         self._latest[task_id] = step
         self._beside(step)[step.id] = step
+        if step.id in self._with_threads:
+            await self._fail_with_thread(step.id, "STEP_TIMED_OUT", "It ran into its time limit")
         cached = await self.fenced(self.held.get_cached(step.name, cache_key)) if cache_key else None
         step.attempt = await self.fenced(
-            self.held.begin_step(step.id, step.name, skill_id, cached is not None, step.parent_id)
+            self.held.begin_step(
+                step.id, step.name, skill_id, cached is not None, encoded_input, step.parent_id
+            )
         )
         return cached
 
@@ -226,7 +240,11 @@ class Execution:
         for each in still:
             if well and each.returned:
                 self.held.complete_step(each.id)
-        if stopped := [each.id for each in still if not (well and each.returned)]:
+        stopped = [each.id for each in still if not (well and each.returned)]
+        for each_id in self._with_threads.keys() & set(stopped):
+            words = "It was stopped because the step that it is within ended without it"
+            await self._fail_with_thread(each_id, "STEP_INTERRUPTED", words)
+        if stopped:
             await self.fenced(self.held.interrupt_steps(stopped))
 
     def begin_task(self, task_id: UUID, namespace: str) -> None:
@@ -270,6 +288,24 @@ class Execution:
                 exc_info=error,
             )
 
+    def leave_thread(self, task_id: UUID | None) -> None:
+        """A thread of the execution that the task has begun was abandoned."""
+        step = None if task_id is None else self._latest.get(task_id)
+        if step is not None and step.attempt:
+            self._with_threads[step.id] = step.attempt
+
+    async def fail_steps_with_threads(self) -> None:
+        """The run ends: fails the steps that were stopped with it and of which a thread goes on."""
+        for step_id in list(self._with_threads):
+            await self._fail_with_thread(
+                step_id, "STEP_INTERRUPTED", "It was stopped because the run ended without it"
+            )
+
+    async def _fail_with_thread(self, step_id: UUID, code: str, words: str) -> None:
+        attempt = self._with_threads.pop(step_id)
+        message = f"{words}; {MAY_STILL_RUN}."
+        await self.fenced(self.held.fail_step(step_id, attempt, code, message, retryable=True, again=False))
+
     async def record_task_error(self, task_id: UUID, error: Any, *, handled: bool) -> None:
         """Fails the step of a task that ended with `error`, unless its node has raised and so has failed it:
         its time ran out, an edge that leads from it raised, what it returned cannot be stored, or an error
@@ -310,10 +346,13 @@ class Execution:
         await self.open_writes.settle()
         if (rejected := self.open_writes.find(rejection)) is None:
             return
-        by = " and ".join(map(repr, dict.fromkeys(rejected.nodes)))
-        error.add_note(f"written under {rejection.key!r} by {by}")
         tasks = zip(rejected.task_ids, rejected.nodes, strict=True)
         steps = [self._step_of(rejected.namespace, *each) for each in tasks]
+        by = " and ".join(map(repr, dict.fromkeys(step.name.rpartition(":")[2] for step in steps)))
+        note = f"written under {rejection.key!r} by {by}"
+        if note in getattr(error, "__notes__", ()):
+            return  # the node has done this, within which it was raised
+        error.add_note(note)
         if is_rejection(error):
             self._failures.append((error, steps[0]))
         await self.fenced(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Awaitable, Container, Sequence
+from typing import Any
 from uuid import UUID
 
-from langgraph.errors import InvalidUpdateError, NodeTimeoutError, ParentCommand
+from langgraph.errors import GraphRecursionError, InvalidUpdateError, NodeTimeoutError, ParentCommand
 from langgraph.types import RetryPolicy
 
 # Bounds: characters of a message, and of each error within or behind the first; errors of a group; all
@@ -20,12 +22,32 @@ _MISTAKES = (InvalidUpdateError, ParentCommand)
 _LANGGRAPHS_NOTE = re.compile(r"During task with name '.*' and id '([0-9a-f-]{36})'")
 
 
-class WorkflowError(Exception):
-    """The graph did what no run can do; the message tells its author what."""
+class WorkflowError(ValueError):
+    """The graph did what no run can do; the message tells its author what. A ValueError, because LangGraph's
+    retry policies take those for errors that another try would not help.
+    """
 
 
 class WorkflowChanged(Exception):
     """What the run was due to do is not in the graph that is to go on with it; the message names it."""
+
+
+class NodeExited(Exception):
+    """A node or an edge raised what is no Exception: it called sys.exit(), say."""
+
+
+async def contained(work: Awaitable[Any]) -> Any:
+    """What a node or an edge returns. What it raises is an error of its own: sys.exit() in it would end the
+    worker, and all the runs on it, and a StopAsyncIteration LangGraph itself.
+    """
+    try:
+        return await work
+    except StopAsyncIteration as error:
+        raise RuntimeError("it raised StopAsyncIteration") from error
+    except (Exception, asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise NodeExited(describe(error)) from None
 
 
 class StateTooLarge(ValueError):
@@ -75,8 +97,11 @@ def run_code(error: BaseException, step_id: str | None) -> str:
 
 def is_retryable(error: BaseException, policies: Sequence[RetryPolicy]) -> bool:
     """Whether another execution may help: by the node's own policies, or else by LangGraph's default, for
-    which ValueError, TypeError and their like are mistakes that stay. What no graph can do never is.
+    which ValueError, TypeError and their like are mistakes that stay. What no graph can do never is. A graph
+    that has reached its recursion limit goes on where it was, and counts from there.
     """
+    if isinstance(error, GraphRecursionError):
+        return True
     if isinstance(error, WorkflowError) or (isinstance(error, _MISTAKES) and not policies):
         return False
     return any(matches(policy, error) for policy in policies or (RetryPolicy(),))

@@ -33,6 +33,13 @@ def execution_of(config: object) -> Execution | None:
     return execution if isinstance(execution, Execution) else None
 
 
+def task_of(config: object) -> UUID | None:
+    """The task that a node's config belongs to, if any."""
+    configurable = config.get("configurable") if isinstance(config, Mapping) else None
+    task_id = configurable.get(CONFIG_KEY_TASK_ID) if isinstance(configurable, Mapping) else None
+    return None if task_id is None else UUID(task_id)
+
+
 def fields_of_config(config: object) -> dict[str, object]:
     """Those of fields_of_run, with `step` and `step_attempt`, of a node's config; empty when it is no config
     of a recorded node.
@@ -42,10 +49,10 @@ def fields_of_config(config: object) -> dict[str, object]:
         return {}
     fields = fields_of_run(execution.run)
     configurable = config["configurable"]
-    task_id = configurable.get(CONFIG_KEY_TASK_ID)
-    if task_id is not None and (step := execution.step_of_task(UUID(task_id))) is not None:
+    task_id = task_of(config)
+    if task_id is not None and (step := execution.step_of_task(task_id)) is not None:
         fields["step"] = step
-        fields["step_attempt"] = execution.attempt_of_task(UUID(task_id))
+        fields["step_attempt"] = execution.attempt_of_task(task_id)
     elif namespace := configurable.get(CONFIG_KEY_CHECKPOINT_NS):
         # A node of a graph within a node: a part that is a number counts the graphs that the node calls.
         parts = [part.partition(NS_END)[0] for part in namespace.split(NS_SEP) if not part.isdigit()]

@@ -51,9 +51,7 @@ async def stored_output(run: ClaimedRun, artifacts: ArtifactStore, value: Any) -
         output = to_json(value)
     except Exception as error:
         _log.warning("the output of a run cannot be shown as JSON", run_id=str(run.id), exc_info=error)
-        cause = error.__cause__ or error  # orjson says only that the function for other types has raised
-        words = (str(cause) or type(cause).__name__)[:_MAX_WORDS]
-        return RunOutput(encode_output(note=f"The output cannot be shown as JSON: {words}"), None)
+        return RunOutput(encode_output(note=f"The output cannot be shown as JSON: {words_of(error)}"), None)
     if len(output) <= MAX_OUTPUT_BYTES:
         return RunOutput(encode_output(output), None)
     artifact_id = uuid_utils.compat.uuid7()
@@ -68,12 +66,26 @@ async def stored_output(run: ClaimedRun, artifacts: ArtifactStore, value: Any) -
     return RunOutput(encode_output(artifact_id=artifact_id), artifact)
 
 
-def to_json(value: Any) -> bytes:
+def to_json(value: Any, *, shows_unknown: bool = False) -> bytes:
     """The value as JSON, as docs/values.md says. Raises TypeError and, by what serialisers of models do,
-    anything else.
+    anything else; with `shows_unknown` a value without a form in JSON is shown as the name of its type.
     """
     # In a list, as REST has it in an object: orjson writes 254 levels, here and there.
-    return orjson.dumps([value], _default, _OPTIONS)[1:-1]
+    return orjson.dumps([value], _default_or_name if shows_unknown else _default, _OPTIONS)[1:-1]
+
+
+def words_of(error: Exception) -> str:
+    """What `to_json` raised, for a person."""
+    cause = error.__cause__ or error  # orjson says only that the function for other types has raised
+    words = (str(cause) or type(cause).__name__)[:_MAX_WORDS]
+    return words.encode("utf-8", "replace").decode()
+
+
+def _default_or_name(value: Any) -> Any:
+    try:
+        return _default(value)
+    except Exception:
+        return f"<{type(value).__module__}.{type(value).__qualname__}>"
 
 
 def _default(value: Any) -> Any:

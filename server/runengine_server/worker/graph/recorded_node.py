@@ -31,18 +31,15 @@ from runengine.context import RunContext
 
 from runengine_server.domain.errors import LeaseEnded
 from runengine_server.worker.graph.execution import EXECUTION, Execution, ExecutionStopped
-from runengine_server.worker.graph.failures import describe, matches
+from runengine_server.worker.graph.failures import NodeExited, contained, describe, matches
 from runengine_server.worker.graph.fingerprint import fingerprint
 from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
+from runengine_server.worker.graph.step_data import input_of_step
 from runengine_server.worker.graph.steps import STEP, BegunStep, is_part_of_another, step_of_config
 from runengine_server.worker.graph.stored_values import SERIALISER, as_stored
 
 _log = structlog.get_logger()
-
-
-class NodeExited(Exception):
-    """A node raised what is no Exception: it called sys.exit(), say."""
 
 
 @dataclass(slots=True)
@@ -79,12 +76,14 @@ class RecordedNode(Runnable[Any, Any]):
         bound: Runnable[Any, Any],
         retry_policies: Sequence[RetryPolicy],
         cache_policy: CachePolicy[Any] | None,
+        untracked: frozenset[str] = frozenset(),
     ) -> None:
         self.name = self._step = name
         self.skill_id = skill_id
         self.bound = bound
         self.retry_policies = retry_policies
         self.cache_policy = cache_policy
+        self.untracked = untracked
         self._code = fingerprint(bound) if cache_policy else b""
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
@@ -99,7 +98,7 @@ class RecordedNode(Runnable[Any, Any]):
         try:
             begun.check()
             with _AsCurrent(begun.config):
-                result = self.bound.invoke(input, begun.config, **kwargs)
+                result = self._call(input, begun.config, **kwargs)
         except BaseException as error:
             execution.wait_for(self._end_badly(begun, error))
             raise
@@ -118,7 +117,7 @@ class RecordedNode(Runnable[Any, Any]):
         try:
             begun.check()
             with _AsCurrent(begun.config):
-                result = await self.bound.ainvoke(input, begun.config, **kwargs)
+                result = await self._acall(input, begun.config, **kwargs)
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as error:
@@ -128,12 +127,20 @@ class RecordedNode(Runnable[Any, Any]):
             begun.step.is_over = True
         return await self._end_well(begun, result)
 
+    def _call(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+        return self.bound.invoke(input, config, **kwargs)
+
+    async def _acall(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+        return await contained(self.bound.ainvoke(input, config, **kwargs))
+
     async def _begin(self, input: Any, config: RunnableConfig) -> Begun:  # noqa: A002
         execution: Execution = config["configurable"][EXECUTION]
         step = step_of_config(config, self._step, self.retry_policies)
         cache_key, key_error = self._cache_key(input)
         task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
-        cached = await execution.begin_step(task_id, step, self.skill_id, cache_key)
+        # Before the node is executed, which may change its input.
+        shown = input_of_step(self._shown(input), self.untracked, execution.step_data_bytes)
+        cached = await execution.begin_step(task_id, step, self.skill_id, cache_key, shown)
         if cached is not None:
             step.returned = step.is_over = True
         own, executions = _config_of_step(config, execution, step)
@@ -177,6 +184,9 @@ class RecordedNode(Runnable[Any, Any]):
             return hashlib.sha256(self._code + (key.encode() if isinstance(key, str) else key)).digest(), None
         except Exception as error:
             return None, error
+
+    def _shown(self, input: Any) -> Any:  # noqa: A002
+        return input
 
     def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
         return policy.key_func(input)  # type: ignore[no-any-return]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -12,9 +13,11 @@ from langchain_core.runnables.config import run_in_executor
 from langgraph._internal._constants import CONFIG_KEY_CHECKPOINT_NS, CONFIG_KEY_TASK_ID
 from langgraph._internal._runnable import RunnableCallable, is_async_callable
 from langgraph.config import get_config
+from langgraph.errors import ParentCommand
 from langgraph.types import CachePolicy, RetryPolicy
 
 from runengine_server.worker.graph.execution import EXECUTION, Execution
+from runengine_server.worker.graph.failures import WorkflowError
 from runengine_server.worker.graph.recorded_node import Begun, RecordedNode
 
 
@@ -26,6 +29,27 @@ class RecordedTask(RecordedNode):
         execution: Execution = configurable[EXECUTION]
         execution.begin_task(UUID(configurable[CONFIG_KEY_TASK_ID]), configurable[CONFIG_KEY_CHECKPOINT_NS])
         return await super()._begin(input, config)
+
+    def _shown(self, input: Any) -> Any:  # noqa: A002
+        arguments, named = input
+        return {"args": arguments, "kwargs": named}
+
+    def _call(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+        with self._without_commands():
+            return super()._call(input, config, **kwargs)
+
+    async def _acall(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+        with self._without_commands():
+            return await super()._acall(input, config, **kwargs)
+
+    @contextlib.contextmanager
+    def _without_commands(self) -> Iterator[None]:
+        try:
+            yield
+        except ParentCommand:
+            # An @entrypoint has no nodes to which it could lead.
+            words = f"A graph that {self.name!r} calls returned a Command to the graph above."
+            raise WorkflowError(words) from None
 
     def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
         arguments, named = input

@@ -21,7 +21,7 @@ from runengine_server.worker.graph.ending_node import EndingNode
 from runengine_server.worker.graph.execution import EXECUTION, AnyPregel, Execution
 from runengine_server.worker.graph.recorded_node import RecordedNode
 from runengine_server.worker.graph.steps import STEP
-from runengine_server.worker.graph.storing_node import store_writes
+from runengine_server.worker.graph.storing_node import store_writes, untracked_channels
 from runengine_server.worker.graph.time_limit import TimeLimit
 
 stream_of_langgraph, astream_of_langgraph = Pregel.stream, Pregel.astream
@@ -43,10 +43,11 @@ def recorded_copy(
     own = copy.copy(graph)
     own.nodes = {name: node.copy({}) for name, node in graph.nodes.items()}
     own.channels = dict(graph.channels)
+    untracked = untracked_channels(graph)
     policies: dict[str, Sequence[RetryPolicy]] = {}
     for name, node in own.nodes.items():
         if name != START:
-            policies[name] = _record(name, node, own)
+            policies[name] = _record(name, node, own, untracked)
     own.cache_policy = None
     _limit(own, step_seconds)
     # Of an @entrypoint, which has no builder, the tasks are steps too.
@@ -58,11 +59,14 @@ def recorded_copy(
     return own, policies
 
 
-def _record(name: str, node: PregelNode, graph: AnyPregel) -> Sequence[RetryPolicy]:
+def _record(
+    name: str, node: PregelNode, graph: AnyPregel, untracked: frozenset[str]
+) -> Sequence[RetryPolicy]:
     policies = node.retry_policy or graph.retry_policy or ()
     policies = (policies,) if isinstance(policies, RetryPolicy) else tuple(policies)
     skill_id = str((node.metadata or {}).get("skill_id", name))
-    node.bound = RecordedNode(name, skill_id, node.bound, policies, node.cache_policy or graph.cache_policy)
+    cache_policy = node.cache_policy or graph.cache_policy
+    node.bound = RecordedNode(name, skill_id, node.bound, policies, cache_policy, untracked)
     node.cache_policy = None
     return policies
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,15 +17,17 @@ from langgraph._internal._constants import (
     CONFIG_KEY_SEND,
     TASKS,
 )
+from langgraph._internal._runnable import RunnableSeq
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.errors import ParentCommand
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Send
 
 from runengine_server.worker.graph.channels import keep_as_stored
-from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowError
+from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowError, contained
 from runengine_server.worker.graph.recorded_task import recorded
 from runengine_server.worker.graph.stored_values import FLAT, as_stored
+from runengine_server.worker.graph.time_limit import TimeLimit
 
 Future = asyncio.Future[Any] | concurrent.futures.Future[Any]
 Write = tuple[str, Any]
@@ -38,27 +40,58 @@ def store_writes(
     graph above this one; `records_tasks`: the tasks that its nodes call are steps.
     """
     keep_as_stored(graph.channels)
-    untracked = frozenset(name for name, each in graph.channels.items() if isinstance(each, UntrackedValue))
+    untracked = untracked_channels(graph)
     for name, node in graph.nodes.items():
         if (bound := node.node) is not None and not isinstance(bound, StoringNode):
-            vars(node)["node"] = StoringNode(name, bound, untracked, is_top, records_tasks)
+            if not is_top:
+                _contain(bound)
+            vars(node)["node"] = StoringNode(name, bound, graph.nodes, untracked, is_top, records_tasks)
+
+
+class _Contained(Runnable[Any, Any]):
+    """A node of a graph within another. LangGraph executes it as an asyncio task of its own, and a task that
+    ends with a SystemExit ends the event loop (langgraph 1.2.24, `RunnableSeq.ainvoke`).
+    """
+
+    def __init__(self, bound: Runnable[Any, Any]) -> None:
+        self.bound = bound
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        return self.bound.invoke(input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        return await contained(self.bound.ainvoke(input, config, **kwargs))
+
+
+def _contain(node: Runnable[Any, Any]) -> None:
+    sequence = node.bound if isinstance(node, TimeLimit) else node
+    if isinstance(sequence, RunnableSeq):
+        sequence.steps[0] = _Contained(sequence.steps[0])
+
+
+def untracked_channels(graph: Pregel[Any, Any, Any, Any]) -> frozenset[str]:
+    """The channels of the graph that are in no checkpoint."""
+    return frozenset(name for name, each in graph.channels.items() if isinstance(each, UntrackedValue))
 
 
 class StoringNode(Runnable[Any, Any]):
-    """Executes `bound`, a node with its edges. What it writes, what its tasks return, and its Commands to a
-    graph above go through as_stored; values for channels that are not stored stay as they are.
+    """Executes `bound`, a node with its edges, of a graph that has `nodes`. What it writes, what its tasks
+    return, and its Commands to a graph above go through as_stored; values for channels that are not stored
+    stay as they are.
     """
 
     def __init__(
         self,
         name: str,
         bound: Runnable[Any, Any],
+        nodes: Container[str],
         untracked: frozenset[str],
         is_top: bool,
         records_tasks: bool,
     ) -> None:
         self.name = name
         self.bound = bound
+        self._nodes = nodes
         self._untracked = untracked
         self._is_top = is_top
         self._records_tasks = records_tasks
@@ -78,7 +111,7 @@ class StoringNode(Runnable[Any, Any]):
         """
         assert config is not None
         try:
-            return await self.bound.ainvoke(input, self._storing(config, is_async=True), **kwargs)
+            return await contained(self.bound.ainvoke(input, self._storing(config, is_async=True), **kwargs))
         except ParentCommand as above:
             self._pass_on(above, config)
             raise
@@ -101,6 +134,10 @@ class StoringNode(Runnable[Any, Any]):
         if value is None or channel in self._untracked:
             return value
         if channel == TASKS and isinstance(value, Send):
+            # LangGraph leaves it out. Of the graph at the top the checkpointer looks, once no policy executes
+            # the node again.
+            if not self._is_top and value.node not in self._nodes:
+                raise WorkflowError(f"{self.name!r} sends to {value.node!r}, and the graph has no such node.")
             return self._sent(value)
         return as_stored(value, channel)
 

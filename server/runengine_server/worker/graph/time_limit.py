@@ -15,7 +15,13 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph._internal._constants import CONFIG_KEY_SEND
 from langgraph.errors import NodeTimeoutError
 
+from runengine_server.worker.graph.failures import contained
 from runengine_server.worker.graph.steps import is_part_of_another
+
+# What the error of a step says whose thread was abandoned.
+MAY_STILL_RUN = "its thread cannot be stopped, and may still be running"
+
+_SETTLE_SECONDS = 0.05
 
 
 class NodeClock:
@@ -28,6 +34,13 @@ class NodeClock:
         self._stopped = 0
         self._since = time.monotonic()
         self._counted = 0.0
+        self.has_left_thread = False
+
+    def leave_thread(self) -> None:
+        """A thread that works for the node was abandoned."""
+        self.has_left_thread = True
+        if self._outer is not None:
+            self._outer.leave_thread()
 
     def stop(self) -> None:
         """Does not count until `resume` was called as often as this."""
@@ -98,7 +111,9 @@ class TimeLimit(Runnable[Any, Any]):
                 return work.result()
             left = self.seconds - clock.seconds()
         abandoned.set()
-        raise self._timed_out(clock)
+        error = self._timed_out(clock)
+        error.add_note(MAY_STILL_RUN)
+        raise error
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """What `bound` returns. Where it ignores that it is cancelled it is abandoned, and writes nothing."""
@@ -106,7 +121,9 @@ class TimeLimit(Runnable[Any, Any]):
         abandoned = threading.Event()
         clock = NodeClock(_clock.get())
         before = _clock.set(clock)
-        work = asyncio.ensure_future(self.bound.ainvoke(input, _until(abandoned, config), **kwargs))
+        work = asyncio.ensure_future(
+            contained(self.bound.ainvoke(input, _until(abandoned, config), **kwargs))
+        )
         _clock.reset(before)
         try:
             left = self.seconds
@@ -120,8 +137,13 @@ class TimeLimit(Runnable[Any, Any]):
             _abandon(work)
             raise
         abandoned.set()
+        error = self._timed_out(clock)
         _abandon(work)
-        raise self._timed_out(clock)
+        # Once it has ended, the threads are known that work for it and cannot be stopped.
+        await asyncio.wait({work}, timeout=_SETTLE_SECONDS)
+        if clock.has_left_thread:
+            error.add_note(MAY_STILL_RUN)
+        raise error
 
     def _timed_out(self, clock: NodeClock) -> NodeTimeoutError:
         return NodeTimeoutError(str(self.name), clock.seconds(), kind="run", run_timeout=self.seconds)
