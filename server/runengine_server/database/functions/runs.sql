@@ -262,8 +262,8 @@ $$;
 -- step keeps the place of its first attempt. LEFT JOIN: a run without steps is one row, a run that is not there
 -- is none. The artifacts of a step: see save_artifact.
 CREATE FUNCTION list_run_steps(_tenant text, _id uuid, _attempt int)
-RETURNS TABLE (id uuid, parent_id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int, error jsonb,
-    output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
+RETURNS TABLE (id uuid, parent_id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int,
+    error jsonb, output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
     updated_at timestamptz)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
@@ -277,7 +277,7 @@ BEGIN
                 ORDER BY artifacts.id),
             step.started_at, step.completed_at, step.created_at, step.updated_at
         FROM public.runs LEFT JOIN LATERAL (
-            SELECT id, step_id, skill_id, status, cache_hit, attempt, error, output_artifact_ids, started_at,
+            SELECT id, parent_id, step_id, skill_id, status, cache_hit, attempt, error, output_artifact_ids, started_at,
                 completed_at, created_at, updated_at,
                 min(seq) OVER step AS place, max(attempt) OVER step AS current
             FROM public.run_steps
