@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -226,7 +226,7 @@ def step_line(step: RunStep) -> RenderableType:
 
 def _steps_table(steps: Sequence[RunStep], *, skills: bool, errors: bool) -> Table:
     table = _table()
-    below = not skills and any(step.skill_id != step.step_id for step in steps)
+    below = not skills and any(step.skill_id != _own_name(step) for step in steps)
     table.add_column("step\nskill" if below else "step", no_wrap=skills, min_width=12)
     if skills:
         table.add_column("skill", no_wrap=True)
@@ -236,12 +236,13 @@ def _steps_table(steps: Sequence[RunStep], *, skills: bool, errors: bool) -> Tab
     _add_numbers(table, "duration", "artifacts")
     if errors:
         table.add_column("error", min_width=_ERROR_WIDTH - 2)
-    for step in steps:
-        name, skill = plain(step.step_id), plain(step.skill_id, "dim")
+    for depth, step in _nested(steps):
+        own, indent = _own_name(step), Text("  " * depth)
+        name, skill = indent + plain(own if depth else step.step_id), plain(step.skill_id, "dim")
         if skills:
             cells: list[RenderableType] = [name, skill]
         else:
-            cells = [name if step.skill_id == step.step_id else Text("\n").join([name, skill])]
+            cells = [name if step.skill_id == own else Text("\n").join([name, indent + skill])]
         cells += [
             status_text(step),
             str(step.attempt),
@@ -253,6 +254,26 @@ def _steps_table(steps: Sequence[RunStep], *, skills: bool, errors: bool) -> Tab
             cells.append(_error(step.error) if step.HasField("error") else "")
         table.add_row(*cells)
     return table
+
+
+def _nested(steps: Sequence[RunStep]) -> Iterator[tuple[int, RunStep]]:
+    """Each step with how many others it is within, after the one that it is within."""
+    within: dict[str, list[RunStep]] = {}
+    ids = {step.id for step in steps}
+    for step in steps:
+        within.setdefault(step.parent_step_id if step.parent_step_id in ids else "", []).append(step)
+
+    def below(parent: str, depth: int) -> Iterator[tuple[int, RunStep]]:
+        for step in within.get(parent, ()):
+            yield depth, step
+            yield from below(step.id, depth + 1)
+
+    return below("", 0)
+
+
+def _own_name(step: RunStep) -> str:
+    """The name of the node in its graph."""
+    return step.step_id.rpartition(":")[2] if step.HasField("parent_step_id") else step.step_id
 
 
 def _table() -> Table:

@@ -295,5 +295,7 @@ def _output_of(encoded: bytes) -> str | None:
 
 
 async def _steps_of(engine: Engine, run_id: UUID) -> Counter[str]:
-    rows = await engine.tenant.fetch("SELECT DISTINCT step_id, id FROM run_steps WHERE run_id = $1", run_id)
+    rows = await engine.tenant.fetch(
+        "SELECT DISTINCT step_id, id FROM run_steps WHERE run_id = $1 AND parent_id IS NULL", run_id
+    )
     return Counter(row["step_id"] for row in rows)

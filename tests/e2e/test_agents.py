@@ -52,3 +52,7 @@ async def test_an_agent_waits_for_a_person_and_ends_as_that_decides(
     assert output["messages"][-1]["content"].endswith(words)
     steps = (await rest.get(f"/runs/{run['id']}/steps")).json()["steps"]
     assert [step["status"] for step in steps] == ["completed"] * len(steps)
+    # The other agent, which a tool has called, has its step within that of the tools.
+    (asked,) = (step for step in steps if step["stepId"] == "tools:model")
+    (tools,) = (step for step in steps if step["id"] == asked["parentStepId"])
+    assert (tools["stepId"], tools["parentStepId"]) == ("tools", None)

@@ -89,7 +89,7 @@ async def test_a_line_of_a_node_names_its_run_however_it_is_logged(
         told = {key: line[key] for key in ("tenant", "workflow", "attempt")}
         assert told == {"tenant": organisation, "workflow": "log-ways", "attempt": 1}
         assert line["step"] == step, event
-        assert line.get("step_attempt") == (None if ":" in step else 1)
+        assert line["step_attempt"] == 1
     assert not any(line["event"].endswith("at debug") for line in log.lines())
     shop, structured = one(lines, "shop at info"), one(lines, "structured at info")
     assert (shop["logger"], shop["level"], shop["order"]) == ("shop", "info", 7)

@@ -16,6 +16,7 @@ from tests.faults.approval_mutants import APPROVALS
 from tests.faults.judging import judge, missing, run_pytest
 from tests.faults.judging import mutant_of as _mutant
 from tests.faults.mutations import rewriting
+from tests.faults.nested_step_mutants import STEPS_WITHIN_STEPS
 from tests.faults.progress_mutants import PROGRESS
 from tests.faults.step_mutants import STEPS
 from tests.faults.thread_mutants import THREADS
@@ -274,12 +275,6 @@ MUTANTS = (
         f"{_REJECTED}[beside_others]",
     ),
     _mutant(
-        "command above the top",
-        without.command_above_the_top,
-        "integration/test_sub_graphs.py::"
-        "test_a_command_to_a_graph_above_that_there_is_not_fails_its_step_and_says_so",
-    ),
-    _mutant(
         "completed error handler",
         without.completed_handler,
         "integration/test_error_handlers.py::test_a_completed_handler_does_not_run_again_when_the_run_is_retried",
@@ -293,11 +288,6 @@ MUTANTS = (
         "time limit of an error handler",
         without.limit_of_an_error_handler,
         "integration/test_timeouts.py::test_a_time_limit_holds_for",
-    ),
-    _mutant(
-        "place in an idempotency key",
-        without.place_in_an_idempotency_key,
-        "integration/test_sub_graphs.py::test_branches_and_rounds_of_a_sub_graph_have_a_key_each",
     ),
     _mutant(
         "azp of a token",
@@ -380,6 +370,7 @@ MUTANTS = (
     *PROGRESS,
     *THREADS,
     *STEPS,
+    *STEPS_WITHIN_STEPS,
 )
 
 

@@ -302,15 +302,9 @@ def code_in_the_key_of_the_cache() -> None:
 
 
 def limit_of_an_error_handler() -> None:
-    from runengine_server.worker.graph import load
+    from runengine_server.worker.graph import recording
 
-    _put(load, "TimeLimit", lambda name, bound, seconds: bound)
-
-
-def place_in_an_idempotency_key() -> None:
-    from runengine_server.worker.graph import idempotency_key
-
-    _put(idempotency_key, "place_within", lambda task_id: "")
+    _put(recording, "TimeLimit", lambda name, bound, seconds: bound)
 
 
 def rules_of_requests() -> None:
@@ -392,9 +386,3 @@ def rejected_write_is_forgotten() -> None:
     async def keep(*arguments: Any) -> None: ...
 
     _put(Execution, "discard_rejected_writes", keep)
-
-
-def command_above_the_top() -> None:
-    from runengine_server.worker.graph import load, storing_node
-
-    _put(load, "store_writes", lambda graph, is_top=False: storing_node.store_writes(graph))

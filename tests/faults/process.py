@@ -114,14 +114,14 @@ def _wrap(owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
 def _install_worker(points: _Points) -> None:
     from runengine_server.repositories.held_run_repository import HeldRunRepository
     from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRepository
-    from runengine_server.worker.graph import checkpointer as checkpoints
+    from runengine_server.worker.graph import execution as executions
     from runengine_server.worker.processor import LangGraphRunProcessor
     from runengine_server.worker.worker import Worker
 
     if points.are_armed:
         # What is deferred goes out with the next statement, and not by the clock: so it is known which one
         # that is at which an execution is stopped.
-        checkpoints.FLUSH_SECONDS = 3600
+        executions.FLUSH_SECONDS = 3600
     held: set[tuple[str, int]] = set()
     begun: set[tuple[str, Any]] = set()
     unrecorded: set[str] = set()

@@ -29,9 +29,9 @@ def _thread_that_goes_on() -> None:
 
 
 def _untracked_values() -> None:
-    from runengine_server.worker.graph import load
+    from runengine_server.worker.graph import recording
 
-    load.untracked_channels = lambda graph: frozenset()  # type: ignore[attr-defined]
+    recording.untracked_channels = lambda graph: frozenset()  # type: ignore[attr-defined]
 
 
 STEPS = (

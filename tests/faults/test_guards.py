@@ -83,6 +83,7 @@ async def fail(held: HeldRunRepository) -> None:
 WRITES: dict[str, Write] = {
     "begins a step": lambda held: held.begin_step(TASK, "late", "late", False),
     "fails a step": lambda held: held.fail_step(TASK, 1, "STEP_FAILED", "late", True, again=True),
+    "interrupts the step of its successor": lambda held: held.interrupt_steps([TASK]),
     "fails the step of its successor": lambda held: held.fail_step(
         TASK, 2, "STEP_FAILED", "late", True, again=False
     ),

@@ -20,6 +20,7 @@ def limits_begin_in_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
 async def no_thread_is_kept() -> AsyncIterator[None]:
     """The thread of time_limits.DEAF ends with the test."""
     time_limits.DEAF.let_go.clear()
+    time_limits.DEAF.entered.clear()
     time_limits.DEAF.loop = asyncio.get_running_loop()
     yield
     time_limits.DEAF.let_go.set()

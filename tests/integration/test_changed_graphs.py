@@ -342,7 +342,7 @@ async def test_an_entry_that_leads_to_no_node_fails_the_run(database_url: str) -
         assert ran.names == []
 
 
-async def test_a_node_of_a_sub_graph_that_leads_to_no_node_fails_the_step_that_it_is(
+async def test_a_node_of_a_sub_graph_that_leads_to_no_node_fails_its_step(
     database_url: str,
 ) -> None:
     ran = Ran()
@@ -350,10 +350,12 @@ async def test_a_node_of_a_sub_graph_that_leads_to_no_node_fails_the_step_that_i
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         error = error_of(run)
-        assert (error.code, error.step_id) == ("WORKFLOW_FAILED", "outer")
-        assert "'load'" in error.message
+        assert (error.code, error.step_id) == ("WORKFLOW_FAILED", "outer:load")
+        assert "'outer:load'" in error.message
         assert "'reprot'" in error.message
-        assert await engine.executions(run.id) == ["outer 1 failed STEP_FAILED"]
+        assert await engine.executions(run.id) == [
+            "outer 1 failed STEP_FAILED", "outer:load 1 failed STEP_FAILED",
+        ]  # fmt: skip
         assert ran.names == []
 
 

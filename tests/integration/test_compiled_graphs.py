@@ -139,5 +139,7 @@ async def test_a_compiled_graph_may_be_a_workflow_and_a_node_of_another(
         assert {run.status for run in runs.values()} == {RunStatus.COMPLETED}
         engines = dict(zip(graphs, (first, second), strict=True))
         assert await engines[inner].executions(runs[inner].id) == ["one 1 completed", "two 1 completed"]
-        assert await engines[outer].executions(runs[outer].id) == ["before 1 completed", "inner 1 completed"]
+        assert await engines[outer].executions(runs[outer].id) == [
+            "before 1 completed", "inner 1 completed", "inner:one 1 completed", "inner:two 1 completed",
+        ]  # fmt: skip
     assert (await inner.ainvoke({}, {"configurable": {"thread_id": "mine"}}))["seen"] == ["one", "two"]

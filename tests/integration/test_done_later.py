@@ -100,8 +100,8 @@ async def test_a_begin_that_was_stopped_in_flight_may_be_committed_during_the_ne
         held = HeldRunRepository(engine.database, run, "worker:test")
         first = database.transaction()
         await first.start()
-        *nothing, _, _, _, _, _ = progress_arguments([])
-        arguments = (*nothing, [task_id], ["one"], ["one"], [False], [None])
+        *nothing, _, _, _, _, _, _ = progress_arguments([])
+        arguments = (*nothing, [task_id], ["one"], ["one"], [False], [None], [None])
         begin = tenant_function("record_progress").call
         await database.fetch(begin, run.tenant_id, run.id, run.epoch, *arguments)
         second = asyncio.create_task(held.begin_step(task_id, "one", "one", False))

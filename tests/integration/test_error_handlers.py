@@ -147,7 +147,7 @@ async def test_a_completed_handler_of_a_graph_within_another_does_not_run_again_
         patched.setattr(HeldRunRepository, "save_writes", notice)
         async with serving(database_url, alone("outer", call if is_called else inner)) as engine:
             run = await engine.execute()
-            assert code_and_step(run.error) == ("STEP_FAILED", "outer")
+            assert code_and_step(run.error) == ("STEP_FAILED", "outer:beside")
             assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
     assert ran.names == ["risky", "rescue"]
 

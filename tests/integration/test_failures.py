@@ -201,10 +201,11 @@ async def test_an_error_within_a_sub_graph_names_the_node_that_raised_it(databas
         run = await engine.execute()
         steps = await engine.runs.list_steps(run.id, None)
         assert steps is not None
-        for error in (run.error, steps[0].error):
+        assert code_and_step(run.error) == ("STEP_FAILED", "outer:two")
+        for error, before in ((run.error, ""), (steps[0].error, "The step 'outer:two' within it failed: ")):
             assert error is not None
             assert error.message.startswith(
-                "ValueError: No price. (Ask the supplier.; During task with name 'two' and id '"
+                f"{before}ValueError: No price. (Ask the supplier.; During task with name 'two' and id '"
             )
             assert "'outer'" not in error.message
 

@@ -88,7 +88,9 @@ async def test_a_node_of_a_graph_within_another_cannot_end_the_worker(
         run = await engine.execute()
         assert run.error is not None
         assert run.error.message.startswith("NodeExited: SystemExit: 3")
-        assert await engine.executions(run.id) == ["node 1 failed STEP_FAILED"]
+        assert await engine.executions(run.id) == [
+            "node 1 failed STEP_FAILED", "node:inner 1 failed STEP_FAILED",
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", [Speechless(), Panic()])

@@ -151,9 +151,15 @@ async def test_a_time_out_of_a_node_whose_thread_goes_on_says_so_and_its_late_en
                 run = await engine.execute()
             finally:
                 go.set()
-            assert code_and_step(run.error) == ("STEP_TIMED_OUT", "node")
+            assert code_and_step(run.error) == ("STEP_TIMED_OUT", "node:node" if "in a" in shape else "node")
             assert MARK in str(run.error)
-            assert (await errors_of(engine, run.id)) == [("node", "STEP_TIMED_OUT", True)]
+            assert (await errors_of(engine, run.id)) == {
+                "alone": [("node", "STEP_TIMED_OUT", True)],
+                "in a sub-graph": [("node", "STEP_FAILED", True), ("node:node", "STEP_TIMED_OUT", True)],
+                "within the limit of its sub-graph": [
+                    ("node", "STEP_TIMED_OUT", True), ("node:node", "STEP_INTERRUPTED", True),
+                ],
+            }[shape]  # fmt: skip
             await until(lambda: executor.abandoned == 0)
             await until(lambda: any("has ended" in each["event"] for each in logs))
         (ended,) = [each for each in logs if each["event"].endswith("that was stopped has ended")]

@@ -246,18 +246,19 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("write_temporary_file", (), 1, {}),
     (
         "record_progress",
-        (*HELD, [RUNNING], [b""], *WRITTEN, *STORED, [uuid4()], ["two"], ["two"], [False], [b""]),
+        (*HELD, [RUNNING], [b""], *WRITTEN, *STORED, [uuid4()], ["two"], ["two"], [False], [b""], [None]),
         1,
         {"runs": 5, "run_steps": 1, "checkpoints": 6, "checkpoint_writes": 3},
     ),
     (
         "record_progress",
-        (*HELD, [RUNNING], [None], *WRITTEN, *STORED, [], [], [], [], []),
+        (*HELD, [RUNNING], [None], *WRITTEN, *STORED, [], [], [], [], [], []),
         1,
         {"runs": 4, "run_steps": 1, "checkpoints": 6, "checkpoint_writes": 3},
     ),
     ("fail_step", (*HELD, RUNNING, {}, True, 1, False), 1, {"runs": 2, "run_steps": 1}),
-    ("discard_writes", (*HELD, "", "1", [str(RUNNING)], {}), 1, {"runs": 1, "run_steps": 1}),
+    ("interrupt_steps", (*HELD, [RUNNING]), 1, {"runs": 1, "run_steps": 1}),
+    ("discard_writes", (*HELD, "", "1", [str(RUNNING)], [RUNNING], {}), 1, {"runs": 1, "run_steps": 1}),
     (
         "end_run",
         (

@@ -132,17 +132,28 @@ def called_by_one_that_raises_something_else(ran: Wrong) -> Any:
     return node
 
 
-@pytest.mark.parametrize("within", [as_a_node, called, called_by_one_that_raises_something_else])
+@pytest.mark.parametrize(
+    ("within", "step"),
+    [
+        (as_a_node, "outer:wrong"),
+        (called, "outer:wrong"),
+        (called_by_one_that_raises_something_else, "outer"),
+    ],
+)
 async def test_a_write_that_is_rejected_within_a_sub_graph_is_made_again(
-    database_url: str, within: Any
+    database_url: str, within: Any, step: str
 ) -> None:
     ran = Wrong()
     async with serving(database_url, chain(outer=within(ran))) as engine:
         run = await engine.execute()
         assert run.error is not None
-        assert (run.error.code, run.error.step_id) == ("STEP_FAILED", "outer")
+        assert (run.error.code, run.error.step_id) == ("STEP_FAILED", step)
         assert "written under 'seen' by 'wrong'" in run.error.message
         assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
+        executions = await engine.executions(run.id)
+        assert [each for each in executions if each.startswith("outer:wrong")] == [
+            "outer:wrong 1 failed STEP_FAILED", "outer:wrong 2 completed",
+        ]  # fmt: skip
     assert ran.names == ["one", "wrong", "wrong", "last"]
 
 

@@ -14,7 +14,7 @@ from langgraph.config import get_stream_writer
 from langgraph.types import CachePolicy
 from runengine_client import RunEngineClient, RunNotCompleted, RunNotWaiting, StepNotFound
 from runengine_server.domain.run import RunStatus
-from runengine_server.worker.graph import checkpointer as checkpoints
+from runengine_server.worker.graph import execution
 
 from tests.faults.proxy import Proxy
 from tests.support.agents import ScriptedModel
@@ -46,7 +46,7 @@ NOBODYS = re.compile(
 
 @pytest.fixture(autouse=True)
 def nothing_goes_out_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "FLUSH_SECONDS", 3600)
+    monkeypatch.setattr(execution, "FLUSH_SECONDS", 3600)
 
 
 @pytest.fixture

@@ -104,8 +104,9 @@ batches = st.builds(
 async def store_of(engine: Engine) -> AsyncIterator[TenantStore]:
     """The store of the engine's tenant, for a run that is held."""
     await engine.trigger()
-    held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
-    yield TenantStore(Execution(held, ArtifactStore(engine.directory)))
+    run = await engine.claim()
+    held = HeldRunRepository(engine.database, run, "worker:test")
+    yield TenantStore(Execution(held, ArtifactStore(engine.directory), engine.processor.progress.open(run)))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from runengine.context import RunContext
 from runengine_server.domain.run import RunStatus
 
 from tests.support.own_worker import Graph, Ran, State, alone, chain, serving
+from tests.support.ways_within import as_node, awaited, called, called_in_the_loop, streamed
 
 AT_ONCE = RetryPolicy(initial_interval=0, jitter=False, retry_on=RuntimeError, max_attempts=2)
 
@@ -42,40 +43,8 @@ class Noted:
         return chain(**nodes).compile(**options)
 
 
-def as_node(inner: Any) -> Any:
-    return inner
-
-
-def called(inner: Any) -> Any:
-    def node(state: State) -> Any:
-        return inner.invoke(state)
-
-    return node
-
-
 def called_by_one_that_is_called(inner: Any) -> Any:
     return called(chain(between=called(inner)).compile())
-
-
-def called_in_the_loop(inner: Any) -> Any:
-    async def node(state: State) -> Any:
-        return inner.invoke(state)
-
-    return node
-
-
-def awaited(inner: Any) -> Any:
-    async def node(state: State) -> Any:
-        return await inner.ainvoke(state)
-
-    return node
-
-
-def streamed(inner: Any) -> Any:
-    def node(state: State) -> Any:
-        return list(inner.stream(state, stream_mode="values"))[-1]
-
-    return node
 
 
 WAYS = [as_node, called, called_by_one_that_is_called, called_in_the_loop, awaited, streamed]
@@ -133,7 +102,7 @@ async def test_graphs_that_a_node_calls_side_by_side_go_on_where_each_of_them_wa
     async with serving(database_url, chain(outer=outer)) as engine:
         run = await engine.execute()
         assert run.error is not None
-        assert (run.error.code, run.error.step_id) == ("STEP_FAILED", "outer")
+        assert (run.error.code, run.error.step_id) == ("STEP_FAILED", "outer:fail")
         assert sorted(ran.names) == ["fail", "four", "one", "three", "two"]
         ran.names.clear()
         assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
@@ -216,7 +185,9 @@ async def test_a_command_to_the_graph_above_completes_the_step_that_its_sub_grap
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
         assert run.status is RunStatus.COMPLETED
-        assert await engine.executions(run.id) == ["outer 1 completed", "last 1 completed"]
+        assert await engine.executions(run.id) == [
+            "outer 1 completed", "outer:leave 1 completed", "last 1 completed",
+        ]  # fmt: skip
     assert ran.names == ["last"]
 
 
@@ -244,4 +215,6 @@ async def test_a_command_to_the_graph_above_that_this_does_not_take_fails_its_st
         assert run.error is not None
         assert run.error.step_id == "outer"
         assert "'nowhere'" in run.error.message
-        assert await engine.executions(run.id) == ["outer 1 failed STEP_FAILED"]
+        assert await engine.executions(run.id) == [
+            "outer 1 failed STEP_FAILED", "outer:leave 1 failed STEP_INTERRUPTED",
+        ]  # fmt: skip

@@ -41,7 +41,7 @@ async def test_a_result_that_cannot_be_stored_fails_its_step_and_nothing_follows
         assert not any(word in run.error.message for word in ("Task", "0x", "runengine_server", "/"))
 
 
-async def test_a_result_that_cannot_be_stored_within_a_sub_graph_fails_the_step_that_it_is(
+async def test_a_result_that_cannot_be_stored_within_a_sub_graph_fails_its_step(
     database_url: str,
 ) -> None:
     ran = Ran()
@@ -62,7 +62,9 @@ async def test_a_result_that_cannot_be_stored_within_a_sub_graph_fails_the_step_
     graph.add_edge("inner", "last")
     async with serving(database_url, graph) as engine:
         run = await engine.execute()
-        assert code_and_step(run.error) == ("VALUE_NOT_STORABLE", "inner")
-        assert await engine.executions(run.id) == ["inner 1 failed VALUE_NOT_STORABLE"]
+        assert code_and_step(run.error) == ("VALUE_NOT_STORABLE", "inner:opaque")
+        assert await engine.executions(run.id) == [
+            "inner 1 failed STEP_FAILED", "inner:opaque 1 failed VALUE_NOT_STORABLE",
+        ]  # fmt: skip
         assert (await engine.execute_again(run.id)).status is RunStatus.COMPLETED
         assert ran.names == ["last"]

@@ -224,7 +224,9 @@ EVERYTHING.add_edge(["one", "two"], "inner")
 EVERYTHING.add_conditional_edges("inner", fan_out, ["item"])
 EVERYTHING.add_edge("item", "jump")
 
-EVERYTHING_ORDER = "begin again again again split one+two inner item+item jump end"
+EVERYTHING_ORDER = (
+    "begin again again again split one+two inner inner:inner_one inner:inner_two item+item jump end"
+)
 
 
 def refuse_to_choose(state: State) -> str:

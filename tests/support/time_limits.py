@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from typing import Any
 
@@ -29,12 +30,13 @@ class Deaf:
     """A sync node that ends with the test alone."""
 
     def __init__(self) -> None:
-        self.let_go = threading.Event()
+        self.let_go, self.entered = threading.Event(), threading.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def node(self, state: State) -> State:
         assert self.loop is not None
         self.loop.call_soon_threadsafe(ENTERED.set)
+        self.entered.set()
         self.let_go.wait(SECONDS)
         return {"seen": ["deaf"]}
 
@@ -62,6 +64,18 @@ class _WaitsForNode:
         return await asyncio.wait(tasks, **options)
 
 
+class _WaitsForDeafNode:
+    """Stands for the module `concurrent.futures` where the limit of a node on a thread is waited for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(concurrent.futures, name)
+
+    def wait(self, works: Any, timeout: float) -> Any:
+        while not DEAF.entered.wait(0.01) and not all(work.done() for work in works):
+            pass
+        return concurrent.futures.wait(works, timeout)
+
+
 def begin_in_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """All limits wait for a node to set ENTERED."""
     watchdog = _retry._run_timeout_watchdog
@@ -74,6 +88,7 @@ def begin_in_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     ENTERED.clear()
     monkeypatch.setattr(_retry, "_run_timeout_watchdog", after_entering)
     monkeypatch.setattr(time_limit, "asyncio", _WaitsForNode(of_node=True))
+    monkeypatch.setattr(time_limit, "futures", _WaitsForDeafNode())
     monkeypatch.setattr(processor, "asyncio", _WaitsForNode(of_node=False))
 
 

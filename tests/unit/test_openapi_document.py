@@ -153,6 +153,7 @@ def test_a_run_and_a_step_are_those_of_the_contract(document: dict[str, Any]) ->
         "outputArtifactIds": ["uuid", "?"],
         "createdAt": "time",
         "updatedAt": "time",
+        "parentStepId": "uuid?",
     }
     assert set(schemas["Run"]["required"]) == set(run)
     assert set(schemas["RunStep"]["required"]) == set(step)

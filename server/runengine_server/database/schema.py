@@ -244,6 +244,7 @@ run_steps = Table(
     now("updated_at"),
     Column("encoded_input", LargeBinary),
     Column("encoded_update", LargeBinary),
+    Column("parent_id", Uuid),
     PrimaryKeyConstraint("tenant_id", "run_id", "id", "attempt"),
     of_run(),
     CheckConstraint(

@@ -103,9 +103,12 @@ class RunEvent:
 
 @dataclass(frozen=True, slots=True)
 class RunStep:
-    """One execution of one node; `attempt` counts its executions within the run, from 1."""
+    """One execution of one node; `attempt` counts its executions within the run, from 1, and `parent_id` is
+    the step whose node has called its graph.
+    """
 
     id: UUID
+    parent_id: UUID | None
     step_id: str
     skill_id: str
     status: StepStatus

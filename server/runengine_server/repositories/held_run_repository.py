@@ -32,6 +32,7 @@ from runengine_server.repositories.write_behind import PendingWrites, StoredChec
 
 _RECORD_PROGRESS = tenant_function("record_progress")
 _FAIL_STEP = tenant_function("fail_step")
+_INTERRUPT_STEPS = tenant_function("interrupt_steps")
 _DISCARD_WRITES = tenant_function("discard_writes")
 _GET_CHECKPOINT = tenant_function("get_checkpoint")
 _LIST_CHECKPOINTS = tenant_function("list_checkpoints")
@@ -126,7 +127,7 @@ def progress_arguments(batch: Sequence[PendingWrites]) -> list[list[object]]:
         list(oldest_needed),
         list(oldest_needed.values()),
         [namespace for each in saved for namespace in each.dropped_namespaces],
-        *_columns(begun, 5),
+        *_columns(begun, 6),
     ]
 
 
@@ -169,11 +170,28 @@ class HeldRunRepository:
         await self._pending.flush()
 
     async def begin_step(
-        self, task_id: UUID, step_id: str, skill_id: str, cache_hit: bool, encoded_input: bytes | None = None
+        self,
+        id_: UUID,
+        step_id: str,
+        skill_id: str,
+        cache_hit: bool,
+        encoded_input: bytes | None = None,
+        parent_id: UUID | None = None,
     ) -> int:
-        """Records that a node starts, and returns which execution of the step this is, from 1."""
-        begun = PendingWrites(begun_step=(task_id, step_id, skill_id, cache_hit, encoded_input))
+        """Records that a node starts, and returns which execution of the step this is, from 1. `parent_id` is
+        the step whose node has called its graph.
+        """
+        begun = PendingWrites(begun_step=(id_, step_id, skill_id, cache_hit, encoded_input, parent_id))
         return await self._pending.store(begun)
+
+    def complete_step(self, id_: UUID) -> None:
+        """Records, with the next statement, that a step has completed of which nothing else is stored."""
+        self._pending.defer(PendingWrites(id_))
+
+    async def interrupt_steps(self, ids: Sequence[UUID]) -> None:
+        """Fails those of the steps that are running: the step that they are within is over."""
+        await self.flush()
+        await self.call_fenced(_INTERRUPT_STEPS, ids)
 
     async def fail_step(
         self,
@@ -192,12 +210,18 @@ class HeldRunRepository:
         await self.call_fenced(_FAIL_STEP, task_id, error, again, attempt, handled)
 
     async def discard_writes(
-        self, checkpoint_ns: str, checkpoint_id: str, task_ids: Sequence[str], message: str, retryable: bool
+        self,
+        checkpoint_ns: str,
+        checkpoint_id: str,
+        task_ids: Sequence[str],
+        step_ids: Sequence[UUID],
+        message: str,
+        retryable: bool,
     ) -> None:
-        """Forgets what those tasks wrote on top of a checkpoint, and fails those that are steps."""
+        """Forgets what those tasks wrote on top of a checkpoint, and fails their steps."""
         await self.flush()
         error = {"code": "STEP_FAILED", "message": message, "retryable": retryable}
-        await self.call_fenced(_DISCARD_WRITES, checkpoint_ns, checkpoint_id, task_ids, error)
+        await self.call_fenced(_DISCARD_WRITES, checkpoint_ns, checkpoint_id, task_ids, step_ids, error)
 
     async def save_writes(
         self,

@@ -141,6 +141,7 @@ def _key_arguments(key: IdempotencyKey | None) -> tuple[str | None, bytes | None
 def _step(row: asyncpg.Record) -> RunStep:
     return RunStep(
         id=row["id"],
+        parent_id=row["parent_id"],
         step_id=row["step_id"],
         skill_id=row["skill_id"],
         status=StepStatus(row["status"]),

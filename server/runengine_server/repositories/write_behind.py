@@ -50,16 +50,16 @@ class StoredCheckpoint:
 @dataclass(eq=False, slots=True)
 class PendingWrites:
     """What one call wants stored: a step that completed with what its task wrote, and that `update` as it is
-    kept with the step, a checkpoint, or the begin of a step (task, step, skill, whether the cache has its
-    result, its encoded input). Who waits for it waits for `stored`, which gets the attempt of the step that
-    began, or 0.
+    kept with the step, a checkpoint, or the begin of a step (id, name, skill, whether the cache has its
+    result, its encoded input, the step that it is within). Who waits for it waits for `stored`, which gets
+    the attempt of the step that began, or 0.
     """
 
     completed_step: UUID | None = None
     update: bytes | None = None
     writes: dict[tuple[str, str, str, int], tuple[Any, ...]] = field(default_factory=dict)
     checkpoint: StoredCheckpoint | None = None
-    begun_step: tuple[UUID, str, str, bool, bytes | None] | None = None
+    begun_step: tuple[UUID, str, str, bool, bytes | None, UUID | None] | None = None
     stored: asyncio.Future[int] | None = None
 
     @property
@@ -84,7 +84,7 @@ class WriteBehind:
     """Sends pending writes in the order in which they came, one statement at a time, each with all that has
     come together while the one before was under way: a thousand steps side by side take a few statements.
 
-    `send` executes the statement and returns the attempt of each task that has begun. When PostgreSQL refuses
+    `send` executes the statement and returns the attempt of each step that has begun. When PostgreSQL refuses
     a batch, each awaited part of it is sent by itself, so that one is not refused because of another.
     """
 

@@ -71,6 +71,7 @@ def step_message(step: RunStep) -> run_pb2.RunStep:
     error = step.error
     return run_pb2.RunStep(
         id=str(step.id),
+        parent_step_id=None if step.parent_id is None else str(step.parent_id),
         step_id=step.step_id,
         skill_id=step.skill_id,
         status=run_pb2.StepStatus.Value(f"STEP_STATUS_{step.status.name}"),

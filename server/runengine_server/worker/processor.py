@@ -35,7 +35,7 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.progress_repository import ProgressRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
 from runengine_server.worker.campaign_service import CampaignService
-from runengine_server.worker.graph import wide_supersteps
+from runengine_server.worker.graph import recording, wide_supersteps
 from runengine_server.worker.graph.checkpointer import FencedCheckpointer
 from runengine_server.worker.graph.due import still_due
 from runengine_server.worker.graph.execution import EXECUTION, Execution
@@ -44,6 +44,7 @@ from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.output import stored_output
 from runengine_server.worker.graph.run_log import RunLog
 from runengine_server.worker.graph.step_context import context_of_step
+from runengine_server.worker.graph.steps import BegunStep
 from runengine_server.worker.graph.store import TenantStore
 from runengine_server.worker.progress import ProgressOutbox, RunProgress
 
@@ -68,6 +69,7 @@ class _NoCheckpoint:
 PregelLoop._put_checkpoint_fut = _NoCheckpoint()  # type: ignore[assignment]
 
 wide_supersteps.install()
+recording.install()
 
 _BUNDLE = "bundle_artifact_id"
 
@@ -150,15 +152,16 @@ class LangGraphRunProcessor:
     async def _execute_and_end(
         self, held: HeldRunRepository, progress: RunProgress, holds_lease: Callable[[], bool], log: RunLog
     ) -> None:
-        policies = self._workflows[held.run.workflow_name].retry_policies
+        workflow = self._workflows[held.run.workflow_name]
         execution = Execution(
             held,
             self._artifacts,
             progress,
-            policies,
+            workflow.retry_policies,
             self._max_state_bytes,
             holds_lease,
             self._step_data_bytes,
+            workflow.record_within,
         )
         try:
             result = await self._execute_until_stopped(execution)
@@ -336,7 +339,7 @@ def _context_for(schema: type[Any] | None, execution: Execution) -> Any:
     context has. Where it has none of them, the schema's defaults, or else None, as in LangGraph.
     """
     if schema is None or issubclass(schema, RunContext):
-        return context_of_step(execution, UUID(int=0), 0)
+        return context_of_step(execution, BegunStep(UUID(int=0), ""), "")
     if is_dataclass(schema):
         names = {each.name for each in fields(schema)}
     elif issubclass(schema, BaseModel):

@@ -186,6 +186,7 @@ def test_steps_look_as_rest_shows_them() -> None:
             "retryable": False,
         },
         "outputArtifactIds": None,
+        "parentStepId": None,
         "createdAt": "2026-01-31T09:30:00.000Z",
         "updatedAt": "2026-01-31T09:30:00.005Z",
     }

@@ -152,7 +152,8 @@ BEGIN
 END
 $$;
 
--- failed | cancelled -> queued, attempt + 1. Steps that failed or were skipped become pending again.
+-- failed | cancelled -> queued, attempt + 1. Steps that failed or were skipped become pending again, unless
+-- they are within one that has completed all the same.
 CREATE FUNCTION retry_run(_tenant text, _id uuid, _actor text, _trace text, _key text, _fingerprint bytea,
     _queued_limit int)
 RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -178,14 +179,20 @@ BEGIN
     RETURNING campaign_id, attempt, updated_at, trace_id,
         public.encoded_response(encoded_input, encoded_state, priority) AS response
     INTO STRICT run;
-    INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
-    SELECT _tenant, _id, latest.id, latest.attempt + 1, run.attempt, latest.step_id, latest.skill_id, 'pending'
-    FROM (
-        SELECT DISTINCT ON (id) id, attempt, step_id, skill_id, status, handled FROM public.run_steps
+    WITH RECURSIVE latest AS (
+        SELECT DISTINCT ON (id) id, attempt, step_id, skill_id, parent_id, status, handled FROM public.run_steps
         WHERE tenant_id = _tenant AND run_id = _id
         ORDER BY id, attempt DESC
-    ) AS latest
-    WHERE latest.status IN ('failed', 'skipped') AND NOT latest.handled;
+    ), over AS (
+        SELECT id FROM latest WHERE status = 'completed'
+        UNION SELECT latest.id FROM latest JOIN over ON latest.parent_id = over.id
+    )
+    INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, parent_id, status)
+    SELECT _tenant, _id, latest.id, latest.attempt + 1, run.attempt, latest.step_id, latest.skill_id,
+        latest.parent_id, 'pending'
+    FROM latest
+    WHERE latest.status IN ('failed', 'skipped') AND NOT latest.handled
+        AND latest.id NOT IN (SELECT over.id FROM over);
     PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'queued', run.attempt,
         run.updated_at, _actor, 'RETRIED', run.trace_id, NULL);
     IF is_of_thread THEN
@@ -266,14 +273,14 @@ $$;
 -- step keeps the place of its first attempt. LEFT JOIN: a run without steps is one row, a run that is not there
 -- is none. The artifacts of a step: see save_artifact.
 CREATE FUNCTION list_run_steps(_tenant text, _id uuid, _attempt int)
-RETURNS TABLE (id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int, error jsonb,
-    output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
+RETURNS TABLE (id uuid, parent_id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int,
+    error jsonb, output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
     updated_at timestamptz)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
-    RETURN QUERY SELECT step.id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error,
+    RETURN QUERY SELECT step.id, parent_id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error,
             output_artifact_ids || ARRAY(
                 SELECT artifacts.id FROM public.artifacts
                 WHERE artifacts.tenant_id = _tenant AND artifacts.run_id = _id AND task_id = step.id
@@ -281,7 +288,7 @@ BEGIN
                 ORDER BY artifacts.id),
             step.started_at, step.completed_at, step.created_at, step.updated_at
         FROM public.runs LEFT JOIN LATERAL (
-            SELECT id, step_id, skill_id, status, cache_hit, attempt, error, output_artifact_ids, started_at,
+            SELECT id, parent_id, step_id, skill_id, status, cache_hit, attempt, error, output_artifact_ids, started_at,
                 completed_at, created_at, updated_at,
                 min(seq) OVER step AS place, max(attempt) OVER step AS current
             FROM public.run_steps

@@ -30,7 +30,7 @@ CREATE FUNCTION record_progress(_tenant text, _run uuid, _epoch bigint, _complet
     _namespaces text[], _checkpoints text[], _parents text[], _types text[], _values bytea[], _metadata bytea[],
     _pruned text[], _oldest_needed text[], _dropped text[],
     _begun uuid[], _begun_steps text[], _begun_skills text[], _begun_cache_hits boolean[],
-    _begun_inputs bytea[])
+    _begun_inputs bytea[], _begun_parents uuid[])
 RETURNS TABLE (id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -73,10 +73,11 @@ BEGIN
     -- Most steps have no row yet.
     WITH begun AS (
         INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
-            cache_hit, started_at, encoded_input)
-        SELECT _tenant, _run, task_id, 1, held, step, skill, 'running', is_hit, public.now_ms(), input
-        FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs) WITH ORDINALITY
-            AS task(task_id, step, skill, is_hit, input, place)
+            cache_hit, parent_id, started_at, encoded_input)
+        SELECT _tenant, _run, begun_id, 1, held, step, skill, 'running', is_hit, parent, public.now_ms(),
+            input
+        FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs, _begun_parents)
+            WITH ORDINALITY AS task(begun_id, step, skill, is_hit, input, parent, place)
         ORDER BY place
         ON CONFLICT DO NOTHING
         RETURNING id
@@ -84,10 +85,11 @@ BEGIN
     SELECT coalesce(array_agg(id), '{}') INTO begun_first FROM begun;
     RETURN QUERY SELECT unnest(begun_first), 1;
     IF cardinality(begun_first) < cardinality(_begun) THEN
-        RETURN QUERY SELECT task_id, begin_step_again(_tenant, _run, held, task_id, step, skill, is_hit, input)
-            FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs)
-                AS task(task_id, step, skill, is_hit, input)
-            WHERE task_id <> ALL(begun_first);
+        RETURN QUERY SELECT begun_id, begin_step_again(_tenant, _run, held, begun_id, step, skill, is_hit, input,
+                parent)
+            FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs, _begun_parents)
+                AS task(begun_id, step, skill, is_hit, input, parent)
+            WHERE begun_id <> ALL(begun_first);
     END IF;
 END
 $$;
@@ -120,7 +122,7 @@ $$;
 -- still marked running was stopped by its own timeout, and may still be cleaning up; what it writes from now
 -- on names its own attempt, and changes nothing.
 CREATE FUNCTION begin_step_again(_tenant text, _run uuid, _run_attempt int, _id uuid, _step text, _skill text,
-    _cache_hit boolean, _input bytea)
+    _cache_hit boolean, _input bytea, _parent uuid)
 RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     latest int;
@@ -142,9 +144,9 @@ BEGIN
         WHERE latest_status = 'running' AND tenant_id = _tenant AND run_id = _run AND id = _id
             AND status = 'running';
         INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
-            cache_hit, started_at, encoded_input)
+            cache_hit, parent_id, started_at, encoded_input)
         VALUES (_tenant, _run, _id, coalesce(latest, 0) + 1, _run_attempt, _step, _skill, 'running',
-            _cache_hit, public.now_ms(), _input)
+            _cache_hit, _parent, public.now_ms(), _input)
         ON CONFLICT DO NOTHING;
         -- Not found when a begin that was cancelled while under way has committed only now.
         IF FOUND THEN
@@ -171,10 +173,11 @@ BEGIN
             error = _error || jsonb_build_object('step_id', step_id, 'attempt', attempt)
         WHERE tenant_id = _tenant AND run_id = _run AND id = _id AND attempt = _attempt
             AND status = 'running'
-        RETURNING attempt, run_attempt, step_id, skill_id
+        RETURNING attempt, run_attempt, step_id, skill_id, parent_id
     )
-    INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
-    SELECT _tenant, _run, _id, attempt + 1, run_attempt, step_id, skill_id, 'pending' FROM failed WHERE _again;
+    INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, parent_id, status)
+    SELECT _tenant, _run, _id, attempt + 1, run_attempt, step_id, skill_id, parent_id, 'pending'
+    FROM failed WHERE _again;
     IF _handled THEN
         UPDATE public.run_steps SET handled = true
         WHERE tenant_id = _tenant AND run_id = _run AND id = _id AND attempt = _attempt
@@ -184,11 +187,28 @@ BEGIN
 END
 $$;
 
--- running or completed -> failed, when the graph cannot take what the execution wrote: those writes are
--- deleted, so that the node runs again when the graph resumes. Tasks of a sub-graph have no rows in
--- run_steps.
+-- running -> failed: the step that these are within is over, and they were stopped with it.
+CREATE FUNCTION interrupt_steps(_tenant text, _run uuid, _epoch bigint, _ids uuid[])
+RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    held := hold_lease(_tenant, _run, _epoch);
+    IF held IS NULL THEN
+        RETURN;
+    END IF;
+    UPDATE public.run_steps SET status = 'failed', completed_at = greatest(public.now_ms(), started_at),
+        updated_at = public.touch(updated_at),
+        error = step_error('STEP_INTERRUPTED', 'It was stopped because the step that it is within ended without it.',
+            step_id, attempt)
+    WHERE tenant_id = _tenant AND run_id = _run AND id = ANY(_ids) AND status = 'running';
+    RETURN NEXT;
+END
+$$;
+
+-- running or completed -> failed, when the graph cannot take what the executions _ids wrote: the writes of
+-- their tasks are deleted, so that the nodes run again when the graph resumes.
 CREATE FUNCTION discard_writes(_tenant text, _run uuid, _epoch bigint, _namespace text, _checkpoint text,
-    _tasks text[], _error jsonb)
+    _tasks text[], _ids uuid[], _error jsonb)
 RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -202,7 +222,7 @@ BEGIN
     UPDATE public.run_steps SET status = 'failed', completed_at = greatest(public.now_ms(), started_at),
         updated_at = public.touch(updated_at),
         error = _error || jsonb_build_object('step_id', step_id, 'attempt', attempt)
-    WHERE tenant_id = _tenant AND run_id = _run AND id = ANY(_tasks::uuid[])
+    WHERE tenant_id = _tenant AND run_id = _run AND id = ANY(_ids)
         AND status IN ('running', 'completed');
     RETURN NEXT;
 END

@@ -42,6 +42,11 @@ def rejection_of(error: BaseException | None) -> Rejection | None:
     return None
 
 
+def is_rejection(error: BaseException) -> bool:
+    """Whether it is the error of the channel itself, and not what a node has made of it."""
+    return hasattr(error, _REJECTION)
+
+
 def keep_as_stored(channels: MutableMapping[str, Any]) -> None:
     """Replaces the channels that a graph's author has named by such channels."""
     for name, channel in channels.items():

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import suppress
-from typing import Any, TypeVar, cast
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
@@ -36,17 +33,11 @@ from runengine_server.worker.graph.stored_values import SERIALISER, dump_write
 from runengine_server.worker.graph.superseded import Superseded, replayed_checkpoints
 from runengine_server.worker.graph.task_paths import namespace_of, node_of, with_handlers, with_namespace
 
-# How long deferred writes may wait for the next statement. None may come for long: a superstep goes on after
-# all its nodes have ended when a node has started a task and not waited for it.
-FLUSH_SECONDS = 0.05
-
 # A key in the metadata of the checkpoint at which a graph stops after nodes: which.
 _STOPPED_AFTER = "runengine_stopped_after"
 # A channel that no graph has. LangGraph takes a gate for passed when it resumes, unless a channel has
 # changed.
 GATE = "__runengine_gate"
-
-Result = TypeVar("Result")
 
 
 class FencedCheckpointer(BaseCheckpointSaver[str]):
@@ -71,12 +62,10 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._workflow = workflow
         self._execution = execution
         self._open_writes = execution.open_writes
-        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         # Namespaces of graphs that keep no checkpoints, and those of which this execution has stored one.
         self._unsaved: set[str] = set()
         self._stored: set[str] = set()
         self._superseded, self._prunes = Superseded(), workflow is not None
-        self._flush_is_due = False
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Versions that sort as strings: zero-padded numbers."""
@@ -98,16 +87,16 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         execution = self._execution
         written = dict(writes)
         task_path = with_namespace(task_path, execution.namespace_of_task(UUID(task_id)))
-        if namespace == "":
-            execution.leave_step(UUID(task_id))
-        completed = UUID(task_id) if namespace == "" and not written.keys() & {ERROR, INTERRUPT} else None
+        step = execution.leave_step(UUID(task_id), written.get(ERROR))
+        completed = None
+        if not written.keys() & {ERROR, INTERRUPT}:
+            completed = step.id if step is not None else UUID(task_id) if namespace == "" else None
         if ERROR in written:
             # An edge that raises does so after its node has written. Those writes are not stored: LangGraph
             # would take the task for done when the graph resumes, and nothing would follow it.
             writes = [each for each in writes if each[0] in WRITES_IDX_MAP or each[0] == ERROR_SOURCE_NODE]
-            if namespace == "":
-                handled = ERROR_SOURCE_NODE in written
-                await execution.record_task_error(UUID(task_id), written[ERROR], handled=handled)
+            handled = ERROR_SOURCE_NODE in written
+            await execution.record_task_error(UUID(task_id), written[ERROR], handled=handled)
         try:
             if INTERRUPT in written:
                 sends = self._open_writes.on(on).sends
@@ -127,14 +116,15 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self._check_size("What the node returned", size := sum(len(row[3]) for row in rows))
             self._superseded.wrote(size)
         except Exception as error:
-            if namespace == "":
-                await execution.record_task_error(UUID(task_id), error, handled=False)
+            await execution.record_task_error(UUID(task_id), error, handled=False)
             raise
+        if completed is not None and step is not None:
+            await execution.end_within(step, well=True)
         # Those of the last task of a superstep go out with the begin of the next step. Others must not wait,
-        # because nobody knows how long the tasks beside them take.
-        defer = completed is not None and not execution.has_open_steps
+        # because nobody knows how long the tasks beside them take, nor what a node does after its graph.
+        defer = namespace == "" and completed is not None and not execution.has_open_steps
         update = None
-        if completed is not None and execution.step_of_task(completed) is not None:
+        if completed is not None and step is not None:
             update = update_of_step(writes, execution.step_data_bytes)
         await execution.fenced(
             execution.held.save_writes(
@@ -142,7 +132,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             )
         )
         if defer:
-            self._flush_soon()
+            self._execution.flush_soon()
 
     def _check_targets(
         self, on: CheckpointKey, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
@@ -163,20 +153,6 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     async def flush(self) -> None:
         """Stores what is deferred, as the next statement of the run would."""
         await self._execution.fenced(self._execution.held.flush())
-
-    def _flush_soon(self) -> None:
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._begin_flush)
-
-    def _begin_flush(self) -> None:
-        async def flush() -> None:
-            with suppress(ExecutionStopped):  # the graph is stopped then
-                await self.flush()
-
-        self._flush_is_due = False
-        if self._execution.held.has_deferred_writes:
-            self._open_writes.add_flush(asyncio.create_task(flush()))
 
     async def aput(
         self,
@@ -218,10 +194,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             oldest_needed=oldest_needed,
             dropped_namespaces=dropped,
         )
-        defer = namespace == ""
-        await self._execution.fenced(self._execution.held.save_checkpoint(stored, defer=defer))
-        if defer:
-            self._flush_soon()
+        # It sums up what is stored, and so can wait.
+        await self._execution.fenced(self._execution.held.save_checkpoint(stored, defer=True))
+        self._execution.flush_soon()
         self._stored.add(namespace)
         if namespace == "":
             self.state = checkpoint["channel_values"]
@@ -332,9 +307,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         keeps no checkpoints, nor do the graphs that it calls.
         """
         namespace = config["configurable"].get("checkpoint_ns", "")
-        if threading.get_ident() == self._thread:
+        if self._execution.is_on_own_thread:
             self._unsaved.add(namespace)
-        return None if self._is_unsaved(namespace) else self._wait_for(self.aget_tuple(config))
+        return None if self._is_unsaved(namespace) else self._execution.wait_for(self.aget_tuple(config))
 
     def put(
         self,
@@ -347,20 +322,17 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         namespace = config["configurable"]["checkpoint_ns"]
         if self._is_unsaved(namespace):
             return self._config(namespace, checkpoint["id"])
-        return self._wait_for(self.aput(config, checkpoint, metadata, new_versions))
+        return self._execution.wait_for(self.aput(config, checkpoint, metadata, new_versions))
 
     def put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """As aput_writes."""
         if not self._is_unsaved(config["configurable"]["checkpoint_ns"]):
-            self._wait_for(self.aput_writes(config, writes, task_id, task_path))
+            self._execution.wait_for(self.aput_writes(config, writes, task_id, task_path))
 
     def _is_unsaved(self, namespace: str) -> bool:
         return any(f"{namespace}|".startswith(f"{each}|") for each in self._unsaved)
-
-    def _wait_for(self, call: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
     def _check_thread(self, thread_id: str) -> None:
         if thread_id != str(self._execution.held.run.id):

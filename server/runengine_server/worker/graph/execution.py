@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
 from langgraph.errors import GraphBubbleUp
+from langgraph.pregel import Pregel
 from langgraph.types import RetryPolicy
 
 from runengine_server.domain.errors import Fenced, LeaseEnded, StatementRefused, Unavailable
@@ -17,11 +20,13 @@ from runengine_server.domain.run import ClaimedRun, Failure
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
-from runengine_server.worker.graph.channels import rejection_of
+from runengine_server.worker.graph.channels import is_rejection, rejection_of
 from runengine_server.worker.graph.failures import WorkflowError, describe, is_retryable, run_code, step_code
 from runengine_server.worker.graph.gates import Gates
+from runengine_server.worker.graph.namespaces import step_path
 from runengine_server.worker.graph.open_writes import OpenWrites
 from runengine_server.worker.graph.run_log import fields_of_run
+from runengine_server.worker.graph.steps import BegunStep
 from runengine_server.worker.graph.time_limit import MAY_STILL_RUN
 from runengine_server.worker.graph.wide_supersteps import JointReturn
 from runengine_server.worker.progress import RunProgress
@@ -30,10 +35,15 @@ from runengine_server.worker.progress import RunProgress
 # checkpoints.
 EXECUTION = "__runengine_execution"
 
+# How long deferred writes may wait for the next statement. None may come for long: a superstep goes on after
+# all its nodes have ended when a node has started a task and not waited for it.
+FLUSH_SECONDS = 0.05
+
 _NO_POLICIES: Mapping[str, Sequence[RetryPolicy]] = MappingProxyType({})
 
 _log = structlog.get_logger()
 
+AnyPregel = Pregel[Any, Any, Any, Any]
 Result = TypeVar("Result")
 
 
@@ -51,8 +61,9 @@ class Execution:
     `held` writes for the run, `artifacts` keeps the bytes of artifacts, `progress` tells those who watch the
     run what goes on, `open_writes` knows what tasks
     have written since the last checkpoint, `gates` where the graph stops until somebody resumes the run.
-    `retry_policies` are those of each step. `holds_lease` says whether the lease is known, by the
-    worker's own clock, not to have ended.
+    `retry_policies` are those of each node of the top graph. `holds_lease` says whether the lease is known,
+    by the worker's own clock, not to have ended. `record_within` returns a graph that is executed within a
+    node, with its nodes recorded.
     """
 
     def __init__(
@@ -64,6 +75,7 @@ class Execution:
         max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
         holds_lease: Callable[[], bool] = lambda: True,
         step_data_bytes: int = DEFAULT_STEP_DATA_BYTES,
+        record_within: Callable[[AnyPregel], AnyPregel] = lambda graph: graph,
     ) -> None:
         self.held = held
         self.progress = progress
@@ -73,18 +85,19 @@ class Execution:
         self.holds_lease = holds_lease
         self.open_writes = OpenWrites()
         self.gates = Gates(held.run.resume_values)
+        self.record_within = record_within
         self._retry_policies = retry_policies
-        # The step and the attempt of the latest execution of each task; attempt 0 until it is recorded.
-        self._latest: dict[UUID, tuple[str, int]] = {}
+        # The latest execution of the step of each task.
+        self._latest: dict[UUID, BegunStep] = {}
         self._namespaces: dict[UUID, str] = {}
-        # Executions whose failure is recorded.
-        self._failed: set[tuple[UUID, int]] = set()
-        # Tasks of the current superstep whose node was entered and has not been left for good.
-        self._open_steps: set[UUID] = set()
-        # The latest execution of each task of which a thread goes on.
+        # Steps of the top graph's current superstep whose node was entered and has not been left for good.
+        self._open: dict[UUID, BegunStep] = {}
+        # The latest execution of each step of which a thread goes on.
         self._with_threads: dict[UUID, int] = {}
-        # Errors that no handler of the graph took, with the step that each came from.
-        self._failures: list[tuple[BaseException, str]] = []
+        # Errors that no handler of a graph took, with the step that each came from, innermost first.
+        self._failures: list[tuple[BaseException, BegunStep]] = []
+        self._flush_is_due = False
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._stopped_by: Exception | None = None
         self._stopped = asyncio.Event()
         self._joint_return = JointReturn()
@@ -128,38 +141,115 @@ class Execution:
         if self._stopped_by is not None:
             raise self._stopped_by
 
+    # What is stored later.
+
+    async def flush(self) -> None:
+        """Stores what is deferred, as the next statement of the run would."""
+        await self.fenced(self.held.flush())
+
+    def flush_soon(self) -> None:
+        """As flush, after FLUSH_SECONDS."""
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self._loop.call_later(FLUSH_SECONDS, self._begin_flush)
+
+    def _begin_flush(self) -> None:
+        async def flush() -> None:
+            with suppress(ExecutionStopped):  # the graph is stopped then
+                await self.flush()
+
+        self._flush_is_due = False
+        if self.held.has_deferred_writes:
+            self.open_writes.add_flush(asyncio.create_task(flush()))
+
+    # Code on other threads.
+
+    @property
+    def is_on_own_thread(self) -> bool:
+        """Whether this is called on the event loop's own thread, which cannot wait for itself."""
+        return threading.get_ident() == self._thread
+
+    def wait_for(self, call: Coroutine[Any, Any, Result]) -> Result:
+        """What the call returns; only for other threads."""
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
     # Steps.
 
     async def begin_step(
-        self, task_id: UUID, step_id: str, skill_id: str, cache_key: bytes | None, encoded_input: bytes | None
-    ) -> tuple[int, tuple[str, bytes] | None]:
-        """Records that an execution of a step begins, with its input. Returns its attempt, and (type, value)
-        of its result where the cache has it under `cache_key`.
+        self,
+        task_id: UUID,
+        step: BegunStep,
+        skill_id: str,
+        cache_key: bytes | None,
+        encoded_input: bytes | None,
+    ) -> tuple[str, bytes] | None:
+        """Records that an execution of a step begins, with its input; it gets its attempt. Returns (type,
+        value) of its result where the cache has it under `cache_key`.
         """
+        if step.is_abandoned:
+            raise ExecutionStopped
+        if (before := self._latest.get(task_id)) is not None:
+            await self.end_within(before, well=False)  # its time was over, and nobody has told
         # The time limit may be over before the database has recorded the begin: even then it is this step's.
-        self._latest[task_id] = (step_id, 0)
-        self._open_steps.add(task_id)
-        if task_id in self._with_threads:
-            await self._fail_with_thread(task_id, "STEP_TIMED_OUT", "It ran into its time limit")
-        cached = await self.fenced(self.held.get_cached(step_id, cache_key)) if cache_key else None
-        attempt = await self.fenced(
-            self.held.begin_step(task_id, step_id, skill_id, cached is not None, encoded_input)
+        self._latest[task_id] = step
+        self._beside(step)[step.id] = step
+        if step.id in self._with_threads:
+            await self._fail_with_thread(step.id, "STEP_TIMED_OUT", "It ran into its time limit")
+        cached = await self.fenced(self.held.get_cached(step.name, cache_key)) if cache_key else None
+        step.attempt = await self.fenced(
+            self.held.begin_step(
+                step.id, step.name, skill_id, cached is not None, encoded_input, step.parent_id
+            )
         )
-        self._latest[task_id] = (step_id, attempt)
-        return attempt, cached
+        return cached
 
-    async def return_together(self) -> None:
+    def _beside(self, step: BegunStep) -> dict[UUID, BegunStep]:
+        """The open executions of the same graph, or of those that the same node has called."""
+        return self._open if step.parent is None else step.parent.open
+
+    async def return_together(self, step: BegunStep) -> None:
         """Returns with the other tasks of a large superstep whose nodes end at about this time."""
-        await self._joint_return.wait(len(self._open_steps))
+        await self._joint_return.wait(len(self._beside(step)))
 
-    def leave_step(self, task_id: UUID) -> None:
-        """The task has written all that it will write."""
-        self._open_steps.discard(task_id)
+    def leave_step(self, task_id: UUID, error: Any = None) -> BegunStep | None:
+        """The task has written all that it will write. Returns its step, if it has begun one. Where it was
+        cancelled within another step, it ends with that one.
+        """
+        step = self._latest.get(task_id)
+        if step is not None and not (step.parent and isinstance(error, asyncio.CancelledError)):
+            self._beside(step).pop(step.id, None)
+        return step
 
     @property
     def has_open_steps(self) -> bool:
-        """Whether a step of the current superstep has not been left yet."""
-        return bool(self._open_steps)
+        """Whether a step of the top graph's current superstep has not been left yet."""
+        return bool(self._open)
+
+    async def complete_unsaved(self, task_id: UUID) -> None:
+        """The task has ended well, of a graph that stores nothing."""
+        if (step := self.leave_step(task_id)) is not None:
+            await self.end_within(step, well=True)
+            self.held.complete_step(step.id)
+            self.flush_soon()
+
+    async def end_within(self, step: BegunStep, *, well: bool) -> None:
+        """The step has ended, well or not. What is open within it was stopped with it; but where it has
+        ended well, its nodes that have returned have completed: the graph stored nothing, or was left with a
+        Command to the graph above.
+        """
+        if not step.open:
+            return
+        still = list(step.within())
+        step.open = {}
+        for each in still:
+            if well and each.returned:
+                self.held.complete_step(each.id)
+        stopped = [each.id for each in still if not (well and each.returned)]
+        for each_id in self._with_threads.keys() & set(stopped):
+            words = "It was stopped because the step that it is within ended without it"
+            await self._fail_with_thread(each_id, "STEP_INTERRUPTED", words)
+        if stopped:
+            await self.fenced(self.held.interrupt_steps(stopped))
 
     def begin_task(self, task_id: UUID, namespace: str) -> None:
         """An `@task`, which has that namespace, is being executed."""
@@ -171,77 +261,84 @@ class Execution:
 
     def step_of_task(self, task_id: UUID) -> str | None:
         """The step that the task has begun."""
-        step_id, _ = self._latest.get(task_id, (None, 0))
-        return step_id
+        step = self._latest.get(task_id)
+        return None if step is None else step.name
 
     def attempt_of_task(self, task_id: UUID) -> int | None:
         """The attempt of the step that the task has begun, once it is recorded."""
-        _, attempt = self._latest.get(task_id, (None, 0))
-        return attempt or None
+        step = self._latest.get(task_id)
+        return None if step is None else step.attempt or None
 
-    async def fail_step(
-        self, task_id: UUID, attempt: int, error: Exception, *, retryable: bool, again: bool
-    ) -> None:
+    async def fail_step(self, step: BegunStep, error: Exception, *, again: bool) -> None:
         """Records that an execution failed with `error`; `again`: its retry policy grants another one."""
-        await self.fenced(
-            self.held.fail_step(task_id, attempt, step_code(error), self.describe(error), retryable, again)
-        )
-        self._failed.add((task_id, attempt))
+        if step.open:
+            await self.open_writes.settle()
+        await self.end_within(step, well=False)
+        code, message, retryable = self._words_of(step, error)
+        await self.fenced(self.held.fail_step(step.id, step.attempt, code, message, retryable, again))
+        step.is_failed = True
+        if step.parent is not None:
+            # Of a graph that stores nothing nobody else tells.
+            self._failures.append((error, step))
+            if not again:
+                step.parent.open.pop(step.id, None)
         if again:
             _log.info(
                 "a step failed and runs again",
                 **fields_of_run(self.run),
-                step=self.step_of_task(task_id),
-                step_attempt=attempt,
-                code=step_code(error),
+                step=step.name,
+                step_attempt=step.attempt,
+                code=code,
                 exc_info=error,
             )
 
     def leave_thread(self, task_id: UUID | None) -> None:
         """A thread of the execution that the task has begun was abandoned."""
-        if task_id is not None and (attempt := self.attempt_of_task(task_id)) is not None:
-            self._with_threads[task_id] = attempt
+        step = None if task_id is None else self._latest.get(task_id)
+        if step is not None and step.attempt:
+            self._with_threads[step.id] = step.attempt
 
     async def fail_steps_with_threads(self) -> None:
         """The run ends: fails the steps that were stopped with it and of which a thread goes on."""
-        for task_id in list(self._with_threads):
+        for step_id in list(self._with_threads):
             await self._fail_with_thread(
-                task_id, "STEP_INTERRUPTED", "It was stopped because the run ended without it"
+                step_id, "STEP_INTERRUPTED", "It was stopped because the run ended without it"
             )
 
-    async def _fail_with_thread(self, task_id: UUID, code: str, words: str) -> None:
-        attempt = self._with_threads.pop(task_id)
+    async def _fail_with_thread(self, step_id: UUID, code: str, words: str) -> None:
+        attempt = self._with_threads.pop(step_id)
         message = f"{words}; {MAY_STILL_RUN}."
-        await self.fenced(self.held.fail_step(task_id, attempt, code, message, retryable=True, again=False))
+        await self.fenced(self.held.fail_step(step_id, attempt, code, message, retryable=True, again=False))
 
     async def record_task_error(self, task_id: UUID, error: Any, *, handled: bool) -> None:
         """Fails the step of a task that ended with `error`, unless its node has raised and so has failed it:
         its time ran out, an edge that leads from it raised, what it returned cannot be stored, or an error
         handler of the graph takes the error (`handled`).
         """
-        step_id, attempt = self._latest.get(task_id, (None, 0))
-        if (
-            step_id is None
-            or not isinstance(error, BaseException)
-            or isinstance(error, asyncio.CancelledError)
-        ):
+        step = self._latest.get(task_id)
+        if step is None or not isinstance(error, BaseException) or isinstance(error, asyncio.CancelledError):
             return
+        step.is_over = True
+        await self.end_within(step, well=False)
         if not handled:
-            self._failures.append((error, step_id))
-        if attempt == 0 or ((task_id, attempt) in self._failed and not handled):
+            self._failures.append((error, step))
+        if step.attempt == 0 or (step.is_failed and not handled):
             return
-        retryable = is_retryable(error, self._retry_policies.get(step_id, ()))
+        code, message, retryable = self._words_of(step, error)
         await self.fenced(
-            self.held.fail_step(
-                task_id,
-                attempt,
-                step_code(error),
-                self.describe(error),
-                retryable,
-                again=False,
-                handled=handled,
-            )
+            self.held.fail_step(step.id, step.attempt, code, message, retryable, again=False, handled=handled)
         )
+
+    def _words_of(self, step: BegunStep, error: BaseException) -> tuple[str, str, bool]:
+        """Code and message of the step that failed with `error`, and whether another execution may help."""
+        cause = self._cause_of(error)
+        if cause is None or step.id not in (each.id for each in cause.around()):
+            return step_code(error), self.describe(error), is_retryable(error, step.policies)
+        message = f"The step {cause.name!r} within it failed: {self.describe(error)}"
+        return "STEP_FAILED", message, is_retryable(error, cause.policies)
+
+    def _cause_of(self, error: BaseException) -> BegunStep | None:
+        return next((step for each, step in self._failures if each is error), None)
 
     async def discard_rejected_writes(self, error: BaseException) -> None:
         """Where `error` means that a channel did not take what tasks wrote: forgets those writes, so that
@@ -253,46 +350,51 @@ class Execution:
         await self.open_writes.settle()
         if (rejected := self.open_writes.find(rejection)) is None:
             return
-        # An error handler has the path, and so the node, of the task whose error it takes.
-        own = [
-            self.step_of_task(UUID(task_id)) or node
-            for task_id, node in zip(rejected.task_ids, rejected.nodes, strict=True)
-        ]
-        by = " and ".join(map(repr, dict.fromkeys(own)))
+        tasks = zip(rejected.task_ids, rejected.nodes, strict=True)
+        steps = [self._step_of(rejected.namespace, *each) for each in tasks]
+        by = " and ".join(map(repr, dict.fromkeys(step.name.rpartition(":")[2] for step in steps)))
         note = f"written under {rejection.key!r} by {by}"
         if note in getattr(error, "__notes__", ()):
             return  # the node has done this, within which it was raised
         error.add_note(note)
-        policies: Sequence[RetryPolicy] = ()
-        if rejected.namespace == "":
-            self._failures.append((error, own[0]))
-            policies = self._retry_policies.get(own[0], ())
+        if is_rejection(error):
+            self._failures.append((error, steps[0]))
         await self.fenced(
             self.held.discard_writes(
                 rejected.namespace,
                 rejected.checkpoint_id,
                 rejected.task_ids,
+                [step.id for step in steps],
                 self.describe(error),
-                is_retryable(error, policies),
+                is_retryable(error, steps[0].policies),
             )
         )
+
+    def _step_of(self, namespace: str, task_id: str, node: str) -> BegunStep:
+        """The step of a task, which another worker may have executed."""
+        found = self._latest.get(UUID(task_id))
+        if found is not None:
+            return found
+        policies = () if namespace else self._retry_policies.get(node, ())
+        return BegunStep(UUID(task_id), step_path(namespace, node), policies=policies)
 
     # What is said of errors.
 
     def describe(self, error: BaseException) -> str:
         """One line for a person, without what LangGraph notes of the run's own steps."""
-        return describe(error, self._latest)
+        return describe(error, [task_id for task_id, step in self._latest.items() if step.parent is None])
 
     def failure(self, error: BaseException) -> Failure:
         """Why the run failed, when its graph ended with `error`."""
         if isinstance(error, StatementRefused):
             _log.error("the engine could not store what a run did", exc_info=error)
             error = WorkflowError("What the run did could not be stored.")
-        step = next((step_id for each, step_id in self._failures if each is error), None)
+        step = self._cause_of(error)
+        name = None if step is None else step.name
         return Failure(
-            code=run_code(error, step),
+            code=run_code(error, name),
             message=self.describe(error),
-            step_id=step,
+            step_id=name,
             attempt=self.run.attempt,
-            retryable=is_retryable(error, self._retry_policies.get(step, ()) if step else ()),
+            retryable=is_retryable(error, () if step is None else step.policies),
         )

@@ -8,17 +8,17 @@ from langgraph._internal._constants import PUSH
 from langgraph.config import get_config
 
 
-def idempotency_key(run_id: UUID, task_id: UUID) -> str:
-    """The key of the node that calls this while that task of the run is executed: the node of the task
-    itself, or one of a sub-graph in it. The same in each execution of the task.
+def idempotency_key(run_id: UUID, step_id: UUID, task_id: str) -> str:
+    """The key of what calls this while that step of the run is executed, which LangGraph knows as that task:
+    its node, or what is executed within it and is no step. The same in each execution of the step.
     """
-    return f"{run_id}:{task_id}{place_within(str(task_id))}"
+    return f"{run_id}:{step_id}{place_within(task_id)}"
 
 
 def place_within(task_id: str) -> str:
-    """Tells the node of a sub-graph that calls this while that task is executed; empty for the node of the
-    task itself. By its place in the sub-graph, because the id of its own task is another when the sub-graph
-    starts anew.
+    """Tells the `@task`, or the node of a graph that is called in the event loop's own thread, that calls
+    this while that task is executed; empty for the node of the task itself. By its place, because the id of
+    its own task is another when the graph starts anew.
     """
     try:
         config = get_config()

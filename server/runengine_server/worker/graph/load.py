@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import chain
 from typing import Any
 
@@ -21,9 +18,7 @@ from langgraph.types import RetryPolicy
 
 from runengine_server.worker.graph.due import due_nodes
 from runengine_server.worker.graph.namespaces import namespace_path
-from runengine_server.worker.graph.recorded_node import RecordedNode
-from runengine_server.worker.graph.storing_node import store_writes, untracked_channels
-from runengine_server.worker.graph.time_limit import TimeLimit
+from runengine_server.worker.graph.recording import RecordedWithin, recorded_copy, timeout_of
 
 AnyGraph = StateGraph[Any, Any, Any, Any] | Pregel[Any, Any, Any, Any]
 
@@ -38,7 +33,8 @@ class Workflow:
     """A user's graph, compiled, each node recorded as a step; `timeout_seconds` is that of a run, and
     `waiting_timeout_seconds` how long it may wait for somebody at a time. `subgraphs`
     has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner";
-    `callable_graphs` also those that the function of a node refers to, and may call.
+    `callable_graphs` also those that the function of a node refers to, and may call. `record_within` records
+    the nodes of any graph within it.
     """
 
     name: str
@@ -48,6 +44,7 @@ class Workflow:
     waiting_timeout_seconds: float | None
     subgraphs: dict[str, Pregel[Any, Any, Any, Any]]
     callable_graphs: dict[str, list[Pregel[Any, Any, Any, Any]]]
+    record_within: RecordedWithin
 
     def graphs_of(self, namespace: str) -> list[Pregel[Any, Any, Any, Any]]:
         """The graph whose checkpoints have that namespace, or the graphs among which it is; none where it is
@@ -148,87 +145,39 @@ def _graphs_in(value: Any) -> Iterable[Pregel[Any, Any, Any, Any]]:
 
 
 def compile_workflow(name: str, graph: AnyGraph, timeouts: Timeouts = _NO_TIMEOUTS) -> Workflow:
-    """The graph compiled, with a RecordedNode around each node's own runnable; a graph that is compiled
-    already stays as it is, and a copy of it is the workflow's.
+    """The graph compiled, with its nodes recorded, and those of the graphs within it; a graph that is
+    compiled already stays as it is, and a copy of it is the workflow's.
 
-    The node's CachePolicy moves into the RecordedNode, because LangGraph does not tell for which task it has
-    used its cache; RetryPolicy and timeout stay where they are.
     Raises ValueError for a `timeout_seconds` or `waiting_timeout_seconds` that is no positive number.
     """
-    compiled = graph.compile(name=name) if isinstance(graph, StateGraph) else _own_copy(name, graph)
-    subgraphs = _subgraphs(compiled)
-    callable_graphs = _callable_graphs(compiled)
-    retry_policies: dict[str, Sequence[RetryPolicy]] = {}
-    untracked = untracked_channels(compiled)
-    for step_id, node in compiled.nodes.items():
-        if step_id == START:
-            continue
-        policies = node.retry_policy or compiled.retry_policy or ()
-        retry_policies[step_id] = (policies,) if isinstance(policies, RetryPolicy) else tuple(policies)
-        skill_id = str((node.metadata or {}).get("skill_id", step_id))
-        cache_policy = node.cache_policy or compiled.cache_policy
-        policies = retry_policies[step_id]
-        node.bound = RecordedNode(step_id, skill_id, node.bound, policies, cache_policy, untracked)
-        node.cache_policy = None
-    compiled.cache_policy = None
-    _limit(compiled, timeouts.step)
-    for each in chain.from_iterable(callable_graphs.values()):
-        # A graph within another has, as a whole, the limit of the node that it is in.
-        _limit(each, None)
-    builder = getattr(compiled, "builder", None)
-    # Of an @entrypoint, which has none, the tasks are steps too.
-    store_writes(compiled, is_top=True, records_tasks=builder is None)
-    for each in chain.from_iterable(callable_graphs.values()):
-        store_writes(each)
-    metadata = getattr(graph, "metadata", None) or getattr(builder, "metadata", None)
-    of_run = _timeout(metadata, timeouts.run)
-    waiting = _timeout(metadata, None, "waiting_timeout_seconds")
-    return Workflow(name, compiled, retry_policies, of_run, waiting, subgraphs, callable_graphs)
+    theirs = graph.compile(name=name) if isinstance(graph, StateGraph) else graph
+    compiled, retry_policies = recorded_copy(theirs, timeouts.step, is_top=True)
+    if isinstance(graph, Pregel):
+        _take_charge(name, compiled)
+    subgraphs, callable_graphs = _subgraphs(theirs), _callable_graphs(theirs)
+    known = chain(subgraphs.values(), *callable_graphs.values())
+    metadata = getattr(graph, "metadata", None) or getattr(
+        getattr(compiled, "builder", None), "metadata", None
+    )
+    return Workflow(
+        name,
+        compiled,
+        retry_policies,
+        timeout_of(metadata, timeouts.run),
+        timeout_of(metadata, None, "waiting_timeout_seconds"),
+        subgraphs,
+        callable_graphs,
+        RecordedWithin(timeouts.step, known),
+    )
 
 
-def _own_copy(name: str, graph: Pregel[Any, Any, Any, Any]) -> Pregel[Any, Any, Any, Any]:
-    """A copy that shares no node and no channel with the user's own object. It is not compiled anew from its
-    builder, which may have got further nodes since, and cannot be compiled twice when it has a default error
-    handler (ValueError in langgraph 1.2.24).
-
-    The engine keeps the checkpoints. A cache of the graph's own would be used for all tenants alike; nodes
+def _take_charge(name: str, own: Pregel[Any, Any, Any, Any]) -> None:
+    """The engine keeps the checkpoints. A cache of the graph's own would be used for all tenants alike; nodes
     with a CachePolicy use the engine's.
     """
-    own = copy.copy(graph)
-    own.nodes = {step_id: node.copy({}) for step_id, node in graph.nodes.items()}
-    own.channels = dict(graph.channels)
     if own.name == _UNNAMED:
         own.name = name
     for role in ("checkpointer", "cache"):
-        if (theirs := getattr(graph, role)) is not None:
+        if (theirs := getattr(own, role)) is not None:
             setattr(own, role, None)
             _log.info(f"the engine's {role} is used", workflow=name, instead_of=type(theirs).__name__)
-    return own
-
-
-def _limit(graph: Pregel[Any, Any, Any, Any], default: float | None) -> None:
-    """Gives each node without a timeout the `timeout_seconds` of its metadata, or else the default: together
-    with its edges; also error handlers, and the edges that lead into the graph.
-    """
-    for name, node in graph.nodes.items():
-        # compile() has read the cached property `node` of a PregelNode with a timeout, which would keep
-        # the node as it was.
-        vars(node).pop("node", None)
-        seconds: float | timedelta | None
-        if node.timeout is None:
-            seconds = _timeout(node.metadata, default)
-        else:
-            seconds = node.timeout.run_timeout if node.is_error_handler else None
-        if isinstance(seconds, float) and node.node is not None:
-            vars(node)["node"] = TimeLimit(name, node.node, seconds)
-
-
-def _timeout(
-    metadata: Mapping[str, Any] | None, default: float | None, key: str = "timeout_seconds"
-) -> float | None:
-    seconds = (metadata or {}).get(key, default)
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError(f"{key} must be a positive number of seconds, not {seconds!r}")
-    return float(seconds)

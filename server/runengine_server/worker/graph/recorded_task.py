@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -17,30 +18,37 @@ from langgraph.types import CachePolicy, RetryPolicy
 
 from runengine_server.worker.graph.execution import EXECUTION, Execution
 from runengine_server.worker.graph.failures import WorkflowError
-from runengine_server.worker.graph.recorded_node import RecordedNode
+from runengine_server.worker.graph.recorded_node import Begun, RecordedNode
 
 
 class RecordedTask(RecordedNode):
     """A RecordedNode whose input is what the task is called with: (arguments, named arguments)."""
 
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """As RecordedNode."""
-        assert config is not None
+    async def _begin(self, input: Any, config: RunnableConfig) -> Begun:  # noqa: A002
         configurable = config["configurable"]
         execution: Execution = configurable[EXECUTION]
         execution.begin_task(UUID(configurable[CONFIG_KEY_TASK_ID]), configurable[CONFIG_KEY_CHECKPOINT_NS])
-        return await super().ainvoke(input, config, **kwargs)
+        return await super()._begin(input, config)
 
     def _shown(self, input: Any) -> Any:  # noqa: A002
         arguments, named = input
         return {"args": arguments, "kwargs": named}
 
-    async def _execute(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+    def _call(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+        with self._without_commands():
+            return super()._call(input, config, **kwargs)
+
+    async def _acall(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
+        with self._without_commands():
+            return await super()._acall(input, config, **kwargs)
+
+    @contextlib.contextmanager
+    def _without_commands(self) -> Iterator[None]:
         try:
-            return await super()._execute(input, config, **kwargs)
+            yield
         except ParentCommand:
             # An @entrypoint has no nodes to which it could lead.
-            words = f"A graph that {self.step_id!r} calls returned a Command to the graph above."
+            words = f"A graph that {self.name!r} calls returned a Command to the graph above."
             raise WorkflowError(words) from None
 
     def _key_of(self, policy: CachePolicy[Any], input: Any) -> str | bytes:  # noqa: A002
@@ -53,17 +61,24 @@ def recorded(
     function: Callable[..., Any],
     retry_policy: Sequence[RetryPolicy] | RetryPolicy | None,
     cache_policy: CachePolicy[Any] | None,
+    *,
+    is_async: bool,
 ) -> Callable[..., Any]:
-    """What LangGraph calls in place of the function of a task."""
+    """What LangGraph calls in place of the function of a task; `is_async` tells how its entrypoint is
+    called.
+    """
     name = getattr(function, "__name__", type(function).__name__)
     node = RecordedTask(name, name, _runnable(function, name), _all(retry_policy), cache_policy)
 
     async def execute(*arguments: Any, **named: Any) -> Any:
         return await node.ainvoke((arguments, named), get_config())
 
+    def execute_on_thread(*arguments: Any, **named: Any) -> Any:
+        return node.invoke((arguments, named), get_config())
+
     # LangGraph names the task after it.
-    execute.__name__ = name
-    return execute
+    execute.__name__ = execute_on_thread.__name__ = name
+    return execute if is_async else execute_on_thread
 
 
 def _all(policies: Sequence[RetryPolicy] | RetryPolicy | None) -> Sequence[RetryPolicy]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from uuid import UUID
 
 import structlog
 import uuid_utils.compat
@@ -16,6 +15,7 @@ from runengine_server.domain.run import Artifact
 from runengine_server.domain.struct import to_dict
 from runengine_server.worker.graph.execution import Execution, ExecutionStopped
 from runengine_server.worker.graph.idempotency_key import idempotency_key
+from runengine_server.worker.graph.steps import BegunStep
 
 _log = structlog.get_logger()
 
@@ -28,12 +28,12 @@ class ArtifactNotRead(Exception):
     """As ArtifactNotStored."""
 
 
-def context_of_step(execution: Execution, task_id: UUID, attempt: int) -> RunContext:
-    """The RunContext of that execution of a node."""
+def context_of_step(execution: Execution, step: BegunStep, task_id: str) -> RunContext:
+    """The RunContext of that execution of a node, which LangGraph knows as that task."""
     run = execution.run
 
     async def save_artifact(name: str, data: bytes, media_type: str) -> str:
-        return await _save_artifact(execution, task_id, attempt, name, data, media_type)
+        return await _save_artifact(execution, step, name, data, media_type)
 
     return RunContext(
         run_id=run.id,
@@ -41,14 +41,14 @@ def context_of_step(execution: Execution, task_id: UUID, attempt: int) -> RunCon
         campaign_id=run.campaign_id,
         attempt=run.attempt,
         _context=lambda: None if run.context is None else to_dict(run.context),
-        _idempotency_key=partial(idempotency_key, run.id, task_id),
+        _idempotency_key=partial(idempotency_key, run.id, step.id, task_id),
         _save_artifact=save_artifact,
         _read_artifact=partial(_read_artifact, execution),
     )
 
 
 async def _save_artifact(
-    execution: Execution, task_id: UUID, attempt: int, name: str, data: bytes, media_type: str
+    execution: Execution, step: BegunStep, name: str, data: bytes, media_type: str
 ) -> str:
     """The id of the artifact. Raises ValueError, ArtifactNotStored and ExecutionStopped."""
     for word in (name, media_type):
@@ -66,7 +66,7 @@ async def _save_artifact(
         raise ArtifactNotStored("The artifact could not be stored.") from None
     artifact = Artifact(id=artifact_id, name=name, media_type=media_type, size=len(data), key=key)
     try:
-        await execution.fenced(execution.held.save_artifact(artifact, task_id, attempt))
+        await execution.fenced(execution.held.save_artifact(artifact, step.id, step.attempt))
     except ExecutionStopped as stopped:
         # Not after Unavailable: the row may have been committed, and only the response lost.
         if isinstance(stopped.__cause__, Fenced | StatementRefused):

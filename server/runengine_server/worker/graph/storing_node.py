@@ -19,7 +19,6 @@ from langgraph._internal._constants import (
 )
 from langgraph._internal._runnable import RunnableSeq
 from langgraph.channels.untracked_value import UntrackedValue
-from langgraph.constants import START
 from langgraph.errors import ParentCommand
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Send
@@ -27,7 +26,6 @@ from langgraph.types import Command, Send
 from runengine_server.worker.graph.channels import keep_as_stored
 from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowError, contained
 from runengine_server.worker.graph.recorded_task import recorded
-from runengine_server.worker.graph.step_progress import telling
 from runengine_server.worker.graph.stored_values import FLAT, as_stored
 from runengine_server.worker.graph.time_limit import TimeLimit
 
@@ -96,18 +94,13 @@ class StoringNode(Runnable[Any, Any]):
         self._nodes = nodes
         self._untracked = untracked
         self._is_top = is_top
-        # A step tells of itself how it goes; nobody wants to know it of what leads into a graph.
-        self._is_step = is_top or name == START
-        self._call = _call_recorded if records_tasks else _call
+        self._records_tasks = records_tasks
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As ainvoke."""
         assert config is not None
         try:
-            if self._is_step:
-                return self.bound.invoke(input, self._storing(config), **kwargs)
-            with telling(config) as told:
-                return self.bound.invoke(input, self._storing(told), **kwargs)
+            return self.bound.invoke(input, self._storing(config, is_async=False), **kwargs)
         except ParentCommand as above:
             self._pass_on(above, config)
             raise
@@ -118,19 +111,17 @@ class StoringNode(Runnable[Any, Any]):
         """
         assert config is not None
         try:
-            if self._is_step:
-                return await contained(self.bound.ainvoke(input, self._storing(config), **kwargs))
-            with telling(config) as told:
-                return await contained(self.bound.ainvoke(input, self._storing(told), **kwargs))
+            return await contained(self.bound.ainvoke(input, self._storing(config, is_async=True), **kwargs))
         except ParentCommand as above:
             self._pass_on(above, config)
             raise
 
-    def _storing(self, config: RunnableConfig) -> RunnableConfig:
+    def _storing(self, config: RunnableConfig, *, is_async: bool) -> RunnableConfig:
         configurable = config["configurable"]
         given = {**configurable, CONFIG_KEY_SEND: partial(self._write, configurable[CONFIG_KEY_SEND])}
         if (call := configurable.get(CONFIG_KEY_CALL)) is not None:
-            given[CONFIG_KEY_CALL] = partial(self._call, call)
+            record = partial(recorded, is_async=is_async) if self._records_tasks else None
+            given[CONFIG_KEY_CALL] = partial(_call, call, record)
         return {**config, "configurable": given}
 
     def _write(self, send: Callable[[Sequence[Write]], None], writes: Sequence[Write]) -> None:
@@ -184,17 +175,19 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
 
 
-def _call(call: Callable[..., Future], *arguments: Any, **named: Any) -> Future:
-    """Calls a task (`@task`): its result is stored too, and read back when the node runs again."""
-    return _returning(call(*arguments, **named))
-
-
-def _call_recorded(
-    call: Callable[..., Future], function: Callable[..., Any], *rest: Any, **named: Any
+def _call(
+    call: Callable[..., Future],
+    record: Callable[..., Callable[..., Any]] | None,
+    function: Callable[..., Any],
+    *rest: Any,
+    **named: Any,
 ) -> Future:
-    """As _call; the task is a step, and has the engine's cache."""
-    cache_policy = named.pop("cache_policy", None)
-    return _call(call, recorded(function, named.get("retry_policy"), cache_policy), *rest, **named)
+    """Calls a task (`@task`): its result is stored too, and read back when the node runs again. One that is
+    recorded is a step, and has the engine's cache.
+    """
+    if record is not None:
+        function = record(function, named.get("retry_policy"), named.pop("cache_policy", None))
+    return _returning(call(function, *rest, **named))
 
 
 def _returning(call: Future) -> Future:

@@ -6,8 +6,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from concurrent import futures
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -15,6 +16,7 @@ from langgraph._internal._constants import CONFIG_KEY_SEND
 from langgraph.errors import NodeTimeoutError
 
 from runengine_server.worker.graph.failures import contained
+from runengine_server.worker.graph.steps import is_part_of_another
 
 # What the error of a step says whose thread was abandoned.
 MAY_STILL_RUN = "its thread cannot be stopped, and may still be running"
@@ -85,25 +87,43 @@ class TimeLimit(Runnable[Any, Any]):
         self.seconds = seconds
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """What `bound` returns, however long it takes: nothing can be stopped in a graph that a sync node
-        calls by `.invoke()`, and the limit of that node holds.
+        """As ainvoke, for a graph that a sync node or a tool calls. The node is on a thread of its own,
+        because all of the worker's may wait for such nodes; it is abandoned when its time is over.
         """
-        return self.bound.invoke(input, config, **kwargs)
+        assert config is not None
+        if is_part_of_another(config):
+            return self.bound.invoke(input, config, **kwargs)
+        abandoned = threading.Event()
+        clock = NodeClock(_clock.get())
+        work: futures.Future[Any] = futures.Future()
+
+        def execute() -> None:
+            _clock.set(clock)
+            try:
+                work.set_result(self.bound.invoke(input, _until(abandoned, config), **kwargs))
+            except BaseException as error:
+                work.set_exception(error)
+
+        threading.Thread(target=copy_context().run, args=(execute,), name="limited", daemon=True).start()
+        left = self.seconds
+        while left > 0:
+            if futures.wait({work}, left).done:
+                return work.result()
+            left = self.seconds - clock.seconds()
+        abandoned.set()
+        error = self._timed_out(clock)
+        error.add_note(MAY_STILL_RUN)
+        raise error
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """What `bound` returns. Where it ignores that it is cancelled it is abandoned, and writes nothing."""
         assert config is not None
-        is_abandoned = False
-        send = config["configurable"][CONFIG_KEY_SEND]
-
-        def send_in_time(writes: Sequence[tuple[str, Any]]) -> None:
-            if not is_abandoned:
-                send(writes)
-
-        config = {**config, "configurable": {**config["configurable"], CONFIG_KEY_SEND: send_in_time}}
+        abandoned = threading.Event()
         clock = NodeClock(_clock.get())
         before = _clock.set(clock)
-        work = asyncio.ensure_future(contained(self.bound.ainvoke(input, config, **kwargs)))
+        work = asyncio.ensure_future(
+            contained(self.bound.ainvoke(input, _until(abandoned, config), **kwargs))
+        )
         _clock.reset(before)
         try:
             left = self.seconds
@@ -113,17 +133,31 @@ class TimeLimit(Runnable[Any, Any]):
                     return work.result()
                 left = self.seconds - clock.seconds()
         except asyncio.CancelledError:
-            is_abandoned = True
+            abandoned.set()
             _abandon(work)
             raise
-        is_abandoned = True
-        error = NodeTimeoutError(str(self.name), clock.seconds(), kind="run", run_timeout=self.seconds)
+        abandoned.set()
+        error = self._timed_out(clock)
         _abandon(work)
         # Once it has ended, the threads are known that work for it and cannot be stopped.
         await asyncio.wait({work}, timeout=_SETTLE_SECONDS)
         if clock.has_left_thread:
             error.add_note(MAY_STILL_RUN)
         raise error
+
+    def _timed_out(self, clock: NodeClock) -> NodeTimeoutError:
+        return NodeTimeoutError(str(self.name), clock.seconds(), kind="run", run_timeout=self.seconds)
+
+
+def _until(abandoned: threading.Event, config: RunnableConfig) -> RunnableConfig:
+    """The config of a node that writes nothing any more once it is abandoned."""
+    send = config["configurable"][CONFIG_KEY_SEND]
+
+    def send_in_time(writes: Sequence[tuple[str, Any]]) -> None:
+        if not abandoned.is_set():
+            send(writes)
+
+    return {**config, "configurable": {**config["configurable"], CONFIG_KEY_SEND: send_in_time}}
 
 
 def _abandon(work: asyncio.Future[Any]) -> None:
