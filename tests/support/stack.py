@@ -17,6 +17,7 @@ from runengine_server.database.migrations.migrate import migrate
 from runengine_server.processes.children import Child
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 
+from tests import NO_FORK_SUPPORT
 from tests.support.patience import SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,9 @@ def free_address() -> str:
 def environment(**settings: str) -> dict[str, str]:
     """This process's environment without its own settings of runengine, and with `settings`."""
     inherited = {
-        key: value for key, value in os.environ.items() if not key.startswith("RUNENGINE_") or key == MUTANT
+        key: value
+        for key, value in os.environ.items()
+        if (not key.startswith("RUNENGINE_") or key == MUTANT) and key != NO_FORK_SUPPORT
     }
     return {
         **inherited,
