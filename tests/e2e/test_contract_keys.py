@@ -98,6 +98,7 @@ def step_shape(status: str) -> dict[str, Check]:
         "outputArtifactIds": lambda value: value is None or (bool(value) and all(map(is_uuid, value))),
         "createdAt": is_time,
         "updatedAt": is_time,
+        "parentStepId": null,
     }
 
 

@@ -126,7 +126,7 @@ class Page:
 
 
 def _mutation_result(row: asyncpg.Record) -> MutationResult:
-    outcome, response, status, attempt, has_campaign = row
+    outcome, response, status, attempt, has_campaign, _ = row
     if outcome == Outcome.REPLAYED:
         # A server of an earlier version may have stored it, with longer varints.
         response = canonical_response(response)
@@ -262,7 +262,7 @@ class RunRepository:
         if result.outcome is Outcome.APPLIED and result.status is RunStatus.RUNNING:
             self._scope.notifier.notify(CANCELLED, f"{run_id} {result.attempt}")
         # The next run of its thread, where it has one, is due now.
-        return self._notify_queued(result)
+        return self._notify_queued(result) if row["is_of_thread"] else result
 
     async def retry(
         self, run_id: UUID, actor: Actor, key: IdempotencyKey | None, queued_limit: int | None

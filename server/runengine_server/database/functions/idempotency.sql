@@ -1,8 +1,9 @@
 -- What a call that changes a run returns. `outcome` is a word of Outcome in run_repository.py; `response` is an
 -- encoded message with the run in field 1; `status` and `attempt` are those that the run had before the call;
--- `has_campaign` says of a run that was triggered whether its campaign is there, if that was asked.
+-- `has_campaign` says of a run that was triggered whether its campaign is there, if that was asked; `is_of_thread`
+-- of one that was cancelled whether it is of a thread, whose next run may be due now.
 CREATE TYPE mutation_result AS (
-    outcome text, response bytea, status text, attempt int, has_campaign boolean
+    outcome text, response bytea, status text, attempt int, has_campaign boolean, is_of_thread boolean
 );
 
 -- Makes a call take effect once for each key, however often it is sent. Of fifty calls with one key at the

@@ -140,6 +140,7 @@ BEGIN
         PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'cancelled', run.attempt,
             run.updated_at, _actor, 'CANCELLED', run.trace_id, NULL);
         IF is_of_thread THEN
+            result.is_of_thread := true;
             PERFORM leave_thread(_tenant, _id, 'cancelled', NULL);
         ELSE
             PERFORM prune_checkpoints_of(_tenant, _id);

@@ -130,6 +130,7 @@ RETURNS TABLE (held int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
     item record;
+    written_at timestamptz;
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     held := hold_lease(_tenant, _run, _epoch);
@@ -143,8 +144,10 @@ BEGIN
             DELETE FROM public.store_items
             WHERE tenant_id = _tenant AND namespace = item.namespace AND key = item.key;
         ELSE
+            -- Read once, so that one that was never changed has two equal times.
+            written_at := clock_timestamp();
             INSERT INTO public.store_items (tenant_id, namespace, key, value, created_at, updated_at)
-            VALUES (_tenant, item.namespace, item.key, item.value::json, clock_timestamp(), clock_timestamp())
+            VALUES (_tenant, item.namespace, item.key, item.value::json, written_at, written_at)
             ON CONFLICT (tenant_id, namespace, key) DO UPDATE
                 SET value = excluded.value, updated_at = excluded.updated_at;
         END IF;
