@@ -21,8 +21,7 @@ _AT_ONCE = 2
 # not need.
 _SLOW_SECONDS = 0.1
 
-# How much is sent as one statement: of 64 triggers the commit is 2 % of the time, and no call waits for
-# megabytes of others.
+# How much is sent as one statement, so that no call waits for megabytes of others.
 _MOST, _MOST_BYTES = 64, 2**18
 
 
