@@ -317,11 +317,13 @@ def install() -> None:
     """Has every graph of this process recorded while there is a pass."""
     for name in (*RUNS, *OTHERS):
         real = getattr(Pregel, name)
-        if inspect.isasyncgenfunction(real):
+        # The engine has put functions around some of them, which return what LangGraph's generators make.
+        kind = inspect.unwrap(real)
+        if inspect.isasyncgenfunction(kind):
             wrapped = _async_generator(name, real)
-        elif inspect.isgeneratorfunction(real):
+        elif inspect.isgeneratorfunction(kind):
             wrapped = _generator(name, real)
-        elif inspect.iscoroutinefunction(real):
+        elif inspect.iscoroutinefunction(kind):
             wrapped = _coroutine(name, real)
         else:
             wrapped = _function(name, real)
