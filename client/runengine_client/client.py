@@ -129,7 +129,7 @@ class RunEngineClient(Connection):
         )
         call = await self._begin(self._runs.TriggerRun, request, key_metadata(idempotency_key))
         run = (await self._end(call)).run
-        metadata = tuple(await call.initial_metadata())
+        metadata = tuple(await call.trailing_metadata())
         if on_no_worker is not None and _NO_WORKERS in metadata:
             on_no_worker()
         if on_no_campaign is not None and _NO_CAMPAIGN in metadata:

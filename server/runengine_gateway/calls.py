@@ -107,7 +107,7 @@ class UnaryCall:
 
 
 async def _headers(call: grpc.aio.UnaryUnaryCall[Message, bytes]) -> dict[str, str]:
-    return {key: str(value) for key, value in await call.initial_metadata() if key in _METADATA_AS_HEADERS}
+    return {key: str(value) for key, value in await call.trailing_metadata() if key in _METADATA_AS_HEADERS}
 
 
 def explain(error: grpc.aio.AioRpcError, rpc: MethodDescriptor) -> Problem:

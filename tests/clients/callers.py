@@ -31,7 +31,7 @@ class Told(NamedTuple):
     """How a call ended: what came, in protobuf's JSON mapping, and the error, if any."""
 
     messages: list[Json]
-    header: dict[str, str]
+    trailer: dict[str, str]
     error: Json | None
 
     @property
@@ -108,20 +108,20 @@ class BufCurl:
         log = err.decode().splitlines()
         mark = "buf: < (#2) "  # what came; #1 is reflection
         received = (line.removeprefix(mark).partition(": ") for line in log if line.startswith(mark))
-        header = {key.lower(): value for key, _, value in received}
+        received_metadata = {key.lower(): value for key, _, value in received}
         decoder, messages, rest = json.JSONDecoder(), [], out.decode().strip()
         while rest:
             message, end = decoder.raw_decode(rest)
             messages.append(message)
             rest = rest[end:].lstrip()
         if process.returncode == 0:
-            return Told(messages, header, None)
+            return Told(messages, received_metadata, None)
         error = json.loads("".join(line for line in log if not line.startswith("buf: ")))
         details = [
             {"@type": f"type.googleapis.com/{each['type']}", **_decoded(each["type"], each["value"])}
             for each in error.get("details", ())
         ]
-        return Told(messages, header, {**error, "code": error["code"].upper(), "details": details})
+        return Told(messages, received_metadata, {**error, "code": error["code"].upper(), "details": details})
 
 
 def _decoded(name: str, encoded: str) -> Json:

@@ -37,14 +37,14 @@ async def _call(channel: grpc.aio.Channel, asked: Json) -> Json:
         request_serializer=type(request).SerializeToString,
         response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
     )(request, timeout=seconds, metadata=tuple(asked["metadata"].items()))
-    told: Json = {"messages": [], "header": {}, "error": None}
+    told: Json = {"messages": [], "trailer": {}, "error": None}
     cancel_after = asked["cancelAfter"]
     if cancel_after == 0:
         call.cancel()
     try:
-        told["header"] = dict(await call.initial_metadata() or ())
         if not method.server_streaming:
             told["messages"].append(MessageToDict(await call))
+            told["trailer"] = dict(await call.trailing_metadata())
             return told
         async for message in call:
             told["messages"].append(MessageToDict(message))

@@ -178,8 +178,8 @@ async def test_an_idempotency_key_is_replayed_and_says_so(engine: Engine) -> Non
     first = await engine.call("TriggerRun", request, metadata=key)
     second = await engine.call("TriggerRun", request, metadata=key)
     assert first.only == second.only
-    assert first.header.get("idempotency-replayed") is None
-    assert second.header["idempotency-replayed"] == "true"
+    assert first.trailer.get("idempotency-replayed") is None
+    assert second.trailer["idempotency-replayed"] == "true"
     other = await engine.call("TriggerRun", {**request, "triggerPayload": {}}, metadata=key)
     assert other.error is not None
     assert other.error["code"] == "ALREADY_EXISTS"
@@ -190,7 +190,7 @@ async def test_an_idempotency_key_is_replayed_and_says_so(engine: Engine) -> Non
         key = {"idempotency-key": str(uuid.uuid4())}
         first, second = [await engine.call(method, run_id, metadata=key) for _ in range(2)]
         assert first.only == second.only
-        assert second.header["idempotency-replayed"] == "true"
+        assert second.trailer["idempotency-replayed"] == "true"
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ class Api:
         keys = (("idempotency-key", key),) if key else ()
         call = method(request, metadata=self._metadata + keys, timeout=seconds)
         response = await (call.read() if hasattr(call, "read") else call)
-        return response, ("idempotency-replayed", "true") in tuple(await call.initial_metadata())
+        return response, ("idempotency-replayed", "true") in tuple(await call.trailing_metadata())
 
     async def outcome(self, method: Any, request: Any, seconds: float | None = SECONDS) -> Outcome:
         """How one RPC ends."""

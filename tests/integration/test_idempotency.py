@@ -116,7 +116,7 @@ async def test_a_replay_is_marked_in_grpc_and_rest(stack: Stack, token: str, res
         async def marked(method: Any, request: Any, same: str) -> bool:
             call = method(request, metadata=(("authorization", f"Bearer {token}"), ("idempotency-key", same)))
             await call
-            return dict(await call.initial_metadata()).get("idempotency-replayed") == "true"
+            return dict(await call.trailing_metadata()).get("idempotency-replayed") == "true"
 
         same = key()
         request = TriggerRunRequest(workflow_name="unserved")

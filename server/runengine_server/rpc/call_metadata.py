@@ -29,8 +29,8 @@ def fingerprint_of(request: Message) -> bytes:
     return hashlib.sha256(name.encode() + request.SerializeToString(deterministic=True)).digest()
 
 
-def idempotency_key(context: Context, fingerprint: bytes) -> IdempotencyKey | None:
-    """The key of the call, for the request of that fingerprint; None when it has none.
+def idempotency_key(context: Context, request: Message) -> IdempotencyKey | None:
+    """The key of the call, for this request as it came; None when it has none.
 
     Raises InvalidArgument for two keys, and for one that is not 1 to 255 printable ASCII characters.
     """
@@ -42,7 +42,7 @@ def idempotency_key(context: Context, fingerprint: bytes) -> IdempotencyKey | No
     key = given[0]
     if not isinstance(key, str) or not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
         raise InvalidArgument([Violation(_KEY, "must be 1 to 255 printable ASCII characters")])
-    return IdempotencyKey(key, fingerprint)
+    return IdempotencyKey(key, fingerprint_of(request))
 
 
 def actor_of(context: Context) -> Actor:
@@ -57,12 +57,14 @@ def actor_of(context: Context) -> Actor:
     return Actor(caller().actor, trace_id)
 
 
-async def send_metadata(context: Context, result: MutationResult, more: Metadata = ()) -> None:
-    """Sends `more`; marks a replayed response with `idempotency-replayed: true`, and a run that names a
-    campaign which does not exist with `runengine-campaign: missing`. At once, because gRPC sends initial
-    metadata once.
+def set_metadata(context: Context, result: MutationResult, more: Metadata = ()) -> None:
+    """Sends `more` with the response; marks a replayed one with `idempotency-replayed: true`, and a run that
+    names a campaign which does not exist with `runengine-campaign: missing`.
+
+    As trailing metadata, which goes with the response. grpc.aio 1.85 sends initial metadata by an operation
+    of its own, which takes longer than anything else that `serve` does for a trigger but to store it.
     """
     replayed = _REPLAYED if result.outcome is Outcome.REPLAYED else ()
     without_campaign = _WITHOUT_CAMPAIGN if result.has_campaign is False else ()
     if metadata := (*more, *replayed, *without_campaign):
-        await context.send_initial_metadata(metadata)
+        context.set_trailing_metadata(metadata)

@@ -22,7 +22,7 @@ from runengine_server.domain.errors import InvalidArgument, RunNotFound, Violati
 from runengine_server.domain.run import RunStatus
 from runengine_server.domain.transitions import not_completed
 from runengine_server.repositories.run_repository import RunRepository
-from runengine_server.rpc.call_metadata import actor_of, fingerprint_of, idempotency_key, send_metadata
+from runengine_server.rpc.call_metadata import actor_of, idempotency_key, set_metadata
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.known_campaigns import KnownCampaigns
 from runengine_server.rpc.messages import event_message, run_status_value, step_data_response, step_message
@@ -59,10 +59,8 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     async def TriggerRun(  # noqa: N802, D102
         self, request: run_service_pb2.TriggerRunRequest, context: Context
     ) -> Any:
-        # Before check_trigger, which writes to the request.
-        fingerprint = fingerprint_of(request)
+        key = idempotency_key(context, request)  # before check_trigger, which writes to the request
         new = check_trigger(request, violations_of(request))
-        key = idempotency_key(context, fingerprint)
         tenant_id, campaign_id = caller().tenant_id, new.campaign_id
         check_campaign = self._known_campaigns.is_unknown(tenant_id, campaign_id)
         result = await trigger_run(
@@ -76,7 +74,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         )
         if campaign_id is not None and result.has_campaign:
             self._known_campaigns.add(tenant_id, campaign_id)
-        await send_metadata(context, result, self._served.metadata_for(request.workflow_name))
+        set_metadata(context, result, self._served.metadata_for(request.workflow_name))
         return result.response
 
     async def GetRun(  # noqa: N802, D102
@@ -144,30 +142,30 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         self, request: run_service_pb2.RetryRunRequest, context: Context
     ) -> Any:
         require_valid(request)
-        key = idempotency_key(context, fingerprint_of(request))
+        key = idempotency_key(context, request)
         run_id = UUID(request.run_id)
         result = await retry_run(self._runs(), run_id, actor_of(context), key, self._queued_limit)
         run = run_service_pb2.RetryRunResponse.FromString(result.response).run
-        await send_metadata(context, result, self._served.metadata_for(run.workflow_name))
+        set_metadata(context, result, self._served.metadata_for(run.workflow_name))
         return result.response
 
     async def ResumeRun(  # noqa: N802, D102
         self, request: run_service_pb2.ResumeRunRequest, context: Context
     ) -> Any:
         given = check_resume(request, violations_of(request))
-        key = idempotency_key(context, fingerprint_of(request))
+        key = idempotency_key(context, request)
         result = await resume_run(self._runs(), UUID(request.run_id), given, actor_of(context), key)
         run = run_service_pb2.ResumeRunResponse.FromString(result.response).run
-        await send_metadata(context, result, self._served.metadata_for(run.workflow_name))
+        set_metadata(context, result, self._served.metadata_for(run.workflow_name))
         return result.response
 
     async def CancelRun(  # noqa: N802, D102
         self, request: run_service_pb2.CancelRunRequest, context: Context
     ) -> Any:
         require_valid(request)
-        key = idempotency_key(context, fingerprint_of(request))
+        key = idempotency_key(context, request)
         result = await cancel_run(self._runs(), UUID(request.run_id), actor_of(context), key)
-        await send_metadata(context, result)
+        set_metadata(context, result)
         return result.response
 
     async def ListCampaignRuns(  # noqa: N802, D102

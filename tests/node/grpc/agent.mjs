@@ -2,7 +2,7 @@
 //
 // Asked: {address, method: "package.Service/Method", request, metadata, timeoutMs, cancelAfter}, the request
 // as protobuf's JSON mapping has it; `cancelAfter` so many messages, 0 for at once, the call is cancelled.
-// Told: {messages, header, error: {code, message, details} | null}, messages and details in the same mapping.
+// Told: {messages, trailer, error: {code, message, details} | null}, messages and details in the same mapping.
 import { createInterface } from "node:readline";
 
 export async function serve(call) {

@@ -44,12 +44,12 @@ await serve(async ({ address, method, request, metadata, timeoutMs, cancelAfter 
   const rpc = services[service].methods.find((each) => each.name === name);
   const client = createClient(services[service], transportTo(address));
   const cancelling = new AbortController();
-  const told = { messages: [], header: {}, error: null };
+  const told = { messages: [], trailer: {}, error: null };
   const options = {
     headers: metadata,
     timeoutMs: timeoutMs ?? undefined,
     signal: cancelling.signal,
-    onHeader: (header) => Object.assign(told.header, Object.fromEntries(header)),
+    onTrailer: (trailer) => Object.assign(told.trailer, Object.fromEntries(trailer)),
   };
   const read = (message) => {
     told.messages.push(toJson(rpc.output, message));

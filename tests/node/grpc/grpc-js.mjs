@@ -76,13 +76,16 @@ await serve(({ address, method, request: asked, metadata, timeoutMs, cancelAfter
   const headers = new grpc.Metadata();
   for (const [key, value] of Object.entries(metadata)) headers.set(key, value);
   const callOptions = timeoutMs === null ? {} : { deadline: Date.now() + timeoutMs };
-  const told = { messages: [], header: {}, error: null };
+  const told = { messages: [], trailer: {}, error: null };
   return new Promise((resolve) => {
     const read = (message) => {
       told.messages.push(json(message));
       if (told.messages.length === cancelAfter) call.cancel();
     };
-    const end = (error) => resolve({ ...told, error: error ? explain(error) : null });
+    const end = (error) => {
+      told.error = error ? explain(error) : null;
+      resolve(told); // what waits for it goes on after the event below
+    };
     let call;
     if (client[name].responseStream) {
       call = client[name](request(asked), headers, callOptions);
@@ -93,7 +96,7 @@ await serve(({ address, method, request: asked, metadata, timeoutMs, cancelAfter
         end(error);
       });
     }
-    call.on("metadata", (header) => Object.assign(told.header, header.getMap()));
+    call.on("status", (status) => Object.assign(told.trailer, status.metadata.getMap()));
     if (cancelAfter === 0) call.cancel();
   });
 });
