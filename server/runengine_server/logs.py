@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -62,6 +63,7 @@ def configure_logging(level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     _keep_engines_loggers()
+    _join_printed_lines()
     # logging would write a record that it cannot render, with all of its values, to stderr.
     logging.raiseExceptions = False
     handler = _LineHandler(_without_failing(render))
@@ -119,6 +121,15 @@ def log_users_code(level: str, fields: Callable[[], Mapping[str, object]]) -> No
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.root.__class__ = _UsersRootLogger
     logging.root.setLevel(level.upper())
+
+
+def _join_printed_lines() -> None:
+    """With PYTHONUNBUFFERED a print of a node is two writes, the line and its end, and one of our lines may
+    come between them: then neither can be read.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.write_through:
+            stream.reconfigure(line_buffering=True, write_through=False)
 
 
 class _UsersRootLogger(logging.RootLogger):

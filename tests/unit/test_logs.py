@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -132,6 +133,18 @@ def test_a_value_that_cannot_be_rendered_costs_its_own_line_alone() -> None:
     assert "Traceback" not in done.stderr
     assert "no number" not in done.stderr
     assert '"six"' in lines[-1]
+
+
+def test_a_line_that_is_printed_is_one_write_with_its_end() -> None:
+    code = "import sys; from runengine_server import logs; logs.configure_logging(); " + "; ".join(
+        f"print('a line', file=sys.{stream})" for stream in ("stdout", "stderr")
+    )
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)  # a datagram each write
+    reader.settimeout(SECONDS)
+    with reader, writer:
+        unbuffered = [sys.executable, "-u", "-c", code]
+        subprocess.run(unbuffered, stdout=writer.fileno(), stderr=writer.fileno(), check=True)
+        assert [reader.recv(100) for _ in range(2)] == [b"a line\n"] * 2
 
 
 _LOG_AT_ALL_LEVELS = """
