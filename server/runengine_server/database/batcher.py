@@ -13,9 +13,6 @@ import asyncpg
 from runengine_server.database.driver_errors import has_rolled_back
 from runengine_server.database.functions import BatchedFunction
 
-# How many statements are under way before further calls wait until one of them ends.
-_AT_ONCE = 2
-
 # No call waits longer for others to end: they may wait for a lock that it does not need.
 _WAIT_SECONDS = 0.1
 
@@ -40,10 +37,10 @@ class _Call:
 class Batcher:
     """Calls of one function, of all tenants; each returns one row.
 
-    While fewer than two statements are under way a call is a statement of its own, at once. Calls that come
-    meanwhile wait until one ends, for 0.1 s at most, and are sent together: one round trip and one commit.
-    They share nothing else. When the statement is refused, and so has changed nothing, each is sent alone,
-    and the one that is wrong fails alone; a call that is given up leaves the others in place.
+    While none is under way a call is a statement of its own, at once. Calls that come meanwhile wait until it
+    ends, for 0.1 s at most, and are sent together: one round trip and one commit. They share nothing else.
+    When the statement is refused, and so has changed nothing, each is sent alone, and the one that is wrong
+    fails alone; a call that is given up leaves the others in place.
     """
 
     def __init__(
@@ -59,7 +56,7 @@ class Batcher:
 
     async def call(self, *arguments: Any) -> asyncpg.Record:
         """The row that the function returns. Raises as `fetch` does."""
-        if len(self._under_way) < _AT_ONCE:
+        if not self._under_way:
             (row,) = await self._fetch_counted(self._function.one.call, *arguments)
             return row
         call = _Call(arguments, asyncio.get_running_loop().create_future())
