@@ -16,6 +16,7 @@ from runengine_server.worker.node_threads import NodeThreads
 from structlog.testing import capture_logs
 
 from tests.support.own_worker import SECONDS, Engine, Ran, State, alone, chain, code_and_step, fork, serving
+from tests.support.time_limits import ENTERED, in_the_node
 
 LIMIT, MAX_ABANDONED = 2, 3
 
@@ -123,7 +124,10 @@ async def test_no_more_calls_than_its_limit_are_executed_at_once(
 
 
 def held_up(entered: threading.Semaphore, go: threading.Event) -> Any:
+    loop = asyncio.get_running_loop()
+
     def node(state: State) -> State:
+        loop.call_soon_threadsafe(ENTERED.set)
         entered.release()
         go.wait(SECONDS)
         return {"seen": ["late"]}
@@ -134,6 +138,7 @@ def held_up(entered: threading.Semaphore, go: threading.Event) -> Any:
 MARK = "its thread cannot be stopped, and may still be running"
 
 
+@in_the_node
 @pytest.mark.parametrize("shape", ["alone", "in a sub-graph", "within the limit of its sub-graph"])
 async def test_a_time_out_of_a_node_whose_thread_goes_on_says_so_and_its_late_end_is_logged(
     database_url: str, threads: tuple[NodeThreads, asyncio.Event], shape: str

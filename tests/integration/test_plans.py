@@ -252,7 +252,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ),
     (
         "record_progress",
-        (*HELD, [RUNNING], [None], *WRITTEN, *STORED, [], [], [], [], [], []),
+        (*HELD, [RUNNING], [None], *WRITTEN, *STORED, *[None] * 6),
         1,
         {"runs": 4, "run_steps": 1, "checkpoints": 6, "checkpoint_writes": 3},
     ),

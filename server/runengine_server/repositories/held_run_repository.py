@@ -100,13 +100,17 @@ def _columns_of(artifact: Artifact | None) -> tuple[object, ...]:
     return artifact.id, artifact.name, artifact.media_type, artifact.size, artifact.key
 
 
-def _columns(rows: Mapping[Any, tuple[object, ...]], count: int) -> list[list[object]]:
-    return [list(column) for column in zip(*rows.values(), strict=True)] or [[]] * count
+def _columns(rows: Mapping[Any, tuple[object, ...]], count: int) -> list[list[object] | None]:
+    if not rows:
+        return [None] * count
+    return [list(column) for column in zip(*rows.values(), strict=True)]
 
 
-def progress_arguments(batch: Sequence[PendingWrites]) -> list[list[object]]:
+def progress_arguments(batch: Sequence[PendingWrites]) -> list[list[object] | None]:
     """The arguments of record_progress for a batch, after tenant, run and epoch. A checkpoint that another
     one of the batch replaces is left out, with the writes on top of it; so is a begin that nobody waits for.
+
+    None stands for no rows: asyncpg 0.32 checks the type of each array, and most of these are empty.
     """
     saved = [each.checkpoint for each in batch if each.checkpoint is not None]
     replaced = {(each.checkpoint_ns, each.replaces) for each in saved}
@@ -120,13 +124,13 @@ def progress_arguments(batch: Sequence[PendingWrites]) -> list[list[object]]:
     begun = {each.begun_step[0]: each.begun_step for each in batch if each.begun_step and each.is_awaited}
     completed = [each for each in batch if each.completed_step is not None]
     return [
-        [each.completed_step for each in completed],
-        [each.update for each in completed],
+        [each.completed_step for each in completed] or None,
+        [each.update for each in completed] or None,
         *_columns(writes, 8),
         *_columns(checkpoints, 6),
-        list(oldest_needed),
-        list(oldest_needed.values()),
-        [namespace for each in saved for namespace in each.dropped_namespaces],
+        list(oldest_needed) or None,
+        list(oldest_needed.values()) or None,
+        [namespace for each in saved for namespace in each.dropped_namespaces] or None,
         *_columns(begun, 6),
     ]
 

@@ -137,7 +137,7 @@ class WriteBehind:
         self._queue.clear()
 
     def _send_next(self) -> None:
-        if self._sending is None and _is_awaited(self._queue):
+        if self._sending is None and self._queue and _is_awaited(self._queue):
             self._sending = asyncio.create_task(self._send_batch())
             self._sending.add_done_callback(self._on_sent)
 
@@ -208,8 +208,12 @@ class WriteBehind:
         return batch
 
 
-def _is_awaited(batch: Iterable[PendingWrites]) -> bool:
-    return any(each.is_awaited for each in batch)
+def _is_awaited(batch: Sequence[PendingWrites]) -> bool:
+    # From the end, where who waits has come. A loop, because a generator takes twice the time.
+    for each in reversed(batch):  # noqa: SIM110
+        if each.is_awaited:
+            return True
+    return False
 
 
 def _parts(batch: Iterable[PendingWrites]) -> Iterable[list[PendingWrites]]:

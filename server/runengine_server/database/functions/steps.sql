@@ -22,8 +22,8 @@ $$;
 -- the namespaces _pruned the checkpoints older than the one of _oldest_needed are deleted, and the namespaces
 -- _dropped as a whole. A step completes (running -> completed) in one transaction with the writes that make
 -- it so, or with the checkpoint that sums them up: it is completed exactly when LangGraph will not run it
--- again. _updates and _begun_inputs are kept with the steps. Returns a row for each step that begins, with its
--- attempt, or else one without.
+-- again. _updates and _begun_inputs are kept with the steps. NULL is no rows of a kind. Returns a row for each
+-- step that begins, with its attempt, or else one without.
 CREATE FUNCTION record_progress(_tenant text, _run uuid, _epoch bigint, _completed uuid[],
     _updates bytea[], _write_ns text[], _write_checkpoints text[], _write_tasks text[], _write_paths text[],
     _write_idx int[], _write_channels text[], _write_types text[], _write_values bytea[],
@@ -42,7 +42,7 @@ BEGIN
     IF held IS NULL THEN
         RETURN;
     END IF;
-    IF _write_ns <> '{}' THEN
+    IF _write_ns IS NOT NULL THEN
         INSERT INTO public.checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id,
             task_path, idx, channel, type, value)
         SELECT _tenant, _run, written.* FROM unnest(_write_ns, _write_checkpoints, _write_tasks, _write_paths,
@@ -50,7 +50,7 @@ BEGIN
         ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
             SET channel = excluded.channel, type = excluded.type, value = excluded.value;
     END IF;
-    IF _namespaces <> '{}' THEN
+    IF _namespaces IS NOT NULL THEN
         INSERT INTO public.checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
             type, checkpoint, metadata)
         SELECT _tenant, _run, saved.*
@@ -58,15 +58,15 @@ BEGIN
         ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
             SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
     END IF;
-    IF _completed <> '{}' THEN
+    IF _completed IS NOT NULL THEN
         UPDATE public.run_steps SET status = 'completed', completed_at = greatest(public.now_ms(), started_at),
             updated_at = public.touch(updated_at), encoded_update = _updates[array_position(_completed, id)]
         WHERE tenant_id = _tenant AND run_id = _run AND id = ANY(_completed) AND status = 'running';
     END IF;
-    IF _pruned <> '{}' OR _dropped <> '{}' THEN
+    IF _pruned IS NOT NULL OR _dropped IS NOT NULL THEN
         PERFORM delete_superseded_checkpoints(_tenant, _run, _pruned, _oldest_needed, _dropped);
     END IF;
-    IF _begun = '{}' THEN
+    IF _begun IS NULL THEN
         RETURN NEXT;
         RETURN;
     END IF;
@@ -109,7 +109,7 @@ BEGIN
     )
     DELETE FROM public.checkpoint_writes USING superseded
     WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ns AND checkpoint_id = superseded_id;
-    IF _dropped <> '{}' THEN
+    IF _dropped IS NOT NULL THEN
         DELETE FROM public.checkpoints
         WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ANY(_dropped);
         DELETE FROM public.checkpoint_writes

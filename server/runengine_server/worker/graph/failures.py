@@ -37,16 +37,21 @@ class NodeExited(Exception):
 
 
 async def contained(work: Awaitable[Any]) -> Any:
-    """What a node or an edge returns. What it raises is an error of its own: sys.exit() in it would end the
-    worker, and all the runs on it, and a StopAsyncIteration LangGraph itself.
-    """
+    """What a node or an edge returns. Raises as raise_contained does."""
     try:
         return await work
-    except StopAsyncIteration as error:
-        raise RuntimeError("it raised StopAsyncIteration") from error
-    except (Exception, asyncio.CancelledError, GeneratorExit):
-        raise
     except BaseException as error:
+        raise_contained(error)
+        raise
+
+
+def raise_contained(error: BaseException) -> None:
+    """Raises an error of the node or edge in place of one that would end more than that: sys.exit() ends the
+    worker, and all the runs on it, and a StopAsyncIteration LangGraph itself. Of others it does nothing.
+    """
+    if isinstance(error, StopAsyncIteration):
+        raise RuntimeError("it raised StopAsyncIteration") from error
+    if not isinstance(error, Exception | asyncio.CancelledError | GeneratorExit):
         raise NodeExited(describe(error)) from None
 
 

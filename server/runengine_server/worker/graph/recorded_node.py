@@ -32,7 +32,7 @@ from runengine.context import RunContext
 
 from runengine_server.domain.errors import LeaseEnded
 from runengine_server.worker.graph.execution import EXECUTION, Execution, ExecutionStopped
-from runengine_server.worker.graph.failures import NodeExited, contained, describe, matches
+from runengine_server.worker.graph.failures import matches, raise_contained
 from runengine_server.worker.graph.fingerprint import fingerprint
 from runengine_server.worker.graph.log_fields import CONFIG_OF_NODE
 from runengine_server.worker.graph.step_context import context_of_step
@@ -133,7 +133,7 @@ class RecordedNode(Runnable[Any, Any]):
         return self.bound.invoke(input, config, **kwargs)
 
     async def _acall(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
-        return await contained(self.bound.ainvoke(input, config, **kwargs))
+        return await self.bound.ainvoke(input, config, **kwargs)
 
     async def _begin(self, input: Any, config: RunnableConfig) -> Begun:  # noqa: A002
         execution: Execution = config["configurable"][EXECUTION]
@@ -226,9 +226,8 @@ class _AsCurrent:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with contextlib.suppress(ValueError):  # an abandoned one is closed in another context
             var_child_runnable_config.reset(self._token)
-        if error is not None and not isinstance(error, Exception | asyncio.CancelledError | GeneratorExit):
-            # sys.exit() in a node would end the worker, and all the runs on it.
-            raise NodeExited(describe(error)) from None
+        if error is not None:
+            raise_contained(error)
 
 
 def _config_of_step(
@@ -242,10 +241,12 @@ def _config_of_step(
     changes: dict[str, Any] = {}
     if isinstance(runtime.context, RunContext):
         changes["context"] = context_of_step(execution, step, configurable[CONFIG_KEY_TASK_ID])
-    # LangGraph counts the graphs that a task calls over all its executions, so that the first of the
-    # second execution would not find the checkpoints of the first.
-    scratchpad = replace(configurable[CONFIG_KEY_SCRATCHPAD], subgraph_counter=LazyAtomicCounter())
-    ours: dict[str, Any] = {CONFIG_KEY_SCRATCHPAD: scratchpad, STEP: step}
+    ours: dict[str, Any] = {STEP: step}
+    if executions > 1:
+        # LangGraph counts the graphs that a task calls over all its executions, so that the first of the
+        # second execution would not find the checkpoints of the first.
+        scratchpad = configurable[CONFIG_KEY_SCRATCHPAD]
+        ours[CONFIG_KEY_SCRATCHPAD] = replace(scratchpad, subgraph_counter=LazyAtomicCounter())
     if step.parent is None:
         # What is called within it tells as part of it, unless who calls it has a stream of his own.
         progress = StepProgress(execution.progress, step.id)

@@ -70,6 +70,8 @@ def _least_size(value: Any, limit: int) -> int:
                 rest.extend(each)
         elif kind is bytes:
             size += len(each)
+        elif kind is int or kind is float or kind is bool or each is None:
+            size += 1
         elif isinstance(each, BaseModel) or (is_dataclass(each) and hasattr(each, "__dict__")):
             rest.extend(vars(each).values())
         else:

@@ -85,7 +85,9 @@ class Superseded:
 
 def replayed_checkpoints(checkpoint: Mapping[str, Any], metadata: Mapping[str, Any]) -> int:
     """How many checkpoints before this one its delta channels are replayed from."""
-    counters = metadata.get("counters_since_delta_snapshot") or {}
+    counters = metadata.get("counters_since_delta_snapshot")
+    if not counters:
+        return 0
     versions = checkpoint["channel_versions"]
     return max((steps for name, (_, steps) in counters.items() if name in versions), default=0)
 

@@ -55,9 +55,11 @@ def _put_writes(
         put_writes_of_langgraph(loop, task_id, writes, cached=cached)
         return
     others = loop.checkpoint_pending_writes
-    if _LOADED not in vars(loop):
-        vars(loop)[_LOADED] = {each[0] for each in others}
-    if task_id == NULL_TASK_ID or task_id in loop._written_task_ids or task_id in vars(loop)[_LOADED]:
+    loaded = getattr(loop, _LOADED, None)
+    if loaded is None:
+        loaded = {each[0] for each in others}
+        setattr(loop, _LOADED, loaded)
+    if task_id == NULL_TASK_ID or task_id in loop._written_task_ids or task_id in loaded:
         put_writes_of_langgraph(loop, task_id, writes, cached=cached)
         return
     loop.checkpoint_pending_writes = []
