@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 
@@ -22,6 +22,8 @@ from runengine_server.domain.errors import StatementRefused
 TRANSACTION_SECONDS = 9
 
 _NO_LIMIT: nullcontext[None] = nullcontext()
+
+Rows: TypeAlias = Coroutine[Any, Any, Sequence[asyncpg.Record]]
 
 
 class Connections:
@@ -88,9 +90,9 @@ class Connections:
             self._pool.drop_idle()
             raise
 
-    async def fetch_on(self, connection: Connection, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
+    def fetch_on(self, connection: Connection, sql: str, *arguments: Any) -> Rows:
         """The rows of one statement, in a transaction of its own, on a connection of connection()."""
-        return await fetch(self._connector, connection, sql, *arguments)
+        return fetch(self._connector, connection, sql, *arguments)
 
     def batcher(self, function: BatchedFunction) -> Batcher:
         """What sends the calls of the function of this process. Its calls raise as connection() does."""
@@ -103,12 +105,16 @@ class Connections:
             return await self.fetch_on(connection, sql, *arguments)
 
 
-async def fetch(
+def fetch(connector: Connector, connection: Connection, sql: str, *arguments: Any) -> Rows:
+    """The rows of one statement, in a transaction of its own."""
+    if connector.pooled:
+        return _fetch_pooled(connector, connection, sql, *arguments)
+    return connection.fetch(sql, *arguments)
+
+
+async def _fetch_pooled(
     connector: Connector, connection: Connection, sql: str, *arguments: Any
 ) -> Sequence[asyncpg.Record]:
-    """The rows of one statement, in a transaction of its own."""
-    if not connector.pooled:
-        return await connection.fetch(sql, *arguments)
     # The pooler gives the session away after each transaction, so the settings are made in this one.
     await connection.execute(connector.begin)
     rows = await connection.fetch(sql, *arguments)

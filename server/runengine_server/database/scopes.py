@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from runengine_server.database.connecting import Connection
-from runengine_server.database.connections import Connections, commit
+from runengine_server.database.connections import Connections, Rows, commit
 from runengine_server.database.driver_errors import translate_driver_errors
 from runengine_server.database.functions import BatchedFunction, DispatchFunction, TenantFunction
 
@@ -65,11 +65,11 @@ class TenantScope(Scope):
         super().__init__(connections, "runengine.tenant", tenant_id)
         self._tenant_id = tenant_id
 
-    async def call(self, function: TenantFunction, *arguments: Any) -> Sequence[asyncpg.Record]:
+    def call(self, function: TenantFunction, *arguments: Any) -> Rows:
         """The rows of a function, whose first parameter, the tenant, is added here. It is a transaction of
         its own, and one round trip, or three through a pooler. Raises as `transaction` does.
         """
-        return await self._call(function, self._tenant_id, *arguments)
+        return self._call(function, self._tenant_id, *arguments)
 
     async def call_batched(self, function: BatchedFunction, *arguments: Any) -> asyncpg.Record:
         """The row of a function, as `call`. Several that come at the same time, of any tenants, are one
@@ -85,6 +85,6 @@ class DispatchScope(Scope):
     def __init__(self, connections: Connections) -> None:
         super().__init__(connections, "runengine.dispatch", "on")
 
-    async def call(self, function: DispatchFunction, *arguments: Any) -> Sequence[asyncpg.Record]:
+    def call(self, function: DispatchFunction, *arguments: Any) -> Rows:
         """As TenantScope.call, without a tenant."""
-        return await self._call(function, *arguments)
+        return self._call(function, *arguments)

@@ -75,9 +75,10 @@ class PendingWrites:
     @property
     def size(self) -> int:
         """About so many bytes."""
-        return sum(len(row[-1]) for row in self.writes.values()) + (
-            len(self.checkpoint.checkpoint) if self.checkpoint else 0
-        )
+        size = len(self.checkpoint.checkpoint) if self.checkpoint else 0
+        for row in self.writes.values():
+            size += len(row[-1])
+        return size
 
 
 class WriteBehind:
@@ -199,12 +200,13 @@ class WriteBehind:
         size = 0
         while self._queue and len(batch) < _MAX_ITEMS and (size < _MAX_BYTES or not _is_awaited(batch)):
             each = self._queue.popleft()
-            self._in_parts = max(0, (in_parts := self._in_parts) - 1)
             if each.stored is None or each.is_awaited or each.has_results:
                 size += each.size
                 batch.append(each)
-            if in_parts and each.is_awaited:
-                break
+            if self._in_parts:
+                self._in_parts -= 1
+                if each.is_awaited:
+                    break
         return batch
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 from uuid import UUID
@@ -224,7 +225,8 @@ class LangGraphRunProcessor:
         workflow = self._workflows[run.workflow_name]
         checkpointer = FencedCheckpointer(execution, workflow)
         store = TenantStore(execution) if workflow.graph.store is None else workflow.graph.store
-        graph = workflow.graph.copy({"checkpointer": checkpointer, "store": store})
+        graph = copy(workflow.graph)  # Pregel.copy would compile it again
+        graph.checkpointer, graph.store = checkpointer, store
         config: RunnableConfig = {
             "configurable": {"thread_id": str(run.id), EXECUTION: execution},
             "run_name": run.workflow_name,

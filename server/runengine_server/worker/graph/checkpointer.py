@@ -55,8 +55,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     is stored of a run is in proportion to its state, and not to its steps.
     """
 
+    serde = SERIALISER  # here, because BaseCheckpointSaver.__init__ takes long to see that it is one
+
     def __init__(self, execution: Execution, workflow: Workflow | None = None) -> None:
-        super().__init__(serde=SERIALISER)
         self.state: dict[str, Any] = {}
         self.state_checkpoints, self.begins = 1, False
         self._workflow = workflow
@@ -86,17 +87,19 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         namespace, checkpoint_id = on
         execution = self._execution
         written = dict(writes)
-        task_path = with_namespace(task_path, execution.namespace_of_task(UUID(task_id)))
-        step = execution.leave_step(UUID(task_id), written.get(ERROR))
+        task = UUID(task_id)
+        task_path = with_namespace(task_path, execution.namespace_of_task(task))
+        step = execution.leave_step(task, written.get(ERROR))
+        is_over = ERROR not in written and INTERRUPT not in written
         completed = None
-        if not written.keys() & {ERROR, INTERRUPT}:
-            completed = step.id if step is not None else UUID(task_id) if namespace == "" else None
+        if is_over:
+            completed = step.id if step is not None else task if namespace == "" else None
         if ERROR in written:
             # An edge that raises does so after its node has written. Those writes are not stored: LangGraph
             # would take the task for done when the graph resumes, and nothing would follow it.
             writes = [each for each in writes if each[0] in WRITES_IDX_MAP or each[0] == ERROR_SOURCE_NODE]
             handled = ERROR_SOURCE_NODE in written
-            await execution.record_task_error(UUID(task_id), written[ERROR], handled=handled)
+            await execution.record_task_error(task, written[ERROR], handled=handled)
         try:
             if INTERRUPT in written:
                 sends = self._open_writes.on(on).sends
@@ -105,7 +108,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 )
                 execution.gates.ask(namespace, node_of(task_path, sends), written[INTERRUPT], own)
             # A resume with one value is a write of no task.
-            if not written.keys() & {ERROR, INTERRUPT} and written.keys() != {RESUME}:
+            if is_over and written.keys() != {RESUME}:
                 self._check_targets(on, writes, task_id, task_path)
                 self._open_writes.on(on).tasks[task_path] = TaskWrites(task_id, writes)
             rows = [
@@ -116,7 +119,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self._check_size("What the node returned", size := sum(len(row[3]) for row in rows))
             self._superseded.wrote(size)
         except Exception as error:
-            await execution.record_task_error(UUID(task_id), error, handled=False)
+            await execution.record_task_error(task, error, handled=False)
             raise
         if completed is not None and step is not None:
             await execution.end_within(step, well=True)
@@ -125,7 +128,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         defer = namespace == "" and completed is not None and not execution.has_open_steps
         update = None
         if completed is not None and step is not None:
-            update = update_of_step(writes, execution.step_data_bytes)
+            update = update_of_step(writes, execution.step_data_bytes, size)
         await execution.fenced(
             execution.held.save_writes(
                 namespace, checkpoint_id, task_id, task_path, rows, completed, update, defer=defer
@@ -173,7 +176,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 f"An edge or goto leads to {target_of(min(lost))!r}, and the graph has no such node."
             )
         self._open_writes.begin((namespace, checkpoint["id"]), checkpoint["channel_values"].get(TASKS, ()))
-        if self._workflow is not None:
+        if self._workflow is not None and not self._workflow.may_have_gates(namespace):
+            self._execution.gates.leave(namespace)
+        elif self._workflow is not None:
             after = self._workflow.gates_after(namespace, ended.nodes())
             if after:
                 metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: after})

@@ -28,7 +28,7 @@ from runengine_server.worker.graph.open_writes import OpenWrites
 from runengine_server.worker.graph.run_log import fields_of_run
 from runengine_server.worker.graph.steps import BegunStep
 from runengine_server.worker.graph.time_limit import MAY_STILL_RUN
-from runengine_server.worker.graph.wide_supersteps import JointReturn
+from runengine_server.worker.graph.wide_supersteps import WIDE, JointReturn
 from runengine_server.worker.progress import RunProgress
 
 # The key in a node's config under which its execution is found; `__` keeps it out of the metadata of
@@ -59,11 +59,10 @@ class Execution:
     happens; nobody else changes its state.
 
     `held` writes for the run, `artifacts` keeps the bytes of artifacts, `progress` tells those who watch the
-    run what goes on, `open_writes` knows what tasks
-    have written since the last checkpoint, `gates` where the graph stops until somebody resumes the run.
-    `retry_policies` are those of each node of the top graph. `holds_lease` says whether the lease is known,
-    by the worker's own clock, not to have ended. `record_within` returns a graph that is executed within a
-    node, with its nodes recorded.
+    run what goes on, `open_writes` knows what tasks have written since the last checkpoint, `gates` where the
+    graph stops until somebody resumes the run. `retry_policies` are those of each node of the top graph.
+    `holds_lease` says whether the lease is known, by the worker's own clock, not to have ended.
+    `record_within` returns a graph that is executed within a node, with its nodes recorded.
     """
 
     def __init__(
@@ -207,9 +206,10 @@ class Execution:
         """The open executions of the same graph, or of those that the same node has called."""
         return self._open if step.parent is None else step.parent.open
 
-    async def return_together(self, step: BegunStep) -> None:
-        """Returns with the other tasks of a large superstep whose nodes end at about this time."""
-        await self._joint_return.wait(len(self._beside(step)))
+    def joint_return(self, step: BegunStep) -> Awaitable[None] | None:
+        """Ends with the other tasks of a large superstep whose nodes end at about this time."""
+        tasks = len(self._beside(step))
+        return self._joint_return.wait(tasks) if tasks >= WIDE else None
 
     def leave_step(self, task_id: UUID, error: Any = None) -> BegunStep | None:
         """The task has written all that it will write. Returns its step, if it has begun one. Where it was

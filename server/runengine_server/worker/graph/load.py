@@ -57,6 +57,11 @@ class Workflow:
         """The graph whose checkpoints have that namespace; None of one that a node calls by itself."""
         return self.subgraphs.get(namespace_path(namespace)) if namespace else self.graph
 
+    def may_have_gates(self, namespace: str) -> bool:
+        """Whether the graph of that namespace stops before or after a node, as far as is known."""
+        graph = self.graph_of(namespace)
+        return graph is None or bool(graph.interrupt_before_nodes or graph.interrupt_after_nodes)
+
     def gates_at(
         self, namespace: str, values: Mapping[str, Any], after: Sequence[str]
     ) -> Sequence[str] | None:

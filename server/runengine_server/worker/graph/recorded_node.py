@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -132,8 +132,8 @@ class RecordedNode(Runnable[Any, Any]):
     def _call(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
         return self.bound.invoke(input, config, **kwargs)
 
-    async def _acall(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Any:  # noqa: A002
-        return await self.bound.ainvoke(input, config, **kwargs)
+    def _acall(self, input: Any, config: RunnableConfig, **kwargs: Any) -> Awaitable[Any]:  # noqa: A002
+        return self.bound.ainvoke(input, config, **kwargs)
 
     async def _begin(self, input: Any, config: RunnableConfig) -> Begun:  # noqa: A002
         execution: Execution = config["configurable"][EXECUTION]
@@ -174,7 +174,8 @@ class RecordedNode(Runnable[Any, Any]):
         if begun.cache_key:
             result = await self._save_cached(begun, begun.cache_key, result)
         begun.step.returned = True
-        await begun.execution.return_together(begun.step)
+        if (joint := begun.execution.joint_return(begun.step)) is not None:
+            await joint
         return result
 
     def _cache_key(self, input: Any) -> tuple[bytes | None, Exception | None]:  # noqa: A002

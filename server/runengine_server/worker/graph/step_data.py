@@ -28,17 +28,22 @@ def input_of_step(value: Any, untracked: frozenset[str], limit: int) -> bytes | 
     return _encoded(encode_step_input, lambda: _tracked(value, untracked), limit)
 
 
-def update_of_step(writes: Sequence[tuple[str, Any]], limit: int) -> bytes | None:
-    """As input_of_step, of what a task wrote: in the shape of LangGraph's stream mode "updates"."""
-    return _encoded(encode_step_update, lambda: _update(writes), limit)
+def update_of_step(writes: Sequence[tuple[str, Any]], limit: int, stored_size: int) -> bytes | None:
+    """As input_of_step, of what a task wrote: in the shape of LangGraph's stream mode "updates". It is stored
+    in `stored_size` bytes.
+    """
+    return _encoded(encode_step_update, lambda: _update(writes), limit, stored_size)
 
 
-def _encoded(encode: Callable[..., bytes], make: Callable[[], Any], limit: int) -> bytes | None:
+def _encoded(
+    encode: Callable[..., bytes], make: Callable[[], Any], limit: int, stored_size: int | None = None
+) -> bytes | None:
     if limit == 0:
         return None
     try:
         value = make()
-        size = _least_size(value, limit)
+        is_small = stored_size is not None and stored_size <= limit
+        size = 0 if is_small else _least_size(value, limit)
         if size <= limit:
             json = to_json(value, shows_unknown=True)
             if len(json) <= limit:

@@ -24,7 +24,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command, Send
 
 from runengine_server.worker.graph.channels import keep_as_stored
-from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowError, contained
+from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowError, contained, raise_contained
 from runengine_server.worker.graph.recorded_task import recorded
 from runengine_server.worker.graph.stored_values import FLAT, as_stored
 from runengine_server.worker.graph.time_limit import TimeLimit
@@ -111,9 +111,12 @@ class StoringNode(Runnable[Any, Any]):
         """
         assert config is not None
         try:
-            return await contained(self.bound.ainvoke(input, self._storing(config, is_async=True), **kwargs))
+            return await self.bound.ainvoke(input, self._storing(config, is_async=True), **kwargs)
         except ParentCommand as above:
             self._pass_on(above, config)
+            raise
+        except BaseException as error:
+            raise_contained(error)
             raise
 
     def _storing(self, config: RunnableConfig, *, is_async: bool) -> RunnableConfig:

@@ -29,9 +29,7 @@ class JointReturn:
         self._due: asyncio.Event | None = None
 
     async def wait(self, tasks: int) -> None:
-        """At once in a superstep of few tasks; of 12,000 after 60 ms at most."""
-        if tasks < WIDE:
-            return
+        """In a superstep of 12,000 tasks after 60 ms at most."""
         if self._due is None:
             self._due = asyncio.Event()
             asyncio.get_running_loop().call_later(tasks * SECONDS_PER_TASK, self._return)
