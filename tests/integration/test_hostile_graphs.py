@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import asyncpg
 import pytest
+from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy
 from runengine.context import RunContext
@@ -103,6 +104,22 @@ async def test_an_exception_of_an_edge_fails_its_run(database_url: str, error: B
     graph.add_conditional_edges("node", choose, ["node"])
     async with serving(database_url, graph) as engine:
         assert (await engine.execute()).status is RunStatus.FAILED
+
+
+@pytest.mark.parametrize("of", [START, "node"])
+@pytest.mark.parametrize("leave", [leave, leave_asynchronously], ids=["sync", "async"])
+@pytest.mark.parametrize("is_within", [False, True], ids=["at the top", "of a sub-graph"])
+async def test_an_edge_cannot_end_the_worker(database_url: str, of: str, leave: Any, is_within: bool) -> None:
+    """As above."""
+    graph: StateGraph[Any, Any, Any, Any] = StateGraph(State)
+    graph.add_node("node", lambda state: {})
+    graph.add_conditional_edges(of, leave, ["node"])
+    if of != START:
+        graph.add_edge(START, "node")
+    async with serving(database_url, alone("outer", graph.compile()) if is_within else graph) as engine:
+        run = await engine.execute()
+        assert run.error is not None
+        assert run.error.message.startswith("NodeExited: SystemExit: 3")
 
 
 async def test_a_run_that_cannot_be_ended_is_left_to_its_lease_and_counted(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 from collections.abc import Callable, Container, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,9 +19,10 @@ from langgraph._internal._constants import (
     CONFIG_KEY_SEND,
     TASKS,
 )
-from langgraph._internal._runnable import RunnableSeq
+from langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.errors import ParentCommand
+from langgraph.graph._branch import BranchSpec
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Send
 
@@ -43,8 +46,7 @@ def store_writes(
     untracked = untracked_channels(graph)
     for name, node in graph.nodes.items():
         if (bound := node.node) is not None and not isinstance(bound, StoringNode):
-            if not is_top:
-                _contain(bound)
+            _contain(bound, is_top)
             vars(node)["node"] = StoringNode(name, bound, graph.nodes, untracked, is_top, records_tasks)
 
 
@@ -63,10 +65,34 @@ class _Contained(Runnable[Any, Any]):
         return await contained(self.bound.ainvoke(input, config, **kwargs))
 
 
-def _contain(node: Runnable[Any, Any]) -> None:
+def _contain(node: Runnable[Any, Any], is_top: bool) -> None:
     sequence = node.bound if isinstance(node, TimeLimit) else node
     if isinstance(sequence, RunnableSeq):
-        sequence.steps[0] = _Contained(sequence.steps[0])
+        sequence.steps = [_contained_edge(step) for step in sequence.steps]
+        if not is_top:  # a node at the top contains itself: see RecordedNode
+            sequence.steps[0] = _Contained(sequence.steps[0])
+
+
+def _contained_edge(step: Any) -> Any:
+    """A conditional edge whose function is contained: that too is executed as an asyncio task of its own
+    (`RunnableCallable.ainvoke`). Other steps as they are.
+    """
+    branch = getattr(getattr(step, "func", None), "__self__", None)
+    if not isinstance(branch, BranchSpec) or not isinstance(branch.path, RunnableCallable):
+        return step
+    choose = branch.path.afunc
+    if choose is None:
+        return step
+
+    @functools.wraps(choose)
+    async def contained_choose(*arguments: Any, **named: Any) -> Any:
+        return await contained(choose(*arguments, **named))
+
+    path, edge = copy(branch.path), copy(step)
+    path.afunc = contained_choose
+    branch = branch._replace(path=path)
+    edge.func, edge.afunc = branch._route, branch._aroute
+    return edge
 
 
 def untracked_channels(graph: Pregel[Any, Any, Any, Any]) -> frozenset[str]:
