@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
 from runengine_server.domain.run import CampaignStatus, RunStatus
+from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 
 from tests.support.nodes import save_bundle
-from tests.support.own_worker import Ran, State, chain, code_and_step, fork, happened, serving
+from tests.support.own_worker import Ran, State, chain, code_and_step, fork, happened, serving, until
 
 NO_ARTIFACT = "00000000-0000-0000-0000-000000000000"
 
@@ -68,12 +71,23 @@ async def test_a_run_that_names_no_artifact_as_its_bundle_fails_each_time_it_is_
         assert run.status is RunStatus.FAILED
 
 
+def files_in(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize("node", ["passes it on", "swallows it"])
 @pytest.mark.parametrize("how", ["cancelled", "taken over"])
 async def test_a_run_that_is_no_longer_ours_is_left_at_once_although_a_parallel_node_waits_for_ever(
-    database_url: str, how: str, node: str
+    database_url: str, monkeypatch: pytest.MonkeyPatch, how: str, node: str
 ) -> None:
-    waiting, saving, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    waiting, saving, lost, left = (asyncio.Event() for _ in range(4))
+    delete = ArtifactStore.delete
+
+    async def delete_late(store: ArtifactStore, key: str) -> None:
+        await left.wait()
+        await delete(store, key)
+
+    monkeypatch.setattr(ArtifactStore, "delete", delete_late)
 
     async def wait(state: State) -> State:
         waiting.set()
@@ -102,5 +116,6 @@ async def test_a_run_that_is_no_longer_ours_is_left_at_once_although_a_parallel_
         before = await engine.get(run_id), await engine.executions(run_id)
         lost.set()
         await execution
+        left.set()
         assert (await engine.get(run_id), await engine.executions(run_id)) == before
-        assert not [path for path in engine.directory.rglob("*") if path.is_file()]
+        await until(partial(asyncio.to_thread, files_in, engine.directory), lambda files: not files)

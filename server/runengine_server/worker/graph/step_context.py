@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from functools import partial
 
@@ -70,8 +71,9 @@ async def _save_artifact(
     except ExecutionStopped as stopped:
         # Not after Unavailable: the row may have been committed, and only the response lost.
         if isinstance(stopped.__cause__, Fenced | StatementRefused):
+            # Shielded, because the node is cancelled as soon as the run is known not to be held any more.
             with contextlib.suppress(Exception):
-                await store.delete(key)
+                await asyncio.shield(store.delete(key))
         raise
     return str(artifact_id)
 
