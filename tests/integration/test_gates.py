@@ -151,6 +151,7 @@ GATES = [*TOP, asking, nested, *CALLED]
 
 
 async def die(held: HeldRunRepository, *arguments: Any, **named: Any) -> None:
+    await held.flush()  # or else its successor would come to the gate by itself
     raise Killed
 
 
