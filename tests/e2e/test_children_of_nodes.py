@@ -40,7 +40,10 @@ async def test_a_signal_to_a_forked_child_ends_the_child_and_not_the_worker(
         await asyncio.wait({waiting, ending}, return_when=asyncio.FIRST_COMPLETED)
         assert not worker.has_ended
         ending.cancel()
-        ended = await waiting
+        try:
+            ended = await waiting
+        except TimeoutError:
+            raise AssertionError("the signal has not ended the child") from None
         assert ended.status == RunStatus.RUN_STATUS_COMPLETED, ended.error.message
 
 
