@@ -83,7 +83,7 @@ await serve(({ address, method, request: asked, metadata, timeoutMs, cancelAfter
       if (told.messages.length === cancelAfter) call.cancel();
     };
     const end = (error) => {
-      told.error = error ? explain(error) : null;
+      if (error) told.error = explain(error); // a stream that fails ends afterwards
       resolve(told); // what waits for it goes on after the event below
     };
     let call;
