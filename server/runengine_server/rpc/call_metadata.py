@@ -62,7 +62,7 @@ def set_metadata(context: Context, result: MutationResult, more: Metadata = ()) 
     names a campaign which does not exist with `runengine-campaign: missing`.
 
     As trailing metadata, which goes with the response. grpc.aio 1.85 sends initial metadata by an operation
-    of its own, which takes longer than anything else that `serve` does for a trigger but to store it.
+    of its own, which takes a tenth of the time of a trigger in `serve`.
     """
     replayed = _REPLAYED if result.outcome is Outcome.REPLAYED else ()
     without_campaign = _WITHOUT_CAMPAIGN if result.has_campaign is False else ()

@@ -176,13 +176,13 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 f"An edge or goto leads to {target_of(min(lost))!r}, and the graph has no such node."
             )
         self._open_writes.begin((namespace, checkpoint["id"]), checkpoint["channel_values"].get(TASKS, ()))
-        if self._workflow is not None and not self._workflow.may_have_gates(namespace):
-            self._execution.gates.leave(namespace)
-        elif self._workflow is not None:
-            after = self._workflow.gates_after(namespace, ended.nodes())
-            if after:
-                metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: after})
-            gates = self._workflow.gates_at(namespace, checkpoint["channel_values"], after)
+        if self._workflow is not None:
+            gates: Sequence[str] | None = ()
+            if self._workflow.may_have_gates(namespace):
+                after = self._workflow.gates_after(namespace, ended.nodes())
+                if after:
+                    metadata = cast(CheckpointMetadata, {**metadata, _STOPPED_AFTER: after})
+                gates = self._workflow.gates_at(namespace, checkpoint["channel_values"], after)
             self._execution.gates.reach(namespace, checkpoint["id"], gates)
         type_, encoded = self.serde.dumps_typed(checkpoint)
         self._check_size("The state of the run", len(encoded))

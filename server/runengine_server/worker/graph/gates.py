@@ -62,10 +62,6 @@ class Gates:
         (self._unknown if nodes is None else self._at)[namespace] = gates
         return bool(gates) and all(gate.id in self.resume_values for gate in gates)
 
-    def leave(self, namespace: str) -> None:
-        """A checkpoint without gates is the current one of its namespace."""
-        self._at.pop(namespace, None)
-
     @property
     def resume(self) -> Any:
         """What LangGraph is called with to go on: values by the ids of what asked; or the one value for what

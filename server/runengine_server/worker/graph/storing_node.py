@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import functools
 from collections.abc import Callable, Container, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -84,7 +83,7 @@ def _contained_edge(step: Any) -> Any:
     if choose is None:
         return step
 
-    @functools.wraps(choose)
+    @wraps(choose)
     async def contained_choose(*arguments: Any, **named: Any) -> Any:
         return await contained(choose(*arguments, **named))
 
