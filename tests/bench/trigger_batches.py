@@ -16,14 +16,14 @@ from uuid import uuid4
 import asyncpg
 import uuid_utils.compat
 from runengine.v1.run_service_pb2 import TriggerRunRequest
-from runengine_server.database.functions import batched_function
+from runengine_server.database.functions import each_call
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import NewRun
 
 from tests.support.stack import open_directory, own_postgres
 
 _TRIGGERS, _BATCH, _ROUNDS = 192, 16, 25
-_TRIGGER = batched_function("trigger_run", "trigger_runs")
+_TRIGGER = each_call("trigger_run", "trigger_runs")
 _NO_KEY = (None, None, None)
 
 

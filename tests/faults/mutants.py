@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults import mutations as without
 from tests.faults.approval_mutants import APPROVALS
+from tests.faults.batch_mutants import BATCHES
 from tests.faults.judging import judge, missing, run_pytest
 from tests.faults.judging import mutant_of as _mutant
 from tests.faults.mutations import rewriting
@@ -36,7 +37,6 @@ _HEARTBEATS, _CLOCKS = "integration/test_heartbeat.py", "postgresql/test_moved_c
 _SWEPT = "integration/test_artifact_sweep.py::"
 _SWEPT += "test_an_artifact_without_a_row_is_deleted_once_it_is_a_day_old_and_nothing_else"
 _LOST = "faults/test_guards.py::test_a_worker_that_has_lost_its_run_changes_nothing"
-_BATCHES = "integration/test_batches.py::"
 _RESUMES = "integration/test_resumes.py::"
 _BY_ID = f"{_RESUMES}test_questions_side_by_side_take_values_by_id_and_no_single_one"
 
@@ -46,7 +46,7 @@ MUTANTS = (
     _mutant("epoch in the failure of a step", without.epoch_of("fail_step"), _LOST),
     _mutant(
         "epoch in the begin of a step, what it wrote, and a checkpoint",
-        without.epoch_of("record_progress"),
+        without.epoch_of_progress,
         _LOST,
         "integration/test_pruning.py::test_a_worker_that_lost_its_run_prunes_nothing",
     ),
@@ -77,7 +77,7 @@ MUTANTS = (
         rewriting(["claim_queued", "claim_expired"], "epoch = epoch + 1", "epoch = epoch"),
         _LOST,
     ),
-    _mutant("status in the fence", rewriting(["hold_lease"], " AND status = 'running'", ""), _LOST),
+    _mutant("status in the fence", rewriting(["hold_leases"], "AND status = 'running'", ""), _LOST),
     _mutant(
         "order of a campaign's runs",
         rewriting(["move_campaign"], without.ORDER, ""),
@@ -99,26 +99,6 @@ MUTANTS = (
         "faults/test_guards.py::test_the_run_its_campaign_and_its_counts_move_together_or_not_at_all",
     ),
     _mutant(
-        "one lock order of batches",
-        rewriting(["trigger_runs"], "ORDER BY tenant_id, campaign_id, slot_of_run(id)", "ORDER BY place"),
-        f"{_BATCHES}test_a_batch_locks_the_counts_of_campaigns_in_the_order_of_claims",
-    ),
-    _mutant(
-        "bound of a batch's wait for a lock",
-        rewriting(["trigger_runs"], " SET lock_timeout = '100ms'", ""),
-        f"{_BATCHES}test_triggers_of_other_campaigns_do_not_wait_for_a_campaign_that_is_locked",
-    ),
-    _mutant(
-        "single call after a failed batch",
-        without.single_call_after_a_failed_batch,
-        f"{_BATCHES}test_a_trigger_that_fails_fails_alone",
-    ),
-    _mutant(
-        "what may have been committed is not sent again",
-        without.end_of_what_may_have_been_committed,
-        f"{_BATCHES}test_a_batch_that_may_have_been_committed_is_not_sent_again",
-    ),
-    _mutant(
         "SKIP LOCKED",
         rewriting(without.CLAIMS, "FOR UPDATE SKIP LOCKED", "FOR UPDATE"),
         "faults/test_guards.py::test_a_claimer_does_not_wait_for_a_run_that_another_has_locked",
@@ -131,12 +111,12 @@ MUTANTS = (
     ),
     _mutant(
         "lock of the fence",
-        rewriting(["hold_lease"], " FOR KEY SHARE", ""),
+        rewriting(["hold_leases"], " FOR KEY SHARE", ""),
         f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
     ),
     _mutant(
         "heartbeat beside the fence",
-        rewriting(["hold_lease"], "FOR KEY SHARE", "FOR SHARE"),
+        rewriting(["hold_leases"], "FOR KEY SHARE", "FOR SHARE"),
         f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
     ),
     _mutant(
@@ -369,6 +349,7 @@ MUTANTS = (
     *APPROVALS,
     *PROGRESS,
     *THREADS,
+    *BATCHES,
     *STEPS,
     *STEPS_WITHIN_STEPS,
 )

@@ -12,8 +12,8 @@ import pytest
 from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.commands.trigger_run import check_trigger
 from runengine_server.database.batcher import Batcher
-from runengine_server.database.functions import batched_function
-from runengine_server.domain.errors import StatementRefused
+from runengine_server.database.functions import each_call
+from runengine_server.domain.errors import StatementRefused, Unavailable
 from runengine_server.domain.run import NewRun
 from runengine_server.repositories.run_repository import (
     IdempotencyKey,
@@ -25,7 +25,7 @@ from runengine_server.repositories.run_repository import (
 from tests.faults.proxy import Proxy
 from tests.support.own_worker import ACTOR, Engine, Ran, chain, run_of, serving, until
 
-TRIGGER = batched_function("trigger_run", "trigger_runs")
+TRIGGER = each_call("trigger_run", "trigger_runs")
 MANY, ONE = TRIGGER.many, TRIGGER.one.call
 
 
@@ -177,7 +177,7 @@ async def test_a_batch_that_may_have_been_committed_is_not_sent_again() -> None:
     await until(lambda: asyncio.sleep(0, len(sent)), lambda count: count == 1)
     is_sent.set()
     results = await asyncio.gather(*calls, return_exceptions=True)
-    assert all(isinstance(result, ConnectionResetError) for result in results)
+    assert all(isinstance(result, Unavailable) for result in results)
     assert sent == [ONE, MANY]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -10,11 +11,12 @@ import asyncpg
 import pytest
 from langgraph.func import task
 from langgraph.graph import START, StateGraph
-from runengine_server.database.functions import TenantFunction, tenant_function
+from runengine_server.database.functions import TenantFunction
 from runengine_server.domain.errors import StatementRefused, Unavailable
 from runengine_server.domain.run import Failure, RunStatus
-from runengine_server.repositories.held_run_repository import HeldRunRepository, progress_arguments
-from runengine_server.repositories.write_behind import StoredCheckpoint
+from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.repositories.record_progress import RECORD_PROGRESS
+from runengine_server.repositories.write_behind import PendingWrites, StoredCheckpoint
 
 from tests.support.own_worker import Graph, Ran, State, chain, ended, happened, serving, until
 
@@ -70,17 +72,15 @@ async def test_a_worker_that_stops_while_a_step_waits_to_begin_has_stored_the_st
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran, waiting = Ran(), asyncio.Event()
-    real = HeldRunRepository.call_fenced
+    real = HeldRunRepository.record_progress
 
-    async def wait_for_the_first_time(
-        held: HeldRunRepository, function: TenantFunction, *arguments: object
-    ) -> Any:
-        if ["two"] in arguments and not waiting.is_set():
+    async def wait_for_the_first_time(held: HeldRunRepository, batch: Sequence[PendingWrites]) -> Any:
+        if any(each.begun_step and each.begun_step[1] == "two" for each in batch) and not waiting.is_set():
             waiting.set()
             await asyncio.Event().wait()
-        return await real(held, function, *arguments)
+        return await real(held, batch)
 
-    monkeypatch.setattr(HeldRunRepository, "call_fenced", wait_for_the_first_time)
+    monkeypatch.setattr(HeldRunRepository, "record_progress", wait_for_the_first_time)
     async with serving(database_url, chain(one=ran.node("one"), two=ran.node("two"))) as engine:
         run_id = await engine.trigger()
         async with engine.working() as worker:
@@ -100,10 +100,10 @@ async def test_a_begin_that_was_stopped_in_flight_may_be_committed_during_the_ne
         held = HeldRunRepository(engine.database, run, "worker:test")
         first = database.transaction()
         await first.start()
-        *nothing, _, _, _, _, _, _ = progress_arguments([])
-        arguments = (*nothing, [task_id], ["one"], ["one"], [False], [None], [None])
-        begin = tenant_function("record_progress").call
-        await database.fetch(begin, run.tenant_id, run.id, run.epoch, *arguments)
+        begin = PendingWrites(begun_step=(task_id, "one", "one", False, None, None))
+        begin.stored = asyncio.get_running_loop().create_future()
+        sql, arguments = RECORD_PROGRESS.statement([(run.tenant_id, run.id, run.epoch, [begin])])
+        await database.fetch(sql, *arguments)
         second = asyncio.create_task(held.begin_step(task_id, "one", "one", False))
         waiting = "SELECT count(*) FROM pg_locks WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
         await until(lambda: database.fetchval(waiting), bool)
@@ -157,29 +157,28 @@ async def test_a_run_does_not_end_before_what_is_being_stored_of_it(
 ) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         run_id = await engine.trigger()
-        held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
-        real, task_id, storing, store = (
-            HeldRunRepository.call_fenced,
-            uuid4(),
-            asyncio.Event(),
-            asyncio.Event(),
-        )
-        await held.begin_step(task_id, "one", "one", False)
-        await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, defer=True)
+        task_id, storing, store = uuid4(), asyncio.Event(), asyncio.Event()
+        record, call = HeldRunRepository.record_progress, HeldRunRepository.call_fenced
 
-        async def store_late(held: HeldRunRepository, function: TenantFunction, *arguments: object) -> Any:
-            if function.name == "record_progress":
+        async def store_late(held: HeldRunRepository, batch: Sequence[PendingWrites]) -> Any:
+            if any(each.completed_step for each in batch):
                 storing.set()
                 await store.wait()
-            else:
-                store.set()
-            return await real(held, function, *arguments)
+            return await record(held, batch)
+
+        async def store_now(held: HeldRunRepository, function: TenantFunction, *arguments: object) -> Any:
+            store.set()
+            return await call(held, function, *arguments)
 
         async def end() -> None:
             async with held.end() as ending:
                 await ending.complete()
 
-        monkeypatch.setattr(HeldRunRepository, "call_fenced", store_late)
+        monkeypatch.setattr(HeldRunRepository, "record_progress", store_late)
+        monkeypatch.setattr(HeldRunRepository, "call_fenced", store_now)
+        held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
+        await held.begin_step(task_id, "one", "one", False)
+        await held.save_writes("", "1", str(task_id), "", [(0, "seen", "null", b"")], task_id, defer=True)
         flushing = asyncio.create_task(held.flush())
         await happened(storing)
         ending = asyncio.create_task(end())
@@ -196,16 +195,16 @@ async def test_of_what_was_refused_together_nothing_is_lost_or_out_of_order_when
 ) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         await engine.trigger()
-        held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
-        call, calls = HeldRunRepository.call_fenced, [0]
+        record, calls = HeldRunRepository.record_progress, [0]
 
-        async def goes_away(held: HeldRunRepository, *arguments: Any) -> Any:
+        async def goes_away(held: HeldRunRepository, batch: Sequence[PendingWrites]) -> Any:
             calls[0] += 1
             if calls[0] == 3:  # all together, the begin that is refused, and now
                 raise Unavailable
-            return await call(held, *arguments)
+            return await record(held, batch)
 
-        monkeypatch.setattr(HeldRunRepository, "call_fenced", goes_away)
+        monkeypatch.setattr(HeldRunRepository, "record_progress", goes_away)
+        held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
         await held.save_checkpoint(StoredCheckpoint("", "1", None, "null", b"", b""), defer=True)
         outcomes = await asyncio.gather(
             held.begin_step(uuid4(), "one", "no \0 skill", False),

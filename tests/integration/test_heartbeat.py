@@ -14,11 +14,10 @@ from uuid import UUID
 import asyncpg
 import pytest
 from runengine_server.database.database import Database
-from runengine_server.database.functions import tenant_function
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun, RunStatus
-from runengine_server.repositories.held_run_repository import progress_arguments
 from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRepository
+from runengine_server.repositories.record_progress import RECORD_PROGRESS
 from runengine_server.worker.heartbeat import Heartbeat
 
 from tests.support.clock import Clock
@@ -102,8 +101,8 @@ async def test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored(
         before = await leases(engine)
         async with engine.tenant.transaction() as storing:
             # It has taken its lock, and has not committed.
-            held = (run_id, run.epoch, *progress_arguments([]))
-            assert await storing.fetch(tenant_function("record_progress").call, engine.tenant_id, *held)
+            sql, arguments = RECORD_PROGRESS.statement([(engine.tenant_id, run_id, run.epoch, [])])
+            assert await storing.fetch(sql, *arguments)
             assert await beat(engine, [run]) == {run_id}
             await engine.lose(run_id)
             # However long it takes, nobody takes the run over.

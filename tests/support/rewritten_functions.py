@@ -12,6 +12,7 @@ from runengine_server.database import functions
 _DECLARED = re.compile(r"^CREATE FUNCTION (\w+)\(.*?^(?:\$\$|RETURN .*?);$", re.MULTILINE | re.DOTALL)
 
 _KEEPS_PATH = "SET search_path FROM CURRENT"
+_SEVERAL = "(_tenant text[]"
 
 
 def texts() -> dict[str, str]:
@@ -21,14 +22,14 @@ def texts() -> dict[str, str]:
 
 def called() -> set[str]:
     """The functions that servers call, and not only other functions; without those that call one of these for
-    each of several tenants.
+    several tenants.
     """
-    return {name for name, text in texts().items() if _KEEPS_PATH in text and "(_tenant text[]" not in text}
+    return {name for name, text in texts().items() if _KEEPS_PATH in text} - batched()
 
 
 def batched() -> set[str]:
-    """The functions that call one of called() for each of several tenants."""
-    return {name for name, text in texts().items() if _KEEPS_PATH in text and "(_tenant text[]" in text}
+    """The functions that call one of called() for several tenants."""
+    return {name for name, text in texts().items() if _KEEPS_PATH in text and _SEVERAL in text}
 
 
 def rewrite(name: str, guard: str, instead: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pglast
@@ -11,7 +11,7 @@ import pytest
 from pglast import ast
 from pglast.visitors import Skip, Visitor
 from runengine_server.database import functions
-from runengine_server.database.functions import batched_function, dispatch_function, tenant_function
+from runengine_server.database.functions import dispatch_function, each_call, of_tenants, tenant_function
 from runengine_server.domain.run import RunStatus
 from runengine_server.domain.transitions import Transition
 
@@ -96,16 +96,24 @@ def test_a_function_that_servers_call_is_one_that_keeps_its_search_path() -> Non
     assert called() == {name for name, text in texts().items() if "set_config('runengine." in text}
 
 
-@pytest.mark.parametrize("name", sorted(batched()))
-def test_a_function_for_a_batch_takes_what_the_one_that_it_calls_takes(name: str) -> None:
-    one = name.removesuffix("s")
-    assert f" {one}(" in texts()[name]
-    assert batched_function(one, name).one.name == one
+@pytest.mark.parametrize(
+    ("batch", "of", "one"),
+    [
+        (each_call, "trigger_runs", "trigger_run"),
+        (of_tenants, "record_progress_of_tenants", "record_progress"),
+    ],
+)
+def test_a_function_for_a_batch_takes_what_the_one_that_it_calls_takes(
+    batch: Callable[[str, str], object], of: str, one: str
+) -> None:
+    assert of in batched()
+    assert f" {one}(" in texts()[of]
+    assert batch(one, of)
     for make in (tenant_function, dispatch_function):
         with pytest.raises(KeyError):
-            make(name)
+            make(of)
     with pytest.raises(KeyError):
-        batched_function("cancel_run", name)
+        batch("cancel_run", of)
 
 
 @pytest.mark.parametrize("name", sorted(called()))

@@ -1,17 +1,17 @@
-"""Sends calls of one function that wait at the same moment as one statement."""
+"""Sends calls of one kind that wait at the same moment as one statement."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import asyncpg
 
-from runengine_server.database.driver_errors import has_rolled_back
-from runengine_server.database.functions import BatchedFunction
+from runengine_server.database.driver_errors import has_rolled_back, translate_driver_errors, translated
 
 # No call waits longer for others to end: they may wait for a lock that it does not need.
 _WAIT_SECONDS = 0.1
@@ -20,22 +20,46 @@ _WAIT_SECONDS = 0.1
 _MOST, _MOST_BYTES = 64, 2**18
 
 
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class BatchedFunction(Protocol[Result_co]):
+    """What is called, with the arguments of each call as a tuple."""
+
+    @property
+    def name(self) -> str:
+        """A word for it."""
+
+    def size(self, call: tuple[Any, ...], /) -> int:
+        """About so many bytes are sent for the call."""
+
+    def statement(self, calls: Sequence[tuple[Any, ...]], /) -> tuple[str, Sequence[Any]]:
+        """One statement for these calls, and its arguments."""
+
+    def results(
+        self, calls: Sequence[tuple[Any, ...]], rows: Sequence[asyncpg.Record], /
+    ) -> Sequence[Result_co]:
+        """The result of each call, from the rows of the statement."""
+
+
 @dataclass(slots=True, eq=False)
-class _Call:
+class _Call(Generic[Result]):
     """`batch` are those that its statement is for, itself too, and `task` sends them; once they are sent."""
 
     arguments: tuple[Any, ...]
-    row: asyncio.Future[asyncpg.Record]
-    batch: Sequence[_Call] = ()
+    result: asyncio.Future[Result]
+    batch: Sequence[_Call[Result]] = ()
     task: asyncio.Task[None] | None = None
 
-    @property
-    def size(self) -> int:
-        return sum(len(each) for each in self.arguments if isinstance(each, bytes))
+    def give_up(self, result: asyncio.Future[Result]) -> None:
+        """Stops the statement when nobody waits for it any more."""
+        if result.cancelled() and self.task and all(each.result.cancelled() for each in self.batch):
+            self.task.cancel()
 
 
-class Batcher:
-    """Calls of one function, of all tenants; each returns one row.
+class Batcher(Generic[Result]):
+    """Calls of one kind, of all tenants.
 
     While none is under way a call is a statement of its own, at once. Calls that come meanwhile wait until it
     ends, for 0.1 s at most, and are sent together: one round trip and one commit. They share nothing else.
@@ -44,39 +68,50 @@ class Batcher:
     """
 
     def __init__(
-        self, function: BatchedFunction, fetch: Callable[..., Awaitable[Sequence[asyncpg.Record]]]
+        self,
+        function: BatchedFunction[Result],
+        fetch: Callable[..., Awaitable[Sequence[asyncpg.Record]]],
     ) -> None:
         """`fetch` returns the rows of a statement with these arguments, in a transaction of its own."""
         self._function = function
         self._fetch = fetch
         self._under_way: set[object] = set()  # statements; not those that calls have waited for long enough
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[_Call[Result]] = deque()
+        self._is_due = False  # they are sent in a moment
         self._timer: asyncio.TimerHandle | None = None  # of the first that waits
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def call(self, *arguments: Any) -> asyncpg.Record:
-        """The row that the function returns. Raises as `fetch` does."""
-        if not self._under_way:
-            (row,) = await self._fetch_counted(self._function.one.call, *arguments)
-            return row
-        call = _Call(arguments, asyncio.get_running_loop().create_future())
-        self._waiting.append(call)
-        self._start_timer()
-        try:
-            return await call.row
-        except asyncio.CancelledError:
-            if call.task is not None and all(each.row.cancelled() for each in call.batch):
-                call.task.cancel()
-            raise
+    async def call(self, *arguments: Any) -> Result:
+        """The result of a call with these arguments. Raises as translate_driver_errors does."""
+        if self._under_way:
+            return await self.submit(*arguments)
+        with translate_driver_errors():
+            (result,) = await self._fetch_results([arguments])
+        return result
 
-    async def _fetch_counted(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
+    def submit(self, *arguments: Any) -> asyncio.Future[Result]:
+        """As `call`, without a coroutine that waits: to cancel the future gives the call up."""
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        call = _Call(arguments, result)
+        result.add_done_callback(call.give_up)
+        self._waiting.append(call)
+        if self._under_way:
+            self._start_timer()
+        elif not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._send_waiting)  # with those that come until then
+        return result
+
+    async def _fetch_results(self, calls: Sequence[tuple[Any, ...]]) -> Sequence[Result]:
+        sql, arguments = self._function.statement(calls)
         statement = object()
         self._under_way.add(statement)
         try:
-            return await self._fetch(sql, *arguments)
+            rows = await self._fetch(sql, *arguments)
         finally:
             self._under_way.discard(statement)
             self._send_waiting()
+        return self._function.results(calls, rows)
 
     def _start_timer(self) -> None:
         if self._timer is None and self._waiting:
@@ -87,51 +122,45 @@ class Batcher:
         self._send_waiting()
 
     def _send_waiting(self) -> None:
+        self._is_due = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        batch: list[_Call] = []
+        batch: list[_Call[Result]] = []
         size = 0
         while self._waiting and len(batch) < _MOST:
             call = self._waiting[0]
-            size += call.size
+            size += self._function.size(call.arguments)
             if batch and size > _MOST_BYTES:
                 break
             self._waiting.popleft()
-            if not call.row.done():
+            if not call.result.done():
                 batch.append(call)
         if batch:
             self._start(batch)
         self._start_timer()
 
-    def _start(self, batch: list[_Call]) -> None:
-        task = asyncio.create_task(self._send(batch), name=f"batch of {self._function.one.name}")
+    def _start(self, batch: list[_Call[Result]]) -> None:
+        # In no context, because what it logs is not of one call.
+        name, context = f"batch of {self._function.name}", Context()
+        task = asyncio.create_task(self._send(batch), name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         for call in batch:
             call.batch, call.task = batch, task
 
-    async def _send(self, batch: list[_Call]) -> None:
+    async def _send(self, batch: list[_Call[Result]]) -> None:
         try:
-            rows = await self._rows(batch)
+            results = await self._fetch_results([call.arguments for call in batch])
         except Exception as error:
             for call in batch:
-                if call.row.done():
+                if call.result.done():
                     continue
                 if len(batch) > 1 and has_rolled_back(error):
                     self._start([call])
                 else:
-                    call.row.set_exception(error)
+                    call.result.set_exception(translated(error))
         else:
-            for call, row in zip(batch, rows, strict=True):
-                if not call.row.done():
-                    call.row.set_result(row)
-
-    async def _rows(self, batch: list[_Call]) -> Sequence[asyncpg.Record]:
-        """The row of each call, in their order."""
-        if len(batch) == 1:
-            return await self._fetch_counted(self._function.one.call, *batch[0].arguments)
-        arrays = zip(*(call.arguments for call in batch), strict=True)
-        rows = await self._fetch_counted(self._function.many, *map(list, arrays))
-        results = {row["place"]: row["result"] for row in rows}
-        return [results[place] for place in range(1, len(batch) + 1)]
+            for call, result in zip(batch, results, strict=True):
+                if not call.result.done():
+                    call.result.set_result(result)

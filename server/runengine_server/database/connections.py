@@ -9,10 +9,9 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from runengine_server.database.batcher import Batcher
+from runengine_server.database.batcher import BatchedFunction, Batcher, Result
 from runengine_server.database.connecting import Connection, Connector
 from runengine_server.database.deadline_extender import DeadlineExtender
-from runengine_server.database.functions import BatchedFunction
 from runengine_server.database.notifier import Notifier
 from runengine_server.database.pool import Pool
 from runengine_server.domain.errors import StatementRefused
@@ -37,7 +36,7 @@ class Connections:
         self._pool = Pool(connector.connect, max_connections + kept_for_reads)
         self._write_slots = asyncio.Semaphore(max_connections)
         self._deadlines = DeadlineExtender()
-        self._batchers: dict[BatchedFunction, Batcher] = {}
+        self._batchers: dict[BatchedFunction[Any], Batcher[Any]] = {}
         self.notifier = Notifier(connector.connect)
 
     async def open(self) -> None:
@@ -94,7 +93,7 @@ class Connections:
         """The rows of one statement, in a transaction of its own, on a connection of connection()."""
         return fetch(self._connector, connection, sql, *arguments)
 
-    def batcher(self, function: BatchedFunction) -> Batcher:
+    def batcher(self, function: BatchedFunction[Result]) -> Batcher[Result]:
         """What sends the calls of the function of this process. Its calls raise as connection() does."""
         if (batcher := self._batchers.get(function)) is None:
             batcher = self._batchers[function] = Batcher(function, self._write)

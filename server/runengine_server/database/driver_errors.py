@@ -54,16 +54,28 @@ def translate_driver_errors() -> Iterator[None]:
     """
     try:
         yield
-    except DENIALS as error:
-        if getattr(error, "server_source_function", None) == _POLICY_CHECK:
-            raise StatementRefused from error
+    except (*DENIALS, *PERMANENT_ERRORS, *TRANSIENT_ERRORS) as error:
+        raise translated(error) from error
+
+
+def translated(error: Exception) -> Exception:
+    """What translate_driver_errors raises in place of the error; the error itself when it is not the
+    driver's.
+    """
+    if isinstance(error, DENIALS) and getattr(error, "server_source_function", None) != _POLICY_CHECK:
         log_driver_error(error)
-        raise Denied from error
-    except PERMANENT_ERRORS as error:
-        raise StatementRefused from error
-    except TRANSIENT_ERRORS as error:
+        return _caused_by(error, Denied())
+    if isinstance(error, (*DENIALS, *PERMANENT_ERRORS)):
+        return _caused_by(error, StatementRefused())
+    if isinstance(error, TRANSIENT_ERRORS):
         log_driver_error(error)
-        raise Unavailable from error
+        return _caused_by(error, Unavailable())
+    return error
+
+
+def _caused_by(cause: Exception, error: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 def has_rolled_back(error: BaseException) -> bool:

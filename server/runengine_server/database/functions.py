@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
+from typing import Any
 
 import asyncpg
 
@@ -59,18 +61,44 @@ class DispatchFunction(_Function):
 
 
 @dataclass(frozen=True)
-class BatchedFunction:
-    """`one` is for one call. `many_name` is the name of one for several, which takes arrays of the same and
-    returns (place, row) of each, the first at place 1.
-    """
+class BatchFunction:
+    """A function, and the name of one that does the same for several tenants, or several calls."""
 
     one: TenantFunction
     many_name: str
 
+    @property
+    def name(self) -> str:
+        """That of the first."""
+        return self.one.name
+
     @cached_property
     def many(self) -> str:
-        """The statement that makes several calls."""
+        """The statement that calls the second."""
         return _call(self.many_name, self.one.parameters)
+
+
+class EachCall(BatchFunction):
+    """Calls of a function that returns one row for each, as Batcher takes them. The function for several
+    takes arrays of the same and returns (place, row) of each, the first at place 1.
+    """
+
+    def size(self, call: tuple[Any, ...]) -> int:
+        """About so many bytes."""
+        return sum(len(each) for each in call if isinstance(each, bytes))
+
+    def statement(self, calls: Sequence[tuple[Any, ...]]) -> tuple[str, Sequence[Any]]:
+        """The statement for these arguments of calls, and its own arguments."""
+        if len(calls) == 1:
+            return self.one.call, calls[0]
+        return self.many, [list(column) for column in zip(*calls, strict=True)]
+
+    def results(self, calls: Sequence[object], rows: Sequence[asyncpg.Record]) -> Sequence[asyncpg.Record]:
+        """The row of each call."""
+        if len(calls) == 1:
+            return rows
+        results = {row["place"]: row["result"] for row in rows}
+        return [results[place] for place in range(1, len(calls) + 1)]
 
 
 def _call(name: str, parameters: int) -> str:
@@ -94,14 +122,24 @@ def dispatch_function(name: str) -> DispatchFunction:
     return DispatchFunction(name, len(parameters), is_reading)
 
 
-def batched_function(one: str, many: str) -> BatchedFunction:
-    """The two functions of these names. Raises KeyError as tenant_function does, and when their parameters
+def each_call(one: str, many: str) -> EachCall:
+    """Of the two functions of these names. Raises KeyError as tenant_function does, and when their parameters
     differ.
     """
     function = tenant_function(one)
     if _declared()[many][0] != [f"{each}[]" for each in _declared()[one][0]]:
         raise KeyError(f"{many} takes no arrays of what {one} takes")
-    return BatchedFunction(function, many)
+    return EachCall(function, many)
+
+
+def of_tenants(one: str, many: str) -> BatchFunction:
+    """Of the two functions of these names, for one tenant and for several. Raises KeyError as tenant_function
+    does, and when their parameters differ in more than that.
+    """
+    function = tenant_function(one)
+    if _declared()[many][0] != ["_tenant text[]", *_declared()[one][0][1:]]:
+        raise KeyError(f"{many} takes no tenants and what {one} takes")
+    return BatchFunction(function, many)
 
 
 @cache

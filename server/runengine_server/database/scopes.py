@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 
+from runengine_server.database.batcher import BatchedFunction, Result
 from runengine_server.database.connecting import Connection
 from runengine_server.database.connections import Connections, Rows, commit
 from runengine_server.database.driver_errors import translate_driver_errors
-from runengine_server.database.functions import BatchedFunction, DispatchFunction, TenantFunction
+from runengine_server.database.functions import DispatchFunction, TenantFunction
 
 
 class Scope:
@@ -71,12 +73,15 @@ class TenantScope(Scope):
         """
         return self._call(function, self._tenant_id, *arguments)
 
-    async def call_batched(self, function: BatchedFunction, *arguments: Any) -> asyncpg.Record:
-        """The row of a function, as `call`. Several that come at the same time, of any tenants, are one
-        transaction: see Batcher.
+    def call_batched(self, function: BatchedFunction[Result], *arguments: Any) -> Coroutine[Any, Any, Result]:
+        """The result of a call, which is one transaction with others that come at the same time, of any
+        tenants: see Batcher. The tenant is added as in `call`, and it raises as that does.
         """
-        with translate_driver_errors():
-            return await self._connections.batcher(function).call(self._tenant_id, *arguments)
+        return self._connections.batcher(function).call(self._tenant_id, *arguments)
+
+    def submit(self, function: BatchedFunction[Result], *arguments: Any) -> asyncio.Future[Result]:
+        """As call_batched, without a coroutine that waits."""
+        return self._connections.batcher(function).submit(self._tenant_id, *arguments)
 
 
 class DispatchScope(Scope):

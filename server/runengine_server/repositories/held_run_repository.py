@@ -4,11 +4,11 @@ the run is running under the worker's epoch, and raises Fenced otherwise.
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -28,9 +28,9 @@ from runengine_server.domain.run import (
     RunStatus,
     WaitingFor,
 )
+from runengine_server.repositories.record_progress import RECORD_PROGRESS
 from runengine_server.repositories.write_behind import PendingWrites, StoredCheckpoint, WriteBehind
 
-_RECORD_PROGRESS = tenant_function("record_progress")
 _FAIL_STEP = tenant_function("fail_step")
 _INTERRUPT_STEPS = tenant_function("interrupt_steps")
 _DISCARD_WRITES = tenant_function("discard_writes")
@@ -100,41 +100,6 @@ def _columns_of(artifact: Artifact | None) -> tuple[object, ...]:
     return artifact.id, artifact.name, artifact.media_type, artifact.size, artifact.key
 
 
-def _columns(rows: Mapping[Any, tuple[object, ...]], count: int) -> list[list[object] | None]:
-    if not rows:
-        return [None] * count
-    return [list(column) for column in zip(*rows.values(), strict=True)]
-
-
-def progress_arguments(batch: Sequence[PendingWrites]) -> list[list[object] | None]:
-    """The arguments of record_progress for a batch, after tenant, run and epoch. A checkpoint that another
-    one of the batch replaces is left out, with the writes on top of it; so is a begin that nobody waits for.
-
-    None stands for no rows: asyncpg 0.32 checks the type of each array, and most of these are empty.
-    """
-    saved = [each.checkpoint for each in batch if each.checkpoint is not None]
-    replaced = {(each.checkpoint_ns, each.replaces) for each in saved}
-    checkpoints: dict[tuple[str, str], tuple[object, ...]] = {}
-    oldest_needed: dict[str, str] = {}
-    for each in saved:
-        if (key := (each.checkpoint_ns, each.checkpoint_id)) not in replaced:
-            checkpoints[key] = each.row
-        oldest_needed |= each.oldest_needed
-    writes = {key: row for each in batch for key, row in each.writes.items() if key[:2] not in replaced}
-    begun = {each.begun_step[0]: each.begun_step for each in batch if each.begun_step and each.is_awaited}
-    completed = [each for each in batch if each.completed_step is not None]
-    return [
-        [each.completed_step for each in completed] or None,
-        [each.update for each in completed] or None,
-        *_columns(writes, 8),
-        *_columns(checkpoints, 6),
-        list(oldest_needed) or None,
-        list(oldest_needed.values()) or None,
-        [namespace for each in saved for namespace in each.dropped_namespaces] or None,
-        *_columns(begun, 6),
-    ]
-
-
 class HeldRunRepository:
     """What the worker that claimed `run` may write; every method raises Fenced once it is not its own.
 
@@ -147,7 +112,7 @@ class HeldRunRepository:
     def __init__(self, database: Database, run: ClaimedRun, worker: str) -> None:
         self._scope = database.tenant(run.tenant_id)
         self._worker = worker
-        self._pending = WriteBehind(self._send)
+        self._pending = WriteBehind(self.record_progress)
         self.run = run
 
     async def call_fenced(self, function: TenantFunction, *arguments: object) -> Sequence[asyncpg.Record]:
@@ -159,10 +124,11 @@ class HeldRunRepository:
             raise Fenced
         return rows
 
-    async def _send(self, batch: Sequence[PendingWrites]) -> dict[UUID, int]:
-        """The attempt of each task that begins."""
-        rows = await self.call_fenced(_RECORD_PROGRESS, *progress_arguments(batch))
-        return {row["id"]: row["attempt"] for row in rows if row["id"] is not None}
+    def record_progress(self, batch: Sequence[PendingWrites]) -> Future[Mapping[UUID, int] | None]:
+        """Stores it now, in one statement with what the process has to store for other runs at the same time.
+        Returns the attempt of each step that begins; None when the run is not held any more.
+        """
+        return self._scope.submit(RECORD_PROGRESS, self.run.id, self.run.epoch, batch)
 
     @property
     def has_deferred_writes(self) -> bool:
@@ -353,7 +319,7 @@ class HeldRunRepository:
         with the last resume only `kept` is still needed.
         """
         await self.flush()
-        async with self._pending.in_order:
+        async with self._pending.alone():
             await self.call_fenced(
                 _WAIT_RUN,
                 self._worker,
@@ -378,7 +344,7 @@ class HeldRunRepository:
                 await self.flush()
         elif self.run.thread_id is not None:
             await self.flush()  # the next run of the thread goes on from there
-        async with self._pending.in_order:
+        async with self._pending.alone():
             completed = self._pending.completed_steps if completes else []
             await self.call_fenced(
                 _END_RUN,

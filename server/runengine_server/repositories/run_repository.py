@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED
-from runengine_server.database.functions import batched_function, tenant_function
+from runengine_server.database.functions import each_call, tenant_function
 from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.encoded_run import canonical_response, encode_input
@@ -26,7 +26,7 @@ from runengine_server.domain.run import (
     StepStatus,
 )
 
-_TRIGGER = batched_function("trigger_run", "trigger_runs")
+_TRIGGER = each_call("trigger_run", "trigger_runs")
 _TRIGGER_IN_THREAD = tenant_function("trigger_run_of_thread")
 _GET = tenant_function("get_run")
 _GET_OUTPUT = tenant_function("get_run_output")

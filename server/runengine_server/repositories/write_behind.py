@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -85,19 +86,22 @@ class WriteBehind:
     """Sends pending writes in the order in which they came, one statement at a time, each with all that has
     come together while the one before was under way: a thousand steps side by side take a few statements.
 
-    `send` executes the statement and returns the attempt of each step that has begun. When PostgreSQL refuses
-    a batch, each awaited part of it is sent by itself, so that one is not refused because of another.
+    `send` executes the statement and returns the attempt of each step that has begun, or None when the run is
+    another worker's. When PostgreSQL refuses a batch, each awaited part of it is sent by itself, so that one
+    is not refused because of another.
     """
 
-    def __init__(self, send: Callable[[Sequence[PendingWrites]], Any]) -> None:
+    def __init__(
+        self, send: Callable[[Sequence[PendingWrites]], Awaitable[Mapping[UUID, int] | None]]
+    ) -> None:
         self._send = send
         self._queue: deque[PendingWrites] = deque()
-        self._under_way: list[PendingWrites] = []
         # How many of the queue are still to be sent part by part.
         self._in_parts = 0
-        self._sending: asyncio.Task[None] | None = None
-        # Held while a statement is under way, and by what must come after all of them.
-        self.in_order = asyncio.Lock()
+        self._is_due = False
+        self._under_way: list[PendingWrites] = []
+        self._statement: asyncio.Future[Mapping[UUID, int] | None] | None = None
+        self._alone = asyncio.Lock()
 
     @property
     def has_deferred(self) -> bool:
@@ -117,76 +121,88 @@ class WriteBehind:
         """Returns once they are stored, with all that came before."""
         writes.stored = asyncio.get_running_loop().create_future()
         self._queue.append(writes)
-        self._send_next()
+        self._send_soon()
         try:
             return await writes.stored
         except asyncio.CancelledError:
             # A statement that nobody waits for any more would hold up what else the run has to store.
-            if self._sending is not None and self._under_way and not _is_awaited(self._under_way):
-                self._sending.cancel()
-                self._under_way = []
+            if self._statement is not None and not _is_awaited(self._under_way):
+                self._statement.cancel()
             raise
 
     async def flush(self) -> None:
         """Stores what was deferred."""
-        if self._queue or self._sending is not None:
+        if self._queue or self._statement is not None:
             await self.store(PendingWrites())
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """What is executed in the block comes after all statements before it, and before the next."""
+        try:
+            async with self._alone:
+                while self._statement is not None:
+                    await asyncio.wait([self._statement])
+                    await asyncio.sleep(0)  # for _on_sent
+                yield
+        finally:
+            self._send_soon()
+
     def clear(self) -> None:
-        """Forgets everything: the run has ended, under `in_order`."""
+        """Forgets everything: the run has ended, in `alone`."""
         _fail(self._queue, Fenced())
         self._queue.clear()
 
-    def _send_next(self) -> None:
-        if self._sending is None and self._queue and _is_awaited(self._queue):
-            self._sending = asyncio.create_task(self._send_batch())
-            self._sending.add_done_callback(self._on_sent)
+    def _send_soon(self) -> None:
+        # Not at once, so that it takes with it what tasks side by side have to store.
+        if not self._is_due and self._statement is None and self._queue:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._send_next)
 
-    def _on_sent(self, sending: asyncio.Task[None]) -> None:
-        self._sending, self._under_way = None, []
-        if not sending.cancelled():
-            sending.result()
+    def _send_next(self) -> None:
+        self._is_due = False
+        if self._statement is not None or self._alone.locked():
+            return
+        while _is_awaited(self._queue):
+            batch = self._next_batch()
+            if any(each.has_results or each.begun_step is not None for each in batch):
+                self._under_way = batch
+                self._statement = asyncio.ensure_future(self._send(batch))
+                self._statement.add_done_callback(self._on_sent)
+                return
+            _succeed(batch, {})
+
+    def _on_sent(self, statement: asyncio.Future[Mapping[UUID, int] | None]) -> None:
+        batch, self._under_way, self._statement = self._under_way, [], None
+        if statement.cancelled():
+            self._restore(batch)
+        elif (error := statement.exception()) is not None:
+            self._on_failed(batch, error)
+        elif (attempts := statement.result()) is None:
+            self._on_failed(batch, Fenced())
+        else:
+            _succeed(batch, attempts)
         self._send_next()
 
-    async def _send_batch(self) -> None:
-        async with self.in_order:
-            batch = self._under_way = self._next_batch()
-            try:
-                await self._send_or_restore(batch)
-            except StatementRefused as refused:
-                if len(list(_parts(batch))) == 1:
-                    _fail(batch, refused)
-                else:
-                    self._queue.extendleft(reversed(batch))
-                    self._in_parts += len(batch)
-            except Exception as error:
-                # The run is another worker's, or the database is away: nobody gets what he waits for.
-                _fail(batch, error)
-                _fail(self._queue, error)
-
-    async def _send_or_restore(self, batch: list[PendingWrites]) -> None:
-        """Sends the batch. What may not have been stored is put back into the queue, without anybody who
-        waits for it: to store it twice does no harm.
-        """
-        if not any(each.has_results or each.begun_step for each in batch):
-            _succeed(batch, {})
-            return
-        try:
-            attempts = await self._send(batch)
-        except StatementRefused:
+    def _on_failed(self, batch: list[PendingWrites], error: BaseException) -> None:
+        if not isinstance(error, StatementRefused):
+            # The run is another worker's, or the database is away: nobody gets what he waits for.
+            self._restore(batch)
+            _fail(batch, error)
+            _fail(self._queue, error)
+        elif len(list(_parts(batch))) == 1:
             # Results are kept when the begin of a step may be what was refused, and when nobody waits, so
             # that who comes next is told. Others would be refused each time.
-            if len(list(_parts(batch))) == 1 and (
-                any(each.begun_step for each in batch) or all(each.stored is None for each in batch)
-            ):
+            if any(each.begun_step for each in batch) or all(each.stored is None for each in batch):
                 self._restore(batch)
-            raise
-        except BaseException:
-            self._restore(batch)
-            raise
-        _succeed(batch, attempts)
+            _fail(batch, error)
+        else:
+            self._queue.extendleft(reversed(batch))
+            self._in_parts += len(batch)
 
     def _restore(self, batch: Iterable[PendingWrites]) -> None:
+        """Puts back what may not have been stored, with nobody who waits for it: to store it twice does no
+        harm.
+        """
         again = [
             PendingWrites(each.completed_step, each.update, each.writes, each.checkpoint)
             for each in batch
@@ -230,13 +246,13 @@ def _parts(batch: Iterable[PendingWrites]) -> Iterable[list[PendingWrites]]:
         yield part
 
 
-def _succeed(batch: Iterable[PendingWrites], attempts: dict[UUID, int]) -> None:
+def _succeed(batch: Iterable[PendingWrites], attempts: Mapping[UUID, int]) -> None:
     for each in batch:
         if each.stored is not None and not each.stored.done():
             each.stored.set_result(attempts[each.begun_step[0]] if each.begun_step else 0)
 
 
-def _fail(batch: Iterable[PendingWrites], error: Exception) -> None:
+def _fail(batch: Iterable[PendingWrites], error: BaseException) -> None:
     for each in batch:
         if each.stored is not None and not each.stored.done():
             each.stored.set_exception(error)

@@ -1,119 +1,175 @@
 -- A worker's writes for a run that it holds. They take effect only while the run is running under the
 -- worker's epoch, its fencing token: otherwise these functions return no row.
 
--- The attempt of the run, whose row stays locked until the transaction ends; NULL when it is no longer held
--- under that epoch. Without the lock a takeover could commit between this check and the write. FOR KEY SHARE
--- does not conflict with a heartbeat, however long a large state takes to store, but with FOR UPDATE
+-- The attempt of each of the runs, whose rows stay locked until the transaction ends; NULL of one that is no
+-- longer held under its epoch. Without the lock a takeover could commit between this check and the write. FOR
+-- KEY SHARE does not conflict with a heartbeat, however long a large state takes to store, but with FOR UPDATE
 -- (README.tuplock of PostgreSQL 15), which everything that raises the epoch or moves the status takes first:
 -- that comes wholly before the write or wholly after. Each statement of a function sees what was committed
--- before it.
-CREATE FUNCTION hold_lease(_tenant text, _run uuid, _epoch bigint) RETURNS int LANGUAGE plpgsql AS $$
+-- before it. In the order of their ids, so that two batches cannot deadlock.
+CREATE FUNCTION hold_leases(_tenant text, _runs uuid[], _epochs bigint[]) RETURNS int[] LANGUAGE plpgsql AS $$
 DECLARE
-    held int;
+    held int[];
 BEGIN
-    SELECT attempt INTO held FROM public.runs
-    WHERE tenant_id = _tenant AND id = _run AND epoch = _epoch AND status = 'running' FOR KEY SHARE;
+    WITH locked AS (
+        SELECT id, attempt FROM public.runs
+        WHERE tenant_id = _tenant AND id = ANY(_runs) AND epoch = _epochs[array_position(_runs, id)]
+            AND status = 'running'
+        ORDER BY id FOR KEY SHARE
+    )
+    SELECT array_agg(attempt ORDER BY place) INTO held
+    FROM unnest(_runs) WITH ORDINALITY AS wanted(wanted_id, place) LEFT JOIN locked ON id = wanted_id;
     RETURN held;
 END
 $$;
 
--- All that has been done for a run since the last statement: steps that completed, what tasks wrote (_write_…
--- are the columns of checkpoint_writes), checkpoints, oldest first, and the steps that begin (_begun_…). In
--- the namespaces _pruned the checkpoints older than the one of _oldest_needed are deleted, and the namespaces
--- _dropped as a whole. A step completes (running -> completed) in one transaction with the writes that make
--- it so, or with the checkpoint that sums them up: it is completed exactly when LangGraph will not run it
--- again. _updates and _begun_inputs are kept with the steps. NULL is no rows of a kind. Returns a row for each
--- step that begins, with its attempt, or else one without.
-CREATE FUNCTION record_progress(_tenant text, _run uuid, _epoch bigint, _completed uuid[],
-    _updates bytea[], _write_ns text[], _write_checkpoints text[], _write_tasks text[], _write_paths text[],
-    _write_idx int[], _write_channels text[], _write_types text[], _write_values bytea[],
-    _namespaces text[], _checkpoints text[], _parents text[], _types text[], _values bytea[], _metadata bytea[],
-    _pruned text[], _oldest_needed text[], _dropped text[],
-    _begun uuid[], _begun_steps text[], _begun_skills text[], _begun_cache_hits boolean[],
-    _begun_inputs bytea[], _begun_parents uuid[])
-RETURNS TABLE (id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- As hold_leases, of one run.
+CREATE FUNCTION hold_lease(_tenant text, _run uuid, _epoch bigint) RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (hold_leases(_tenant, ARRAY[_run], ARRAY[_epoch]))[1];
+END
+$$;
+
+-- All that has been done for some runs of a tenant since the last statement: steps that completed, what tasks
+-- wrote (_write_… are the columns of checkpoint_writes), checkpoints, oldest first of each run, and the steps
+-- that begin (_begun_…). In the namespaces _pruned the checkpoints older than the one of _oldest_needed are
+-- deleted, and the namespaces _dropped as a whole. _…_run is the place in _runs of the run that each is of. A
+-- step completes (running -> completed) in one transaction with the writes that make it so, or with the
+-- checkpoint that sums them up: it is completed exactly when LangGraph will not run it again. _updates and
+-- _begun_inputs are kept with the steps. NULL is no rows of a kind. Returns a row for each run that is still
+-- held, and nothing is written for another; and one for each step that begins, with its attempt. Several runs
+-- wait 0.1 s for a lock at most: then each has to wait alone.
+CREATE FUNCTION record_progress(_tenant text, _runs uuid[], _epochs bigint[], _completed_run int[],
+    _completed uuid[], _updates bytea[], _write_run int[], _write_ns text[], _write_checkpoints text[],
+    _write_tasks text[], _write_paths text[], _write_idx int[], _write_channels text[], _write_types text[],
+    _write_values bytea[], _checkpoint_run int[], _namespaces text[], _checkpoints text[], _parents text[],
+    _types text[], _values bytea[], _metadata bytea[], _pruned_run int[], _pruned text[], _oldest_needed text[],
+    _dropped_run int[], _dropped text[], _begun_run int[], _begun uuid[], _begun_steps text[],
+    _begun_skills text[], _begun_cache_hits boolean[], _begun_inputs bytea[], _begun_parents uuid[])
+RETURNS TABLE (run uuid, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
-    held int;
+    held int[];
     begun_first uuid[];
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
-    held := hold_lease(_tenant, _run, _epoch);
-    IF held IS NULL THEN
+    IF cardinality(_runs) > 1 THEN
+        PERFORM set_config('lock_timeout', '100ms', true);
+    END IF;
+    held := hold_leases(_tenant, _runs, _epochs);
+    RETURN QUERY SELECT _runs[place], NULL::uuid, NULL::int FROM generate_subscripts(held, 1) AS place
+        WHERE held[place] IS NOT NULL;
+    IF NOT FOUND THEN
         RETURN;
     END IF;
-    IF _write_ns IS NOT NULL THEN
+    IF _write_run IS NOT NULL THEN
         INSERT INTO public.checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id,
             task_path, idx, channel, type, value)
-        SELECT _tenant, _run, written.* FROM unnest(_write_ns, _write_checkpoints, _write_tasks, _write_paths,
-            _write_idx, _write_channels, _write_types, _write_values) AS written
+        SELECT _tenant, _runs[place], ns, checkpoint, task, path, idx, channel, type, value
+        FROM unnest(_write_run, _write_ns, _write_checkpoints, _write_tasks, _write_paths, _write_idx,
+            _write_channels, _write_types, _write_values)
+            AS written(place, ns, checkpoint, task, path, idx, channel, type, value)
+        WHERE held[place] IS NOT NULL
         ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
             SET channel = excluded.channel, type = excluded.type, value = excluded.value;
     END IF;
-    IF _namespaces IS NOT NULL THEN
+    IF _checkpoint_run IS NOT NULL THEN
         INSERT INTO public.checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
             type, checkpoint, metadata)
-        SELECT _tenant, _run, saved.*
-        FROM unnest(_namespaces, _checkpoints, _parents, _types, _values, _metadata) AS saved
+        SELECT _tenant, _runs[place], ns, saved_id, parent, type, value, metadata
+        FROM unnest(_checkpoint_run, _namespaces, _checkpoints, _parents, _types, _values, _metadata)
+            AS saved(place, ns, saved_id, parent, type, value, metadata)
+        WHERE held[place] IS NOT NULL
         ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
             SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
     END IF;
-    IF _completed IS NOT NULL THEN
+    IF _completed_run IS NOT NULL THEN
         UPDATE public.run_steps SET status = 'completed', completed_at = greatest(public.now_ms(), started_at),
-            updated_at = public.touch(updated_at), encoded_update = _updates[array_position(_completed, id)]
-        WHERE tenant_id = _tenant AND run_id = _run AND id = ANY(_completed) AND status = 'running';
+            updated_at = public.touch(updated_at), encoded_update = made
+        FROM unnest(_completed_run, _completed, _updates) AS done(place, step, made)
+        WHERE held[place] IS NOT NULL AND tenant_id = _tenant AND run_id = _runs[place] AND id = step
+            AND status = 'running';
     END IF;
-    IF _pruned IS NOT NULL OR _dropped IS NOT NULL THEN
-        PERFORM delete_superseded_checkpoints(_tenant, _run, _pruned, _oldest_needed, _dropped);
+    IF _pruned_run IS NOT NULL OR _dropped_run IS NOT NULL THEN
+        PERFORM delete_superseded_checkpoints(_tenant, _runs, held, _pruned_run, _pruned, _oldest_needed,
+            _dropped_run, _dropped);
     END IF;
-    IF _begun IS NULL THEN
-        RETURN NEXT;
+    IF _begun_run IS NULL THEN
         RETURN;
     END IF;
     -- Most steps have no row yet.
     WITH begun AS (
         INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
             cache_hit, parent_id, started_at, encoded_input)
-        SELECT _tenant, _run, begun_id, 1, held, step, skill, 'running', is_hit, parent, public.now_ms(),
-            input
-        FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs, _begun_parents)
-            WITH ORDINALITY AS task(begun_id, step, skill, is_hit, input, parent, place)
-        ORDER BY place
+        SELECT _tenant, _runs[place], begun_id, 1, held[place], step, skill, 'running', is_hit, parent,
+            public.now_ms(), input
+        FROM unnest(_begun_run, _begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs,
+            _begun_parents) WITH ORDINALITY
+            AS task(place, begun_id, step, skill, is_hit, input, parent, number)
+        WHERE held[place] IS NOT NULL
+        ORDER BY number
         ON CONFLICT DO NOTHING
         RETURNING id
     )
     SELECT coalesce(array_agg(id), '{}') INTO begun_first FROM begun;
-    RETURN QUERY SELECT unnest(begun_first), 1;
-    IF cardinality(begun_first) < cardinality(_begun) THEN
-        RETURN QUERY SELECT begun_id, begin_step_again(_tenant, _run, held, begun_id, step, skill, is_hit, input,
-                parent)
-            FROM unnest(_begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs, _begun_parents)
-                AS task(begun_id, step, skill, is_hit, input, parent)
-            WHERE begun_id <> ALL(begun_first);
-    END IF;
+    RETURN QUERY SELECT _runs[place], begun_id, CASE WHEN begun_id = ANY(begun_first) THEN 1
+            ELSE begin_step_again(_tenant, _runs[place], held[place], begun_id, step, skill, is_hit, input, parent)
+            END
+        FROM unnest(_begun_run, _begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs,
+            _begun_parents) AS task(place, begun_id, step, skill, is_hit, input, parent)
+        WHERE held[place] IS NOT NULL;
 END
 $$;
 
-CREATE FUNCTION delete_superseded_checkpoints(_tenant text, _run uuid, _pruned text[], _oldest_needed text[],
-    _dropped text[])
+-- record_progress for runs of several tenants: _tenant has that of each run.
+CREATE FUNCTION record_progress_of_tenants(_tenant text[], _runs uuid[], _epochs bigint[],
+    _completed_run int[], _completed uuid[], _updates bytea[], _write_run int[], _write_ns text[],
+    _write_checkpoints text[], _write_tasks text[], _write_paths text[], _write_idx int[],
+    _write_channels text[], _write_types text[], _write_values bytea[], _checkpoint_run int[],
+    _namespaces text[], _checkpoints text[], _parents text[], _types text[], _values bytea[], _metadata bytea[],
+    _pruned_run int[], _pruned text[], _oldest_needed text[], _dropped_run int[], _dropped text[],
+    _begun_run int[], _begun uuid[], _begun_steps text[], _begun_skills text[], _begun_cache_hits boolean[],
+    _begun_inputs bytea[], _begun_parents uuid[])
+RETURNS TABLE (run uuid, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    own text;
+    own_runs uuid[];
+BEGIN
+    -- In one order, so that two batches cannot deadlock.
+    FOR own IN SELECT DISTINCT unnest(_tenant) ORDER BY 1 LOOP
+        SELECT array_agg(CASE WHEN each_tenant = own THEN each_run END ORDER BY place) INTO own_runs
+        FROM unnest(_tenant, _runs) WITH ORDINALITY AS each(each_tenant, each_run, place);
+        RETURN QUERY SELECT * FROM record_progress(own, own_runs, _epochs, _completed_run, _completed, _updates,
+            _write_run, _write_ns, _write_checkpoints, _write_tasks, _write_paths, _write_idx, _write_channels,
+            _write_types, _write_values, _checkpoint_run, _namespaces, _checkpoints, _parents, _types, _values,
+            _metadata, _pruned_run, _pruned, _oldest_needed, _dropped_run, _dropped, _begun_run, _begun,
+            _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs, _begun_parents);
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION delete_superseded_checkpoints(_tenant text, _runs uuid[], _held int[], _pruned_run int[],
+    _pruned text[], _oldest_needed text[], _dropped_run int[], _dropped text[])
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     WITH needed AS (
-        SELECT ns, seq FROM unnest(_pruned, _oldest_needed) AS oldest(ns, oldest_id)
+        SELECT run_id AS run, ns, seq
+        FROM unnest(_pruned_run, _pruned, _oldest_needed) AS oldest(place, ns, oldest_id)
         JOIN public.checkpoints
-            ON tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ns AND checkpoint_id = oldest_id
+            ON tenant_id = _tenant AND run_id = _runs[place] AND checkpoint_ns = ns AND checkpoint_id = oldest_id
+        WHERE _held[place] IS NOT NULL
     ), superseded AS (
         DELETE FROM public.checkpoints AS stored USING needed
-        WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ns AND stored.seq < needed.seq
-        RETURNING checkpoint_ns AS ns, checkpoint_id AS superseded_id
+        WHERE tenant_id = _tenant AND run_id = run AND checkpoint_ns = ns AND stored.seq < needed.seq
+        RETURNING run_id AS run, checkpoint_ns AS ns, checkpoint_id AS superseded_id
     )
     DELETE FROM public.checkpoint_writes USING superseded
-    WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ns AND checkpoint_id = superseded_id;
-    IF _dropped IS NOT NULL THEN
-        DELETE FROM public.checkpoints
-        WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ANY(_dropped);
-        DELETE FROM public.checkpoint_writes
-        WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = ANY(_dropped);
+    WHERE tenant_id = _tenant AND run_id = run AND checkpoint_ns = ns AND checkpoint_id = superseded_id;
+    IF _dropped_run IS NOT NULL THEN
+        DELETE FROM public.checkpoints USING unnest(_dropped_run, _dropped) AS dropped(place, ns)
+        WHERE _held[place] IS NOT NULL AND tenant_id = _tenant AND run_id = _runs[place] AND checkpoint_ns = ns;
+        DELETE FROM public.checkpoint_writes USING unnest(_dropped_run, _dropped) AS dropped(place, ns)
+        WHERE _held[place] IS NOT NULL AND tenant_id = _tenant AND run_id = _runs[place] AND checkpoint_ns = ns;
     END IF;
 END
 $$;
