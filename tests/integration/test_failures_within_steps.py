@@ -40,6 +40,22 @@ async def test_a_failure_names_the_innermost_step_and_the_one_around_it_says_so(
         assert fails.error.message.startswith("RuntimeError: Once.")
 
 
+@pytest.mark.parametrize("checkpointer", [None, False])
+@pytest.mark.parametrize("way", [as_node, awaited])
+async def test_a_node_that_langgraph_stops_by_its_own_timeout_is_the_step_that_failed(
+    database_url: str, way: Way, checkpointer: bool | None
+) -> None:
+    inner = alone("slow", forever, timeout=0.1).compile(checkpointer=checkpointer)
+    async with serving(database_url, chain(outer=way(inner))) as engine:
+        run = await engine.execute()
+        assert code_and_step(run.error) == ("STEP_TIMED_OUT", "outer:slow")
+        outer, slow = await steps_of(engine, run.id)
+        assert outer.error is not None
+        assert outer.error.message.startswith("The step 'outer:slow' within it failed: NodeTimeoutError")
+        assert slow.error is not None
+        assert slow.error.code == "STEP_TIMED_OUT"
+
+
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_completed_step_within_a_step_is_not_executed_again_by_a_retry(
     database_url: str, way: Way

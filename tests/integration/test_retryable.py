@@ -35,6 +35,10 @@ def sub_graph(node: Node) -> Graph:
     return alone("node", alone("inner", node).compile())
 
 
+def unsaved(node: Node) -> Graph:
+    return alone("node", alone("inner", node).compile(checkpointer=False))
+
+
 def called(node: Node) -> Graph:
     inner = alone("inner", node).compile()
 
@@ -67,6 +71,7 @@ def handler(node: Node) -> Graph:
 SHAPES: dict[str, tuple[Callable[[Node], Graph], str]] = {
     "a node": (lambda node: alone("node", node), "node"),
     "a sub-graph": (sub_graph, "node:inner"),
+    "a sub-graph that stores nothing": (unsaved, "node:inner"),
     "a graph that a node calls": (called, "node:inner"),
     "a graph that a sync node calls": (called_by_a_sync_node, "node:inner"),
     "a branch": (branch, "node"),
@@ -82,11 +87,10 @@ async def test_a_mistake_of_the_graph_is_not_retryable_and_names_its_step(
     async with serving(database_url, shape(mistake)) as engine:
         run = await engine.execute()
         assert run.error is not None
-        # Which nodes a called graph has, its next checkpoint tells; a Command to no graph leaves it.
-        is_called = shape in (called, called_by_a_sync_node)
-        if (is_called and mistake is MISTAKES["a goto to no node"]) or (
-            ":" in step and mistake is MISTAKES["a command to no graph"]
+        if (":" in step and mistake is MISTAKES["a command to no graph"]) or (
+            shape is unsaved and mistake is MISTAKES["an update that its reducer rejects"]
         ):
+            # The one has left the graph within; of the other nobody has seen who wrote it.
             step = "node"
         assert (run.error.step_id, run.error.retryable) == (step, False)
         steps = await engine.runs.list_steps(run.id, None)

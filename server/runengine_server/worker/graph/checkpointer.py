@@ -18,12 +18,13 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
+from langgraph.constants import START
 from langgraph.errors import GraphInterrupt
 from langgraph.types import _interrupt_id
 
 from runengine_server.repositories.write_behind import StoredCheckpoint
-from runengine_server.worker.graph.due import edges_to_nowhere, is_edge, missing, target_of
-from runengine_server.worker.graph.execution import Execution, ExecutionStopped
+from runengine_server.worker.graph.due import edges_to_nowhere, lead_to_nowhere, missing
+from runengine_server.worker.graph.execution import AnyPregel, Execution, ExecutionStopped
 from runengine_server.worker.graph.failures import StateTooLarge, WorkflowChanged, WorkflowError
 from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.namespaces import namespace_path
@@ -109,7 +110,8 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
                 execution.gates.ask(namespace, node_of(task_path, sends), written[INTERRUPT], own)
             # A resume with one value is a write of no task.
             if is_over and written.keys() != {RESUME}:
-                self._check_targets(on, writes, task_id, task_path)
+                if self._workflow is not None and namespace == "":
+                    self._check_targets(self._workflow.graph, writes, task)
                 self._open_writes.on(on).tasks[task_path] = TaskWrites(task_id, writes)
             rows = [
                 (WRITES_IDX_MAP.get(channel, index), channel, *dump_write(channel, value))
@@ -137,21 +139,11 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         if defer:
             self._execution.flush_soon()
 
-    def _check_targets(
-        self, on: CheckpointKey, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
-    ) -> None:
-        if self._workflow is None:
-            return
-        graph = self._workflow.graph_of(on[0])
-        if graph is None:
-            # Which of these channels its graph has, its next checkpoint tells.
-            if edges := [channel for channel, _ in writes if is_edge(channel)]:
-                self._open_writes.on(on).edges |= set(edges)
-            return
+    def _check_targets(self, graph: AnyPregel, writes: Sequence[tuple[str, Any]], task: UUID) -> None:
+        # Of a graph within a node StoringNode looks.
         for is_send, target in edges_to_nowhere(writes, graph):
-            source = self._execution.step_of_task(UUID(task_id)) or task_path.rpartition(", ")[2]
-            way = "sends to" if is_send else "has an edge or goto to"
-            raise WorkflowError(f"{source!r} {way} {target!r}, and the graph has no such node.")
+            source = self._execution.step_of_task(task) or START
+            raise WorkflowError(lead_to_nowhere(source, target, is_send=is_send))
 
     async def flush(self) -> None:
         """Stores what is deferred, as the next statement of the run would."""
@@ -171,10 +163,6 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._check_thread(configurable["thread_id"])
         namespace, parent = configurable["checkpoint_ns"], configurable.get("checkpoint_id")
         ended = await self._open_writes.close((namespace, parent or ""))
-        if lost := ended.edges - checkpoint["channel_versions"].keys():
-            raise WorkflowError(
-                f"An edge or goto leads to {target_of(min(lost))!r}, and the graph has no such node."
-            )
         self._open_writes.begin((namespace, checkpoint["id"]), checkpoint["channel_values"].get(TASKS, ()))
         if self._workflow is not None:
             gates: Sequence[str] | None = ()

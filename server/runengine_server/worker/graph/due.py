@@ -92,6 +92,12 @@ def edges_to_nowhere(
             yield False, target_of(channel)
 
 
+def lead_to_nowhere(source: object, target: str, *, is_send: bool) -> str:
+    """What is wrong with a node that leads to one which its graph does not have."""
+    way = "sends to" if is_send else "has an edge or goto to"
+    return f"{source!r} {way} {target!r}, and the graph has no such node."
+
+
 def is_edge(channel: str) -> bool:
     """Whether a write to that channel makes a node due."""
     return channel.startswith(_NODE)

@@ -20,8 +20,15 @@ from runengine_server.domain.run import ClaimedRun, Failure
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
+from runengine_server.worker.graph.causes import Causes
 from runengine_server.worker.graph.channels import is_rejection, rejection_of
-from runengine_server.worker.graph.failures import WorkflowError, describe, is_retryable, run_code, step_code
+from runengine_server.worker.graph.failures import (
+    WorkflowError,
+    describe,
+    is_retryable,
+    noted_tasks,
+    run_code,
+)
 from runengine_server.worker.graph.gates import Gates
 from runengine_server.worker.graph.namespaces import step_path
 from runengine_server.worker.graph.open_writes import OpenWrites
@@ -93,8 +100,7 @@ class Execution:
         self._open: dict[UUID, BegunStep] = {}
         # The latest execution of each step of which a thread goes on.
         self._with_threads: dict[UUID, int] = {}
-        # Errors that no handler of a graph took, with the step that each came from, innermost first.
-        self._failures: list[tuple[BaseException, BegunStep]] = []
+        self._causes = Causes()
         self._flush_is_due = False
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._stopped_by: Exception | None = None
@@ -273,13 +279,18 @@ class Execution:
         """Records that an execution failed with `error`; `again`: its retry policy grants another one."""
         if step.open:
             await self.open_writes.settle()
+            # LangGraph's own timeout of a node, in a graph that stores nothing, is told by a note alone.
+            for task_id in noted_tasks(error):
+                inner = self._latest.get(task_id)
+                if inner is not None and inner.id in step.open:
+                    await self.record_task_error(task_id, error, handled=False)
         await self.end_within(step, well=False)
-        code, message, retryable = self._words_of(step, error)
+        code, message, retryable = self._causes.words_of(step, error, self.describe(error))
         await self.fenced(self.held.fail_step(step.id, step.attempt, code, message, retryable, again))
         step.is_failed = True
         if step.parent is not None:
             # Of a graph that stores nothing nobody else tells.
-            self._failures.append((error, step))
+            self._causes.add(error, step)
             if not again:
                 step.parent.open.pop(step.id, None)
         if again:
@@ -321,24 +332,13 @@ class Execution:
         step.is_over = True
         await self.end_within(step, well=False)
         if not handled:
-            self._failures.append((error, step))
+            self._causes.add(error, step)
         if step.attempt == 0 or (step.is_failed and not handled):
             return
-        code, message, retryable = self._words_of(step, error)
+        code, message, retryable = self._causes.words_of(step, error, self.describe(error))
         await self.fenced(
             self.held.fail_step(step.id, step.attempt, code, message, retryable, again=False, handled=handled)
         )
-
-    def _words_of(self, step: BegunStep, error: BaseException) -> tuple[str, str, bool]:
-        """Code and message of the step that failed with `error`, and whether another execution may help."""
-        cause = self._cause_of(error)
-        if cause is None or step.id not in (each.id for each in cause.around()):
-            return step_code(error), self.describe(error), is_retryable(error, step.policies)
-        message = f"The step {cause.name!r} within it failed: {self.describe(error)}"
-        return "STEP_FAILED", message, is_retryable(error, cause.policies)
-
-    def _cause_of(self, error: BaseException) -> BegunStep | None:
-        return next((step for each, step in self._failures if each is error), None)
 
     async def discard_rejected_writes(self, error: BaseException) -> None:
         """Where `error` means that a channel did not take what tasks wrote: forgets those writes, so that
@@ -358,7 +358,7 @@ class Execution:
             return  # the node has done this, within which it was raised
         error.add_note(note)
         if is_rejection(error):
-            self._failures.append((error, steps[0]))
+            self._causes.add(error, steps[0])
         await self.fenced(
             self.held.discard_writes(
                 rejected.namespace,
@@ -389,7 +389,7 @@ class Execution:
         if isinstance(error, StatementRefused):
             _log.error("the engine could not store what a run did", exc_info=error)
             error = WorkflowError("What the run did could not be stored.")
-        step = self._cause_of(error)
+        step = self._causes.of(error)
         name = None if step is None else step.name
         return Failure(
             code=run_code(error, name),

@@ -186,6 +186,12 @@ def _line(text: object) -> str:
     return " ".join(str(text).replace("\0", "").split()).encode("utf-8", "replace").decode()
 
 
+def noted_tasks(error: BaseException) -> list[UUID]:
+    """The tasks of graphs that raised the error, by what LangGraph notes of them, innermost first."""
+    found = map(_LANGGRAPHS_NOTE.fullmatch, map(str, getattr(error, "__notes__", ())))
+    return [UUID(match[1]) for match in found if match is not None]
+
+
 def _is_of(note: str, steps: Container[UUID]) -> bool:
     match = _LANGGRAPHS_NOTE.fullmatch(note)
     return match is not None and UUID(match[1]) in steps

@@ -37,13 +37,12 @@ class RejectedWrites(NamedTuple):
 @dataclass(slots=True)
 class Superstep:
     """What was written on top of one checkpoint: by the tasks that are done, by their paths, which with
-    `sends`, the pending Sends of that checkpoint, tell their nodes. `edges` are channels that lead to nodes
-    of a graph that is not known; `error` is the first that a write could not be stored for.
+    `sends`, the pending Sends of that checkpoint, tell their nodes. `error` is the first that a write could
+    not be stored for.
     """
 
     tasks: dict[str, TaskWrites] = field(default_factory=dict)
     sends: Sequence[Send] = ()
-    edges: frozenset[str] = frozenset()
     error: BaseException | None = None
 
     def nodes(self) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial, wraps
@@ -20,12 +20,14 @@ from langgraph._internal._constants import (
 )
 from langgraph._internal._runnable import RunnableCallable, RunnableSeq
 from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.constants import END
 from langgraph.errors import ParentCommand
 from langgraph.graph._branch import BranchSpec
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Send
 
 from runengine_server.worker.graph.channels import keep_as_stored
+from runengine_server.worker.graph.due import is_edge, lead_to_nowhere, target_of
 from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowError, contained, raise_contained
 from runengine_server.worker.graph.recorded_task import recorded
 from runengine_server.worker.graph.stored_values import FLAT, as_stored
@@ -46,7 +48,7 @@ def store_writes(
     for name, node in graph.nodes.items():
         if (bound := node.node) is not None and not isinstance(bound, StoringNode):
             _contain(bound, is_top)
-            vars(node)["node"] = StoringNode(name, bound, graph.nodes, untracked, is_top, records_tasks)
+            vars(node)["node"] = StoringNode(name, bound, graph, untracked, is_top, records_tasks)
 
 
 class _Contained(Runnable[Any, Any]):
@@ -100,23 +102,22 @@ def untracked_channels(graph: Pregel[Any, Any, Any, Any]) -> frozenset[str]:
 
 
 class StoringNode(Runnable[Any, Any]):
-    """Executes `bound`, a node with its edges, of a graph that has `nodes`. What it writes, what its tasks
-    return, and its Commands to a graph above go through as_stored; values for channels that are not stored
-    stay as they are.
+    """Executes `bound`, a node with its edges, of that graph. What it writes, what its tasks return, and its
+    Commands to a graph above go through as_stored; values for channels that are not stored stay as they are.
     """
 
     def __init__(
         self,
         name: str,
         bound: Runnable[Any, Any],
-        nodes: Container[str],
+        graph: Pregel[Any, Any, Any, Any],
         untracked: frozenset[str],
         is_top: bool,
         records_tasks: bool,
     ) -> None:
         self.name = name
         self.bound = bound
-        self._nodes = nodes
+        self._nodes: Container[str] = graph.nodes
         self._untracked = untracked
         self._is_top = is_top
         self._records_tasks = records_tasks
@@ -153,6 +154,8 @@ class StoringNode(Runnable[Any, Any]):
         return {**config, "configurable": given}
 
     def _write(self, send: Callable[[Sequence[Write]], None], writes: Sequence[Write]) -> None:
+        if not self._is_top:
+            self.check_targets(target_of(channel) for channel, _ in writes if is_edge(channel))
         if not all(type(value) in FLAT for _, value in writes):
             writes = [(channel, self.as_stored(channel, value)) for channel, value in writes]
         send(writes)
@@ -162,12 +165,19 @@ class StoringNode(Runnable[Any, Any]):
         if value is None or channel in self._untracked:
             return value
         if channel == TASKS and isinstance(value, Send):
-            # LangGraph leaves it out. Of the graph at the top the checkpointer looks, once no policy executes
-            # the node again.
-            if not self._is_top and value.node not in self._nodes:
-                raise WorkflowError(f"{self.name!r} sends to {value.node!r}, and the graph has no such node.")
+            if not self._is_top:
+                self.check_targets([value])
             return self._sent(value)
         return as_stored(value, channel)
+
+    def check_targets(self, targets: Iterable[str | Send]) -> None:
+        """Raises WorkflowError for a node that the graph does not have: LangGraph leaves it out. Of the graph
+        at the top the checkpointer looks, once no policy executes the node again.
+        """
+        for each in targets:
+            target = each.node if isinstance(each, Send) else each
+            if target != END and target not in self._nodes:
+                raise WorkflowError(lead_to_nowhere(self.name, target, is_send=isinstance(each, Send)))
 
     def _sent(self, send: Send) -> Send:
         key = f"Send to {send.node}"
@@ -192,6 +202,8 @@ class StoringNode(Runnable[Any, Any]):
             update = {name: self.as_stored(name, each) for name, each in update.items()}
         elif isinstance(update, list | tuple) and all(_is_pair(each) for each in update):
             update = [(name, self.as_stored(name, each)) for name, each in update]
+        if here and not self._is_top:
+            self.check_targets([goto] if isinstance(goto, str | Send) else goto)
         if isinstance(goto, Send):
             goto = self._sent(goto)
         elif not isinstance(goto, str):
