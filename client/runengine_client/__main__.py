@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from runengine_client import artifact_commands, campaign_commands, run_commands, watch_command
+from runengine_client import artifact_commands, campaign_commands, list_commands, run_commands, watch_command
 from runengine_client.command import add_command, read_options
 
 app = typer.Typer(
@@ -27,7 +27,8 @@ for _name, _body in (
     ("events", run_commands.events),
     ("watch", watch_command.watch),
     ("output", run_commands.output),
-    ("list", run_commands.list_),
+    ("runs", list_commands.runs),
+    ("list", list_commands.list_),
     ("retry", run_commands.retry),
     ("resume", run_commands.resume),
     ("cancel", run_commands.cancel),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import grpc
 import grpc.aio
@@ -26,8 +25,6 @@ from runengine.v1.run_service_pb2 import (
     GetRunOutputRequest,
     GetRunRequest,
     GetRunStepDataRequest,
-    ListCampaignRunsRequest,
-    ListCampaignRunsResponse,
     ListRunEventsRequest,
     ListRunStepsRequest,
     ResumeRunRequest,
@@ -37,16 +34,15 @@ from runengine.v1.run_service_pb2 import (
     WatchRunResponse,
 )
 
-from runengine_client.arguments import Status, key_metadata, statuses_of, struct_or_none
-from runengine_client.connection import Connection
+from runengine_client.arguments import key_metadata, struct_or_none
 from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
+from runengine_client.run_lists import Id, RunLists
 from runengine_client.structs import to_value
 
 _NO_WORKERS = ("runengine-workers", "0")
 _NO_CAMPAIGN = ("runengine-campaign", "missing")
 _NOT_GIVEN: Any = object()  # None is a value
 
-Id = str | UUID
 TERMINAL = frozenset(
     {RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED, RunStatus.RUN_STATUS_CANCELLED}
 )
@@ -86,7 +82,7 @@ class StepData:
     update_note: str | None
 
 
-class RunEngineClient(Connection):
+class RunEngineClient(RunLists):
     """Calls the run engine at `address` (`host:port`). Make it inside the event loop that uses it.
 
     `token` is the JWT that names the tenant, or a function that returns one, called before each call.
@@ -220,49 +216,6 @@ class RunEngineClient(Connection):
         """
         request = CancelRunRequest(run_id=str(run_id))
         return (await self._call(self._runs.CancelRun, request, key_metadata(idempotency_key))).run
-
-    async def list_campaign_runs(
-        self,
-        campaign_id: Id,
-        *,
-        status: Status | Iterable[Status] = (),
-        limit: int | None = None,
-        offset: int | None = None,
-        page_token: str | None = None,
-    ) -> ListCampaignRunsResponse:
-        """Returns one page of the campaign's runs, most recent first, and the number of all that match.
-
-        `status` keeps only the runs in one of these statuses; none means all. `limit` is 1 to 100, by
-        default 20. A page begins at `offset`, from 0, or at the `page_token` of the page before. An
-        unknown campaign has no runs. Raises InvalidArgument.
-        """
-        request = ListCampaignRunsRequest(
-            campaign_id=str(campaign_id),
-            status=statuses_of(status),
-            limit=limit,
-            offset=offset,
-            page_token=page_token,
-        )
-        return await self._call(self._runs.ListCampaignRuns, request)
-
-    async def iterate_campaign_runs(
-        self, campaign_id: Id, *, status: Status | Iterable[Status] = (), page_size: int = 100
-    ) -> AsyncIterator[Run]:
-        """Yields all runs of the campaign, most recent first, asking for a page of them at a time.
-
-        Each run once, however many are triggered meanwhile. Raises InvalidArgument.
-        """
-        wanted = statuses_of(status)
-        token: str | None = None
-        while True:
-            page = await self.list_campaign_runs(
-                campaign_id, status=wanted, limit=page_size, page_token=token
-            )
-            for run in page.runs:
-                yield run
-            if not page.HasField("next_page_token"):
-                return
-            token = page.next_page_token
 
     async def create_campaign(self, campaign_id: Id | None = None) -> Campaign:
         """Creates a draft campaign and returns it; an existing one is returned unchanged.

@@ -8,13 +8,19 @@ from typing import Any
 from runengine.rest_json import encoder_of
 from runengine.v1.artifact_service_pb2 import Artifact
 from runengine.v1.campaign_pb2 import Campaign
+from runengine.v1.list_runs_pb2 import ListRunsResponse
 from runengine.v1.run_pb2 import Run, RunEvent, RunStep
-from runengine.v1.run_service_pb2 import GetRunOutputResponse, ListCampaignRunsResponse, WatchRunResponse
+from runengine.v1.run_service_pb2 import (
+    GetRunOutputResponse,
+    ListCampaignRunsResponse,
+    WatchRunResponse,
+)
 
 from runengine_client.client import StepData
 
 run_json = encoder_of(Run.DESCRIPTOR)
 page_json = encoder_of(ListCampaignRunsResponse.DESCRIPTOR)
+runs_json = encoder_of(ListRunsResponse.DESCRIPTOR)
 output_json = encoder_of(GetRunOutputResponse.DESCRIPTOR)
 campaign_json = encoder_of(Campaign.DESCRIPTOR)
 _step_json = encoder_of(RunStep.DESCRIPTOR)

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 from runengine.v1.run_pb2 import Run, RunStatus
-from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
 
 from runengine_client import tables
-from runengine_client.campaign_commands import CampaignId
 from runengine_client.command import NOT_COMPLETED, Session
 from runengine_client.json_argument import json_object, json_value
-from runengine_client.json_view import events_json, page_json, run_json, step_data_json, steps_json
-
-
-class StatusWord(StrEnum):
-    """The values of `--status`."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
+from runengine_client.json_view import events_json, run_json, step_data_json, steps_json
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.", show_default=False)]
 Wait = Annotated[
@@ -151,41 +137,6 @@ async def output(session: Session, run_id: RunId) -> None:
     else:
         view = found.note or json.dumps(found.value, indent=2, ensure_ascii=session.out.encoding != "utf-8")
     session.show(tables.plain(view), document)
-
-
-async def list_(
-    session: Session,
-    campaign_id: CampaignId,
-    status: Annotated[
-        list[StatusWord] | None,
-        typer.Option(
-            metavar="STATUS",
-            help="Show only runs that are queued, running, completed, failed or cancelled. Repeatable.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Number of runs to show at most, 1 to 100. Default: 20.")
-    ] = None,
-    offset: Annotated[
-        int | None, typer.Option(metavar="N", help="Number of the most recent runs to skip. Default: 0.")
-    ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Show all runs instead of one page.")] = False,
-) -> None:
-    """Shows the runs of a campaign, most recent first."""
-    wanted = status or []
-    if not all_:
-        page = await session.client.list_campaign_runs(campaign_id, status=wanted, limit=limit, offset=offset)
-        view = tables.runs_view(page.runs, page.total, page.offset, session.out)
-        session.show(view, page_json(page))
-        return
-    if limit is not None or offset is not None:
-        raise ValueError("--all goes without --limit and --offset")
-    page = await session.client.list_campaign_runs(campaign_id, status=wanted, limit=1)
-    runs = [run async for run in session.client.iterate_campaign_runs(campaign_id, status=wanted)]
-    whole = ListCampaignRunsResponse(
-        runs=runs, total=len(runs), limit=len(runs), status_counts=page.status_counts
-    )
-    session.show(tables.runs_view(runs, len(runs), 0, session.out), page_json(whole))
 
 
 async def retry(session: Session, run_id: RunId, wait: Wait = False) -> None:

@@ -118,9 +118,11 @@ def campaign_view(campaign: Campaign) -> Text:
     return Text("\n").join(Text.assemble((f"{label:<12}", "dim"), value) for label, value in rows)
 
 
-def runs_view(runs: Sequence[Run], total: int, offset: int, console: Console) -> RenderableType:
-    """Shows one run a line, or two where the console is too narrow; ids whole in either case."""
-    footer = Text(f"{len(runs)} of {total}, offset {offset}", "dim")
+def runs_view(runs: Sequence[Run], below: str, console: Console) -> RenderableType:
+    """Shows one run a line, or two where the console is too narrow; ids whole in either case. `below` is
+    the last line.
+    """
+    footer = Text(below, "dim")
     if not runs:
         return footer
     table = _table()

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.rest_json import Encoders, encoder_of, no_mapping, value_of_map, words_of
 from runengine.v1.run_pb2 import Run
 
@@ -20,6 +21,7 @@ from runengine_gateway.cached_json import cached_run_encoder, with_encoded_runs
 _INTEGER = re.compile("-?[0-9]+")
 _STRUCT = Struct.DESCRIPTOR.full_name
 _VALUE = Value.DESCRIPTOR.full_name
+_TIMESTAMP = Timestamp.DESCRIPTOR.full_name
 _INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 
 
@@ -123,10 +125,25 @@ def text_setter(field: FieldDescriptor) -> Callable[[Message, str], None]:
 
     A repeated field takes one more value each time.
     """
-    name, parse = field.name, _text_parser(field)
+    name = field.name
+    if _is_time(field):
+        return lambda message, text: _set_time(getattr(message, name), text)
+    parse = _text_parser(field)
     if field.is_repeated:
         return lambda message, text: getattr(message, name).append(parse(text))
     return lambda message, text: setattr(message, name, parse(text))
+
+
+def _is_time(field: FieldDescriptor) -> bool:
+    kind = field.message_type
+    return kind is not None and kind.full_name == _TIMESTAMP and not field.is_repeated
+
+
+def _set_time(into: Timestamp, text: str) -> None:
+    try:
+        into.FromJsonString(text)
+    except ValueError:
+        raise MalformedError("must be a time such as 2026-01-31T09:30:00Z") from None
 
 
 def _text_parser(field: FieldDescriptor) -> Callable[[str], object]:
@@ -142,6 +159,14 @@ def _text_parser(field: FieldDescriptor) -> Callable[[str], object]:
             raise MalformedError(f"must be an integer from {-limit} to {limit - 1}")
 
         return parse_integer
+    if field.type == FieldDescriptor.TYPE_BOOL:
+
+        def parse_bool(text: str) -> bool:
+            if text in ("true", "false"):
+                return text == "true"
+            raise MalformedError("must be true or false")
+
+        return parse_bool
     if field.enum_type is not None:
         numbers = {word: number for number, word in words_of(field.enum_type).items() if number != 0}
 

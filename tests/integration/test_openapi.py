@@ -19,6 +19,9 @@ from tests.support.stack import Stack
 
 Case: TypeAlias = schemathesis.Case[Any]
 
+# Parameters of which a request takes one, as their descriptions say.
+ALTERNATIVES = (("workflowName", "campaignId"), ("status", "errorCode", "waiting"))
+
 document = openapi_document(bindings())
 
 # What a payload may hold at any depth. The document says so in words: as a schema, it compiles nowhere.
@@ -79,12 +82,17 @@ def authorization(stack: Stack) -> dict[str, str]:
 
 
 def make_meaningful(case: Case) -> None:
-    """Puts in what no schema can tell: the name of a workflow; and leaves out a token that is none."""
+    """Puts in what no schema can tell: the name of a workflow; and leaves out a token that is none, and what
+    does not go together.
+    """
     if isinstance(case.body, dict) and isinstance(case.body.get("workflowName"), str):
         case.body["workflowName"] = case.body["workflowName"] and "rejecting"
     if case.meta is not None and case.meta.generation.mode.is_positive:
         case.query.pop("pageToken", None)
         case.query.pop("resumeToken", None)
+        for group in ALTERNATIVES:
+            for name in [name for name in group if name in case.query][1:]:
+                del case.query[name]
 
 
 @schema.parametrize()

@@ -14,13 +14,17 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from runengine.v1.run_pb2 import Run
+from runengine.v1.run_pb2 import Run, RunError
 from runengine.v1.run_pb2 import WaitingFor as WaitingFor
 from runengine.v1.run_service_pb2 import TriggerRunRequest
+from runengine_server.database.composed import compiled
 from runengine_server.database.database import Database
 from runengine_server.database.functions import dispatch_function, tenant_function
+from runengine_server.database.scopes import Scope
 from runengine_server.domain.encoded_run import encode_input
-from runengine_server.domain.run import NewRun
+from runengine_server.domain.run import NewRun, RunStatus
+from runengine_server.domain.run_filter import RunFilter
+from runengine_server.repositories.run_search import statement_of
 
 from tests.support.rewritten_functions import called, texts
 
@@ -29,6 +33,7 @@ TENANT, CAMPAIGN, WORKFLOW = "org_large", UUID(int=1), "workflow"
 STATUSES = ("completed", "completed", "failed", "cancelled", "queued", "running", "waiting")
 INPUT = encode_input(NewRun(UUID(int=0), TriggerRunRequest(workflow_name=WORKFLOW)))
 WAITING_FOR = Run(waiting_for=[WaitingFor(id="gate")]).SerializeToString()
+ERROR = RunError(code="STEP_FAILED").SerializeToString()
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 # How many runs one thread has: one that is running, and those that wait for it.
@@ -50,7 +55,7 @@ SELECT CASE WHEN n % 2 = 0 THEN '{TENANT}' ELSE 'org_' || n % 100 END,
     CASE WHEN status = 'running' THEN now() + n % 100 * interval '1 day' - interval '1 hour' END,
     CASE WHEN status = 'waiting' THEN '\\x{WAITING_FOR.hex()}'::bytea END,
     CASE WHEN status = 'waiting' THEN now() + n % 100 * interval '1 day' - interval '1 hour' END,
-    CASE WHEN status = 'failed' THEN ''::bytea END
+    CASE WHEN status = 'failed' THEN '\\x{ERROR.hex()}'::bytea END
 FROM (
     SELECT n, (ARRAY{list(STATUSES)})[1 + n / 7 % {len(STATUSES)}] AS status,
         '2026-01-01 00:00:00+00'::timestamptz + n * interval '1 s' AS at
@@ -118,14 +123,23 @@ class Session:
 
     async def reads(self, name: str, *arguments: Any) -> tuple[int, dict[str, int]]:
         """How many rows it answers, and how many it reads of each table. What it does is undone."""
-        dispatch = "(_tenant text" not in texts()[name]
-        scope = self._database.dispatch() if dispatch else self._database.tenant(TENANT)
-        sql = (dispatch_function(name) if dispatch else tenant_function(name)).call
+        if "(_tenant text" in texts()[name]:
+            scope: Scope = self._database.tenant(TENANT)
+            return await self.reads_of(scope, tenant_function(name).call, TENANT, *arguments)
+        return await self.reads_of(self._database.dispatch(), dispatch_function(name).call, *arguments)
+
+    async def reads_found(self, wanted: RunFilter, after: tuple[datetime, UUID] | None) -> Any:
+        """As `reads`, of a page of what the filter finds."""
+        sql, arguments = compiled(statement_of(TENANT, wanted, 21, after))
+        return await self.reads_of(self._database.tenant(TENANT), sql, *arguments)
+
+    async def reads_of(self, scope: Scope, sql: str, *arguments: Any) -> tuple[int, dict[str, int]]:
+        """As `reads`, of any statement."""
         with pytest.raises(Undone) as undone:  # noqa: PT012
             async with scope.transaction() as transaction:
                 # PostgreSQL reports what it has counted once a second, and forgets it only then.
                 before = {row["relname"]: row for row in await transaction.fetch(READ)}
-                rows = await transaction.fetch(sql, *(() if dispatch else (TENANT,)), *arguments)
+                rows = await transaction.fetch(sql, *arguments)
                 raise Undone(len(rows), before, await transaction.fetch(READ))
         answered, before, after = undone.value.args
         assert [row["relname"] for row in after if row["all"] > before[row["relname"]]["all"]] == []
@@ -351,16 +365,40 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
 ]
 
 
+# Each with the rows that it reads at most. Where statuses are merged, one more of each.
+ANYWHERE: dict[str, Any] = {}
+IN_WORKFLOW, IN_CAMPAIGN = {"workflow_name": WORKFLOW}, {"campaign_id": CAMPAIGN}
+ALWAYS: dict[str, Any] = {}
+BETWEEN = {"created_after": BEGIN, "created_before": BEGIN + timedelta(seconds=150_000)}
+SEARCHES: list[tuple[RunFilter, int]] = [
+    (RunFilter(**scope, **state, **times), most)
+    for scope in (ANYWHERE, IN_WORKFLOW, IN_CAMPAIGN)
+    for state, most in (
+        (ALWAYS, 21 if scope is IN_CAMPAIGN else 25),
+        ({"statuses": (RunStatus.FAILED,)}, 21),
+        ({"statuses": (RunStatus.RUNNING, RunStatus.QUEUED)}, 22),
+        ({"error_code": "STEP_FAILED"}, 21),
+        ({"is_waiting": True}, 21),
+    )
+    for times in (ALWAYS, BETWEEN)
+]
+
+
 def test_every_function_is_looked_at() -> None:
     assert {name for name, *_ in CASES} == called()
 
 
 async def wrong(session: Session) -> list[Any]:
     """What statements answer and read, of those that do not do as they should."""
-    found = []
+    found: list[Any] = []
     for statement, arguments, *expected in CASES:
         if (seen := list(await session.reads(statement, *arguments))) != expected:
             found.append((statement, seen, expected))
+    for wanted, most in SEARCHES:
+        for after in (None, AFTER):
+            number, read = await session.reads_found(wanted, after)
+            if number != 21 or not read.keys() <= {"runs"} or read["runs"] > most:
+                found.append((wanted, after, number, read, most))
     return found
 
 
@@ -376,6 +414,8 @@ async def test_every_statement_reads_what_it_needs_by_an_index_whenever_it_was_p
     session = Session(database)
     for statement, arguments, *_ in CASES:
         await session.reads(statement, *arguments)
+    for wanted, _ in SEARCHES:
+        await session.reads_found(wanted, None)
     await filling.execute(FILL)
     assert await wrong(session) == []
     await filling.execute("ANALYZE")

@@ -58,7 +58,9 @@ async def begun(database: asyncpg.Connection, held: Sequence[HeldRunRepository])
     return {row["run_id"]: row["tenant_id"] for row in rows}
 
 
-async def test_what_runs_record_at_the_same_time_is_one_statement(engine: Engine, proxy: Proxy) -> None:
+async def test_runs_that_are_recorded_at_the_same_time_share_a_statement(
+    engine: Engine, proxy: Proxy
+) -> None:
     held = await claim(engine)
     proxy.executed.clear()
     assert await asyncio.gather(*map(begin, held)) == [1] * RUNS
@@ -96,7 +98,7 @@ async def test_a_run_that_is_lost_loses_no_other(
 
 
 @pytest.mark.parametrize("tenants", [1, 3])
-async def test_what_is_refused_of_a_run_refuses_nothing_of_another(engine: Engine, tenants: int) -> None:
+async def test_a_refusal_of_one_run_refuses_nothing_of_another(engine: Engine, tenants: int) -> None:
     held = await claim(engine, tenants)
     begins = [begin(each, "no \0 name" if each is held[3] else "one") for each in held]
     attempts = await asyncio.gather(*begins, return_exceptions=True)

@@ -72,7 +72,7 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
     async def TriggerRun(self, request: Any, context: Any) -> Any:
         return await self._answer(request, context)
 
-    GetRun = GetRunOutput = GetRunStepData = ListRunSteps = ListRunEvents = TriggerRun
+    ListRuns = GetRun = GetRunOutput = GetRunStepData = ListRunSteps = ListRunEvents = TriggerRun
     RetryRun = ResumeRun = CancelRun = TriggerRun
     ListCampaignRuns = CreateCampaign = GetCampaign = ListRunArtifacts = TriggerRun
 

@@ -30,6 +30,7 @@ from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceServicer
 from runengine.v1.campaign_pb2 import Campaign, CampaignStatus
 from runengine.v1.campaign_service_pb2 import CreateCampaignResponse, GetCampaignResponse
 from runengine.v1.campaign_service_pb2_grpc import CampaignServiceServicer
+from runengine.v1.list_runs_pb2 import ListRunsResponse
 from runengine.v1.run_pb2 import (
     Run,
     RunError,
@@ -213,6 +214,11 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
         if answer is QUEUED:
             answer = self.before_end.pop(0) if self.before_end else self.end
         return GetRunResponse(run=answer)
+
+    async def ListRuns(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        token = None if request.page_token else "the next"
+        return ListRunsResponse(runs=list(RUNS.values())[:2], limit=2, next_page_token=token)
 
     async def ListRunSteps(self, request: Any, context: Any) -> Any:
         return ListRunStepsResponse(steps=STEPS)

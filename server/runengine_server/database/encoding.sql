@@ -129,6 +129,12 @@ BEGIN
 END
 $$;
 
+-- The code of an encoded runengine.v1.RunError: field 1, and of fewer than 128 bytes.
+CREATE OR REPLACE FUNCTION public.code_of_error(error bytea) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN CASE WHEN octet_length(error) > 2
+        THEN convert_from(substring(error FROM 3 FOR get_byte(error, 1)), 'UTF8') END;
+
 -- As encoded_response, for any input: field 13 is the priority, and a name that can be indexed is shorter
 -- than 16,384 bytes. Slices, because a large input is compressed.
 CREATE OR REPLACE FUNCTION public.encoded_rare_response(encoded_input bytea, encoded_state bytea,

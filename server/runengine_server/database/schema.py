@@ -137,6 +137,7 @@ runs = Table(
     Column("thread_place", BigInteger),
     Column("thread_base", Uuid),
     Column("thread_base_seq", BigInteger),
+    Column("error_code", Text, Computed("public.code_of_error(error)", persisted=True)),
     PrimaryKeyConstraint("tenant_id", "id"),
     CheckConstraint(
         "status IN ('queued', 'running', 'completed', 'failed', 'cancelled')", name="runs_status_check"
@@ -166,6 +167,35 @@ Index(
     runs.c.id.desc(),
     postgresql_where=_of_a_campaign,
 )
+# Those of run_search.py have each pair of what it filters by; those of a campaign and a status are above. The
+# first two have a condition that its statements alone imply: PostgreSQL would take one of them in place of
+# the primary key.
+_newest_first = (runs.c.created_at.desc(), runs.c.id.desc())
+_is_waiting = text("encoded_waiting IS NOT NULL AND status = 'running'")
+_has_failed = runs.c.error_code.is_not(None)
+_is_searched = runs.c.updated_at.is_not(None)
+Index("runs_by_status", runs.c.tenant_id, runs.c.status, *_newest_first, postgresql_where=_is_searched)
+Index(
+    "runs_of_workflow",
+    runs.c.tenant_id,
+    runs.c.workflow_name,
+    runs.c.status,
+    *_newest_first,
+    postgresql_where=_is_searched,
+)
+for _name, _scope in (
+    ("runs_failed", ()),
+    ("runs_of_workflow_failed", (runs.c.workflow_name,)),
+    ("runs_of_campaign_failed", (runs.c.campaign_id,)),
+):
+    _columns = (runs.c.tenant_id, *_scope, runs.c.error_code, *_newest_first)
+    Index(_name, *_columns, postgresql_where=_has_failed)
+for _name, _scope in (
+    ("runs_asking", ()),
+    ("runs_of_workflow_asking", (runs.c.workflow_name,)),
+    ("runs_of_campaign_asking", (runs.c.campaign_id,)),
+):
+    Index(_name, runs.c.tenant_id, *_scope, *_newest_first, postgresql_where=_is_waiting)
 # claim_queued: the next tenant is one step in the index, and so is the next run of a tenant. workflow_name is
 # in it so that runs which a worker does not serve are skipped within the index.
 Index(

@@ -20,6 +20,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAYOUT = struct.Struct(">Bq16s8s")
 _VERSION = 2
 
+# The same for runs that a filter takes.
+_VERSION_OF_FOUND = 5
+
 # The same for the artifacts of a run: version, id, and a hash of tenant and run.
 _LAYOUT_OF_ARTIFACTS = struct.Struct(">B16s8s")
 _VERSION_OF_ARTIFACTS = 3
@@ -49,15 +52,42 @@ def decode(
     token: str, tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]
 ) -> tuple[datetime, UUID] | None:
     """(created_at, id) of the run before the page; None for a token that is not of this query."""
+    found = _decode_place(token)
+    if found is None or found[0] != _VERSION or found[3] != _binding(tenant_id, campaign_id, statuses):
+        return None
+    return found[1], found[2]
+
+
+def encode_found(last: tuple[datetime, UUID], tenant_id: str, query: bytes) -> str:
+    """The token of the page after the one that ends with the run of that (created_at, id); `query` stands for
+    what else was asked for.
+    """
+    microseconds = (last[0] - _EPOCH) // timedelta(microseconds=1)
+    binding = _binding_of_query(tenant_id, query)
+    packed = _LAYOUT.pack(_VERSION_OF_FOUND, microseconds, last[1].bytes, binding)
+    return base64.urlsafe_b64encode(packed).decode()
+
+
+def decode_found(token: str, tenant_id: str, query: bytes) -> tuple[datetime, UUID] | None:
+    """(created_at, id) of the run before the page; None for a token that is not of this query."""
+    found = _decode_place(token)
+    if found is None or found[0] != _VERSION_OF_FOUND or found[3] != _binding_of_query(tenant_id, query):
+        return None
+    return found[1], found[2]
+
+
+def _binding_of_query(tenant_id: str, query: bytes) -> bytes:
+    return hashlib.sha256(query + tenant_id.encode()).digest()[:8]
+
+
+def _decode_place(token: str) -> tuple[int, datetime, UUID, bytes] | None:
     try:
         packed = base64.b64decode(token, altchars="-_", validate=True)
         version, microseconds, run_id, binding = _LAYOUT.unpack(packed)
         created_at = _EPOCH + timedelta(microseconds=microseconds)
     except (binascii.Error, ValueError, struct.error, OverflowError):
         return None
-    if version != _VERSION or binding != _binding(tenant_id, campaign_id, statuses):
-        return None
-    return created_at, UUID(bytes=run_id)
+    return version, created_at, UUID(bytes=run_id), binding
 
 
 def encode_artifact(last: UUID, tenant_id: str, run_id: UUID) -> str:

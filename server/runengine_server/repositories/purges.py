@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Table, delete, func, literal, select, tuple_
-from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.sql.dml import ReturningDelete
 
+from runengine_server.database.composed import compiled
 from runengine_server.database.graph_tables import step_cache, store_items
 from runengine_server.database.schema import idempotency_keys, workflow_workers
 from runengine_server.database.scopes import DispatchScope, Scope, TenantScope
 
 # Rows a statement, so that no transaction is long.
 _BATCH = 1000
-
-_DIALECT = asyncpg.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 _now = func.statement_timestamp()
 
@@ -63,14 +60,8 @@ async def clear_store(tenant: TenantScope, tenant_id: str, path: str) -> int:
 
 
 async def _repeat(scope: Scope, statement: ReturningDelete[int]) -> int:
-    sql, arguments = _compiled(statement)
+    sql, arguments = compiled(statement)
     deleted = 0
     while found := await scope.fetch(sql, *arguments):
         deleted += len(found)
     return deleted
-
-
-def _compiled(statement: ReturningDelete[int]) -> tuple[str, Sequence[object]]:
-    """The SQL with the arguments $1, $2 and so on."""
-    compiled = statement.compile(dialect=_DIALECT)
-    return str(compiled), [compiled.params[name] for name in compiled.positiontup or ()]

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import grpc
-from runengine.v1 import run_service_pb2, run_service_pb2_grpc
+from runengine.v1 import list_runs_pb2, run_service_pb2, run_service_pb2_grpc
 
 from runengine_server.commands.cancel_run import cancel_run
 from runengine_server.commands.resume_run import check_resume, resume_run
@@ -22,10 +22,12 @@ from runengine_server.domain.errors import InvalidArgument, RunNotFound, Violati
 from runengine_server.domain.run import RunStatus
 from runengine_server.domain.transitions import not_completed
 from runengine_server.repositories.run_repository import RunRepository
+from runengine_server.repositories.run_search import find_runs
 from runengine_server.rpc.call_metadata import actor_of, idempotency_key, set_metadata
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.known_campaigns import KnownCampaigns
 from runengine_server.rpc.messages import event_message, run_status_value, step_data_response, step_message
+from runengine_server.rpc.run_filters import check_filter
 from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
 from runengine_server.rpc.validation import require_valid, violations_of
@@ -76,6 +78,25 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             self._known_campaigns.add(tenant_id, campaign_id)
         set_metadata(context, result, self._served.metadata_for(request.workflow_name))
         return result.response
+
+    async def ListRuns(  # noqa: N802, D102
+        self, request: list_runs_pb2.ListRunsRequest, context: Context
+    ) -> Any:
+        tenant_id = caller().tenant_id
+        wanted, violations = check_filter(request)
+        after = None
+        if request.page_token and not violations:
+            after = page_token.decode_found(request.page_token, tenant_id, wanted.digest())
+            if after is None:
+                violations = [Violation("page_token", "is not a token of the same filters")]
+        if violations:
+            raise InvalidArgument(violations)
+        limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
+        page = await find_runs(self._database.tenant(tenant_id), tenant_id, wanted, limit, after)
+        token = page_token.encode_found(page.last, tenant_id, wanted.digest()) if page.last else None
+        rest = list_runs_pb2.ListRunsResponse(limit=limit, next_page_token=token)
+        # Encoded messages of one type, one after the other, are the message that has all their fields.
+        return page.runs + rest.SerializeToString()
 
     async def GetRun(  # noqa: N802, D102
         self, request: run_service_pb2.GetRunRequest, context: Context

@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from runengine.rest_json import words_of
-from runengine.rules import alternatives_of, rules_of
+from runengine.rules import alternatives_of, is_required, rules_of
 
 from runengine_server.domain.errors import InvalidArgument, Violation
 from runengine_server.domain.ids import NOT_A_UUID, is_uuid
@@ -54,7 +54,7 @@ def _check_of(field: FieldDescriptor) -> _Check | None:
         case {"string.uuid": True, **others} if not others:
             return _value_check(field, is_uuid, NOT_A_UUID)
         case {"string.min_len": 1, **others} if not others:
-            return _value_check(field, bool, "is required")
+            return _value_check(field, bool, "is required" if is_required(field) else "must not be empty")
         case {"int32.gte": least, "int32.lte": most, **others} if not others:
             return _value_check(field, lambda value: least <= value <= most, f"must be {least} to {most}")
         case {"int32.gte": least, **others} if not others:

@@ -13,10 +13,12 @@ import socket
 import struct
 import termios
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runengine.v1.list_runs_pb2 import ListRunsResponse
 from runengine.v1.run_pb2 import Run, RunError, RunStatus
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse, StatusCounts
 from runengine_client import struct_to_dict
@@ -26,6 +28,7 @@ from runengine_client.json_view import (
     output_json,
     page_json,
     run_json,
+    runs_json,
     steps_json,
 )
 
@@ -47,6 +50,7 @@ from tests.support.client_command import (
     uuid,
 )
 
+FOUND = ListRunsResponse(runs=list(RUNS.values())[:2], limit=2, next_page_token="the next")
 PAGE = ListCampaignRunsResponse(runs=[FAILED], total=4, limit=1, offset=2)
 WHOLE = ListCampaignRunsResponse(runs=RUNS.values(), total=4, limit=4, status_counts=StatusCounts())
 
@@ -89,6 +93,7 @@ async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command
         *((["output", run_id], output_json(each)) for run_id, each in OUTPUTS.items()),
         (["list", uuid(12), "--limit", "1", "--offset", "2"], page_json(PAGE)),
         (["list", uuid(12), "--all"], page_json(WHOLE)),
+        (["runs", "--limit", "2"], runs_json(FOUND)),
         (["get", WAITING.id], run_json(WAITING)),
         (["retry", FAILED.id], run_json(QUEUED)),
         (["resume", WAITING.id, "--value", "null"], run_json(QUEUED)),
@@ -129,11 +134,12 @@ async def test_options_before_the_command_and_after_it_go_before_the_environment
     ("arguments", "ids"),
     [
         (["list", uuid(12)], list(RUNS)),
+        (["runs"], list(RUNS)[:2]),
         (["steps", FAILED.id], [uuid(31), uuid(32)]),
         (["get", FAILED.id], [FAILED.id]),
         (["get", QUEUED.id], [COMPLETED.id]),
     ],
-    ids=["list", "steps", "failed", "completed"],
+    ids=["list", "runs", "steps", "failed", "completed"],
 )
 async def test_output_fits_and_has_each_id_whole(
     runengine: Command, arguments: list[str], ids: list[str]
@@ -165,6 +171,26 @@ async def test_a_status_filter_may_be_repeated(engine: Engine, runengine: Comman
     ended = await runengine("list", uuid(12), "--status", "failed", "--status", "cancelled")
     assert ended.code == 0
     assert list(engine.requests[0].status) == [RunStatus.RUN_STATUS_FAILED, RunStatus.RUN_STATUS_CANCELLED]
+
+
+async def test_the_filters_of_a_search_reach_the_engine(engine: Engine, runengine: Command) -> None:
+    before = datetime.now(UTC)
+    given = ("--workflow", "greet", "--status", "failed", "--since", "1d", "--until", "2026-01-31")
+    ended = await runengine("runs", *given)
+    assert ended.code == 0
+    assert ended.out.splitlines()[-1] == "2 runs; --all shows all"
+    (request,) = engine.requests
+    assert (request.workflow_name, list(request.status)) == ("greet", [RunStatus.RUN_STATUS_FAILED])
+    since = request.created_after.ToDatetime(UTC)
+    assert before <= since + timedelta(days=1) <= datetime.now(UTC)
+    assert request.created_before.ToJsonString() == "2026-01-31T00:00:00Z"
+
+
+async def test_a_search_shows_all_pages_when_it_is_told_to(engine: Engine, runengine: Command) -> None:
+    ended = await runengine("runs", "--waiting", "--all")
+    assert ended.code == 0
+    assert [(each.waiting, each.page_token) for each in engine.requests] == [(True, ""), (True, "the next")]
+    assert ended.out.splitlines()[-1] == "4 runs"
 
 
 async def test_a_long_bundle_url_is_copied_in_one_piece(runengine: Command) -> None:
@@ -287,6 +313,8 @@ async def test_other_misuse_is_a_usage_error_too(runengine: Command) -> None:
     for ended in await asyncio.gather(
         runengine("list", uuid(12), "--status", "done"),
         runengine("list", uuid(12), "--all", "--limit", "5"),
+        runengine("runs", "--all", "--limit", "5"),
+        runengine("runs", "--since", "yesterday"),
         runengine("get"),
         runengine("get", "0", "--token", "é"),
         runengine("get", "\udcff"),
@@ -401,6 +429,7 @@ async def test_help_names_every_command(runengine: Command) -> None:
         "trigger",
         "get",
         "steps",
+        "runs",
         "list",
         "output",
         "retry",

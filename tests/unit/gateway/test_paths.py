@@ -53,8 +53,8 @@ async def test_any_other_path_is_404_and_no_call(running: Running, server: Serve
     ("method", "path", "allow"),
     [
         ("PUT", f"/runs/{RUN_ID}", "DELETE, GET, HEAD"),
-        ("GET", "/runs", "POST"),
-        ("HEAD", "/runs", "POST"),
+        ("PUT", "/runs", "GET, HEAD, POST"),
+        ("HEAD", "/campaigns", "POST"),
         ("OPTIONS", "/campaigns", "POST"),
         ("POST", "/healthz", "GET, HEAD"),
         ("GET", f"/runs/{RUN_ID}/retry", "POST"),

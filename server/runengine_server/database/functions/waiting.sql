@@ -95,13 +95,6 @@ BEGIN
 END
 $$;
 
--- As public.encoded_response, with what the run waits for.
-CREATE FUNCTION run_response(_input bytea, _state bytea, _priority smallint, _waiting bytea) RETURNS bytea
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN _waiting IS NULL THEN public.encoded_response(_input, _state, _priority)
-        ELSE waiting_response(_input, _state, _priority, _waiting) END
-$$;
-
 CREATE FUNCTION waiting_response(_input bytea, _state bytea, _priority smallint, _waiting bytea) RETURNS bytea
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
@@ -116,6 +109,13 @@ BEGIN
         || substring(response FROM octet_length(response) - size + 1) || _waiting;
 END
 $$;
+
+-- As public.encoded_response, with what the run waits for. Its body is parsed when it is made, so that it may be
+-- called whatever the search_path is.
+CREATE FUNCTION run_response(_input bytea, _state bytea, _priority smallint, _waiting bytea) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN _waiting IS NULL THEN public.encoded_response(_input, _state, _priority)
+    ELSE waiting_response(_input, _state, _priority, _waiting) END;
 
 -- A string as field `_field`; an empty one, as protobuf has it, is not there.
 CREATE FUNCTION encoded_text(_field int, _text text) RETURNS bytea LANGUAGE plpgsql IMMUTABLE STRICT AS $$

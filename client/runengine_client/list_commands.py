@@ -1,0 +1,137 @@
+"""The commands that list runs."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from runengine.v1.list_runs_pb2 import ListRunsResponse
+from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
+
+from runengine_client import tables
+from runengine_client.campaign_commands import CampaignId
+from runengine_client.command import Session
+from runengine_client.json_view import page_json, runs_json
+
+_DURATION = re.compile("([0-9]{1,6})([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class StatusWord(StrEnum):
+    """The values of `--status`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+def _moment(text: str) -> datetime:
+    """That long ago, or the time; without a time zone it is UTC. Typer shows what a ValueError says."""
+    if duration := _DURATION.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[duration[2]]: int(duration[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"{text!r} is neither a duration such as 30m, 12h, 1d or 2w, nor a time such as 2026-01-31"
+        raise typer.BadParameter(message) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+Statuses = Annotated[
+    list[StatusWord] | None,
+    typer.Option(
+        metavar="STATUS",
+        help="Show only runs that are queued, running, completed, failed or cancelled. Repeatable.",
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(metavar="N", help="Number of runs to show at most, 1 to 100. Default: 20.")
+]
+All = Annotated[bool, typer.Option("--all", help="Show all runs instead of one page.")]
+
+
+async def runs(
+    session: Session,
+    status: Statuses = None,
+    workflow: Annotated[
+        str | None, typer.Option(metavar="WORKFLOW", help="Show only runs of that workflow.")
+    ] = None,
+    campaign: Annotated[
+        str | None, typer.Option(metavar="CAMPAIGN", help="Show only runs of that campaign, by its id.")
+    ] = None,
+    error: Annotated[
+        str | None,
+        typer.Option(metavar="CODE", help="Show only runs that failed with that code, such as STEP_FAILED."),
+    ] = None,
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="Show only runs that wait for somebody.")
+    ] = False,
+    since: Annotated[
+        Any,
+        typer.Option(
+            parser=_moment,
+            metavar="WHEN",
+            help="Show only runs triggered since then: 30m, 12h, 1d or 2w ago, or a time such as 2026-01-31.",
+        ),
+    ] = None,
+    until: Annotated[
+        Any, typer.Option(parser=_moment, metavar="WHEN", help="Show only runs triggered before that.")
+    ] = None,
+    limit: Limit = None,
+    all_: All = False,
+) -> None:
+    """Finds runs of the tenant, most recent first. Takes one of --workflow and --campaign, and one of
+    --status, --error and --waiting.
+    """
+    wanted: dict[str, Any] = {
+        "status": status or [],
+        "workflow_name": workflow,
+        "campaign_id": campaign,
+        "error_code": error,
+        "waiting": waiting,
+        "created_after": since,
+        "created_before": until,
+    }
+    if all_:
+        if limit is not None:
+            raise ValueError("--all goes without --limit")
+        found = [run async for run in session.client.iterate_runs(**wanted)]
+        page = ListRunsResponse(runs=found, limit=len(found))
+    else:
+        page = await session.client.list_runs(**wanted, limit=limit)
+    number = f"{len(page.runs)} run{'' if len(page.runs) == 1 else 's'}"
+    below = f"{number}; --all shows all" if page.HasField("next_page_token") else number
+    session.show(tables.runs_view(page.runs, below, session.out), runs_json(page))
+
+
+async def list_(
+    session: Session,
+    campaign_id: CampaignId,
+    status: Statuses = None,
+    limit: Limit = None,
+    offset: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of the most recent runs to skip. Default: 0.")
+    ] = None,
+    all_: All = False,
+) -> None:
+    """Shows the runs of a campaign, most recent first."""
+    wanted = status or []
+    if not all_:
+        page = await session.client.list_campaign_runs(campaign_id, status=wanted, limit=limit, offset=offset)
+        below = f"{len(page.runs)} of {page.total}, offset {page.offset}"
+        session.show(tables.runs_view(page.runs, below, session.out), page_json(page))
+        return
+    if limit is not None or offset is not None:
+        raise ValueError("--all goes without --limit and --offset")
+    page = await session.client.list_campaign_runs(campaign_id, status=wanted, limit=1)
+    runs = [run async for run in session.client.iterate_campaign_runs(campaign_id, status=wanted)]
+    whole = ListCampaignRunsResponse(
+        runs=runs, total=len(runs), limit=len(runs), status_counts=page.status_counts
+    )
+    below = f"{len(runs)} of {len(runs)}, offset 0"
+    session.show(tables.runs_view(runs, below, session.out), page_json(whole))

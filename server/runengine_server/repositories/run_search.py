@@ -1,0 +1,96 @@
+"""Finds the runs of one tenant that a filter takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, LargeBinary, Select, func, literal_column, select, tuple_, union_all
+
+from runengine_server.database import functions
+from runengine_server.database.composed import compiled
+from runengine_server.database.schema import runs
+from runengine_server.database.scopes import TenantScope
+from runengine_server.domain.run import RunStatus
+from runengine_server.domain.run_filter import RunFilter
+
+# Implies the condition of the indexes that are for statements of this module alone.
+_IS_SEARCHED = runs.c.updated_at < literal_column("'infinity'::timestamptz")
+_NEWEST_FIRST = (runs.c.created_at.desc(), runs.c.id.desc())
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRuns:
+    """`runs` are encoded, each in field 1; `last` is (created_at, id) of the last of them, where there are
+    more.
+    """
+
+    runs: bytes
+    last: tuple[datetime, UUID] | None
+
+
+async def find_runs(
+    scope: TenantScope, tenant_id: str, wanted: RunFilter, limit: int, after: tuple[datetime, UUID] | None
+) -> FoundRuns:
+    """Up to `limit` runs, most recent first, after the one of `after`, its (created_at, id)."""
+    if "\0" in f"{wanted.workflow_name}{wanted.error_code}":
+        return FoundRuns(b"", None)  # no text of PostgreSQL holds one
+    # One more than the page, to know whether there is another.
+    sql, arguments = compiled(statement_of(tenant_id, wanted, limit + 1, after))
+    found = await scope.fetch(sql, *arguments)
+    page = found[:limit]
+    last = (page[-1]["created_at"], page[-1]["id"]) if len(found) > limit else None
+    return FoundRuns(b"".join([row["response"] for row in page]), last)
+
+
+def statement_of(
+    tenant_id: str, wanted: RunFilter, limit: int, after: tuple[datetime, UUID] | None
+) -> Select[tuple[datetime, UUID, bytes]]:
+    """Returns (created_at, id, response) of each run."""
+    response = getattr(func, functions.schema()).run_response(
+        runs.c.encoded_input, runs.c.encoded_state, runs.c.priority, runs.c.encoded_waiting, type_=LargeBinary
+    )
+    common = list(_conditions(tenant_id, wanted, after))
+
+    def newest(*conditions: ColumnElement[bool]) -> Select[tuple[datetime, UUID, bytes]]:
+        columns = select(runs.c.created_at, runs.c.id, response.label("response"))
+        return columns.where(*common, *conditions).order_by(*_NEWEST_FIRST).limit(limit)
+
+    if wanted.error_code is not None:
+        return newest(runs.c.error_code == wanted.error_code)
+    if wanted.is_waiting:
+        return newest(_has_status(RunStatus.RUNNING), runs.c.encoded_waiting.is_not(None))
+    if wanted.campaign_id is not None and not wanted.statuses:
+        return newest()
+    searched = () if wanted.campaign_id is not None else (_IS_SEARCHED,)
+    # The rows of each status come in order from its own part of an index, and are merged: PostgreSQL would
+    # otherwise read all of them to sort them.
+    each_status = [
+        newest(_has_status(status), *searched).subquery(f"of_{status}").select()
+        for status in wanted.statuses or RunStatus
+    ]
+    merged = union_all(*each_status).subquery("merged")
+    return select(merged).order_by(merged.c.created_at.desc(), merged.c.id.desc()).limit(limit)
+
+
+def _has_status(status: RunStatus) -> ColumnElement[bool]:
+    # Not as a parameter, of which PostgreSQL does not know that it implies the condition of an index.
+    return runs.c.status == literal_column(f"'{status.value}'")
+
+
+def _conditions(
+    tenant_id: str, wanted: RunFilter, after: tuple[datetime, UUID] | None
+) -> Iterator[ColumnElement[bool]]:
+    yield runs.c.tenant_id == tenant_id
+    if wanted.workflow_name is not None:
+        yield runs.c.workflow_name == wanted.workflow_name
+    if wanted.campaign_id is not None:
+        yield runs.c.campaign_id == wanted.campaign_id
+    if wanted.created_after is not None:
+        yield runs.c.created_at >= wanted.created_after
+    if wanted.created_before is not None:
+        yield runs.c.created_at < wanted.created_before
+    if after is not None:
+        yield tuple_(runs.c.created_at, runs.c.id) < tuple_(*after)
