@@ -29,6 +29,7 @@ for _name, _body in (
     ("output", run_commands.output),
     ("runs", list_commands.runs),
     ("list", list_commands.list_),
+    ("workflows", list_commands.workflows),
     ("retry", run_commands.retry),
     ("resume", run_commands.resume),
     ("cancel", run_commands.cancel),

@@ -33,6 +33,7 @@ from runengine.v1.run_service_pb2 import (
     WatchRunRequest,
     WatchRunResponse,
 )
+from runengine.v1.workflow_service_pb2 import ListWorkflowsRequest, ListWorkflowsResponse, Workflow
 
 from runengine_client.arguments import key_metadata, struct_or_none
 from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
@@ -140,15 +141,29 @@ class RunEngineClient(RunLists):
         """Returns the steps of the run in execution order, each at its current attempt.
 
         With `attempt`, from 1, each step as it was at that execution; steps with fewer executions are left
-        out. Raises RunNotFound, InvalidArgument.
+        out. Asks for a thousand at a time. Raises RunNotFound, InvalidArgument.
         """
         request = ListRunStepsRequest(run_id=str(run_id), attempt=attempt)
-        return list((await self._call(self._runs.ListRunSteps, request)).steps)
+        steps: list[RunStep] = []
+        while True:
+            page = await self._call(self._runs.ListRunSteps, request)
+            steps += page.steps
+            if not page.HasField("next_page_token"):
+                return steps
+            request.page_token = page.next_page_token
 
     async def list_run_events(self, run_id: Id) -> list[RunEvent]:
-        """Returns the transitions of the run, all attempts, in order. Raises RunNotFound."""
+        """Returns the transitions of the run, all attempts, in order, asking for a thousand at a time. Raises
+        RunNotFound.
+        """
         request = ListRunEventsRequest(run_id=str(run_id))
-        return list((await self._call(self._runs.ListRunEvents, request)).events)
+        events: list[RunEvent] = []
+        while True:
+            page = await self._call(self._runs.ListRunEvents, request)
+            events += page.events
+            if not page.HasField("next_page_token"):
+                return events
+            request.page_token = page.next_page_token
 
     async def get_run_output(self, run_id: Id) -> RunOutput:
         """Returns what the graph of a completed run has returned.
@@ -229,6 +244,26 @@ class RunEngineClient(RunLists):
         """Returns the campaign as it is now. Raises CampaignNotFound."""
         request = GetCampaignRequest(campaign_id=str(campaign_id))
         return (await self._call(self._campaigns.GetCampaign, request)).campaign
+
+    async def list_workflows(
+        self, *, limit: int | None = None, page_token: str | None = None
+    ) -> ListWorkflowsResponse:
+        """Returns one page of the workflows that there are, in the order of their names: their graphs, their
+        schemas, and how many workers serve each. `limit` is 1 to 50, by default 50. Raises InvalidArgument.
+        """
+        request = ListWorkflowsRequest(limit=limit, page_token=page_token)
+        return await self._call(self._workflows.ListWorkflows, request)
+
+    async def iterate_workflows(self, *, page_size: int = 50) -> AsyncIterator[Workflow]:
+        """Yields all workflows that there are, a page at a time."""
+        token: str | None = None
+        while True:
+            page = await self.list_workflows(limit=page_size, page_token=token)
+            for workflow in page.workflows:
+                yield workflow
+            if not page.HasField("next_page_token"):
+                return
+            token = page.next_page_token
 
     async def list_run_artifacts(
         self, run_id: Id, *, limit: int | None = None, page_token: str | None = None

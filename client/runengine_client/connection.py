@@ -14,6 +14,7 @@ from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from runengine.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from runengine.v1.run_service_pb2 import WatchRunRequest, WatchRunResponse
 from runengine.v1.run_service_pb2_grpc import RunServiceStub
+from runengine.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 
 from runengine_client.arguments import header_value
 from runengine_client.channel import CHANNEL_OPTIONS
@@ -52,6 +53,7 @@ class Connection:
         self._runs = RunServiceStub(channel)
         self._campaigns = CampaignServiceStub(channel)
         self._artifacts = ArtifactServiceStub(channel)
+        self._workflows = WorkflowServiceStub(channel)
 
     async def __aenter__(self) -> Self:
         return self

@@ -15,12 +15,15 @@ from runengine.v1.run_service_pb2 import (
     ListCampaignRunsResponse,
     WatchRunResponse,
 )
+from runengine.v1.workflow_service_pb2 import ListWorkflowsResponse, Workflow
 
 from runengine_client.client import StepData
 
 run_json = encoder_of(Run.DESCRIPTOR)
 page_json = encoder_of(ListCampaignRunsResponse.DESCRIPTOR)
 runs_json = encoder_of(ListRunsResponse.DESCRIPTOR)
+workflow_json = encoder_of(Workflow.DESCRIPTOR)
+workflows_json = encoder_of(ListWorkflowsResponse.DESCRIPTOR)
 output_json = encoder_of(GetRunOutputResponse.DESCRIPTOR)
 campaign_json = encoder_of(Campaign.DESCRIPTOR)
 _step_json = encoder_of(RunStep.DESCRIPTOR)

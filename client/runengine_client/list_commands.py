@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 from runengine.v1.list_runs_pb2 import ListRunsResponse
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse
+from runengine.v1.workflow_service_pb2 import ListWorkflowsResponse
 
 from runengine_client import tables
 from runengine_client.campaign_commands import CampaignId
 from runengine_client.command import Session
-from runengine_client.json_view import page_json, runs_json
+from runengine_client.json_view import page_json, runs_json, workflow_json, workflows_json
 
 _DURATION = re.compile("([0-9]{1,6})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -107,6 +108,26 @@ async def runs(
     number = f"{len(page.runs)} run{'' if len(page.runs) == 1 else 's'}"
     below = f"{number}; --all shows all" if page.HasField("next_page_token") else number
     session.show(tables.runs_view(page.runs, below, session.out), runs_json(page))
+
+
+async def workflows(
+    session: Session,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WORKFLOW", help="Show its nodes, and what it takes and returns.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Shows which workflows there are, and how many workers serve each."""
+    found = [each async for each in session.client.iterate_workflows()]
+    if name is None:
+        session.show(tables.workflows_view(found), workflows_json(ListWorkflowsResponse(workflows=found)))
+        return
+    named = next((each for each in found if each.name == name), None)
+    if named is None:
+        raise ValueError(f"there is no workflow {name!r}")
+    session.show(tables.workflow_view(named), workflow_json(named))
 
 
 async def list_(

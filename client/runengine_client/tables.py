@@ -15,6 +15,7 @@ from runengine.rest_json import words_of
 from runengine.v1.artifact_service_pb2 import Artifact
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.run_pb2 import Run, RunError, RunEvent, RunStep, StepError, WaitingFor
+from runengine.v1.workflow_service_pb2 import Workflow
 
 from runengine_client.client import StepData
 from runengine_client.structs import struct_to_dict
@@ -145,6 +146,45 @@ def runs_view(runs: Sequence[Run], below: str, console: Console) -> RenderableTy
             created = _time(run.created_at).replace(" ", "\n")
             table.add_row(name, status_text(run), created, duration_text(run), str(run.attempt))
     return Group(table, Text(), footer)
+
+
+def workflows_view(workflows: Sequence[Workflow]) -> RenderableType:
+    """Shows one workflow a line."""
+    if not workflows:
+        return Text("no workflows yet: a worker registers them", "dim")
+    table = _table()
+    table.add_column("workflow", overflow="fold")
+    _add_numbers(table, "workers", "nodes")
+    table.add_column("registered (UTC)", no_wrap=True)
+    for each in workflows:
+        workers = Text(str(each.workers), "" if each.workers else "red")
+        table.add_row(plain(each.name), workers, str(len(_steps_of(each))), _time(each.registered_at))
+    return table
+
+
+def workflow_view(workflow: Workflow) -> RenderableType:
+    """Shows what comes after what in a workflow, and what it takes and returns."""
+    parts: list[Text] = [Text.assemble(plain(workflow.name, "bold"), f", {workflow.workers} workers")]
+    for node in workflow.nodes:
+        after = [
+            f"{edge.target}{'?' if edge.conditional else ''}"
+            for edge in workflow.edges
+            if edge.source == node.id
+        ]
+        skill = f" ({node.skill_id})" if node.skill_id != node.id.rpartition(":")[2] else ""
+        then = f" → {', '.join(after)}" if after else ""
+        parts.append(Text.assemble("  ", plain(node.id), plain(skill, "dim"), plain(then, "dim")))
+    for label, schema in (("takes", workflow.input_schema), ("returns", workflow.output_schema)):
+        if schema:
+            parts.append(Text(label, "dim"))
+            parts.append(plain(_json_text(json.loads(schema))))
+    if workflow.HasField("note"):
+        parts.append(plain(workflow.note, "dim"))
+    return Text("\n").join(parts)
+
+
+def _steps_of(workflow: Workflow) -> list[str]:
+    return [node.id for node in workflow.nodes if not node.id.rpartition(":")[2].startswith("__")]
 
 
 def steps_view(steps: Sequence[RunStep], console: Console) -> RenderableType:

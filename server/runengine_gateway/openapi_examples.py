@@ -47,6 +47,12 @@ _EXAMPLES: Mapping[str, object] = {
     "waiting_for": None,
     "WaitingFor.id": "6f1c0e5b7d2a4f8e9b3c1d0a5e7f2b46",
     "WaitingFor.value": {"question": "Publish the bundle?"},
+    "Workflow.name": "campaign-bundle",
+    "input_schema": {"type": "object", "properties": {"audience": {"type": "string"}}},
+    "output_schema": {"type": "object", "properties": {"headline": {"type": "string"}}},
+    "WorkflowNode.id": "copywriting",
+    "source": "brief",
+    "target": "copywriting",
     "ResumeRunRequest.value": {"approved": True},
     "ResumeRunRequest.values": {"6f1c0e5b7d2a4f8e9b3c1d0a5e7f2b46": {"approved": True}},
 }

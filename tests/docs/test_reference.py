@@ -11,7 +11,12 @@ import pytest
 import typer.main
 from google.api import annotations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
-from runengine.v1 import artifact_service_pb2, campaign_service_pb2, run_service_pb2
+from runengine.v1 import (
+    artifact_service_pb2,
+    campaign_service_pb2,
+    run_service_pb2,
+    workflow_service_pb2,
+)
 from runengine.v1.error_reason_pb2 import ErrorReason
 from runengine_client.__main__ import app
 from runengine_server.__main__ import cli
@@ -22,7 +27,7 @@ from tests.support.stack import ROOT
 
 REFERENCE = ROOT / "docs/reference"
 REST, GRPC = REFERENCE / "rest.md", REFERENCE / "grpc.md"
-PROTOS = (run_service_pb2, campaign_service_pb2, artifact_service_pb2)
+PROTOS = (run_service_pb2, campaign_service_pb2, artifact_service_pb2, workflow_service_pb2)
 
 Json = dict[str, Any]
 
@@ -64,7 +69,7 @@ async def test_each_object_has_its_fields(document: Json) -> None:
     schemas = {
         "run": "Run", "step": "RunStep", "event": "RunEvent", "campaign": "Campaign",
         "page": "ListCampaignRunsResponse", "error": "RunError", "waiting": "WaitingFor",
-        "artifact": "Artifact", "progress": "ProgressEvent",
+        "artifact": "Artifact", "progress": "ProgressEvent", "workflow": "Workflow",
     }  # fmt: skip
     told = {name: "".join(code(fields)).split(", ") for name, fields in rows(REST, "## Objects")}
     properties = {key: document["components"]["schemas"][schema] for key, schema in schemas.items()}

@@ -118,7 +118,6 @@ def tenant_predicate() -> None:
         "count_campaign_runs",
         "get_run_output",
         "get_run_step_data",
-        "list_run_events",
         "list_run_events_after",
         "get_run_with_last_event",
         "list_run_steps",

@@ -25,6 +25,7 @@ from tests.support.own_worker import (
     chain,
     code_and_step,
     ended,
+    events_of,
     fork,
     serving,
     until,
@@ -148,8 +149,7 @@ async def test_the_timeline_tells_who_resumed_a_run(database_url: str) -> None:
     async with serving(database_url, chain(ask=ask)) as engine:
         run = await engine.execute()
         await engine.go_on(run.id, {run.gate: "yes"})
-        events = await engine.runs.list_events(run.id)
-        assert events is not None
+        events = await events_of(engine.runs, run.id)
         assert [(each.reason, each.actor) for each in events] == [
             ("TRIGGERED", ACTOR.name),
             ("CLAIMED", "worker:test"),

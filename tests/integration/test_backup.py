@@ -25,7 +25,7 @@ from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.settings import Settings, SettingsError
 
-from tests.support.own_worker import State, chain, serving
+from tests.support.own_worker import State, chain, events_of, serving
 from tests.support.postgresql_servers import Server, empty_postgresql, installed
 
 
@@ -110,7 +110,7 @@ async def responses(url: str, tenant_id: str, campaign_id: UUID) -> list[object]
     found: list[object] = [page, await CampaignRepository(scope).get(campaign_id)]
     for run in ListCampaignRunsResponse.FromString(page.runs).runs:
         run_id = UUID(run.id)
-        found += [await runs.get(run_id), await runs.list_steps(run_id, None), await runs.list_events(run_id)]
+        found += [await runs.get(run_id), await runs.list_steps(run_id, None), await events_of(runs, run_id)]
     assert len(found) == 2 + 5 * 3
     await database.close()
     return found

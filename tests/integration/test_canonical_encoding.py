@@ -18,7 +18,7 @@ from runengine_server.domain.encoded_run import encode_error, encode_input
 from runengine_server.domain.run import Failure, NewRun
 from runengine_server.domain.run import RunStatus as Status
 
-from tests.support.own_worker import State, chain, serving
+from tests.support.own_worker import State, chain, events_of, serving
 
 EXAMPLES = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -176,6 +176,6 @@ async def test_a_page_and_the_errors_of_events_are_canonical(database_url: str) 
         runs = ListCampaignRunsResponse.FromString(page.runs)
         assert {run.status for run in runs.runs} == {1, 2, 3, 4, 5}
         assert page.runs == runs.SerializeToString()
-        events = [event for run in runs.runs for event in await engine.runs.list_events(UUID(run.id)) or ()]
+        events = [event for run in runs.runs for event in await events_of(engine.runs, UUID(run.id))]
         (error,) = (event.error for event in events if event.error is not None)
         assert error == RunError.FromString(error).SerializeToString()

@@ -14,7 +14,12 @@ from google.api import annotations_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import Value
-from runengine.v1 import artifact_service_pb2, campaign_service_pb2, run_service_pb2
+from runengine.v1 import (
+    artifact_service_pb2,
+    campaign_service_pb2,
+    run_service_pb2,
+    workflow_service_pb2,
+)
 from runengine_client import RunEngineClient
 from runengine_server.auth import development
 
@@ -25,6 +30,7 @@ SERVICES = [
     run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
     campaign_service_pb2.DESCRIPTOR.services_by_name["CampaignService"],
     artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"],
+    workflow_service_pb2.DESCRIPTOR.services_by_name["WorkflowService"],
 ]
 METHODS: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
 # Those that look up one thing by its id; the others answer anyone's question about their own things.
@@ -168,5 +174,5 @@ async def test_an_id_of_another_tenant_looks_like_an_absent_one_to_the_byte(
 
 def test_the_matrix_knows_every_method_that_the_server_has() -> None:
     assert {method.name for method in METHODS} - {method.name for method in BY_ID} == {
-        "TriggerRun", "ListRuns", "ListCampaignRuns", "CreateCampaign",
+        "TriggerRun", "ListRuns", "ListCampaignRuns", "CreateCampaign", "ListWorkflows",
     }  # fmt: skip

@@ -26,7 +26,7 @@ from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import Failure, NewRun, RunStatus
 from runengine_server.repositories.run_repository import IdempotencyKey, Outcome, RunRepository
 
-from tests.support.own_worker import ACTOR, run_of
+from tests.support.own_worker import ACTOR, events_of, run_of
 
 ERROR = {
     "code": "STEP_FAILED",
@@ -96,8 +96,7 @@ async def test_runs_stored_before_they_were_kept_encoded_are_seen_as_they_were(
         assert run.started_at is not None
         assert run.started_at.isoformat() == "2026-01-31T09:30:00.123000+00:00"
         assert run.created_at.isoformat() == "2026-01-31T09:29:59.999000+00:00"
-        events = await runs.list_events(run_id)
-        assert events is not None
+        events = await events_of(runs, run_id)
         assert [event.error and RunError.FromString(event.error).message for event in events] == [
             "ValueError: naïve" if status == "failed" else None
         ]

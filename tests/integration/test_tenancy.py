@@ -102,7 +102,7 @@ async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> li
     return [
         await runs.get(theirs.run_id),
         await runs.list_steps(theirs.run_id, None) or None,
-        await runs.list_events(theirs.run_id),
+        await runs.get_events_after(theirs.run_id, 0),
         await runs.get_output(theirs.run_id),
         page.runs or None,
         filtered.runs or None,

@@ -16,7 +16,18 @@ from runengine_server.domain.run import RunStatus, whole_milliseconds
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 
-from tests.support.own_worker import SECONDS, Engine, Held, Ran, State, chain, ended, happened, serving
+from tests.support.own_worker import (
+    SECONDS,
+    Engine,
+    Held,
+    Ran,
+    State,
+    chain,
+    ended,
+    events_of,
+    happened,
+    serving,
+)
 from tests.support.postgresql_servers import Server, postgresql
 from tests.support.stack import open_directory
 
@@ -104,8 +115,7 @@ async def test_nothing_takes_less_than_no_time_when_the_clock_goes_back(server: 
                 for step in steps
                 if step.started_at and step.completed_at
             )
-        events = await engine.runs.list_events(completed.id)
-        assert events is not None
+        events = await events_of(engine.runs, completed.id)
         assert [event.to_status for event in events] == ["queued", "running", "completed"]
         assert [event.at for event in events] == sorted(event.at for event in events)
 

@@ -26,6 +26,10 @@ from runengine.v1.campaign_service_pb2_grpc import (
 )
 from runengine.v1.run_pb2 import Run, RunStatus
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
+from runengine.v1.workflow_service_pb2_grpc import (
+    WorkflowServiceServicer,
+    add_WorkflowServiceServicer_to_server,
+)
 
 RUN_ID = UUID("0199c0de-7a11-7bad-8c0f-000000000001")
 CAMPAIGN_ID = UUID("0199c0de-7a11-7bad-8c0f-00000000000c")
@@ -33,7 +37,7 @@ RUN = Run(id=str(RUN_ID), workflow_name="campaign-bundle", status=RunStatus.RUN_
 NEVER = object()
 
 
-class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer):
+class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer, WorkflowServiceServicer):
     """Answers each call with the next of `answers`, and keeps what it was asked.
 
     A message is the answer, a Status or a code an abort, NEVER a call that hangs. The last of
@@ -74,7 +78,7 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
 
     ListRuns = GetRun = GetRunOutput = GetRunStepData = ListRunSteps = ListRunEvents = TriggerRun
     RetryRun = ResumeRun = CancelRun = TriggerRun
-    ListCampaignRuns = CreateCampaign = GetCampaign = ListRunArtifacts = TriggerRun
+    ListCampaignRuns = CreateCampaign = GetCampaign = ListRunArtifacts = ListWorkflows = TriggerRun
 
 
 def failure(code: grpc.StatusCode, message: str, *details: Message) -> Status:
@@ -97,6 +101,7 @@ async def serving(engine: Any) -> AsyncIterator[str]:
     add_RunServiceServicer_to_server(engine, server)
     add_CampaignServiceServicer_to_server(engine, server)
     add_ArtifactServiceServicer_to_server(engine, server)
+    add_WorkflowServiceServicer_to_server(engine, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

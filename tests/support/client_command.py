@@ -55,6 +55,13 @@ from runengine.v1.run_service_pb2 import (
     WatchRunResponse,
 )
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer
+from runengine.v1.workflow_service_pb2 import (
+    ListWorkflowsResponse,
+    Workflow,
+    WorkflowEdge,
+    WorkflowNode,
+)
+from runengine.v1.workflow_service_pb2_grpc import WorkflowServiceServicer
 from runengine_client import to_struct
 
 NINE_THIRTY = Timestamp(seconds=1769851800)
@@ -150,6 +157,26 @@ STEP_DATA = {
         attempt=3, input_note="It is \x1b[31mred", update_note="The step has not completed."
     ),
 }
+WORKFLOWS = [
+    Workflow(
+        name="campaign-bundle",
+        workers=2,
+        registered_at=NINE_THIRTY,
+        nodes=[
+            WorkflowNode(id="__start__", skill_id="__start__"),
+            WorkflowNode(id="brief", skill_id="read-brief"),
+            WorkflowNode(id="pages:render", skill_id="render"),
+            WorkflowNode(id="__end__", skill_id="__end__"),
+        ],
+        edges=[
+            WorkflowEdge(source="__start__", target="brief"),
+            WorkflowEdge(source="brief", target="pages:render", conditional=True),
+            WorkflowEdge(source="brief", target="__end__", conditional=True),
+        ],
+        input_schema='{"type": "object"}',
+    ),
+    Workflow(name="unserved", registered_at=NINE_THIRTY, note="Nothing is told of it."),
+]
 CAMPAIGN = Campaign(
     id=uuid(12),
     status=CampaignStatus.CAMPAIGN_STATUS_LIVE,
@@ -169,7 +196,7 @@ async def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str,
     await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
 
 
-class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer):
+class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer, WorkflowServiceServicer):
     """Has RUNS, WAITING, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, then each of `before_end`,
     and then ends as `end`. Whoever watches one gets `watched`.
     """
@@ -260,6 +287,10 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
         self.note(request, context)
         runs = list(RUNS.values())[request.offset :][: request.limit or 20]
         return ListCampaignRunsResponse(runs=runs, total=4, limit=request.limit or 20, offset=request.offset)
+
+    async def ListWorkflows(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        return ListWorkflowsResponse(workflows=WORKFLOWS, limit=50)
 
     async def CreateCampaign(self, request: Any, context: Any) -> Any:
         self.note(request, context)

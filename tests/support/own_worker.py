@@ -26,7 +26,7 @@ from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.database.database import Database
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import Unavailable
-from runengine_server.domain.run import Campaign, ClaimedRun, Failure, RunStatus
+from runengine_server.domain.run import Campaign, ClaimedRun, Failure, RunEvent, RunStatus
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.held_run_repository import HeldRunRepository
@@ -280,6 +280,12 @@ async def until(ask: Callable[[], Awaitable[Answer]], holds: Callable[[Answer], 
         while not holds(answer := await ask()):
             pass
     return answer
+
+
+async def events_of(runs: RunRepository, run_id: UUID) -> list[RunEvent]:
+    """The transitions of the run, in order; none where there is no such run."""
+    run = await runs.get_events_after(run_id, 0)
+    return [] if run is None else [event for _, event in run.events]
 
 
 @asynccontextmanager

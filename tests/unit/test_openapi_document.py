@@ -16,8 +16,10 @@ from runengine.v1 import (
     campaign_pb2,
     campaign_service_pb2,
     error_reason_pb2,
+    list_runs_pb2,
     run_pb2,
     run_service_pb2,
+    workflow_service_pb2,
 )
 from runengine_gateway.app import create_gateway
 from runengine_gateway.openapi import openapi_document
@@ -32,7 +34,9 @@ FILES: list[FileDescriptor] = [
         campaign_service_pb2,
         error_reason_pb2,
         run_pb2,
+        list_runs_pb2,
         run_service_pb2,
+        workflow_service_pb2,
     )
 ]
 HEALTH = {("get", "/healthz"), ("get", "/readyz")}
@@ -273,6 +277,8 @@ def test_every_schema_says_its_type(document: dict[str, Any]) -> None:
         "ProgressEvent/data",
         "ResumeRunRequest/value",
         "WaitingFor/value",
+        "Workflow/inputSchema",
+        "Workflow/outputSchema",
     ]
 
 

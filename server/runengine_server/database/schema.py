@@ -36,12 +36,15 @@ from runengine_server.database.functions import ENCODING
 from runengine_server.database.graph_tables import step_cache
 from runengine_server.database.row_level_security import secure
 
-# The workflows that workers have registered, for all tenants. A trigger must name one of them.
+# The workflows that workers have registered, for all tenants. A trigger must name one of them. description
+# has the fields of a runengine.v1.Workflow from 4 on, by the worker that was started last, described_at.
 workflows = Table(
     "workflows",
     metadata,
     Column("name", Text, primary_key=True),
     now("registered_at"),
+    Column("description", LargeBinary),
+    Column("described_at", TIME),
 )
 
 # The workers that serve each workflow, until they expire. There is no index on expires_at, so that a
@@ -167,21 +170,31 @@ Index(
     runs.c.id.desc(),
     postgresql_where=_of_a_campaign,
 )
-# Those of run_search.py have each pair of what it filters by; those of a campaign and a status are above. The
-# first two have a condition that its statements alone imply: PostgreSQL would take one of them in place of
-# the primary key.
+# Those of run_search.py have each pair of what it filters by; those of a campaign and a status are above.
+# None has the runs that are held, which are as few as there are places in workers, so that a claim and a
+# heartbeat write to none of them. The condition on updated_at is one that its statements alone imply:
+# PostgreSQL would take some of them for others, such as a claim.
 _newest_first = (runs.c.created_at.desc(), runs.c.id.desc())
+_has_ended = text("status IN ('completed', 'failed', 'cancelled') AND updated_at IS NOT NULL")
+_is_queued = text("status = 'queued' AND updated_at IS NOT NULL")
 _is_waiting = text("encoded_waiting IS NOT NULL AND status = 'running'")
 _has_failed = runs.c.error_code.is_not(None)
-_is_searched = runs.c.updated_at.is_not(None)
-Index("runs_by_status", runs.c.tenant_id, runs.c.status, *_newest_first, postgresql_where=_is_searched)
+Index("runs_ended", runs.c.tenant_id, runs.c.status, *_newest_first, postgresql_where=_has_ended)
 Index(
-    "runs_of_workflow",
+    "runs_of_workflow_ended",
     runs.c.tenant_id,
     runs.c.workflow_name,
     runs.c.status,
     *_newest_first,
-    postgresql_where=_is_searched,
+    postgresql_where=_has_ended,
+)
+Index("runs_queued_last", runs.c.tenant_id, *_newest_first, postgresql_where=_is_queued)
+Index(
+    "runs_of_workflow_queued_last",
+    runs.c.tenant_id,
+    runs.c.workflow_name,
+    *_newest_first,
+    postgresql_where=_is_queued,
 )
 for _name, _scope in (
     ("runs_failed", ()),

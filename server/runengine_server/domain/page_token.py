@@ -23,13 +23,16 @@ _VERSION = 2
 # The same for runs that a filter takes.
 _VERSION_OF_FOUND = 5
 
+# And a name in a list of names.
+_VERSION_OF_NAMES = 6
+
 # The same for the artifacts of a run: version, id, and a hash of tenant and run.
 _LAYOUT_OF_ARTIFACTS = struct.Struct(">B16s8s")
 _VERSION_OF_ARTIFACTS = 3
 
-# And where the transitions of a run go on: version, number of the last one, and that hash.
-_LAYOUT_OF_EVENTS = struct.Struct(">Bq8s")
-_VERSION_OF_EVENTS = 4
+# And for its transitions and its steps: version, number of the last one, and that hash.
+_LAYOUT_OF_NUMBERS = struct.Struct(">Bq8s")
+_VERSION_OF_EVENTS, _VERSION_OF_STEPS = 4, 7
 
 
 def _binding(tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]) -> bytes:
@@ -110,17 +113,50 @@ def decode_artifact(token: str, tenant_id: str, run_id: UUID) -> UUID | None:
 
 def encode_event(last: int, tenant_id: str, run_id: UUID) -> str:
     """The token that goes on after that transition of the run."""
-    packed = _LAYOUT_OF_EVENTS.pack(_VERSION_OF_EVENTS, last, _binding(tenant_id, run_id, ()))
-    return base64.urlsafe_b64encode(packed).decode()
+    return _encode_number(_VERSION_OF_EVENTS, last, tenant_id, run_id)
 
 
 def decode_event(token: str, tenant_id: str, run_id: UUID) -> int | None:
     """The number of the last transition; None for a token that is not of this run."""
+    return _decode_number(_VERSION_OF_EVENTS, token, tenant_id, run_id)
+
+
+def encode_step(last: int, tenant_id: str, run_id: UUID) -> str:
+    """The token of the page after the one that ends with the step of that place in the run."""
+    return _encode_number(_VERSION_OF_STEPS, last, tenant_id, run_id)
+
+
+def decode_step(token: str, tenant_id: str, run_id: UUID) -> int | None:
+    """The place of the step before the page; None for a token that is not of this run."""
+    return _decode_number(_VERSION_OF_STEPS, token, tenant_id, run_id)
+
+
+def _encode_number(version: int, number: int, tenant_id: str, run_id: UUID) -> str:
+    packed = _LAYOUT_OF_NUMBERS.pack(version, number, _binding(tenant_id, run_id, ()))
+    return base64.urlsafe_b64encode(packed).decode()
+
+
+def _decode_number(expected: int, token: str, tenant_id: str, run_id: UUID) -> int | None:
     try:
         packed = base64.b64decode(token, altchars="-_", validate=True)
-        version, last, binding = _LAYOUT_OF_EVENTS.unpack(packed)
+        version, number, binding = _LAYOUT_OF_NUMBERS.unpack(packed)
     except (binascii.Error, ValueError, struct.error):
         return None
-    if version != _VERSION_OF_EVENTS or binding != _binding(tenant_id, run_id, ()):
+    if version != expected or binding != _binding(tenant_id, run_id, ()):
         return None
-    return int(last)
+    return int(number)
+
+
+def encode_name(last: str) -> str:
+    """The token of the page after the one that ends with the thing of that name, which is everybody's."""
+    return base64.urlsafe_b64encode(bytes([_VERSION_OF_NAMES]) + last.encode()).decode()
+
+
+def decode_name(token: str) -> str | None:
+    """The name before the page; None for what is no such token."""
+    try:
+        packed = base64.b64decode(token, altchars="-_", validate=True)
+        name = packed[1:].decode()
+    except (binascii.Error, ValueError):
+        return None
+    return name if packed[:1] == bytes([_VERSION_OF_NAMES]) and "\0" not in name else None

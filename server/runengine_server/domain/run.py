@@ -104,9 +104,10 @@ class RunEvent:
 @dataclass(frozen=True, slots=True)
 class RunStep:
     """One execution of one node; `attempt` counts its executions within the run, from 1, and `parent_id` is
-    the step whose node has called its graph.
+    the step whose node has called its graph. Steps of a run are in the order of their places.
     """
 
+    place: int
     id: UUID
     parent_id: UUID | None
     step_id: str

@@ -111,6 +111,7 @@ async def _work(settings: Settings, artifacts: ArtifactStore, workflows: dict[st
     with lifecycle.handle_signals():
         try:
             await queue.register_workflows()
+            await queue.describe_workflows({each.name: each.description for each in workflows.values()})
         except Unavailable as error:
             raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
         watching = [asyncio.create_task(each) for each in (watch_database(database), record_use(database))]

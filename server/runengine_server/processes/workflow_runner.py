@@ -208,6 +208,7 @@ async def workflow_runner(graph: Any) -> AsyncIterator[WorkflowRunner]:
         directory = opened.enter_context(tempfile.TemporaryDirectory(prefix="runengine-artifacts-"))
         runner = WorkflowRunner(database, Path(directory), workflow)
         await runner.queue.register_workflows()
+        await runner.queue.describe_workflows({workflow.name: workflow.description})
         opened.push_async_callback(runner.queue.withdraw_workflows)
         yield runner
 

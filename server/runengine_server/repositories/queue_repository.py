@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
@@ -93,6 +93,12 @@ class QueueRepository:
         await self._workflows.register(
             self._worker_id, self._worker, self._workflow_names, LEASES_REGISTERED * self._lease
         )
+
+    async def describe_workflows(self, descriptions: Mapping[str, bytes]) -> None:
+        """Says what the workflows of this worker, which are registered, look like: see
+        WorkflowRepository.describe.
+        """
+        await self._workflows.describe(descriptions)
 
     async def withdraw_workflows(self) -> None:
         """Ends the registration of this worker; those of others stay."""

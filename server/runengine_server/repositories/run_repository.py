@@ -36,7 +36,6 @@ _RETRY = tenant_function("retry_run")
 _RESUME = tenant_function("resume_run")
 _LIST_OF_CAMPAIGN = tenant_function("list_campaign_runs")
 _LIST_OF_CAMPAIGN_BY_STATUS = tenant_function("list_campaign_runs_by_status")
-_LIST_EVENTS = tenant_function("list_run_events")
 _LIST_EVENTS_AFTER = tenant_function("list_run_events_after")
 _GET_WITH_LAST_EVENT = tenant_function("get_run_with_last_event")
 _LIST_STEPS = tenant_function("list_run_steps")
@@ -140,6 +139,7 @@ def _key_arguments(key: IdempotencyKey | None) -> tuple[str | None, bytes | None
 
 def _step(row: asyncpg.Record) -> RunStep:
     return RunStep(
+        place=row["place"],
         id=row["id"],
         parent_id=row["parent_id"],
         step_id=row["step_id"],
@@ -300,17 +300,14 @@ class RunRepository:
             self._scope.notifier.notify(QUEUED)
         return result
 
-    async def list_steps(self, run_id: UUID, attempt: int | None) -> list[RunStep] | None:
+    async def list_steps(
+        self, run_id: UUID, attempt: int | None, after: int = 0, limit: int | None = None
+    ) -> list[RunStep] | None:
         """The steps in execution order, each at its current attempt, or those that have `attempt` at
-        that one; None when there is no such run.
+        that one: up to `limit` of those after the place `after`. None when there is no such run.
         """
-        rows = await self._scope.call(_LIST_STEPS, run_id, attempt)
+        rows = await self._scope.call(_LIST_STEPS, run_id, attempt, after, limit)
         return [_step(row) for row in rows if row["id"] is not None] if rows else None
-
-    async def list_events(self, run_id: UUID) -> list[RunEvent] | None:
-        """The transitions in order; None when there is no such run."""
-        rows = await self._scope.call(_LIST_EVENTS, run_id)
-        return [_event(row) for row in rows] if rows else None
 
     async def get_to_watch(self, run_id: UUID) -> WatchedRun | None:
         """The run as it is now; None when there is no such run."""
@@ -320,9 +317,13 @@ class RunRepository:
         response, epoch, status, last_event = rows[0]
         return WatchedRun(epoch, RunStatus(status), last_event, response)
 
-    async def get_events_after(self, run_id: UUID, last_event: int) -> WatchedRun | None:
-        """What has become of the run, with the transitions since that one; None when there is no such run."""
-        rows = await self._scope.call(_LIST_EVENTS_AFTER, run_id, last_event)
+    async def get_events_after(
+        self, run_id: UUID, last_event: int, limit: int | None = None
+    ) -> WatchedRun | None:
+        """What has become of the run, with up to `limit` transitions since that one, in order; None when
+        there is no such run.
+        """
+        rows = await self._scope.call(_LIST_EVENTS_AFTER, run_id, last_event, limit)
         if not rows:
             return None
         events = [(row["seq"], _event(row)) for row in rows if row["seq"] is not None]

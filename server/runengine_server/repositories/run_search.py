@@ -16,8 +16,6 @@ from runengine_server.database.scopes import TenantScope
 from runengine_server.domain.run import RunStatus
 from runengine_server.domain.run_filter import RunFilter
 
-# Implies the condition of the indexes that are for statements of this module alone.
-_IS_SEARCHED = runs.c.updated_at < literal_column("'infinity'::timestamptz")
 _NEWEST_FIRST = (runs.c.created_at.desc(), runs.c.id.desc())
 
 
@@ -61,18 +59,32 @@ def statement_of(
     if wanted.error_code is not None:
         return newest(runs.c.error_code == wanted.error_code)
     if wanted.is_waiting:
-        return newest(_has_status(RunStatus.RUNNING), runs.c.encoded_waiting.is_not(None))
+        return newest(*_waiting())
     if wanted.campaign_id is not None and not wanted.statuses:
         return newest()
-    searched = () if wanted.campaign_id is not None else (_IS_SEARCHED,)
-    # The rows of each status come in order from its own part of an index, and are merged: PostgreSQL would
-    # otherwise read all of them to sort them.
-    each_status = [
-        newest(_has_status(status), *searched).subquery(f"of_{status}").select()
+    # Those of each part come in order from an index, and are merged: PostgreSQL would otherwise read all of
+    # them to sort them.
+    conditions = [
+        each
         for status in wanted.statuses or RunStatus
+        for each in ([(_has_status(status),)] if wanted.campaign_id is not None else _conditions_of(status))
     ]
-    merged = union_all(*each_status).subquery("merged")
+    parts = [newest(*each).subquery(f"part_{number}").select() for number, each in enumerate(conditions)]
+    merged = union_all(*parts).subquery("merged")
     return select(merged).order_by(merged.c.created_at.desc(), merged.c.id.desc()).limit(limit)
+
+
+def _conditions_of(status: RunStatus) -> Iterator[tuple[ColumnElement[bool], ...]]:
+    """Conditions of parts that make up all runs of the status, each the condition of an index."""
+    if status is RunStatus.RUNNING:
+        yield _has_status(status), runs.c.lease_expires_at.is_not(None)
+        yield *_waiting(), runs.c.lease_expires_at.is_(None)
+    else:
+        yield _has_status(status), runs.c.updated_at < literal_column("'infinity'::timestamptz")
+
+
+def _waiting() -> tuple[ColumnElement[bool], ...]:
+    return _has_status(RunStatus.RUNNING), runs.c.encoded_waiting.is_not(None)
 
 
 def _has_status(status: RunStatus) -> ColumnElement[bool]:

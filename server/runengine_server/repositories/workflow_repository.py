@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from runengine_server.database.database import Database
@@ -13,6 +14,8 @@ _REGISTER = dispatch_function("register_workflows")
 _WITHDRAW = dispatch_function("withdraw_worker")
 _SERVED = dispatch_function("served_workflows")
 _LIST = dispatch_function("list_workflows")
+_DESCRIBE = dispatch_function("describe_workflows")
+_DESCRIBED = dispatch_function("described_workflows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,18 @@ class ListedWorkflow:
     queued: int
 
 
+@dataclass(frozen=True, slots=True)
+class DescribedWorkflow:
+    """A workflow, how many workers serve it, and what the one that was started last says of it: fields of a
+    runengine.v1.Workflow, None of a worker that says nothing.
+    """
+
+    name: str
+    workers: int
+    registered_at: datetime
+    description: bytes | None
+
+
 class WorkflowRepository:
     """All workflows, which belong to no tenant."""
 
@@ -44,6 +59,16 @@ class WorkflowRepository:
         for that many seconds.
         """
         await self._dispatch.call(_REGISTER, worker_id, worker, names, seconds)
+
+    async def describe(self, descriptions: Mapping[str, bytes]) -> None:
+        """Keeps what a worker says of these workflows, which are registered: fields of a
+        runengine.v1.Workflow.
+        """
+        await self._dispatch.call(_DESCRIBE, list(descriptions), list(descriptions.values()))
+
+    async def described(self, after: str, limit: int) -> list[DescribedWorkflow]:
+        """Up to `limit` workflows whose names come after that one, in the order of their names."""
+        return [DescribedWorkflow(**row) for row in await self._dispatch.call(_DESCRIBED, after, limit)]
 
     async def withdraw(self, worker_id: UUID) -> None:
         """Removes the worker process from those that serve workflows."""

@@ -5,7 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from runengine.v1 import artifact_service_pb2, campaign_pb2, run_pb2, run_service_pb2
+from runengine.v1 import (
+    artifact_service_pb2,
+    campaign_pb2,
+    run_pb2,
+    run_service_pb2,
+    workflow_service_pb2,
+)
 
 from runengine_server.domain.caller import split_actor
 from runengine_server.domain.encoded_run import encode_step_input, encode_step_update
@@ -20,6 +26,7 @@ from runengine_server.domain.run import (
     whole_milliseconds,
 )
 from runengine_server.repositories.run_repository import StoredStepData
+from runengine_server.repositories.workflow_repository import DescribedWorkflow
 
 _NOT_BEGUN = "The step has not begun."
 _NOT_COMPLETED = "The step has not completed."
@@ -116,6 +123,18 @@ def campaign_message(campaign: Campaign) -> campaign_pb2.Campaign:
         created_at=_timestamp(campaign.created_at),
         updated_at=_timestamp(campaign.updated_at),
     )
+
+
+def workflow_message(workflow: DescribedWorkflow) -> workflow_service_pb2.Workflow:
+    """The workflow as callers see it."""
+    message = workflow_service_pb2.Workflow(
+        name=workflow.name,
+        workers=workflow.workers,
+        registered_at=_timestamp(workflow.registered_at),
+        note="The worker that registered it does not describe it." if workflow.description is None else None,
+    )
+    message.MergeFromString(workflow.description or b"")
+    return message
 
 
 def progress_message(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -35,7 +35,7 @@ from runengine_server.rpc.watch_run import watch_run
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_DEFAULT_LIMIT = 20
+_DEFAULT_LIMIT, _LIMIT_OF_A_RUN = 20, 1000
 _NOT_KEPT = "The run completed before outputs were kept."
 _STATUSES = {run_status_value(status): status for status in RunStatus}
 _INDEXES = {status: index for index, status in enumerate(RunStatus)}
@@ -110,21 +110,36 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     async def ListRunSteps(  # noqa: N802, D102
         self, request: run_service_pb2.ListRunStepsRequest, context: Context
     ) -> run_service_pb2.ListRunStepsResponse:
-        require_valid(request)
+        run_id, after, limit = _page_of_run(request, page_token.decode_step)
         attempt = request.attempt if request.HasField("attempt") else None
-        steps = await self._runs().list_steps(UUID(request.run_id), attempt)
+        # One more than the page, to know whether there is another.
+        steps = await self._runs().list_steps(run_id, attempt, after, limit + 1)
         if steps is None:
             raise RunNotFound
-        return run_service_pb2.ListRunStepsResponse(steps=[step_message(step) for step in steps])
+        page = steps[:limit]
+        return run_service_pb2.ListRunStepsResponse(
+            steps=[step_message(step) for step in page],
+            limit=limit,
+            next_page_token=page_token.encode_step(page[-1].place, caller().tenant_id, run_id)
+            if len(steps) > limit
+            else None,
+        )
 
     async def ListRunEvents(  # noqa: N802, D102
         self, request: run_service_pb2.ListRunEventsRequest, context: Context
     ) -> run_service_pb2.ListRunEventsResponse:
-        require_valid(request)
-        events = await self._runs().list_events(UUID(request.run_id))
-        if events is None:
+        run_id, after, limit = _page_of_run(request, page_token.decode_event)
+        run = await self._runs().get_events_after(run_id, after, limit + 1)
+        if run is None:
             raise RunNotFound
-        return run_service_pb2.ListRunEventsResponse(events=[event_message(event) for event in events])
+        page = run.events[:limit]
+        return run_service_pb2.ListRunEventsResponse(
+            events=[event_message(event) for _, event in page],
+            limit=limit,
+            next_page_token=page_token.encode_event(page[-1][0], caller().tenant_id, run_id)
+            if len(run.events) > limit
+            else None,
+        )
 
     def WatchRun(  # noqa: N802, D102
         self, request: run_service_pb2.WatchRunRequest, context: Context
@@ -214,6 +229,21 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         )
         # Encoded messages of one type, one after the other, are the message that has all their fields.
         return page.runs + rest.SerializeToString()
+
+
+def _page_of_run(
+    request: run_service_pb2.ListRunStepsRequest | run_service_pb2.ListRunEventsRequest,
+    decode: Callable[[str, str, UUID], int | None],
+) -> tuple[UUID, int, int]:
+    """The run, the number of what the page comes after, and the limit. Raises InvalidArgument."""
+    require_valid(request)
+    run_id, after = UUID(request.run_id), 0
+    if request.page_token:
+        decoded = decode(request.page_token, caller().tenant_id, run_id)
+        if decoded is None:
+            raise InvalidArgument([Violation("page_token", "is not a token of this run")])
+        after = decoded
+    return run_id, after, request.limit if request.HasField("limit") else _LIMIT_OF_A_RUN
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from runengine.v1 import (
     campaign_service_pb2_grpc,
     run_service_pb2,
     run_service_pb2_grpc,
+    workflow_service_pb2,
+    workflow_service_pb2_grpc,
 )
 
 from runengine_server.auth.clerk import ClerkVerifier
@@ -24,6 +26,7 @@ from runengine_server.rpc.reflection import add_reflection
 from runengine_server.rpc.run_servicer import RunServicer
 from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
+from runengine_server.rpc.workflow_servicer import WorkflowServicer
 
 # 256 KiB of JSON is up to 1.4 MB as a Struct (`[1,1,…]`). Within that, trigger_run judges the size.
 _MAX_REQUEST_BYTES = 2 * 1024 * 1024
@@ -83,12 +86,14 @@ def create_server(
     artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
         ArtifactServicer(database, artifacts), server
     )
+    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(database), server)
     services = [
         file.DESCRIPTOR.services_by_name[name].full_name
         for file, name in (
             (run_service_pb2, "RunService"),
             (campaign_service_pb2, "CampaignService"),
             (artifact_service_pb2, "ArtifactService"),
+            (workflow_service_pb2, "WorkflowService"),
         )
     ]
     servicer = health.HealthServicer(services)

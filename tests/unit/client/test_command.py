@@ -21,6 +21,7 @@ import pytest
 from runengine.v1.list_runs_pb2 import ListRunsResponse
 from runengine.v1.run_pb2 import Run, RunError, RunStatus
 from runengine.v1.run_service_pb2 import ListCampaignRunsResponse, StatusCounts
+from runengine.v1.workflow_service_pb2 import ListWorkflowsResponse
 from runengine_client import struct_to_dict
 from runengine_client.json_view import (
     campaign_json,
@@ -30,6 +31,8 @@ from runengine_client.json_view import (
     run_json,
     runs_json,
     steps_json,
+    workflow_json,
+    workflows_json,
 )
 
 from tests.support.answering_server import serving
@@ -44,6 +47,7 @@ from tests.support.client_command import (
     RUNS,
     STEPS,
     WAITING,
+    WORKFLOWS,
     Command,
     Ended,
     Engine,
@@ -94,6 +98,8 @@ async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command
         (["list", uuid(12), "--limit", "1", "--offset", "2"], page_json(PAGE)),
         (["list", uuid(12), "--all"], page_json(WHOLE)),
         (["runs", "--limit", "2"], runs_json(FOUND)),
+        (["workflows"], workflows_json(ListWorkflowsResponse(workflows=WORKFLOWS))),
+        (["workflows", "unserved"], workflow_json(WORKFLOWS[1])),
         (["get", WAITING.id], run_json(WAITING)),
         (["retry", FAILED.id], run_json(QUEUED)),
         (["resume", WAITING.id, "--value", "null"], run_json(QUEUED)),
@@ -191,6 +197,19 @@ async def test_a_search_shows_all_pages_when_it_is_told_to(engine: Engine, runen
     assert ended.code == 0
     assert [(each.waiting, each.page_token) for each in engine.requests] == [(True, ""), (True, "the next")]
     assert ended.out.splitlines()[-1] == "4 runs"
+
+
+async def test_a_workflow_is_shown_with_what_follows_on_what(runengine: Command) -> None:
+    every, one = await asyncio.gather(runengine("workflows"), runengine("workflows", "campaign-bundle"))
+    assert [line.split()[:3] for line in every.out.splitlines()[2:]] == [
+        ["campaign-bundle", "2", "2"],
+        ["unserved", "0", "0"],
+    ]
+    assert one.out.splitlines()[:3] == [
+        "campaign-bundle, 2 workers",
+        "  __start__ → brief",
+        "  brief (read-brief) → pages:render?, __end__?",
+    ]
 
 
 async def test_a_long_bundle_url_is_copied_in_one_piece(runengine: Command) -> None:
@@ -315,6 +334,7 @@ async def test_other_misuse_is_a_usage_error_too(runengine: Command) -> None:
         runengine("list", uuid(12), "--all", "--limit", "5"),
         runengine("runs", "--all", "--limit", "5"),
         runengine("runs", "--since", "yesterday"),
+        runengine("workflows", "nobody's"),
         runengine("get"),
         runengine("get", "0", "--token", "é"),
         runengine("get", "\udcff"),
@@ -431,6 +451,7 @@ async def test_help_names_every_command(runengine: Command) -> None:
         "steps",
         "runs",
         "list",
+        "workflows",
         "output",
         "retry",
         "resume",

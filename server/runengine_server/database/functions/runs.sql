@@ -257,31 +257,19 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN jsonb_build_object('code', _code, 'message', _message, 'step_id', _step, 'attempt', _attempt,
     'retryable', true);
 
--- The transitions in order. Every run has its first event, so no row means no run.
-CREATE FUNCTION list_run_events(_tenant text, _id uuid)
-RETURNS TABLE (at timestamptz, from_status text, to_status text, attempt int, actor text, reason text,
-    trace_id text, error bytea)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
-#variable_conflict use_column
-BEGIN
-    PERFORM set_config('runengine.tenant', _tenant, true);
-    RETURN QUERY SELECT at, from_status, to_status, attempt, actor, reason, trace_id, error
-        FROM public.run_events WHERE tenant_id = _tenant AND run_id = _id ORDER BY seq;
-END
-$$;
-
 -- The steps of a run, each at its current attempt; or, with `_attempt`, those that have that attempt, at it. A
 -- step keeps the place of its first attempt. LEFT JOIN: a run without steps is one row, a run that is not there
--- is none. The artifacts of a step: see save_artifact.
-CREATE FUNCTION list_run_steps(_tenant text, _id uuid, _attempt int)
-RETURNS TABLE (id uuid, parent_id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int,
+-- is none. The artifacts of a step: see save_artifact. Up to _limit steps, or all with NULL, after the place
+-- _after.
+CREATE FUNCTION list_run_steps(_tenant text, _id uuid, _attempt int, _after bigint, _limit int)
+RETURNS TABLE (place bigint, id uuid, parent_id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int,
     error jsonb, output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
     updated_at timestamptz)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
-    RETURN QUERY SELECT step.id, parent_id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error,
+    RETURN QUERY SELECT place, step.id, parent_id, step_id, skill_id, step.status, cache_hit, step.attempt, step.error,
             output_artifact_ids || ARRAY(
                 SELECT artifacts.id FROM public.artifacts
                 WHERE artifacts.tenant_id = _tenant AND artifacts.run_id = _id AND task_id = step.id
@@ -294,8 +282,8 @@ BEGIN
                 min(seq) OVER step AS place, max(attempt) OVER step AS current
             FROM public.run_steps
             WHERE tenant_id = _tenant AND run_id = _id WINDOW step AS (PARTITION BY id)
-        ) AS step ON step.attempt = coalesce(_attempt, step.current)
-        WHERE runs.tenant_id = _tenant AND runs.id = _id ORDER BY place;
+        ) AS step ON step.attempt = coalesce(_attempt, step.current) AND step.place > _after
+        WHERE runs.tenant_id = _tenant AND runs.id = _id ORDER BY place LIMIT _limit;
 END
 $$;
 

@@ -14,6 +14,23 @@ BEGIN
 END
 $$;
 
+-- What a worker that is started says of its workflows: fields of a runengine.v1.Workflow.
+CREATE FUNCTION describe_workflows(_names text[], _descriptions bytea[])
+RETURNS TABLE (described int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM set_config('runengine.dispatch', 'on', true);
+    -- In the order of their names, so that two workers do not deadlock.
+    RETURN QUERY WITH given AS (
+        SELECT stored.name, said.description
+        FROM unnest(_names, _descriptions) AS said(name, description) JOIN public.workflows AS stored
+            ON stored.name = said.name
+        ORDER BY stored.name FOR UPDATE OF stored
+    )
+    UPDATE public.workflows SET description = given.description, described_at = public.now_ms()
+    FROM given WHERE workflows.name = given.name RETURNING 1;
+END
+$$;
+
 -- Removes the worker process from those that serve workflows.
 CREATE FUNCTION withdraw_worker(_worker_id uuid) RETURNS TABLE (withdrawn int)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -56,5 +73,19 @@ BEGIN
         LEFT JOIN (SELECT workflow_name, count(*) AS queued FROM public.runs
             WHERE status = 'queued' GROUP BY workflow_name) AS waiting ON workflow_name = name
         ORDER BY name;
+END
+$$;
+
+-- Up to _limit workflows in the order of their names, those after _after, as they describe themselves.
+CREATE FUNCTION described_workflows(_after text, _limit int)
+RETURNS TABLE (name text, workers bigint, registered_at timestamptz, description bytea)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('runengine.dispatch', 'on', true);
+    RETURN QUERY SELECT name, (SELECT count(*) FROM public.workflow_workers
+            WHERE workflow_name = name AND expires_at > statement_timestamp()),
+            coalesce(described_at, registered_at), description
+        FROM public.workflows WHERE name > _after ORDER BY name LIMIT _limit;
 END
 $$;

@@ -16,6 +16,7 @@ from langgraph.pregel import Pregel
 from langgraph.pregel._utils import get_function_nonlocals
 from langgraph.types import RetryPolicy
 
+from runengine_server.worker.graph.description import describe
 from runengine_server.worker.graph.due import due_nodes
 from runengine_server.worker.graph.namespaces import namespace_path
 from runengine_server.worker.graph.recording import RecordedWithin, recorded_copy, timeout_of
@@ -34,7 +35,7 @@ class Workflow:
     `waiting_timeout_seconds` how long it may wait for somebody at a time. `subgraphs`
     has the graphs that are nodes of it, or of one another, by their names, as in "outer|inner";
     `callable_graphs` also those that the function of a node refers to, and may call. `record_within` records
-    the nodes of any graph within it.
+    the nodes of any graph within it. `description` is as in describe.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Workflow:
     subgraphs: dict[str, Pregel[Any, Any, Any, Any]]
     callable_graphs: dict[str, list[Pregel[Any, Any, Any, Any]]]
     record_within: RecordedWithin
+    description: bytes
 
     def graphs_of(self, namespace: str) -> list[Pregel[Any, Any, Any, Any]]:
         """The graph whose checkpoints have that namespace, or the graphs among which it is; none where it is
@@ -173,6 +175,7 @@ def compile_workflow(name: str, graph: AnyGraph, timeouts: Timeouts = _NO_TIMEOU
         subgraphs,
         callable_graphs,
         RecordedWithin(timeouts.step, known),
+        describe(theirs),
     )
 
 

@@ -8,13 +8,16 @@ revision = "0021"
 down_revision = "0020"
 
 _ORDER = "created_at DESC, id DESC"
-_ALL = "WHERE updated_at IS NOT NULL"
+_ENDED = "WHERE status IN ('completed', 'failed', 'cancelled') AND updated_at IS NOT NULL"
+_QUEUED = "WHERE status = 'queued' AND updated_at IS NOT NULL"
 _FAILED = "WHERE error_code IS NOT NULL"
 _WAITING = "WHERE encoded_waiting IS NOT NULL AND status = 'running'"
 
 INDEXES = {
-    "runs_by_status": f"(tenant_id, status, {_ORDER}) {_ALL}",
-    "runs_of_workflow": f"(tenant_id, workflow_name, status, {_ORDER}) {_ALL}",
+    "runs_ended": f"(tenant_id, status, {_ORDER}) {_ENDED}",
+    "runs_of_workflow_ended": f"(tenant_id, workflow_name, status, {_ORDER}) {_ENDED}",
+    "runs_queued_last": f"(tenant_id, {_ORDER}) {_QUEUED}",
+    "runs_of_workflow_queued_last": f"(tenant_id, workflow_name, {_ORDER}) {_QUEUED}",
     "runs_failed": f"(tenant_id, error_code, {_ORDER}) {_FAILED}",
     "runs_of_workflow_failed": f"(tenant_id, workflow_name, error_code, {_ORDER}) {_FAILED}",
     "runs_of_campaign_failed": f"(tenant_id, campaign_id, error_code, {_ORDER}) {_FAILED}",
