@@ -68,14 +68,14 @@ async def test_health_follows_the_database_and_ends_with_the_server(
                 watched = [
                     stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ["", *SERVICES]
                 ]
-                assert [(await each.read()).status for each in watched] == [SERVING] * 4
+                assert [(await each.read()).status for each in watched] == [SERVING] * len(watched)
                 proxy.refuse()
-                assert [(await each.read()).status for each in watched] == [NOT_SERVING] * 4
+                assert [(await each.read()).status for each in watched] == [NOT_SERVING] * len(watched)
                 proxy.heal()
-                assert [(await each.read()).status for each in watched] == [SERVING] * 4
+                assert [(await each.read()).status for each in watched] == [SERVING] * len(watched)
                 stopping = asyncio.create_task(stack.stop())
-                assert [(await each.read()).status for each in watched] == [NOT_SERVING] * 4
-                assert [await each.read() for each in watched] == [grpc.aio.EOF] * 4
+                assert [(await each.read()).status for each in watched] == [NOT_SERVING] * len(watched)
+                assert [await each.read() for each in watched] == [grpc.aio.EOF] * len(watched)
                 await stopping
         finally:
             await stack.stop()
