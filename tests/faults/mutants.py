@@ -77,7 +77,7 @@ MUTANTS = (
         rewriting(["claim_queued", "claim_expired"], "epoch = epoch + 1", "epoch = epoch"),
         _LOST,
     ),
-    _mutant("status in the fence", rewriting(["hold_leases"], "AND status = 'running'", ""), _LOST),
+    _mutant("status in the fence", rewriting(["hold_lease"], " AND status = 'running'", ""), _LOST),
     _mutant(
         "order of a campaign's runs",
         rewriting(["move_campaign"], without.ORDER, ""),
@@ -111,12 +111,12 @@ MUTANTS = (
     ),
     _mutant(
         "lock of the fence",
-        rewriting(["hold_leases"], " FOR KEY SHARE", ""),
+        rewriting(["hold_lease"], " FOR KEY SHARE", ""),
         f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
     ),
     _mutant(
         "heartbeat beside the fence",
-        rewriting(["hold_leases"], "FOR KEY SHARE", "FOR SHARE"),
+        rewriting(["hold_lease"], "FOR KEY SHARE", "FOR SHARE"),
         f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
     ),
     _mutant(

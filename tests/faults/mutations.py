@@ -32,10 +32,7 @@ def epoch_of(function: str) -> Callable[[], None]:
 
 
 def epoch_of_progress() -> None:
-    held = """(SELECT array_agg(attempt ORDER BY place)
-        FROM unnest(_runs) WITH ORDINALITY AS one(wanted, place)
-        LEFT JOIN public.runs ON tenant_id = _tenant AND runs.id = wanted AND status = 'running')"""
-    rewrite("record_progress", "hold_leases(_tenant, _runs, _epochs)", held)
+    rewrite("record_progress", "hold_lease(_tenant, run, _epochs[place])", _UNFENCED.replace("_run ", "run "))
 
 
 def state_kept_from_call_to_call() -> None:

@@ -381,8 +381,9 @@ SEARCHES: list[tuple[RunFilter, int]] = [
         ({"statuses": (RunStatus.FAILED,)}, 21),
         ({"statuses": (RunStatus.COMPLETED, RunStatus.QUEUED)}, 22),
         ({"statuses": (RunStatus.RUNNING,)}, 21 if scope is IN_CAMPAIGN else 22 + HOLDS),
-        ({"error_code": "STEP_FAILED"}, 21),
-        ({"is_waiting": True}, 21),
+        # Of the campaign's runs every seventh is one.
+        ({"error_code": "STEP_FAILED"}, 150 if scope is IN_CAMPAIGN else 21),
+        ({"is_waiting": True}, 150 if scope is IN_CAMPAIGN else 21),
     )
     for times in (ALWAYS, BETWEEN)
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -99,8 +99,16 @@ class Batcher(Generic[Result]):
             self._start_timer()
         elif not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._send_waiting)  # with those that come until then
+            self._start(self._send_due())
         return result
+
+    async def _send_due(self) -> None:
+        # Begins in a moment, and takes with it those that have come until then.
+        self._is_due = False
+        batch = self._next_batch()
+        self._start_timer()
+        if batch:
+            await self._send(batch)
 
     async def _fetch_results(self, calls: Sequence[tuple[Any, ...]]) -> Sequence[Result]:
         sql, arguments = self._function.statement(calls)
@@ -122,10 +130,17 @@ class Batcher(Generic[Result]):
         self._send_waiting()
 
     def _send_waiting(self) -> None:
-        self._is_due = False
+        self._stop_timer()
+        if batch := self._next_batch():
+            self._start(self._send(batch))
+        self._start_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _next_batch(self) -> list[_Call[Result]]:
         batch: list[_Call[Result]] = []
         size = 0
         while self._waiting and len(batch) < _MOST:
@@ -136,20 +151,18 @@ class Batcher(Generic[Result]):
             self._waiting.popleft()
             if not call.result.done():
                 batch.append(call)
-        if batch:
-            self._start(batch)
-        self._start_timer()
+        return batch
 
-    def _start(self, batch: list[_Call[Result]]) -> None:
+    def _start(self, sending: Coroutine[Any, Any, None]) -> None:
         # In no context, because what it logs is not of one call.
-        name, context = f"batch of {self._function.name}", Context()
-        task = asyncio.create_task(self._send(batch), name=name, context=context)
+        task = asyncio.create_task(sending, name=f"batch of {self._function.name}", context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        for call in batch:
-            call.batch, call.task = batch, task
 
     async def _send(self, batch: list[_Call[Result]]) -> None:
+        task = asyncio.current_task()
+        for call in batch:
+            call.batch, call.task = batch, task
         try:
             results = await self._fetch_results([call.arguments for call in batch])
         except Exception as error:
@@ -157,7 +170,7 @@ class Batcher(Generic[Result]):
                 if call.result.done():
                     continue
                 if len(batch) > 1 and has_rolled_back(error):
-                    self._start([call])
+                    self._start(self._send([call]))
                 else:
                     call.result.set_exception(translated(error))
         else:

@@ -170,10 +170,10 @@ Index(
     runs.c.id.desc(),
     postgresql_where=_of_a_campaign,
 )
-# Those of run_search.py have each pair of what it filters by; those of a campaign and a status are above.
-# None has the runs that are held, which are as few as there are places in workers, so that a claim and a
-# heartbeat write to none of them. The condition on updated_at is one that its statements alone imply:
-# PostgreSQL would take some of them for others, such as a claim.
+# Those of run_search.py; those of a campaign and a status are above. None has the runs that are held, which
+# are as few as there are places in workers, so that a claim and a heartbeat write to none of them; and there
+# are no more than these, because each costs every statement that updates a run. The condition on updated_at is
+# one that its statements alone imply: PostgreSQL would take some of them for others, such as a claim.
 _newest_first = (runs.c.created_at.desc(), runs.c.id.desc())
 _has_ended = text("status IN ('completed', 'failed', 'cancelled') AND updated_at IS NOT NULL")
 _is_queued = text("status = 'queued' AND updated_at IS NOT NULL")
@@ -189,26 +189,8 @@ Index(
     postgresql_where=_has_ended,
 )
 Index("runs_queued_last", runs.c.tenant_id, *_newest_first, postgresql_where=_is_queued)
-Index(
-    "runs_of_workflow_queued_last",
-    runs.c.tenant_id,
-    runs.c.workflow_name,
-    *_newest_first,
-    postgresql_where=_is_queued,
-)
-for _name, _scope in (
-    ("runs_failed", ()),
-    ("runs_of_workflow_failed", (runs.c.workflow_name,)),
-    ("runs_of_campaign_failed", (runs.c.campaign_id,)),
-):
-    _columns = (runs.c.tenant_id, *_scope, runs.c.error_code, *_newest_first)
-    Index(_name, *_columns, postgresql_where=_has_failed)
-for _name, _scope in (
-    ("runs_asking", ()),
-    ("runs_of_workflow_asking", (runs.c.workflow_name,)),
-    ("runs_of_campaign_asking", (runs.c.campaign_id,)),
-):
-    Index(_name, runs.c.tenant_id, *_scope, *_newest_first, postgresql_where=_is_waiting)
+Index("runs_failed", runs.c.tenant_id, runs.c.error_code, *_newest_first, postgresql_where=_has_failed)
+Index("runs_asking", runs.c.tenant_id, *_newest_first, postgresql_where=_is_waiting)
 # claim_queued: the next tenant is one step in the index, and so is the next run of a tenant. workflow_name is
 # in it so that runs which a worker does not serve are skipped within the index.
 Index(

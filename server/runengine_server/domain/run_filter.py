@@ -13,7 +13,7 @@ from runengine_server.domain.run import RunStatus
 @dataclass(frozen=True, slots=True)
 class RunFilter:
     """The runs to which all of it applies. At most one of `workflow_name` and `campaign_id`, and one of
-    `statuses`, `error_code` and `is_waiting` are given: for each such pair there is an index.
+    `statuses`, `error_code` and `is_waiting` are given: for each such pair an index serves.
     `created_after` is the first instant that counts, `created_before` the first that does not any more.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -37,6 +38,7 @@ class RecordProgress:
 
     def statement(self, calls: Sequence[Any]) -> tuple[str, Sequence[Any]]:
         """The statement for these calls, and its arguments."""
+        calls = sorted(calls, key=itemgetter(1))  # the order in which it locks them
         tenants = [tenant for tenant, *_ in calls]
         arguments = progress_arguments(calls)
         if len(calls) == 1 or len(set(tenants)) == 1:

@@ -76,7 +76,8 @@ BEGIN
             updated_at = public.touch(updated_at)
         FROM unnest(tenant_ids, ids) AS due(tenant_id, id)
         WHERE runs.tenant_id = due.tenant_id AND runs.id = due.id
-        RETURNING runs.*
+        RETURNING runs.tenant_id, runs.id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id,
+            encoded_input, started_at, thread_id, updated_at, trace_id
     ), logged AS (
         INSERT INTO public.run_events (tenant_id, run_id, at, from_status, to_status, attempt, actor, reason,
             trace_id)

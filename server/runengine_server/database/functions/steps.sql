@@ -1,32 +1,19 @@
 -- A worker's writes for a run that it holds. They take effect only while the run is running under the
 -- worker's epoch, its fencing token: otherwise these functions return no row.
 
--- The attempt of each of the runs, whose rows stay locked until the transaction ends; NULL of one that is no
--- longer held under its epoch. Without the lock a takeover could commit between this check and the write. FOR
--- KEY SHARE does not conflict with a heartbeat, however long a large state takes to store, but with FOR UPDATE
+-- The attempt of the run, whose row stays locked until the transaction ends; NULL when it is no longer held
+-- under that epoch. Without the lock a takeover could commit between this check and the write. FOR KEY SHARE
+-- does not conflict with a heartbeat, however long a large state takes to store, but with FOR UPDATE
 -- (README.tuplock of PostgreSQL 15), which everything that raises the epoch or moves the status takes first:
 -- that comes wholly before the write or wholly after. Each statement of a function sees what was committed
--- before it. In the order of their ids, so that two batches cannot deadlock.
-CREATE FUNCTION hold_leases(_tenant text, _runs uuid[], _epochs bigint[]) RETURNS int[] LANGUAGE plpgsql AS $$
-DECLARE
-    held int[];
-BEGIN
-    WITH locked AS (
-        SELECT id, attempt FROM public.runs
-        WHERE tenant_id = _tenant AND id = ANY(_runs) AND epoch = _epochs[array_position(_runs, id)]
-            AND status = 'running'
-        ORDER BY id FOR KEY SHARE
-    )
-    SELECT array_agg(attempt ORDER BY place) INTO held
-    FROM unnest(_runs) WITH ORDINALITY AS wanted(wanted_id, place) LEFT JOIN locked ON id = wanted_id;
-    RETURN held;
-END
-$$;
-
--- As hold_leases, of one run.
+-- before it.
 CREATE FUNCTION hold_lease(_tenant text, _run uuid, _epoch bigint) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+    held int;
 BEGIN
-    RETURN (hold_leases(_tenant, ARRAY[_run], ARRAY[_epoch]))[1];
+    SELECT attempt INTO held FROM public.runs
+    WHERE tenant_id = _tenant AND id = _run AND epoch = _epoch AND status = 'running' FOR KEY SHARE;
+    RETURN held;
 END
 $$;
 
@@ -37,8 +24,9 @@ $$;
 -- step completes (running -> completed) in one transaction with the writes that make it so, or with the
 -- checkpoint that sums them up: it is completed exactly when LangGraph will not run it again. _updates and
 -- _begun_inputs are kept with the steps. NULL is no rows of a kind. Returns a row for each run that is still
--- held, and nothing is written for another; and one for each step that begins, with its attempt. Several runs
--- wait 0.1 s for a lock at most: then each has to wait alone.
+-- held, and nothing is written for another; and one for each step that begins, with its attempt. Several runs,
+-- which are in the order of their ids, so that two batches cannot deadlock, wait 0.1 s for a lock at most: then
+-- each has to wait alone. Loops, because each statement takes 10 µs, and most calls are for a run or a few.
 CREATE FUNCTION record_progress(_tenant text, _runs uuid[], _epochs bigint[], _completed_run int[],
     _completed uuid[], _updates bytea[], _write_run int[], _write_ns text[], _write_checkpoints text[],
     _write_tasks text[], _write_paths text[], _write_idx int[], _write_channels text[], _write_types text[],
@@ -50,16 +38,25 @@ RETURNS TABLE (run uuid, id uuid, attempt int) LANGUAGE plpgsql SET search_path 
 #variable_conflict use_column
 DECLARE
     held int[];
+    any_held boolean := false;
     begun_first uuid[];
+    begun_of int;
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     IF cardinality(_runs) > 1 THEN
         PERFORM set_config('lock_timeout', '100ms', true);
     END IF;
-    held := hold_leases(_tenant, _runs, _epochs);
-    RETURN QUERY SELECT _runs[place], NULL::uuid, NULL::int FROM generate_subscripts(held, 1) AS place
-        WHERE held[place] IS NOT NULL;
-    IF NOT FOUND THEN
+    FOR place IN 1..cardinality(_runs) LOOP
+        run := _runs[place];
+        IF run IS NOT NULL THEN
+            held[place] := hold_lease(_tenant, run, _epochs[place]);
+            IF held[place] IS NOT NULL THEN
+                any_held := true;
+                RETURN NEXT;
+            END IF;
+        END IF;
+    END LOOP;
+    IF NOT any_held THEN
         RETURN;
     END IF;
     IF _write_run IS NOT NULL THEN
@@ -112,12 +109,17 @@ BEGIN
         RETURNING id
     )
     SELECT coalesce(array_agg(id), '{}') INTO begun_first FROM begun;
-    RETURN QUERY SELECT _runs[place], begun_id, CASE WHEN begun_id = ANY(begun_first) THEN 1
-            ELSE begin_step_again(_tenant, _runs[place], held[place], begun_id, step, skill, is_hit, input, parent)
-            END
-        FROM unnest(_begun_run, _begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs,
-            _begun_parents) AS task(place, begun_id, step, skill, is_hit, input, parent)
-        WHERE held[place] IS NOT NULL;
+    FOR place IN 1..cardinality(_begun) LOOP
+        begun_of := _begun_run[place];
+        IF held[begun_of] IS NOT NULL THEN
+            run := _runs[begun_of];
+            id := _begun[place];
+            attempt := CASE WHEN cardinality(begun_first) = cardinality(_begun) OR id = ANY(begun_first) THEN 1
+                ELSE begin_step_again(_tenant, run, held[begun_of], id, _begun_steps[place], _begun_skills[place],
+                    _begun_cache_hits[place], _begun_inputs[place], _begun_parents[place]) END;
+            RETURN NEXT;
+        END IF;
+    END LOOP;
 END
 $$;
 

@@ -17,13 +17,8 @@ INDEXES = {
     "runs_ended": f"(tenant_id, status, {_ORDER}) {_ENDED}",
     "runs_of_workflow_ended": f"(tenant_id, workflow_name, status, {_ORDER}) {_ENDED}",
     "runs_queued_last": f"(tenant_id, {_ORDER}) {_QUEUED}",
-    "runs_of_workflow_queued_last": f"(tenant_id, workflow_name, {_ORDER}) {_QUEUED}",
     "runs_failed": f"(tenant_id, error_code, {_ORDER}) {_FAILED}",
-    "runs_of_workflow_failed": f"(tenant_id, workflow_name, error_code, {_ORDER}) {_FAILED}",
-    "runs_of_campaign_failed": f"(tenant_id, campaign_id, error_code, {_ORDER}) {_FAILED}",
     "runs_asking": f"(tenant_id, {_ORDER}) {_WAITING}",
-    "runs_of_workflow_asking": f"(tenant_id, workflow_name, {_ORDER}) {_WAITING}",
-    "runs_of_campaign_asking": f"(tenant_id, campaign_id, {_ORDER}) {_WAITING}",
 }
 
 
