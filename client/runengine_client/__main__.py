@@ -8,17 +8,16 @@ import sys
 import typer
 
 from runengine_client import artifact_commands, campaign_commands, list_commands, run_commands, watch_command
-from runengine_client.command import add_command, read_options
+from runengine_client.command import add_command, read_global_options
 
 app = typer.Typer(
     help="Triggers runs of the run engine, shows how they go, resumes, retries and cancels them.",
     epilog="Exit codes: 0 done; 1 refused or out of reach; 2 usage; 3 failed or cancelled (--wait, watch).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.callback()(read_options)
+app.callback()(read_global_options)
 for _name, _body in (
     ("trigger", run_commands.trigger),
     ("get", run_commands.get),

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -58,6 +59,27 @@ class Options:
     as_json: bool
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        sys.stdout.write(f"runengine {version('runengine')}\n")
+        raise typer.Exit
+
+
+def read_global_options(
+    ctx: typer.Context,
+    address: Address = None,
+    token: Token = None,
+    secure: Secure = False,
+    as_json: AsJson = False,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """The callback of the app, for options before the name of the command."""
+    read_options(ctx, address, token, secure, as_json)
+
+
 def read_options(
     ctx: typer.Context,
     address: Address = None,
@@ -65,7 +87,7 @@ def read_options(
     secure: Secure = False,
     as_json: AsJson = False,
 ) -> None:
-    """The callback of the app, for options before the name of the command."""
+    """The options that stand before the name of a command, or after it."""
     ctx.obj = Options(address, token, secure, as_json)
 
 

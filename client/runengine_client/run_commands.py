@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 from runengine.v1.run_pb2 import Run, RunStatus
 
 from runengine_client import tables
-from runengine_client.command import NOT_COMPLETED, Session
+from runengine_client.command import NOT_COMPLETED, NOT_DONE, Session
+from runengine_client.errors import RunEngineError
 from runengine_client.json_argument import json_object, json_value
 from runengine_client.json_view import events_json, run_json, step_data_json, steps_json
+from runengine_client.structs import struct_to_dict
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.", show_default=False)]
+RunIds = Annotated[
+    list[str], typer.Argument(metavar="RUN…", help="Id of the run, or of several.", show_default=False)
+]
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until the run has ended, and exit with 3 unless it completed.")
 ]
@@ -22,8 +28,13 @@ Wait = Annotated[
 async def trigger(
     session: Session,
     workflow: Annotated[
-        str, typer.Argument(metavar="WORKFLOW", help="Name of the workflow.", show_default=False)
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[WORKFLOW]",
+            help="Name of the workflow. With --from the one of that run is the default.",
+            show_default=False,
+        ),
+    ] = None,
     payload: Annotated[
         Any,
         typer.Option(
@@ -44,12 +55,13 @@ async def trigger(
         ),
     ] = None,
     priority: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
-            help="Priority, -100 to 100: queued runs of the tenant with a greater one start first.",
+            help="Priority, -100 to 100: queued runs of the tenant with a greater one start first. "
+            "Default: 0.",
         ),
-    ] = 0,
+    ] = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option(
@@ -57,15 +69,34 @@ async def trigger(
             help="Makes the call safe to repeat: the same key and request return the same run.",
         ),
     ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Trigger one like that run: with its workflow, payload, context and priority, where they "
+            "are not given.",
+        ),
+    ] = None,
     wait: Wait = False,
 ) -> None:
     """Triggers a run and shows it."""
+    if like is not None:
+        model = await session.client.get_run(like)
+        workflow = workflow or model.workflow_name
+        if payload is None and model.HasField("trigger_payload"):
+            payload = struct_to_dict(model.trigger_payload)
+        if context is None and model.HasField("context"):
+            context = struct_to_dict(model.context)
+        priority = model.priority if priority is None else priority
+    if workflow is None:
+        raise ValueError("give a WORKFLOW, or --from RUN")
     run = await session.client.trigger_run(
         workflow,
         trigger_payload=payload,
         context=context,
         campaign_id=campaign,
-        priority=priority,
+        priority=priority or 0,
         idempotency_key=idempotency_key,
         on_no_worker=lambda: session.note(
             f"no worker serves {workflow} at the moment: the run waits for one"
@@ -139,9 +170,14 @@ async def output(session: Session, run_id: RunId) -> None:
     session.show(tables.plain(view), document)
 
 
-async def retry(session: Session, run_id: RunId, wait: Wait = False) -> None:
-    """Queues a failed or cancelled run again; its completed steps are kept."""
-    await _show_run(session, await session.client.retry_run(run_id), wait=wait)
+async def retry(session: Session, run_ids: RunIds, wait: Wait = False) -> None:
+    """Queues failed or cancelled runs again; their completed steps are kept."""
+    if len(run_ids) == 1:
+        await _show_run(session, await session.client.retry_run(run_ids[0]), wait=wait)
+    elif wait:
+        raise ValueError("--wait goes with one run")
+    else:
+        await _show_each(session, run_ids, session.client.retry_run)
 
 
 async def resume(
@@ -178,9 +214,35 @@ async def resume(
     await _show_run(session, run, wait=wait)
 
 
-async def cancel(session: Session, run_id: RunId) -> None:
-    """Cancels a queued or running run."""
-    await _show_run(session, await session.client.cancel_run(run_id))
+async def cancel(session: Session, run_ids: RunIds) -> None:
+    """Cancels queued or running runs."""
+    if len(run_ids) == 1:
+        await _show_run(session, await session.client.cancel_run(run_ids[0]))
+    else:
+        await _show_each(session, run_ids, session.client.cancel_run)
+
+
+async def _show_each(session: Session, run_ids: Sequence[str], act: Callable[[str], Awaitable[Run]]) -> None:
+    """Does it with each run, and shows what came of it; one that is refused keeps no other from it."""
+    done: list[Run] = []
+    refused: dict[str, RunEngineError] = {}
+    for run_id in dict.fromkeys(run_ids):
+        try:
+            done.append(await act(run_id))
+        except RunEngineError as error:
+            refused[run_id] = error
+    document: dict[str, list[dict[str, Any]]] = {
+        "runs": [run_json(run) for run in done],
+        "refused": [
+            {"id": run_id, "reason": error.reason, "detail": str(error)} for run_id, error in refused.items()
+        ],
+    }
+    below = f"{len(done)} done, {len(refused)} refused"
+    session.show(tables.runs_view(done, below, session.out), document)
+    for each in document["refused"]:
+        session.note(f"{each['id']}: {each['detail']} ({each['reason']})")
+    if refused:
+        raise typer.Exit(NOT_DONE)
 
 
 async def _show_run(session: Session, run: Run, *, wait: bool = False) -> None:
