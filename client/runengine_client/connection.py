@@ -41,7 +41,13 @@ class Connection:
         secure: bool = False,
         timeout_seconds: float = 10,
     ) -> None:
+        """Raises ValueError for an address that is a URL of REST, or has no port."""
         asyncio.get_running_loop()  # a channel belongs to the loop it was made in
+        scheme, _, rest = address.partition("://")
+        if scheme in ("http", "https"):
+            raise ValueError(f"The address of the run engine is HOST:PORT, without {scheme}://: {rest}")
+        if ":" not in address:
+            raise ValueError(f"The address of the run engine has no port: {address}:50051, say.")
         self._address = address
         self._token = token
         self._timeout = timeout_seconds

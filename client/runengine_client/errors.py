@@ -221,6 +221,12 @@ _BY_CODE: Mapping[grpc.StatusCode, tuple[type[RunEngineError], str]] = {
         "The message is too large for the run engine at {address}",
     ),
 }
+# What gRPC says of what listens there, and what that means.
+_MEANINGS = {
+    "Failed parsing HTTP/2": "what listens there does not speak gRPC without TLS. Is it the address of REST?",
+    "WRONG_VERSION_NUMBER": "what listens there does not speak TLS.",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is by nobody who is trusted here.",
+}
 _ANY_OTHER = (Internal, "The server at {address} answered {code}, as no run engine does")
 
 
@@ -259,7 +265,8 @@ def _without_details(error: grpc.aio.AioRpcError, address: str) -> RunEngineErro
     sentence = sentence.format(address=address, code=error.code().name)
     # The sentence has the address already; only the last error adds something.
     cause = (error.details() or "").removeprefix("failed to connect to all addresses; last error: ")
+    cause = next((meaning for words, meaning in _MEANINGS.items() if words in cause), cause)
     # The details of a deadline only repeat its name.
     if cause and error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
         sentence = f"{sentence}: {cause}"
-    return kind(sentence.removesuffix(".") + ".", code=error.code())
+    return kind(sentence if sentence.endswith("?") else sentence.removesuffix(".") + ".", code=error.code())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import grpc
@@ -136,6 +137,39 @@ async def test_a_server_that_is_away_is_unavailable_at_its_address() -> None:
                 errors.Unavailable, match=f"The run engine at {address} cannot be reached: .*refused"
             ):
                 await client.get_run(RUN_ID)
+
+
+@pytest.mark.parametrize(
+    ("secure", "meaning"),
+    [(False, "does not speak gRPC without TLS. Is it the address of REST?"), (True, "does not speak TLS.")],
+)
+async def test_a_server_of_another_kind_is_named_as_one(secure: bool, meaning: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        async with RunEngineClient(f"{host}:{port}", "t", secure=secure) as client:
+            with pytest.raises(errors.Unavailable) as error:
+                await client.get_run(RUN_ID)
+    sentence = f"The run engine at {host}:{port} cannot be reached: what listens there {meaning}"
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("http://127.0.0.1:8080", "is HOST:PORT, without http://: 127.0.0.1:8080"),
+        ("https://runs.example.com", "is HOST:PORT, without https://: runs.example.com"),
+        ("runs.example.com", "has no port: runs.example.com:50051, say."),
+    ],
+)
+async def test_an_address_that_is_none_is_refused_in_words(address: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match="The address of the run engine ") as error:
+        RunEngineClient(address, "t")
+    assert str(error.value).endswith(sentence)
 
 
 async def test_a_server_that_does_not_respond_is_over_the_deadline(engine: Engine, address: str) -> None:
