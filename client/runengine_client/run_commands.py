@@ -25,59 +25,66 @@ Wait = Annotated[
 ]
 
 
+Workflow = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[WORKFLOW]",
+        help="Name of the workflow. With --from the one of that run is the default.",
+        show_default=False,
+    ),
+]
+Payload = Annotated[
+    Any,
+    typer.Option(
+        parser=json_object,
+        metavar="JSON|@FILE|-",
+        help="Input of the workflow: a JSON object; @FILE reads a file, - reads stdin.",
+    ),
+]
+Context = Annotated[
+    Any,
+    typer.Option(
+        parser=json_object,
+        metavar="JSON|@FILE|-",
+        help="What the run belongs to: a JSON object; @FILE reads a file, - reads stdin.",
+    ),
+]
+Priority = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Priority, -100 to 100: queued runs of the tenant with a greater one start first. Default: 0.",
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Makes the call safe to repeat: the same key and request return the same run.",
+    ),
+]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Trigger one like that run: with its workflow, payload, context and priority, where they "
+        "are not given.",
+    ),
+]
+
+
 async def trigger(
     session: Session,
-    workflow: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[WORKFLOW]",
-            help="Name of the workflow. With --from the one of that run is the default.",
-            show_default=False,
-        ),
-    ] = None,
-    payload: Annotated[
-        Any,
-        typer.Option(
-            parser=json_object,
-            metavar="JSON|@FILE|-",
-            help="Input of the workflow: a JSON object; @FILE reads a file, - reads stdin.",
-        ),
-    ] = None,
+    workflow: Workflow = None,
+    payload: Payload = None,
     campaign: Annotated[
         str | None, typer.Option(metavar="CAMPAIGN", help="Id of the campaign that the run works for.")
     ] = None,
-    context: Annotated[
-        Any,
-        typer.Option(
-            parser=json_object,
-            metavar="JSON|@FILE|-",
-            help="What the run belongs to: a JSON object; @FILE reads a file, - reads stdin.",
-        ),
-    ] = None,
-    priority: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Priority, -100 to 100: queued runs of the tenant with a greater one start first. "
-            "Default: 0.",
-        ),
-    ] = None,
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY",
-            help="Makes the call safe to repeat: the same key and request return the same run.",
-        ),
-    ] = None,
-    like: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="RUN",
-            help="Trigger one like that run: with its workflow, payload, context and priority, where they "
-            "are not given.",
-        ),
-    ] = None,
+    context: Context = None,
+    priority: Priority = None,
+    idempotency_key: Key = None,
+    like: Like = None,
     wait: Wait = False,
 ) -> None:
     """Triggers a run and shows it."""
