@@ -164,7 +164,7 @@ def workflows_view(workflows: Sequence[Workflow]) -> RenderableType:
 
 def workflow_view(workflow: Workflow) -> RenderableType:
     """Shows what comes after what in a workflow, and what it takes and returns."""
-    parts: list[Text] = [Text.assemble(plain(workflow.name, "bold"), f", {workflow.workers} workers")]
+    parts: list[Text] = [Text.assemble(plain(workflow.name, "bold"), f", workers: {workflow.workers}")]
     for node in workflow.nodes:
         after = [
             f"{edge.target}{'?' if edge.conditional else ''}"

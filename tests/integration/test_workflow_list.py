@@ -84,6 +84,8 @@ class Line(typing.TypedDict):
 class Basket(typing.TypedDict, total=False):
     first: Line
     total: typing.NotRequired[int]
+    lines: Annotated[list[Line], operator.add]
+    named: dict[str, Line | None]
 
 
 def test_a_state_of_the_standard_library_is_described_too() -> None:
@@ -93,6 +95,8 @@ def test_a_state_of_the_standard_library_is_described_too() -> None:
     takes = json.loads(described(graph).input_schema)
     assert takes["properties"]["first"]["$ref"] == "#/$defs/Line"
     assert takes["properties"]["total"]["type"] == "integer"
+    assert takes["properties"]["lines"]["items"]["$ref"] == "#/$defs/Line"
+    assert {"$ref": "#/$defs/Line"} in takes["properties"]["named"]["additionalProperties"]["anyOf"]
 
 
 def test_an_entrypoint_is_one_node() -> None:

@@ -206,7 +206,7 @@ async def test_a_workflow_is_shown_with_what_follows_on_what(runengine: Command)
         ["unserved", "0", "0"],
     ]
     assert one.out.splitlines()[:3] == [
-        "campaign-bundle, 2 workers",
+        "campaign-bundle, workers: 2",
         "  __start__ → brief",
         "  brief (read-brief) → pages:render?, __end__?",
     ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import orjson
 from langgraph.pregel import Pregel
@@ -71,11 +72,16 @@ def _set_schema(
 
 
 def _known_to_pydantic(kind: Any) -> Any:
-    """The TypedDict, and those that are types of its keys, as those of typing_extensions; another type as it
-    is.
-    """
-    if not is_typeddict(kind):
+    """The type, with each TypedDict that it is or holds as one of typing_extensions."""
+    if is_typeddict(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        keys = {name: _known_to_pydantic(each) for name, each in hints.items()}
+        return TypedDict(kind.__name__, keys, total=kind.__total__)  # type: ignore[operator]
+    origin, inner = get_origin(kind), tuple(map(_known_to_pydantic, get_args(kind)))
+    if origin is None or inner == get_args(kind):
         return kind
-    hints = get_type_hints(kind, include_extras=True)
-    keys = {name: _known_to_pydantic(each) for name, each in hints.items()}
-    return TypedDict(kind.__name__, keys, total=kind.__total__)  # type: ignore[operator]
+    if origin is Annotated:
+        return Annotated[inner]
+    if origin is UnionType:
+        return Union[inner]  # noqa: UP007 - made of a tuple
+    return origin[inner[0] if len(inner) == 1 else inner]
