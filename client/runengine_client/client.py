@@ -144,26 +144,15 @@ class RunEngineClient(RunLists):
         out. Asks for a thousand at a time. Raises RunNotFound, InvalidArgument.
         """
         request = ListRunStepsRequest(run_id=str(run_id), attempt=attempt)
-        steps: list[RunStep] = []
-        while True:
-            page = await self._call(self._runs.ListRunSteps, request)
-            steps += page.steps
-            if not page.HasField("next_page_token"):
-                return steps
-            request.page_token = page.next_page_token
+        return [step async for page in self._pages(self._runs.ListRunSteps, request) for step in page.steps]
 
     async def list_run_events(self, run_id: Id) -> list[RunEvent]:
         """Returns the transitions of the run, all attempts, in order, asking for a thousand at a time. Raises
         RunNotFound.
         """
         request = ListRunEventsRequest(run_id=str(run_id))
-        events: list[RunEvent] = []
-        while True:
-            page = await self._call(self._runs.ListRunEvents, request)
-            events += page.events
-            if not page.HasField("next_page_token"):
-                return events
-            request.page_token = page.next_page_token
+        pages = self._pages(self._runs.ListRunEvents, request)
+        return [event async for page in pages for event in page.events]
 
     async def get_run_output(self, run_id: Id) -> RunOutput:
         """Returns what the graph of a completed run has returned.
@@ -256,14 +245,10 @@ class RunEngineClient(RunLists):
 
     async def iterate_workflows(self, *, page_size: int = 50) -> AsyncIterator[Workflow]:
         """Yields all workflows that there are, a page at a time."""
-        token: str | None = None
-        while True:
-            page = await self.list_workflows(limit=page_size, page_token=token)
+        request = ListWorkflowsRequest(limit=page_size)
+        async for page in self._pages(self._workflows.ListWorkflows, request):
             for workflow in page.workflows:
                 yield workflow
-            if not page.HasField("next_page_token"):
-                return
-            token = page.next_page_token
 
     async def list_run_artifacts(
         self, run_id: Id, *, limit: int | None = None, page_token: str | None = None
@@ -279,14 +264,10 @@ class RunEngineClient(RunLists):
         self, run_id: Id, *, page_size: int = 1000
     ) -> AsyncIterator[SavedArtifact]:
         """Yields all that the steps of the run have saved, a page at a time. Raises RunNotFound."""
-        token: str | None = None
-        while True:
-            page = await self.list_run_artifacts(run_id, limit=page_size, page_token=token)
+        request = ListRunArtifactsRequest(run_id=str(run_id), limit=page_size)
+        async for page in self._pages(self._artifacts.ListRunArtifacts, request):
             for artifact in page.artifacts:
                 yield artifact
-            if not page.HasField("next_page_token"):
-                return
-            token = page.next_page_token
 
     async def download_artifact(self, artifact_id: Id) -> Artifact:
         """Returns the artifact, whole and in memory. Raises ArtifactNotFound."""

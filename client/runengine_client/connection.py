@@ -61,6 +61,15 @@ class Connection:
         self._artifacts = ArtifactServiceStub(channel)
         self._workflows = WorkflowServiceStub(channel)
 
+    async def _pages(self, method: Any, request: Any) -> AsyncIterator[Any]:
+        """The response to the request, and those of all pages after it."""
+        while True:
+            page = await self._call(method, request)
+            yield page
+            if not page.HasField("next_page_token"):
+                return
+            request.page_token = page.next_page_token
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -40,14 +41,14 @@ class RunLists(Connection):
         counts, `created_before` the first that does not any more; both with a time zone. `limit` is 1 to
         100, by default 20. Raises InvalidArgument; ValueError for a time without a time zone.
         """
-        request = ListRunsRequest(
-            status=statuses_of(status),
-            workflow_name=workflow_name,
-            campaign_id=None if campaign_id is None else str(campaign_id),
-            error_code=error_code,
-            created_after=_timestamp(created_after, "created_after"),
-            created_before=_timestamp(created_before, "created_before"),
-            waiting=waiting or None,
+        request = _runs_request(
+            status,
+            workflow_name,
+            campaign_id,
+            error_code,
+            created_after,
+            created_before,
+            waiting,
             limit=limit,
             page_token=page_token,
         )
@@ -69,25 +70,19 @@ class RunLists(Connection):
 
         Each run once, however many are triggered meanwhile. Raises InvalidArgument.
         """
-        wanted = statuses_of(status)
-        token: str | None = None
-        while True:
-            page = await self.list_runs(
-                status=wanted,
-                workflow_name=workflow_name,
-                campaign_id=campaign_id,
-                error_code=error_code,
-                created_after=created_after,
-                created_before=created_before,
-                waiting=waiting,
-                limit=page_size,
-                page_token=token,
-            )
+        request = _runs_request(
+            status,
+            workflow_name,
+            campaign_id,
+            error_code,
+            created_after,
+            created_before,
+            waiting,
+            limit=page_size,
+        )
+        async for page in self._pages(self._runs.ListRuns, request):
             for run in page.runs:
                 yield run
-            if not page.HasField("next_page_token"):
-                return
-            token = page.next_page_token
 
     async def list_campaign_runs(
         self,
@@ -120,17 +115,34 @@ class RunLists(Connection):
 
         Each run once, however many are triggered meanwhile. Raises InvalidArgument.
         """
-        wanted = statuses_of(status)
-        token: str | None = None
-        while True:
-            page = await self.list_campaign_runs(
-                campaign_id, status=wanted, limit=page_size, page_token=token
-            )
+        request = ListCampaignRunsRequest(
+            campaign_id=str(campaign_id), status=statuses_of(status), limit=page_size
+        )
+        async for page in self._pages(self._runs.ListCampaignRuns, request):
             for run in page.runs:
                 yield run
-            if not page.HasField("next_page_token"):
-                return
-            token = page.next_page_token
+
+
+def _runs_request(
+    status: Status | Iterable[Status],
+    workflow_name: str | None,
+    campaign_id: Id | None,
+    error_code: str | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    waiting: bool,
+    **page: Any,
+) -> ListRunsRequest:
+    return ListRunsRequest(
+        status=statuses_of(status),
+        workflow_name=workflow_name,
+        campaign_id=None if campaign_id is None else str(campaign_id),
+        error_code=error_code,
+        created_after=_timestamp(created_after, "created_after"),
+        created_before=_timestamp(created_before, "created_before"),
+        waiting=waiting or None,
+        **page,
+    )
 
 
 def _timestamp(at: datetime | None, name: str) -> Timestamp | None:

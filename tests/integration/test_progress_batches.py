@@ -116,6 +116,14 @@ async def test_a_run_that_is_locked_holds_up_no_other(engine: Engine, database_u
     assert await late == 1
 
 
+def test_a_batch_locks_its_runs_in_the_order_of_their_ids() -> None:
+    ids = [uuid4() for _ in range(RUNS)]
+    for tenants in (1, 3):
+        calls: list[Call] = [(f"org_{n % tenants}", run_id, 1, []) for n, run_id in enumerate(ids)]
+        _, arguments = RECORD_PROGRESS.statement(calls)
+        assert arguments[1] == sorted(ids)
+
+
 async def test_a_statement_writes_for_the_runs_of_its_tenant_alone(
     engine: Engine, database: asyncpg.Connection
 ) -> None:

@@ -173,7 +173,8 @@ Index(
 # Those of run_search.py; those of a campaign and a status are above. None has the runs that are held, which
 # are as few as there are places in workers, so that a claim and a heartbeat write to none of them; and there
 # are no more than these: each costs every statement that updates a run. The condition on updated_at is
-# one that its statements alone imply: PostgreSQL would take some of them for others, such as a claim.
+# one that its statements alone imply: PostgreSQL would take some of them for others, such as the list of a
+# campaign.
 _newest_first = (runs.c.created_at.desc(), runs.c.id.desc())
 _has_ended = text("status IN ('completed', 'failed', 'cancelled') AND updated_at IS NOT NULL")
 _is_queued = text("status = 'queued' AND updated_at IS NOT NULL")

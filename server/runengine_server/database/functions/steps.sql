@@ -26,7 +26,7 @@ $$;
 -- _begun_inputs are kept with the steps. NULL is no rows of a kind. Returns a row for each run that is still
 -- held, and nothing is written for another; and one for each step that begins, with its attempt. Several runs,
 -- which are in the order of their ids, so that two batches cannot deadlock, wait 0.1 s for a lock at most: then
--- each has to wait alone. Loops, because each statement takes 10 µs, and most calls are for a run or a few.
+-- each has to wait alone.
 CREATE FUNCTION record_progress(_tenant text, _runs uuid[], _epochs bigint[], _completed_run int[],
     _completed uuid[], _updates bytea[], _write_run int[], _write_ns text[], _write_checkpoints text[],
     _write_tasks text[], _write_paths text[], _write_idx int[], _write_channels text[], _write_types text[],
