@@ -15,6 +15,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 done; 1 refused or out of reach; 2 usage; 3 failed or cancelled (--wait, watch).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Typer's own tables cut long options at 60 columns: `--idempotency-k…`.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(read_global_options)
@@ -37,7 +39,8 @@ for _name, _body in (
 ):
     add_command(app, _name, _body)
 
-campaign_app = typer.Typer(help="Creates a campaign, or shows where it stands.", no_args_is_help=True)
+_CAMPAIGN_HELP = "Creates a campaign, or shows where it stands."
+campaign_app = typer.Typer(help=_CAMPAIGN_HELP, short_help=_CAMPAIGN_HELP, no_args_is_help=True)
 add_command(campaign_app, "create", campaign_commands.create)
 add_command(campaign_app, "get", campaign_commands.get)
 app.add_typer(campaign_app, name="campaign")

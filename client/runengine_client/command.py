@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
@@ -25,13 +26,11 @@ from runengine_client.errors import RunEngineError
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 NOT_DONE, USAGE, NOT_COMPLETED, INTERRUPTED = 1, 2, 3, 130
 
-_PANEL = "Connection and output"
 Address = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
         help=f"Address of the run engine. Default: RUNENGINE_GRPC_ADDRESS, or else {DEFAULT_ADDRESS}.",
-        rich_help_panel=_PANEL,
     ),
 ]
 Token = Annotated[
@@ -39,13 +38,12 @@ Token = Annotated[
     typer.Option(
         metavar="JWT",
         help="Token of the caller, which also names the tenant. Default: RUNENGINE_TOKEN.",
-        rich_help_panel=_PANEL,
     ),
 ]
-Secure = Annotated[bool, typer.Option("--secure", help="Use TLS.", rich_help_panel=_PANEL)]
+Secure = Annotated[bool, typer.Option("--secure", help="Use TLS.")]
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="Print the JSON that REST returns, not a table.", rich_help_panel=_PANEL),
+    typer.Option("--json", help="Print the JSON that REST returns, not a table."),
 ]
 
 
@@ -105,13 +103,14 @@ class Session:
         if self.as_json:
             text = json.dumps(document, indent=2, ensure_ascii=self.out.encoding != "utf-8")
             self.out.out(text, highlight=False)
+        elif isinstance(view, Text):
+            print_words(self.out, view)
         else:
-            # Plain text wraps in the terminal alone, so that a long URL is copied in one piece.
-            self.out.print(view, soft_wrap=isinstance(view, Text))
+            self.out.print(view)
 
     def note(self, line: str) -> None:
         """Prints what a person should know beside the output."""
-        self.err.print(tables.plain(line), soft_wrap=True)
+        print_words(self.err, tables.plain(line))
 
 
 Body = Callable[..., Awaitable[None]]
@@ -139,7 +138,9 @@ def add_command(group: typer.Typer, name: str, body: Body) -> None:
     last = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in shared]
     run.__signature__ = inspect.Signature([context, *parameters, *last])  # type: ignore[attr-defined]
     run.__doc__ = body.__doc__
-    group.command(name)(run)
+    # Click would cut the first sentence, so that it fits on a line.
+    summary = inspect.getdoc(body) or ""
+    group.command(name, short_help=" ".join(summary.split()).partition(". ")[0].removesuffix(".") + ".")(run)
 
 
 def _run(options: Options, body: Callable[[Session], Awaitable[None]]) -> None:
@@ -180,9 +181,21 @@ def _stdout() -> Console:
     return Console(highlight=False, width=width)
 
 
+def print_words(console: Console, text: Text) -> None:
+    """Prints the text, in lines that end between words where it is known how long these are.
+
+    A line with a longer word, such as a URL, and a text that has `no_wrap`, are left to the terminal: it
+    breaks them so that they are copied in one piece.
+    """
+    is_pipe = not console.is_terminal and "COLUMNS" not in os.environ
+    for line in text.split(allow_blank=True):
+        is_long = any(cell_len(word) > console.width for word in line.plain.split())
+        console.print(line, soft_wrap=is_pipe or is_long or bool(text.no_wrap))
+
+
 def print_error(err: Console, sentence: str) -> None:
     """Prints an error in one sentence."""
-    err.print(Text.assemble(("error: ", "bold red"), tables.plain(sentence)), soft_wrap=True)
+    print_words(err, Text.assemble(("error: ", "bold red"), tables.plain(sentence)))
 
 
 def _print_refusal(err: Console, error: RunEngineError, *, as_json: bool) -> None:
@@ -191,9 +204,9 @@ def _print_refusal(err: Console, error: RunEngineError, *, as_json: bool) -> Non
     listed = violations and all(each in error.detail for each in violations)
     print_error(err, f"{'The request is malformed.' if listed else error.detail} ({error.reason})")
     for violation in violations:
-        err.print(tables.plain(f"  {violation}"), soft_wrap=True)
+        print_words(err, tables.plain(f"  {violation}"))
     if error.retry_after_seconds is not None:
-        err.print(f"  try again in {error.retry_after_seconds:g} s", soft_wrap=True)
+        print_words(err, Text(f"  try again in {error.retry_after_seconds:g} s"))
     if as_json:
         document = {
             "reason": error.reason,

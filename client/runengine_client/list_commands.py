@@ -122,7 +122,8 @@ async def workflows(
     """Shows which workflows there are, and how many workers serve each."""
     found = [each async for each in session.client.iterate_workflows()]
     if name is None:
-        session.show(tables.workflows_view(found), workflows_json(ListWorkflowsResponse(workflows=found)))
+        document = workflows_json(ListWorkflowsResponse(workflows=found))
+        session.show(tables.workflows_view(found, session.out), document)
         return
     named = next((each for each in found if each.name == name), None)
     if named is None:

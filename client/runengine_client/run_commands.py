@@ -14,11 +14,12 @@ from runengine_client.command import NOT_COMPLETED, NOT_DONE, Session
 from runengine_client.errors import RunEngineError
 from runengine_client.json_argument import json_object, json_value
 from runengine_client.json_view import events_json, run_json, step_data_json, steps_json
+from runengine_client.step_tables import step_data_view, step_line, steps_view
 from runengine_client.structs import struct_to_dict
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.", show_default=False)]
 RunIds = Annotated[
-    list[str], typer.Argument(metavar="RUN…", help="Id of the run, or of several.", show_default=False)
+    list[str], typer.Argument(metavar="RUN", help="Id of the run, or of several.", show_default=False)
 ]
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until the run has ended, and exit with 3 unless it completed.")
@@ -28,7 +29,7 @@ Wait = Annotated[
 Workflow = Annotated[
     str | None,
     typer.Argument(
-        metavar="[WORKFLOW]",
+        metavar="WORKFLOW",
         help="Name of the workflow. With --from the one of that run is the default.",
         show_default=False,
     ),
@@ -131,7 +132,7 @@ async def steps(
 ) -> None:
     """Shows the steps of a run, with their errors and artifacts."""
     found = await session.client.list_run_steps(run_id, attempt=attempt)
-    session.show(tables.steps_view(found, session.out), steps_json(found))
+    session.show(steps_view(found, session.out), steps_json(found))
 
 
 async def step_data(
@@ -156,14 +157,14 @@ async def step_data(
     if not named:
         raise ValueError(f"the run has no step {step!r}{'' if attempt is None else ' with that attempt'}")
     found = [(each, await session.client.get_step_data(run_id, each.id, attempt=attempt)) for each in named]
-    view = tables.step_data_view(found, ensure_ascii=session.out.encoding != "utf-8")
+    view = step_data_view(found, ensure_ascii=session.out.encoding != "utf-8")
     session.show(view, step_data_json(found))
 
 
 async def events(session: Session, run_id: RunId) -> None:
     """Shows the timeline of a run: when it went from which status to which, by whom and why."""
     found = await session.client.list_run_events(run_id)
-    session.show(tables.events_view(found), events_json(found))
+    session.show(tables.events_view(found, session.out), events_json(found))
 
 
 async def output(session: Session, run_id: RunId) -> None:
@@ -174,7 +175,7 @@ async def output(session: Session, run_id: RunId) -> None:
         view = f"The output is larger than 1 MiB. `runengine download {found.artifact_id}` saves it."
     else:
         view = found.note or json.dumps(found.value, indent=2, ensure_ascii=session.out.encoding != "utf-8")
-    session.show(tables.plain(view), document)
+    session.show(tables.as_it_is(tables.plain(view)), document)
 
 
 async def retry(session: Session, run_ids: RunIds, wait: Wait = False) -> None:
@@ -270,7 +271,7 @@ async def _wait(session: Session, run_id: str) -> Run:
         for step in await session.client.list_run_steps(run.id) if in_terminal else ():
             if shown.get(step.id) != (step.status, step.attempt):
                 shown[step.id] = (step.status, step.attempt)
-                session.err.print(tables.step_line(step))
+                session.err.print(step_line(step))
         if run.waiting_for and not is_waiting:
             line = (
                 f"run {run_id} waits for somebody: `runengine get` says for what, `runengine resume` goes on"

@@ -13,6 +13,7 @@ from runengine_client import tables
 from runengine_client.command import NOT_COMPLETED, Session
 from runengine_client.json_view import watch_json
 from runengine_client.run_commands import RunId
+from runengine_client.step_tables import step_line
 
 
 async def watch(session: Session, run_id: RunId) -> None:
@@ -56,7 +57,7 @@ class _Lines:
         if kind == "run":
             self._print(tables.status_text(response.run), f"run {response.run.id}")
         elif kind == "step":
-            self._out.print(tables.step_line(response.step), soft_wrap=True)
+            self._out.print(step_line(response.step), soft_wrap=True)
         elif kind == "transition":
             event = response.transition
             error = f": {event.error.message}" if event.HasField("error") else ""

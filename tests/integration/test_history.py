@@ -119,7 +119,7 @@ async def test_the_timeline_says_who_acted_as_whom(
     assert events_json(events)["events"][2]["impersonator"] is None
     console = Console(width=200)
     with console.capture() as table:
-        console.print(events_view(events))
+        console.print(events_view(events, console))
     assert table.get().count("user_b by user_a") == 2
 
 

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 from runengine.v1.run_pb2 import RunStep, StepStatus
-from runengine_client.tables import steps_view
+from runengine_client.step_tables import steps_view
 
 
 def step(id_: str, name: str, skill: str, within: str | None = None) -> RunStep:
