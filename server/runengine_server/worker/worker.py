@@ -24,6 +24,11 @@ from runengine_server.worker.heartbeat import Heartbeat
 # that is less, so that a lost worker's runs go on 1.25 leases after its last heartbeat at the latest.
 POLL_SECONDS = 2.0
 
+# A claim that brought fewer runs than there were places has most likely taken all that there were, and a
+# notification or the end of a run wakes the worker before. The next claim at once would keep those that it
+# brought from their first nodes: by 0.25 ms of 3.5.
+_CLAIM_AGAIN_SECONDS = 0.02
+
 # How often a worker purges what has expired.
 _PURGE_SECONDS = 3600.0
 
@@ -125,7 +130,7 @@ class Worker:
     async def _claim_until_stopped(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            claimed = 0
+            claimed, free = 0, self._concurrency - len(self._held)
             try:
                 await self._hand_back()
                 if self._was_denied:
@@ -143,9 +148,12 @@ class Worker:
                     _log.error("the worker cannot work", **why)
             except Exception as error:
                 _log.error("claim failed", exc_info=error)
-            if (claimed == 0 or len(self._held) >= self._concurrency) and not self._stopping:
+            if not self._stopping:
+                is_short = 0 < claimed < free and len(self._held) < self._concurrency
+                seconds = min(_CLAIM_AGAIN_SECONDS, self.poll_seconds) if is_short else self.poll_seconds
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self.poll_seconds)
+                    async with asyncio.timeout(seconds):
+                        await self._wake.wait()
 
     async def _claim(self) -> int:
         claimed, now = 0, time.monotonic()
