@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from langgraph._internal._constants import NS_END, NS_SEP, PUSH
+from langgraph._internal._constants import NS_END, NS_SEP, PULL, PUSH
+from langgraph.constants import START
 from langgraph.pregel._task_status import CONTROL_WRITES
 from langgraph.types import Send
 
 # What the path of an error handler's task adds to the path of the task whose error it takes.
 _OF_HANDLER = ", node_error_handler, 0000000000"
 
+
+# The path of the task that writes the input of a graph, and is no step.
+INPUT_PATH = f"~{PULL}, {START}"
 
 # What comes before the namespace of an `@task`.
 _TASK = ", task "
