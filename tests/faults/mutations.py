@@ -13,7 +13,15 @@ _UNFENCED = """(SELECT attempt FROM public.runs
 
 RUN_IS_HERE = "(SELECT true FROM public.runs WHERE tenant_id = _tenant AND runs.id = stored.run_id)"
 CLAIMS = ("claim_queued", "claim_expired")
-ENDING = ("record_progress", "fail_step", "discard_writes", "end_run", "end_steps", "cancel_run")
+ENDING = (
+    "record_progress",
+    "record_next_step",
+    "fail_step",
+    "discard_writes",
+    "end_run",
+    "end_steps",
+    "cancel_run",
+)
 ORDER = """
         AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
             > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
@@ -33,6 +41,7 @@ def epoch_of(function: str) -> Callable[[], None]:
 
 def epoch_of_progress() -> None:
     rewrite("record_progress", "hold_lease(_tenant, run, _epochs[place])", _UNFENCED.replace("_run ", "run "))
+    epoch_of("record_next_step")()
 
 
 def state_kept_from_call_to_call() -> None:

@@ -322,7 +322,7 @@ async def test_a_rest_trigger_whose_commit_was_lost_makes_one_run(
 
 
 CLAIM = dispatch_function("claim_queued").call.encode()
-PROGRESS = tenant_function("record_progress").call.encode()
+NEXT_STEP = tenant_function("record_next_step").call.encode()
 END = tenant_function("end_run").call.encode()
 
 
@@ -357,7 +357,7 @@ async def test_a_step_whose_record_was_lost_is_recorded_again_and_not_done_again
 
         async def one(state: State) -> State:
             if not lost:
-                lost.append(proxy.lose_commit(applied, PROGRESS))
+                lost.append(proxy.lose_commit(applied, NEXT_STEP))
             ran.names.append("one")
             return {"seen": ["one"]}
 

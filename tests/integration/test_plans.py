@@ -273,6 +273,12 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         2,
         {"runs": 5, "run_steps": 1, "checkpoints": 3, "checkpoint_writes": 1},
     ),
+    (
+        "record_next_step",
+        (*HELD, RUNNING, b"", "", "2", "1", "null", b"", b"", uuid4(), "two", "two", False, b"", None),
+        1,
+        {"runs": 3, "run_steps": 1},
+    ),
     ("fail_step", (*HELD, RUNNING, {}, True, 1, False), 1, {"runs": 2, "run_steps": 1}),
     ("interrupt_steps", (*HELD, [RUNNING]), 1, {"runs": 1, "run_steps": 1}),
     ("discard_writes", (*HELD, "", "1", [str(RUNNING)], [RUNNING], {}), 1, {"runs": 1, "run_steps": 1}),

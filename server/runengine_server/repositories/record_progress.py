@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
-from runengine_server.database.functions import of_tenants
+from runengine_server.database.functions import of_tenants, tenant_function
 from runengine_server.repositories.write_behind import PendingWrites
 
 _FUNCTION = of_tenants("record_progress", "record_progress_of_tenants")
+_NEXT_STEP = tenant_function("record_next_step")
 
 # How many parameters record_progress has for each kind of rows.
 _COMPLETED, _WRITES, _CHECKPOINTS, _PRUNED, _DROPPED, _BEGUN = 3, 9, 7, 3, 2, 7
@@ -38,10 +40,16 @@ class RecordProgress:
 
     def statement(self, calls: Sequence[Any]) -> tuple[str, Sequence[Any]]:
         """The statement for these calls, and its arguments."""
-        calls = sorted(calls, key=itemgetter(1))  # the order in which it locks them
+        if len(calls) > 1:
+            calls = sorted(calls, key=itemgetter(1))  # the order in which it locks them
+        rows = _rows_of(calls)
+        if len(calls) == 1 and (next_step := rows.next_step()) is not None:
+            tenant, run_id, epoch, _ = calls[0]
+            return _NEXT_STEP.call, [tenant, run_id, epoch, *next_step]
         tenants = [tenant for tenant, *_ in calls]
-        arguments = progress_arguments(calls)
-        if len(calls) == 1 or len(set(tenants)) == 1:
+        ids, epochs = [run_id for _, run_id, _, _ in calls], [epoch for _, _, epoch, _ in calls]
+        arguments = [ids, epochs, *rows.columns()]
+        if len(set(tenants)) == 1:
             return _FUNCTION.one.call, [tenants[0], *arguments]
         return _FUNCTION.many, [tenants, *arguments]
 
@@ -51,28 +59,55 @@ class RecordProgress:
         """The result of each call."""
         attempts: dict[UUID, dict[UUID, int]] = {}
         for run_id, step_id, attempt in rows:
-            if step_id is None:
-                attempts[run_id] = {}
-            else:
-                attempts[run_id][step_id] = attempt
+            of_run = attempts.setdefault(run_id, {})
+            if step_id is not None:
+                of_run[step_id] = attempt
         return [attempts.get(run_id) for _, run_id, _, _ in calls]
 
 
 RECORD_PROGRESS = RecordProgress()
 
 
-def progress_arguments(calls: Sequence[Call]) -> list[list[Any] | None]:
-    """The arguments of record_progress, after the tenant. A checkpoint that another one of the same run
-    replaces is left out, with the writes on top of it; so is a begin that nobody waits for.
+@dataclass(slots=True)
+class _Rows:
+    """The rows of each kind; the first value of each is the place of its run among the calls, from 1."""
 
-    None stands for no rows: asyncpg 0.32 checks the type of each array, and most of these are empty.
+    completed: list[tuple[Any, ...]] = field(default_factory=list)
+    writes: list[tuple[Any, ...]] = field(default_factory=list)
+    checkpoints: list[tuple[Any, ...]] = field(default_factory=list)
+    pruned: list[tuple[Any, ...]] = field(default_factory=list)
+    dropped: list[tuple[Any, ...]] = field(default_factory=list)
+    begun: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def next_step(self) -> list[Any] | None:
+        """The arguments of record_next_step, after the epoch; None where it does not take these rows."""
+        if len(self.begun) != 1 or len(self.checkpoints) > 1 or len(self.completed) > 1:
+            return None
+        if self.writes or self.pruned or self.dropped:
+            return None
+        completed = self.completed[0][1:] if self.completed else (None,) * (_COMPLETED - 1)
+        checkpoint = self.checkpoints[0][1:] if self.checkpoints else (None,) * (_CHECKPOINTS - 1)
+        return [*completed, *checkpoint, *self.begun[0][1:]]
+
+    def columns(self) -> list[list[Any] | None]:
+        """The arguments of record_progress, after the epochs. None stands for no rows: asyncpg 0.32 checks
+        the type of each array, and most of these are empty.
+        """
+        return [
+            *_columns(self.completed, _COMPLETED),
+            *_columns(self.writes, _WRITES),
+            *_columns(self.checkpoints, _CHECKPOINTS),
+            *_columns(self.pruned, _PRUNED),
+            *_columns(self.dropped, _DROPPED),
+            *_columns(self.begun, _BEGUN),
+        ]
+
+
+def _rows_of(calls: Sequence[Call]) -> _Rows:
+    """What is to be stored. A checkpoint that another one of the same run replaces is left out, with the
+    writes on top of it; so is a begin that nobody waits for.
     """
-    completed: list[tuple[Any, ...]] = []
-    writes: list[tuple[Any, ...]] = []
-    checkpoints: list[tuple[Any, ...]] = []
-    pruned: list[tuple[Any, ...]] = []
-    dropped: list[tuple[Any, ...]] = []
-    begun: list[tuple[Any, ...]] = []
+    rows = _Rows()
     for place, (_, _, _, batch) in enumerate(calls, 1):
         saved = [each.checkpoint for each in batch if each.checkpoint is not None]
         replaced: set[Any] = {(each.checkpoint_ns, each.replaces) for each in saved}
@@ -82,7 +117,7 @@ def progress_arguments(calls: Sequence[Call]) -> list[list[Any] | None]:
         steps: dict[UUID, tuple[Any, ...]] = {}
         for each in batch:
             if each.completed_step is not None:
-                completed.append((place, each.completed_step, each.update))
+                rows.completed.append((place, each.completed_step, each.update))
             for key, row in each.writes.items():
                 if key[:2] not in replaced:
                     written[key] = (place, *row)
@@ -93,21 +128,12 @@ def progress_arguments(calls: Sequence[Call]) -> list[list[Any] | None]:
             if named not in replaced:
                 stored[named] = (place, *checkpoint.row)
             oldest_needed |= checkpoint.oldest_needed
-            dropped += [(place, namespace) for namespace in checkpoint.dropped_namespaces]
-        writes += written.values()
-        checkpoints += stored.values()
-        pruned += [(place, *each) for each in oldest_needed.items()]
-        begun += steps.values()
-    return [
-        [run_id for _, run_id, _, _ in calls],
-        [epoch for _, _, epoch, _ in calls],
-        *_columns(completed, _COMPLETED),
-        *_columns(writes, _WRITES),
-        *_columns(checkpoints, _CHECKPOINTS),
-        *_columns(pruned, _PRUNED),
-        *_columns(dropped, _DROPPED),
-        *_columns(begun, _BEGUN),
-    ]
+            rows.dropped += [(place, namespace) for namespace in checkpoint.dropped_namespaces]
+        rows.writes += written.values()
+        rows.checkpoints += stored.values()
+        rows.pruned += [(place, *each) for each in oldest_needed.items()]
+        rows.begun += steps.values()
+    return rows
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> Sequence[list[Any] | None]:

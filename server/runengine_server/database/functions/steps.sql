@@ -123,6 +123,46 @@ BEGIN
 END
 $$;
 
+-- record_progress for what most statements of a run have: the step that begins next, after at most one that
+-- has completed and one checkpoint. Without arrays it takes half the time; NULL is no row of a kind.
+CREATE FUNCTION record_next_step(_tenant text, _run uuid, _epoch bigint, _completed uuid, _update bytea,
+    _namespace text, _checkpoint text, _parent text, _type text, _value bytea, _metadata bytea, _begun uuid,
+    _step text, _skill text, _cache_hit boolean, _input bytea, _begun_parent uuid)
+RETURNS TABLE (run uuid, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+    held int;
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    held := hold_lease(_tenant, _run, _epoch);
+    IF held IS NULL THEN
+        RETURN;
+    END IF;
+    IF _checkpoint IS NOT NULL THEN
+        INSERT INTO public.checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+            type, checkpoint, metadata)
+        VALUES (_tenant, _run, _namespace, _checkpoint, _parent, _type, _value, _metadata)
+        ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
+            SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
+    END IF;
+    IF _completed IS NOT NULL THEN
+        UPDATE public.run_steps SET status = 'completed', completed_at = greatest(public.now_ms(), started_at),
+            updated_at = public.touch(updated_at), encoded_update = _update
+        WHERE tenant_id = _tenant AND run_id = _run AND id = _completed AND status = 'running';
+    END IF;
+    INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
+        cache_hit, parent_id, started_at, encoded_input)
+    VALUES (_tenant, _run, _begun, 1, held, _step, _skill, 'running', _cache_hit, _begun_parent,
+        public.now_ms(), _input)
+    ON CONFLICT DO NOTHING;
+    run := _run;
+    id := _begun;
+    attempt := CASE WHEN FOUND THEN 1 ELSE begin_step_again(_tenant, _run, held, _begun, _step, _skill,
+        _cache_hit, _input, _begun_parent) END;
+    RETURN NEXT;
+END
+$$;
+
 -- record_progress for runs of several tenants: _tenant has that of each run.
 CREATE FUNCTION record_progress_of_tenants(_tenant text[], _runs uuid[], _epochs bigint[],
     _completed_run int[], _completed uuid[], _updates bytea[], _write_run int[], _write_ns text[],
