@@ -1,10 +1,14 @@
 """Builds the REST gateway from its parts."""
 
+from collections.abc import Sequence
+
 import grpc
 from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
 from starlette.types import ASGIApp
 
 from runengine_gateway.calls import TokenCheck, UnaryCall
+from runengine_gateway.console_files import console_endpoints
+from runengine_gateway.cors import with_cors
 from runengine_gateway.docs_page import docs_endpoint
 from runengine_gateway.downloads import ArtifactDownload
 from runengine_gateway.event_streams import EventStream
@@ -15,11 +19,14 @@ from runengine_gateway.routes import Binding, Endpoint, Paths, bindings
 from runengine_gateway.safe_responses import SafeResponses
 
 
-def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0) -> ASGIApp:
+def create_gateway(
+    channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0, cors_origins: Sequence[str] = ()
+) -> ASGIApp:
     """Builds the ASGI app that serves every google.api.http rule of the protos over `channel`.
 
-    A call that takes longer than `deadline_seconds` becomes a 504. The app keeps no state, and does not close
-    the channel. Raises TypeError for a rule or a field that it cannot serve.
+    A call that takes longer than `deadline_seconds` becomes a 504. Pages of `cors_origins` may call from a
+    browser; without any, the responses name no origin. The app keeps no state, and does not close the
+    channel. Raises TypeError for a rule or a field that it cannot serve.
     """
     token_check = TokenCheck(channel, deadline_seconds)
     paths: dict[str, dict[str, Endpoint]] = {
@@ -31,10 +38,12 @@ def create_gateway(channel: grpc.aio.Channel, *, deadline_seconds: float = 10.0)
     document = openapi_document(rules)
     paths["/openapi.json"] = {"GET": document_endpoint(document)}
     paths["/docs"] = {"GET": docs_endpoint(document)}
+    paths |= console_endpoints()
     for binding in rules:
         endpoint = _endpoint_class(binding)(channel, binding, token_check, deadline_seconds)
         paths.setdefault(binding.path, {})[binding.http_method] = endpoint
-    return SafeResponses(Paths(paths))
+    app = SafeResponses(Paths(paths))
+    return with_cors(app, cors_origins) if cors_origins else app
 
 
 def _endpoint_class(binding: Binding) -> type[UnaryCall] | type[ArtifactDownload] | type[EventStream]:

@@ -20,7 +20,7 @@ from runengine_gateway.routes import Binding
 _log = logging.getLogger(__name__)
 
 # The metadata of a reply that become headers of the response.
-_METADATA_AS_HEADERS = frozenset({"idempotency-replayed", "runengine-campaign", "runengine-workers"})
+METADATA_AS_HEADERS = frozenset({"idempotency-replayed", "runengine-campaign", "runengine-workers"})
 _GET_RUN = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].methods_by_name["GetRun"]
 
 
@@ -107,7 +107,7 @@ class UnaryCall:
 
 
 async def _headers(call: grpc.aio.UnaryUnaryCall[Message, bytes]) -> dict[str, str]:
-    return {key: str(value) for key, value in await call.trailing_metadata() if key in _METADATA_AS_HEADERS}
+    return {key: str(value) for key, value in await call.trailing_metadata() if key in METADATA_AS_HEADERS}
 
 
 def explain(error: grpc.aio.AioRpcError, rpc: MethodDescriptor) -> Problem:

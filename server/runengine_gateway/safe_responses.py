@@ -1,16 +1,25 @@
 """Sets the headers of every response, and turns an exception into a 500 that reveals nothing."""
 
 import logging
+from collections.abc import Iterable
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runengine_gateway.problems import internal
 
-_ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+_CACHE_CONTROL = b"cache-control"
 
 # Not structlog: its default traceback shows local variables, and with them the headers and the token.
 _log = logging.getLogger(__name__)
+
+
+def _with_safe_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    found = [*headers, (b"x-content-type-options", b"nosniff")]
+    # The files of the console, which belong to no tenant, say otherwise.
+    if not any(name == _CACHE_CONTROL for name, _ in found):
+        found.append((_CACHE_CONTROL, b"no-store"))
+    return found
 
 
 class SafeResponses:
@@ -27,7 +36,7 @@ class SafeResponses:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message = {**message, "headers": [*message["headers"], *_ALWAYS]}
+                message = {**message, "headers": _with_safe_headers(message["headers"])}
             elif scope["method"] == "HEAD":
                 message = {**message, "body": b""}
             await send(message)

@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     grpc_address: str = "127.0.0.1:50051"
     rest_address: str = "127.0.0.1:8080"
     public_url: str | None = None
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
     clerk_issuer: str | None = None
     clerk_jwt_key: str | None = None
@@ -64,7 +65,7 @@ class Settings(BaseSettings):
     def _in_lower_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("clerk_authorized_parties", "workflows", mode="before")
+    @field_validator("clerk_authorized_parties", "cors_origins", "workflows", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -74,6 +75,17 @@ class Settings(BaseSettings):
         if not parts:
             raise ValueError("names nothing; leave it out for the default")
         return parts
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _is_origin(origin):
+                raise ValueError(
+                    f"{origin!r} must be an origin as a browser sends it, such as https://shop.example or "
+                    "http://localhost:5173: in lower case, without a path, a * or the scheme's own port"
+                )
+        return value
 
     @field_validator("machines", mode="before")
     @classmethod
@@ -123,6 +135,14 @@ class Settings(BaseSettings):
     def artifact_directory(self) -> Path:
         """The directory of the artifacts' bytes."""
         return self.state_dir / "artifacts"
+
+
+def _is_origin(text: str) -> bool:
+    host = r"(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:]+\])"
+    match = re.fullmatch(rf"(https?)://{host}(?::([1-9][0-9]{{0,4}}))?", text)
+    if match is None or int(match[2] or 0) > 65535:
+        return False
+    return match[2] != {"http": "80", "https": "443"}[match[1]]
 
 
 def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -36,7 +36,7 @@ async def gateway(settings: Settings) -> None:
     listening = bind("RUNENGINE_REST_ADDRESS", settings.rest_address)
     async with grpc.aio.insecure_channel(settings.grpc_address, GATEWAY_CHANNEL) as channel:
         config = uvicorn.Config(
-            create_gateway(channel),
+            create_gateway(channel, cors_origins=settings.cors_origins),
             http=BoundedHttp,
             ws="none",
             lifespan="off",

@@ -160,10 +160,12 @@ async def _supervise_postgres(postgres: EmbeddedPostgres) -> None:
 
 
 def _print_addresses(settings: Settings, worker: ReloadedWorker | None) -> None:
+    console = f"http://{settings.rest_address}/console"
     lines = [
         "runengine is up.",
-        f"  gRPC  {settings.grpc_address}",
-        f"  REST  http://{settings.rest_address}",
+        f"  gRPC     {settings.grpc_address}",
+        f"  REST     http://{settings.rest_address}",
+        f"  Console  {console}",
     ]
     if worker is not None:
         lines += [f"  Reloaded when a .py file changes in  {each}" for each in worker.directories]
@@ -174,7 +176,11 @@ def _print_addresses(settings: Settings, worker: ReloadedWorker | None) -> None:
         body = f'{{"workflowName": "{workflow}", "triggerPayload": {payload}}}'
         lines += [
             "",
-            "A development token, good for 12 hours (another: .venv/bin/runengine-server token --org ORG):",
+            "The console, with a token that is good for 12 hours:",
+            "",
+            f"{console}#token={token}",
+            "",
+            "The same token for commands (another: .venv/bin/runengine-server token --org ORG):",
             "",
             f"export RUNENGINE_TOKEN={token}",
             "",
