@@ -17,7 +17,7 @@ THREADS = (
     ),
     mutant_of(
         "one run of a thread at a time",
-        rewriting(["claim_queued"], " AND queued_at < 'infinity'", ""),
+        rewriting(["claim_queued"], " AND (queued_at, id) < (never, no_id)", ""),
         f"{_THREADS}test_runs_of_a_thread_can_be_claimed_one_after_the_other",
     ),
     mutant_of(
