@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, TypeAlias
+from uuid import UUID
 
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.rest_json import words_of
 from runengine.v1.run_pb2 import RunStatus
 
 from runengine_client.structs import to_struct
+
+Id = str | UUID
 
 Status: TypeAlias = str | RunStatus.ValueType
 """A status word such as `failed`, or a value of RunStatus."""
@@ -48,3 +53,14 @@ def _status(status: Status) -> RunStatus.ValueType:
     if status not in words:
         raise ValueError(f"No run has the status {status!r}; there are {', '.join(words)}.")
     return words[status]
+
+
+def timestamp_or_none(at: datetime | None, name: str) -> Timestamp | None:
+    """The time as a Timestamp. Raises ValueError for one without a time zone."""
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise ValueError(f"{name} has no time zone.")
+    timestamp = Timestamp()
+    timestamp.FromDatetime(at)
+    return timestamp

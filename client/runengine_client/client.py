@@ -35,9 +35,10 @@ from runengine.v1.run_service_pb2 import (
 )
 from runengine.v1.workflow_service_pb2 import ListWorkflowsRequest, ListWorkflowsResponse, Workflow
 
-from runengine_client.arguments import key_metadata, struct_or_none
+from runengine_client.arguments import Id, key_metadata, struct_or_none
+from runengine_client.bulk_operations import BulkOperations
 from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
-from runengine_client.run_lists import Id, RunLists
+from runengine_client.run_lists import RunLists
 from runengine_client.structs import to_value
 
 _NO_WORKERS = ("runengine-workers", "0")
@@ -83,7 +84,7 @@ class StepData:
     update_note: str | None
 
 
-class RunEngineClient(RunLists):
+class RunEngineClient(RunLists, BulkOperations):
     """Calls the run engine at `address` (`host:port`). Make it inside the event loop that uses it.
 
     `token` is the JWT that names the tenant, or a function that returns one, called before each call.

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import grpc
 import grpc.aio
 from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from runengine.v1.bulk_operation_service_pb2_grpc import BulkOperationServiceStub
 from runengine.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from runengine.v1.run_service_pb2 import WatchRunRequest, WatchRunResponse
 from runengine.v1.run_service_pb2_grpc import RunServiceStub
@@ -60,6 +61,7 @@ class Connection:
         self._campaigns = CampaignServiceStub(channel)
         self._artifacts = ArtifactServiceStub(channel)
         self._workflows = WorkflowServiceStub(channel)
+        self._bulk = BulkOperationServiceStub(channel)
 
     async def _pages(self, method: Any, request: Any) -> AsyncIterator[Any]:
         """The response to the request, and those of all pages after it."""

@@ -12,6 +12,9 @@ from google.rpc.status_pb2 import Status
 
 __all__ = [
     "ArtifactNotFound",
+    "BulkOperationCompleted",
+    "BulkOperationNotFound",
+    "BulkOperationTooLarge",
     "CampaignNotFound",
     "DeadlineExceeded",
     "IdempotencyKeyReused",
@@ -153,6 +156,24 @@ class RunNotWaiting(RunEngineError):
     """Only a run that waits for somebody can be resumed."""
 
     reason = "RUN_NOT_WAITING"
+
+
+class BulkOperationNotFound(RunEngineError):
+    """The tenant has no such bulk operation."""
+
+    reason = "BULK_OPERATION_NOT_FOUND"
+
+
+class BulkOperationTooLarge(RunEngineError):
+    """More runs than a bulk operation may have, `metadata["limit"]`: nothing has been done."""
+
+    reason = "BULK_OPERATION_TOO_LARGE"
+
+
+class BulkOperationCompleted(RunEngineError):
+    """A bulk operation that has come to all of its runs cannot be aborted."""
+
+    reason = "BULK_OPERATION_COMPLETED"
 
 
 class IdempotencyKeyReused(RunEngineError):

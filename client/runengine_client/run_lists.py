@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1.list_runs_pb2 import ListRunsRequest, ListRunsResponse
 from runengine.v1.run_pb2 import Run
 from runengine.v1.run_service_pb2 import ListCampaignRunsRequest, ListCampaignRunsResponse
 
-from runengine_client.arguments import Status, statuses_of
+from runengine_client.arguments import Id, Status, statuses_of, timestamp_or_none
 from runengine_client.connection import Connection
-
-Id = str | UUID
 
 
 class RunLists(Connection):
@@ -138,18 +134,8 @@ def _runs_request(
         workflow_name=workflow_name,
         campaign_id=None if campaign_id is None else str(campaign_id),
         error_code=error_code,
-        created_after=_timestamp(created_after, "created_after"),
-        created_before=_timestamp(created_before, "created_before"),
+        created_after=timestamp_or_none(created_after, "created_after"),
+        created_before=timestamp_or_none(created_before, "created_before"),
         waiting=waiting or None,
         **page,
     )
-
-
-def _timestamp(at: datetime | None, name: str) -> Timestamp | None:
-    if at is None:
-        return None
-    if at.tzinfo is None:
-        raise ValueError(f"{name} has no time zone.")
-    timestamp = Timestamp()
-    timestamp.FromDatetime(at)
-    return timestamp

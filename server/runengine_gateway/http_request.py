@@ -160,7 +160,8 @@ def _set(
     try:
         setter(message, value)
     except MalformedError as malformed:
-        violations.append(Violation(name, str(malformed)))
+        for path, description in malformed.found:
+            violations.append(Violation(shown_path([name, *path]), description))
 
 
 async def _body(request: Request, max_bytes: int, seconds: float) -> bytes:

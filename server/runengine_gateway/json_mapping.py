@@ -4,8 +4,8 @@ Everything here is compiled once from a descriptor: a call walks closures, not d
 """
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -24,9 +24,20 @@ _VALUE = Value.DESCRIPTOR.full_name
 _TIMESTAMP = Timestamp.DESCRIPTOR.full_name
 _INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 
+# Of the items of a list: nobody reads more.
+_MOST_FOUND = 100
+
+Path: TypeAlias = tuple[str | int, ...]
+
 
 class MalformedError(ValueError):
-    """A value that its field cannot take. Its message tells the caller what the field takes."""
+    """A value that its field cannot take. Its message tells the caller what the field takes; `found` says so
+    for each path within the value, of keys and indexes.
+    """
+
+    def __init__(self, description: str, found: Sequence[tuple[Path, str]] = ()) -> None:
+        super().__init__(description)
+        self.found = found or [((), description)]
 
 
 def reply_encoder(message: Descriptor, response_body: str) -> Callable[[bytes], bytes]:
@@ -47,8 +58,9 @@ def reply_encoder(message: Descriptor, response_body: str) -> Callable[[bytes], 
 def json_setter(field: FieldDescriptor) -> Callable[[Message, object], None]:
     """Compiles what sets this field from a member of a JSON body, or raises MalformedError.
 
-    A Value takes anything, a Struct an object, a map of Values an object with a member or more; every other
-    type takes its own JSON type alone. Null comes here only where `takes_null`.
+    A Value takes anything, a Struct an object, a map of Values an object with a member or more, another
+    message an object with its fields, a repeated field a list; every other type takes its own JSON type
+    alone. Null comes here only where `takes_null`; within another message it counts as absent.
     """
     name = field.name
     if _is_of_values(field):
@@ -89,15 +101,76 @@ def json_setter(field: FieldDescriptor) -> Callable[[Message, object], None]:
 
         return set_integer
 
-    if field.type != FieldDescriptor.TYPE_STRING or field.is_repeated:
+    if _is_time(field):
+        return lambda message, value: _set_time(getattr(message, name), value)
+    if field.message_type is not None and not field.is_repeated:
+        return _message_setter(field)
+    parse = _json_parser(field)
+    if field.is_repeated:
+        return lambda message, value: _extend(getattr(message, name), value, parse)
+    return lambda message, value: setattr(message, name, parse(value))
+
+
+def _message_setter(field: FieldDescriptor) -> Callable[[Message, object], None]:
+    assert field.message_type is not None
+    name = field.name
+    setters = {each.json_name: json_setter(each) for each in field.message_type.fields}
+
+    def set_members(into: Message, members: dict[str, object]) -> Iterable[tuple[Path, str]]:
+        for key, member in members.items():
+            if (setter := setters.get(key)) is None:
+                yield (key,), "is no field of this object"
+            elif member is not None:
+                try:
+                    setter(into, member)
+                except MalformedError as malformed:
+                    yield from (((key, *path), description) for path, description in malformed.found)
+
+    def set_message(message: Message, value: object) -> None:
+        if not isinstance(value, dict):
+            raise MalformedError("must be an object or null")
+        into: Message = getattr(message, name)
+        into.SetInParent()  # an empty object is not an absent one
+        if found := list(set_members(into, value)):
+            raise MalformedError("is malformed", found)
+
+    return set_message
+
+
+def _extend(into: Any, value: object, parse: Callable[[object], object]) -> None:
+    if not isinstance(value, list):
+        raise MalformedError("must be a list")
+    found: list[tuple[Path, str]] = []
+    for index, item in enumerate(value):
+        try:
+            into.append(parse(item))
+        except MalformedError as malformed:
+            found.append(((index,), str(malformed)))
+        if len(found) == _MOST_FOUND:
+            break
+    if found:
+        raise MalformedError("is malformed", found)
+
+
+def _json_parser(field: FieldDescriptor) -> Callable[[object], object]:
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return _bool
+    if field.enum_type is None and field.type != FieldDescriptor.TYPE_STRING:
         raise no_mapping(field)
+    parse = _text_parser(field)
+    return lambda value: parse(_text(value))
 
-    def set_string(message: Message, value: object) -> None:
-        if not isinstance(value, str):
-            raise MalformedError("must be a string")
-        setattr(message, name, value)
 
-    return set_string
+def _bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise MalformedError("must be true or false")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise MalformedError("must be a string")
+    return value
 
 
 def takes_null(field: FieldDescriptor) -> bool:
@@ -139,9 +212,9 @@ def _is_time(field: FieldDescriptor) -> bool:
     return kind is not None and kind.full_name == _TIMESTAMP and not field.is_repeated
 
 
-def _set_time(into: Timestamp, text: str) -> None:
+def _set_time(into: Timestamp, value: object) -> None:
     try:
-        into.FromJsonString(text)
+        into.FromJsonString(_text(value))
     except ValueError:
         raise MalformedError("must be a time such as 2026-01-31T09:30:00Z") from None
 

@@ -51,13 +51,21 @@ _EVENTS = (
     "`problem`."
 )
 
+_PACKAGE = "runengine.v1"
+
 _UUID: Json = {"type": "string", "format": "uuid"}
 _UUID_RULES = {"string.uuid", "repeated.items.string.uuid"}
 # Rules that the type of the field expresses already: the words of an enum leave out the zero value.
-_RULES_OF_TYPES = _UUID_RULES | {"repeated.items.enum.defined_only", "repeated.items.enum.not_in"}
+_RULES_OF_TYPES = _UUID_RULES | {
+    "enum.defined_only",
+    "enum.not_in",
+    "repeated.items.enum.defined_only",
+    "repeated.items.enum.not_in",
+}
 # The rules of buf.validate that are bounds, in the words of JSON Schema.
 _BOUNDS: Mapping[str, str] = {
     "string.min_len": "minLength",
+    "string.max_len": "maxLength",
     "int32.gte": "minimum",
     "int32.lte": "maximum",
     "repeated.max_items": "maxItems",
@@ -185,28 +193,31 @@ class _Document:
     def _body(self, rule: Binding) -> Json:
         request = rule.rpc.input_type
         fields = [field for field in request.fields if field.name not in rule.path_fields]
-        alternatives = alternatives_of(request)
-        if alternatives and {field.name for field in fields} != set(alternatives):
-            raise TypeError(f"the gateway has no JSON Schema for the rules of {request.full_name}")
+        is_needed = bool(alternatives_of(request)) or any(is_required(field) for field in fields)
+        schema = self._request_message(request.name, request, fields)
+        return {"required": is_needed, "content": {"application/json": {"schema": schema}}}
+
+    def _request_message(self, name: str, message: Descriptor, fields: Iterable[FieldDescriptor]) -> Json:
+        alternatives = set(alternatives_of(message))
+        # What generators make of `oneOf` differs; a number of members they leave alone. Where there are other
+        # fields the descriptions say it.
+        is_one_of = bool(alternatives) and {field.name for field in fields} == alternatives
         properties: dict[str, Json] = {}
         for field in fields:
             schema = self._request_type(field)
             properties[field.json_name] = {
-                **(schema if alternatives or is_required(field) else _nullable(schema)),
+                **(schema if is_one_of or is_required(field) else _nullable(schema)),
                 "description": self._request_description(field),
             }
         needed = [field.json_name for field in fields if is_required(field)]
-        self._schemas[request.name] = {
+        self._schemas[name] = {
             "type": "object",
             "properties": properties,
             **({"required": needed} if needed else {}),
-            # What generators make of `oneOf` differs; these they leave alone.
-            **({"minProperties": 1, "maxProperties": 1} if alternatives else {}),
+            **({"minProperties": 1, "maxProperties": 1} if is_one_of else {}),
             "additionalProperties": False,
         }
-        schema = {"$ref": f"#/components/schemas/{request.name}"}
-        is_needed = bool(needed or alternatives)
-        return {"required": is_needed, "content": {"application/json": {"schema": schema}}}
+        return {"$ref": f"#/components/schemas/{name}"}
 
     def _request_description(self, field: FieldDescriptor) -> str:
         return self._comments.of(field.full_name).replace("REST: ", "")
@@ -215,6 +226,10 @@ class _Document:
         # Defaults are in the descriptions alone: generators make a field that has one required
         # (openapi-typescript 7.13), or send it (openapi-python-client 0.29), and an offset goes with no page
         # token.
+        message = field.message_type
+        if message is not None and message.file.package == _PACKAGE and value_of_map(field) is None:
+            # A response that has the message has all of its fields: that is another schema.
+            return self._request_message(f"{message.name}Request", message, message.fields)
         schema = self._value_type(field) | examples_of(field)
         if value_of_map(field) is not None:
             return {"type": "object", "minProperties": 1, **_MEMBERS, **schema}

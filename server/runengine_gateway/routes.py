@@ -7,7 +7,13 @@ from urllib.parse import unquote_to_bytes
 
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import MethodDescriptor
-from runengine.v1 import artifact_service_pb2, campaign_service_pb2, run_service_pb2, workflow_service_pb2
+from runengine.v1 import (
+    artifact_service_pb2,
+    bulk_operation_service_pb2,
+    campaign_service_pb2,
+    run_service_pb2,
+    workflow_service_pb2,
+)
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -16,7 +22,13 @@ from runengine_gateway.problems import problem
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
-_PROTOS = (run_service_pb2, campaign_service_pb2, artifact_service_pb2, workflow_service_pb2)
+_PROTOS = (
+    run_service_pb2,
+    campaign_service_pb2,
+    artifact_service_pb2,
+    workflow_service_pb2,
+    bulk_operation_service_pb2,
+)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from google.api import annotations_pb2
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from runengine.v1 import (
     artifact_service_pb2,
+    bulk_operation_service_pb2,
     campaign_service_pb2,
     run_service_pb2,
     workflow_service_pb2,
@@ -27,7 +28,13 @@ from tests.support.stack import ROOT
 
 REFERENCE = ROOT / "docs/reference"
 REST, GRPC = REFERENCE / "rest.md", REFERENCE / "grpc.md"
-PROTOS = (run_service_pb2, campaign_service_pb2, artifact_service_pb2, workflow_service_pb2)
+PROTOS = (
+    run_service_pb2,
+    campaign_service_pb2,
+    artifact_service_pb2,
+    workflow_service_pb2,
+    bulk_operation_service_pb2,
+)
 
 Json = dict[str, Any]
 
@@ -70,6 +77,7 @@ async def test_each_object_has_its_fields(document: Json) -> None:
         "run": "Run", "step": "RunStep", "event": "RunEvent", "campaign": "Campaign",
         "page": "ListCampaignRunsResponse", "error": "RunError", "waiting": "WaitingFor",
         "artifact": "Artifact", "progress": "ProgressEvent", "workflow": "Workflow",
+        "operation": "BulkOperation", "item": "BulkOperationItem",
     }  # fmt: skip
     told = {name: "".join(code(fields)).split(", ") for name, fields in rows(REST, "## Objects")}
     properties = {key: document["components"]["schemas"][schema] for key, schema in schemas.items()}
@@ -77,9 +85,12 @@ async def test_each_object_has_its_fields(document: Json) -> None:
 
 
 async def test_each_status_is_named(document: Json) -> None:
-    schemas = {"run": "RunStatus", "step": "StepStatus", "campaign": "CampaignStatus"}
+    schemas = {
+        "run": "RunStatus", "step": "StepStatus", "campaign": "CampaignStatus",
+        "bulk operation": "BulkOperationStatus", "run of one": "BulkOutcome",
+    }  # fmt: skip
     for name, text in rows(REST, "## Statuses"):
-        words = set(re.findall(r"[a-z]+", " ".join(code(text))))
+        words = set(re.findall(r"[a-z_]+", " ".join(code(text))))
         assert words == set(document["components"]["schemas"][schemas[name]]["enum"])
 
 

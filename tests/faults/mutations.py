@@ -20,7 +20,7 @@ ENDING = (
     "discard_writes",
     "end_run",
     "end_steps",
-    "cancel_run",
+    "make_cancelled",
 )
 ORDER = """
         AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
@@ -70,7 +70,7 @@ def superseded_goes() -> None:
 def status_of_retry() -> None:
     # The statement's own guard, the lock under which the status was read before it, and what it read.
     rewrite("lock_run", " FOR UPDATE", "")
-    rewrite("retry_run", "AND status = result.status", "AND status <> 'completed'")
+    rewrite("make_queued", "AND status = _source", "AND status <> 'completed'")
 
 
 def single_call_after_a_failed_batch() -> None:
@@ -129,8 +129,8 @@ def tenant_predicate() -> None:
         "list_run_steps",
         "lock_run",
         "end_steps",
-        "cancel_run",
-        "retry_run",
+        "make_cancelled",
+        "make_queued",
         "resume_run",
     ):
         rewrite(name, "tenant_id = _tenant", "tenant_id IS NOT NULL")

@@ -79,7 +79,7 @@ STEPS_WITHIN_STEPS = (
     ),
     mutant_of(
         "steps within a completed step are not due again",
-        rewriting(["retry_run"], "AND latest.id NOT IN (SELECT over.id FROM over)", ""),
+        rewriting(["make_queued"], "AND latest.id NOT IN (SELECT over.id FROM over)", ""),
         f"{_FAILURES}test_a_failure_that_a_node_takes_is_not_due_again_when_the_run_is_retried",
     ),
     mutant_of(

@@ -18,7 +18,9 @@ from tests.faults.proxy import Proxy
 from tests.support.patience import SECONDS
 from tests.support.stack import Stack
 
-SERVICES = [f"runengine.v1.{name}Service" for name in ("Artifact", "Campaign", "Run", "Workflow")]
+SERVICES = [
+    f"runengine.v1.{name}Service" for name in ("Artifact", "BulkOperation", "Campaign", "Run", "Workflow")
+]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN

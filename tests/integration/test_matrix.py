@@ -16,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import Value
 from runengine.v1 import (
     artifact_service_pb2,
+    bulk_operation_service_pb2,
     campaign_service_pb2,
     run_service_pb2,
     workflow_service_pb2,
@@ -31,20 +32,24 @@ SERVICES = [
     campaign_service_pb2.DESCRIPTOR.services_by_name["CampaignService"],
     artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"],
     workflow_service_pb2.DESCRIPTOR.services_by_name["WorkflowService"],
+    bulk_operation_service_pb2.DESCRIPTOR.services_by_name["BulkOperationService"],
 ]
 METHODS: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
+BY = ("run_id", "campaign_id", "artifact_id", "operation_id")
 # Those that look up one thing by its id; the others answer anyone's question about their own things.
 BY_ID = [
     method
     for method in METHODS
-    if {"run_id", "campaign_id", "artifact_id"} & set(method.input_type.fields_by_name)
-    and method.name not in ("ListCampaignRuns", "ListRuns")
+    if set(BY) & set(method.input_type.fields_by_name) and method.name not in ("ListCampaignRuns", "ListRuns")
 ]
 
 
+NO_RUN = str(uuid.uuid4())
+
 # What a request needs besides the id, in gRPC and in REST, to be judged by it.
 VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "ResumeRun": ({"value": Value(bool_value=True)}, {"value": True})
+    "ResumeRun": ({"value": Value(bool_value=True)}, {"value": True}),
+    "CreateBulkOperation": ({"action": 2, "ids": [NO_RUN]}, {"action": "cancel", "ids": [NO_RUN]}),
 }
 
 
@@ -111,17 +116,19 @@ async def own(client: RunEngineClient) -> dict[str, str]:
     run = await client.trigger_run("two-artifacts", campaign_id=campaign.id)
     await client.wait(run.id)
     (step,) = await client.list_run_steps(run.id)
+    operation = await client.create_bulk_operation("cancel", ids=[NO_RUN], pace=1)
     return {
         "run_id": run.id,
         "id": step.id,
         "campaign_id": campaign.id,
         "artifact_id": step.output_artifact_ids[0],
+        "operation_id": operation.id,
     }
 
 
 @pytest.fixture
 def absent() -> dict[str, str]:
-    return {name: str(uuid.uuid4()) for name in ("run_id", "id", "campaign_id", "artifact_id")}
+    return {name: str(uuid.uuid4()) for name in (*BY, "id")}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name_of)
@@ -175,4 +182,5 @@ async def test_an_id_of_another_tenant_looks_like_an_absent_one_to_the_byte(
 def test_the_matrix_knows_every_method_that_the_server_has() -> None:
     assert {method.name for method in METHODS} - {method.name for method in BY_ID} == {
         "TriggerRun", "ListRuns", "ListCampaignRuns", "CreateCampaign", "ListWorkflows",
+        "CreateBulkOperation", "ListBulkOperations",
     }  # fmt: skip

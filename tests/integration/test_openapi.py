@@ -90,9 +90,24 @@ def make_meaningful(case: Case) -> None:
     if case.meta is not None and case.meta.generation.mode.is_positive:
         case.query.pop("pageToken", None)
         case.query.pop("resumeToken", None)
-        for group in ALTERNATIVES:
-            for name in [name for name in group if name in case.query][1:]:
-                del case.query[name]
+        _keep_one_of_each(case.query)
+        if isinstance(case.body, dict) and "action" in case.body:
+            _name_runs(case.body)
+
+
+def _keep_one_of_each(wanted: Any) -> None:
+    for group in ALTERNATIVES:
+        for name in [name for name in group if name in wanted][1:]:
+            del wanted[name]
+
+
+def _name_runs(body: dict[str, Any]) -> None:
+    """Either a filter or ids, of which there is one."""
+    if body.get("filter") is not None:
+        body.pop("ids", None)
+        _keep_one_of_each(body["filter"])
+    elif not body.get("ids"):
+        body["ids"] = [str(uuid.uuid4())]
 
 
 @schema.parametrize()

@@ -21,6 +21,7 @@ from runengine_server.database.composed import compiled
 from runengine_server.database.database import Database
 from runengine_server.database.functions import dispatch_function, tenant_function
 from runengine_server.database.scopes import Scope
+from runengine_server.domain.bulk_operation import BulkAction, refusals_of
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import NewRun, RunStatus
 from runengine_server.domain.run_filter import RunFilter
@@ -30,6 +31,7 @@ from tests.support.rewritten_functions import called, texts
 
 RUNS = 200_000
 TENANT, CAMPAIGN, WORKFLOW = "org_large", UUID(int=1), "workflow"
+OPERATION = UUID(int=2000)
 STATUSES = ("completed", "completed", "failed", "cancelled", "queued", "running", "waiting")
 INPUT = encode_input(NewRun(UUID(int=0), TriggerRunRequest(workflow_name=WORKFLOW)))
 WAITING_FOR = Run(waiting_for=[WaitingFor(id="gate")]).SerializeToString()
@@ -89,6 +91,14 @@ INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, epoch, qu
 SELECT '{TENANT}', lpad(to_hex({RUNS} + n), 32, '0')::uuid, '{WORKFLOW}', '\\x{INPUT.hex()}',
     CASE WHEN n = 1 THEN 'running' ELSE 'queued' END, 1, CASE WHEN n = 1 THEN now() ELSE 'infinity' END,
     CASE WHEN n = 1 THEN now() + interval '1 day' END, 'thread', n FROM generate_series(1, {OF_THREAD}) AS n;
+INSERT INTO bulk_operations (tenant_id, id, action, status, pace, matched, processed, actor)
+SELECT CASE WHEN n % 2 = 0 THEN '{TENANT}' ELSE 'org_' || n % 100 END, lpad(to_hex(n), 32, '0')::uuid,
+    'retry', CASE WHEN n % 1000 = 0 THEN 'running' ELSE 'completed' END, 1000, {RUNS}, 100000, 'user_test'
+FROM generate_series(1, {RUNS}) AS n;
+INSERT INTO bulk_operation_items (tenant_id, operation_id, place, run_id, outcome)
+SELECT '{TENANT}', '{OPERATION}', n, lpad(to_hex(2 * (1 + (n - 1) % 100000)), 32, '0')::uuid,
+    CASE WHEN n <= 100000 THEN (ARRAY['done', 'refused'])[1 + n % 2] END
+FROM generate_series(1, {RUNS}) AS n;
 INSERT INTO threads (tenant_id, workflow_name, thread_id, last_place, state_run_id)
 SELECT '{TENANT}', '{WORKFLOW}', 'thread' || CASE WHEN n > 1 THEN n::text ELSE '' END, {OF_THREAD},
     lpad(to_hex(2 * n), 32, '0')::uuid FROM generate_series(1, {RUNS}) AS n
@@ -157,6 +167,12 @@ def run_of(status: str, number: int = 50_000) -> UUID:
 RUNNING, COMPLETED, FAILED = run_of("running"), run_of("completed"), run_of("failed")
 WAITING = run_of("waiting")
 HELD = (RUNNING, 1)
+
+
+def refusals_of_all() -> dict[str, dict[str, str]]:
+    return {action.value: refusals_of(action) for action in BulkAction}
+
+
 IN_THREAD = UUID(int=RUNS + 1)
 OUTPUT = (b"", UUID(int=9), "output.json", "application/json", 1, "key", None)
 NO_OUTPUT = (None,) * 7
@@ -240,6 +256,45 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         (*HELD, "worker:test", ["gate"], ["ask"], ["null"], [None], 60.0, None),
         1,
         {"runs": 3, "run_steps": 1},
+    ),
+    (
+        "create_bulk_operation",
+        (uuid4(), "retry", None, None, 100, *ACTOR, "bulk", b""),
+        1,
+        {"idempotency_keys": 1},
+    ),
+    ("store_bulk_operation_items", (uuid4(), [COMPLETED, FAILED]), 1, {}),
+    ("start_bulk_operation", (OPERATION,), 1, {"bulk_operations": 1, "bulk_operation_items": 1}),
+    ("count_runs_by_status", ([COMPLETED, FAILED, uuid4()],), 3, {"runs": 2}),
+    ("get_bulk_operation", (OPERATION,), 1, {"bulk_operations": 1}),
+    ("list_bulk_operations", (None, 21), 21, {"bulk_operations": 21}),
+    ("list_bulk_operations", (UUID(int=100_000), 21), 21, {"bulk_operations": 21}),
+    (
+        "list_bulk_operation_items",
+        (OPERATION, ["refused", "pending"], 50_000, 21),
+        21,
+        {"bulk_operations": 1, "bulk_operation_items": 22},
+    ),
+    (
+        "list_bulk_operation_items",
+        (OPERATION, ["pending", "done", "refused", "aborted"], 0, 21),
+        21,
+        {"bulk_operations": 1, "bulk_operation_items": 23},
+    ),
+    ("abort_bulk_operation", (OPERATION,), 1, {"bulk_operations": 2}),
+    ("running_bulk_operations", (100,), 100, {"bulk_operations": 100}),
+    (
+        "run_bulk_batch",
+        (OPERATION, 10, None, refusals_of_all()),
+        1,
+        # Four of the ten runs have failed, and are retried.
+        {
+            "bulk_operations": 2,
+            "bulk_operation_items": 30,
+            "runs": 46,
+            "run_steps": 4,
+            "campaign_run_counts": 4,
+        },
     ),
     ("create_campaign", (uuid4(),), 1, {}),
     ("get_campaign", (CAMPAIGN,), 1, {"campaigns": 1}),

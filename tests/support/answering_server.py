@@ -20,6 +20,10 @@ from runengine.v1.artifact_service_pb2_grpc import (
     ArtifactServiceServicer,
     add_ArtifactServiceServicer_to_server,
 )
+from runengine.v1.bulk_operation_service_pb2_grpc import (
+    BulkOperationServiceServicer,
+    add_BulkOperationServiceServicer_to_server,
+)
 from runengine.v1.campaign_service_pb2_grpc import (
     CampaignServiceServicer,
     add_CampaignServiceServicer_to_server,
@@ -37,7 +41,13 @@ RUN = Run(id=str(RUN_ID), workflow_name="campaign-bundle", status=RunStatus.RUN_
 NEVER = object()
 
 
-class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer, WorkflowServiceServicer):
+class Engine(
+    RunServiceServicer,
+    CampaignServiceServicer,
+    ArtifactServiceServicer,
+    WorkflowServiceServicer,
+    BulkOperationServiceServicer,
+):
     """Answers each call with the next of `answers`, and keeps what it was asked.
 
     A message is the answer, a Status or a code an abort, NEVER a call that hangs. The last of
@@ -79,6 +89,8 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
     ListRuns = GetRun = GetRunOutput = GetRunStepData = ListRunSteps = ListRunEvents = TriggerRun
     RetryRun = ResumeRun = CancelRun = TriggerRun
     ListCampaignRuns = CreateCampaign = GetCampaign = ListRunArtifacts = ListWorkflows = TriggerRun
+    CreateBulkOperation = GetBulkOperation = ListBulkOperations = TriggerRun
+    ListBulkOperationItems = AbortBulkOperation = TriggerRun
 
 
 def failure(code: grpc.StatusCode, message: str, *details: Message) -> Status:
@@ -102,6 +114,7 @@ async def serving(engine: Any) -> AsyncIterator[str]:
     add_CampaignServiceServicer_to_server(engine, server)
     add_ArtifactServiceServicer_to_server(engine, server)
     add_WorkflowServiceServicer_to_server(engine, server)
+    add_BulkOperationServiceServicer_to_server(engine, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -27,6 +27,20 @@ from runengine.v1.artifact_service_pb2 import (
     ListRunArtifactsResponse,
 )
 from runengine.v1.artifact_service_pb2_grpc import ArtifactServiceServicer
+from runengine.v1.bulk_operation_service_pb2 import (
+    AbortBulkOperationResponse,
+    BulkAction,
+    BulkOperation,
+    BulkOperationItem,
+    BulkOperationStatus,
+    BulkOutcome,
+    BulkRefusals,
+    CreateBulkOperationResponse,
+    GetBulkOperationResponse,
+    ListBulkOperationItemsResponse,
+    ListBulkOperationsResponse,
+)
+from runengine.v1.bulk_operation_service_pb2_grpc import BulkOperationServiceServicer
 from runengine.v1.campaign_pb2 import Campaign, CampaignStatus
 from runengine.v1.campaign_service_pb2 import CreateCampaignResponse, GetCampaignResponse
 from runengine.v1.campaign_service_pb2_grpc import CampaignServiceServicer
@@ -196,7 +210,46 @@ async def refuse(context: Any, code: grpc.StatusCode, reason: str, message: str,
     await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
 
 
-class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceServicer, WorkflowServiceServicer):
+def operation(number: int, status: BulkOperationStatus.ValueType, **fields: Any) -> BulkOperation:
+    return BulkOperation(
+        id=uuid(number),
+        action=BulkAction.BULK_ACTION_RETRY,
+        status=status,
+        reason="the \x1b[31mmail server was down",
+        pace=100,
+        matched=5,
+        actor="user_1",
+        created_at=NINE_THIRTY,
+        **fields,
+    )
+
+
+OPERATION = operation(41, BulkOperationStatus.BULK_OPERATION_STATUS_RUNNING, pending=5)
+ENDED_OPERATION = operation(
+    41,
+    BulkOperationStatus.BULK_OPERATION_STATUS_COMPLETED,
+    done=3,
+    refused=[BulkRefusals(reason="RUN_ACTIVE", count=1), BulkRefusals(reason="RUN_NOT_FOUND", count=1)],
+    ended_at=NINE_THIRTY,
+)
+ABORTED_OPERATION = operation(
+    41, BulkOperationStatus.BULK_OPERATION_STATUS_ABORTED, done=2, aborted=3, ended_at=NINE_THIRTY
+)
+DRY_RUN = operation(41, BulkOperationStatus.BULK_OPERATION_STATUS_DRY_RUN, pending=5)
+DRY_RUN.ClearField("id")
+ITEMS = [
+    BulkOperationItem(run_id=uuid(1), outcome=BulkOutcome.BULK_OUTCOME_REFUSED, reason="RUN_ACTIVE"),
+    BulkOperationItem(run_id=uuid(2), outcome=BulkOutcome.BULK_OUTCOME_DONE, at=NINE_THIRTY),
+]
+
+
+class Engine(
+    RunServiceServicer,
+    CampaignServiceServicer,
+    ArtifactServiceServicer,
+    WorkflowServiceServicer,
+    BulkOperationServiceServicer,
+):
     """Has RUNS, WAITING, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, then each of `before_end`,
     and then ends as `end`. Whoever watches one gets `watched`.
     """
@@ -206,6 +259,7 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
         self.metadata: dict[str, Any] = {}
         self.before_end: list[Run] = []
         self.watched: list[WatchRunResponse] = []
+        self.operations: list[BulkOperation] = []
         self.end = COMPLETED
         self.artifact_name = "bundle.zip"
         self.hanging = asyncio.Event()
@@ -291,6 +345,30 @@ class Engine(RunServiceServicer, CampaignServiceServicer, ArtifactServiceService
     async def ListWorkflows(self, request: Any, context: Any) -> Any:
         self.note(request, context)
         return ListWorkflowsResponse(workflows=WORKFLOWS, limit=50)
+
+    async def CreateBulkOperation(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        if request.dry_run:
+            return CreateBulkOperationResponse(operation=DRY_RUN)
+        return CreateBulkOperationResponse(operation=OPERATION)
+
+    async def GetBulkOperation(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        return GetBulkOperationResponse(
+            operation=self.operations.pop(0) if self.operations else ENDED_OPERATION
+        )
+
+    async def ListBulkOperations(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        return ListBulkOperationsResponse(operations=[ENDED_OPERATION, OPERATION], limit=2)
+
+    async def ListBulkOperationItems(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        return ListBulkOperationItemsResponse(items=ITEMS, limit=1000)
+
+    async def AbortBulkOperation(self, request: Any, context: Any) -> Any:
+        self.note(request, context)
+        return AbortBulkOperationResponse(operation=ABORTED_OPERATION)
 
     async def CreateCampaign(self, request: Any, context: Any) -> Any:
         self.note(request, context)

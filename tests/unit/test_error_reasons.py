@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runengine.error_reasons import REASONS
-from runengine.v1 import artifact_service_pb2, campaign_service_pb2, run_service_pb2
+from runengine.v1 import (
+    artifact_service_pb2,
+    bulk_operation_service_pb2,
+    campaign_service_pb2,
+    run_service_pb2,
+)
 from runengine.v1.error_reason_pb2 import ErrorReason
 from runengine_client import errors as client_errors
 from runengine_server.domain import errors
@@ -35,7 +40,12 @@ def test_reasons_with_one_status_code_have_one_http_status() -> None:
 def test_each_reason_is_returned_by_methods_that_there_are() -> None:
     methods = {
         method.name
-        for file in (run_service_pb2, campaign_service_pb2, artifact_service_pb2)
+        for file in (
+            run_service_pb2,
+            campaign_service_pb2,
+            artifact_service_pb2,
+            bulk_operation_service_pb2,
+        )
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

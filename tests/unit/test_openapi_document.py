@@ -13,6 +13,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescript
 from runengine.rules import rules_of
 from runengine.v1 import (
     artifact_service_pb2,
+    bulk_operation_service_pb2,
     campaign_pb2,
     campaign_service_pb2,
     error_reason_pb2,
@@ -30,6 +31,7 @@ FILES: list[FileDescriptor] = [
     each.DESCRIPTOR
     for each in (
         artifact_service_pb2,
+        bulk_operation_service_pb2,
         campaign_pb2,
         campaign_service_pb2,
         error_reason_pb2,

@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from runengine_server.database.bulk_tables import bulk_operations
 from runengine_server.database.columns import TIME, now, of_run, tenant
 from runengine_server.database.columns import metadata as metadata
 from runengine_server.database.functions import ENCODING
@@ -279,7 +280,8 @@ run_steps = Table(
     CheckConstraint("(error IS NOT NULL) = (status = 'failed')", name="run_steps_check"),
 )
 
-# The log of transitions; each row shares the transaction of the change that it records.
+# The log of transitions; each row shares the transaction of the change that it records. operation_id is the
+# bulk operation that made it.
 run_events = Table(
     "run_events",
     metadata,
@@ -294,6 +296,7 @@ run_events = Table(
     Column("reason", Text, nullable=False),
     Column("trace_id", Text),
     Column("error", LargeBinary),
+    Column("operation_id", Uuid),
     PrimaryKeyConstraint("tenant_id", "run_id", "seq"),
     of_run(),
 )
@@ -350,9 +353,17 @@ function_schemas = Table(
     now("used_at"),
 )
 
-# The tables that a worker uses for all tenants at once: it claims runs, renews and gives back their leases,
-# fails the steps of lost workers, and purges what has expired.
-_OF_DISPATCH = {runs, campaign_run_counts, run_steps, run_events, idempotency_keys, step_cache}
+# The tables that are used for all tenants at once: a worker claims runs, renews and gives back their leases,
+# fails the steps of lost workers, and purges what has expired; a server finds bulk operations to go on with.
+_OF_DISPATCH = {
+    runs,
+    campaign_run_counts,
+    run_steps,
+    run_events,
+    idempotency_keys,
+    step_cache,
+    bulk_operations,
+}
 
 secure(metadata, _OF_DISPATCH)
 

@@ -115,6 +115,36 @@ class StepNotFound(NotFound):
         super().__init__("The run has no such step, or the step no such attempt.")
 
 
+class BulkOperationNotFound(NotFound):
+    """No such bulk operation for this tenant."""
+
+    reason = "BULK_OPERATION_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such bulk operation.")
+
+
+class BulkOperationTooLarge(RunEngineError):
+    """It would have more runs than `limit`; nothing happened."""
+
+    reason = "BULK_OPERATION_TOO_LARGE"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The filter finds more than {limit:,} runs, as many as an operation may have; nothing happened.",
+            {"limit": str(limit)},
+        )
+
+
+class BulkOperationCompleted(RunEngineError):
+    """Abort of one that has come to all of its runs."""
+
+    reason = "BULK_OPERATION_COMPLETED"
+
+    def __init__(self) -> None:
+        super().__init__("The operation has come to all of its runs, and cannot be aborted.")
+
+
 class WrongState(RunEngineError):
     """The run's status does not allow it; metadata: `status`, `attempt`, `allowed`."""
 

@@ -30,6 +30,9 @@ _VERSION_OF_NAMES = 6
 _LAYOUT_OF_ARTIFACTS = struct.Struct(">B16s8s")
 _VERSION_OF_ARTIFACTS = 3
 
+# For the bulk operations of a tenant, with a hash of that; and for the runs of one of them.
+_VERSION_OF_OPERATIONS, _VERSION_OF_ITEMS = 8, 9
+
 # And for its transitions and its steps: version, number of the last one, and that hash.
 _LAYOUT_OF_NUMBERS = struct.Struct(">Bq8s")
 _VERSION_OF_EVENTS, _VERSION_OF_STEPS = 4, 7
@@ -111,6 +114,39 @@ def decode_artifact(token: str, tenant_id: str, run_id: UUID) -> UUID | None:
     return UUID(bytes=last)
 
 
+def encode_operation(last: UUID, tenant_id: str) -> str:
+    """The token of the page after the one that ends with that bulk operation of the tenant."""
+    packed = _LAYOUT_OF_ARTIFACTS.pack(_VERSION_OF_OPERATIONS, last.bytes, _binding_of_query(tenant_id, b""))
+    return base64.urlsafe_b64encode(packed).decode()
+
+
+def decode_operation(token: str, tenant_id: str) -> UUID | None:
+    """The id of the operation before the page; None for a token that is not of this tenant."""
+    try:
+        packed = base64.b64decode(token, altchars="-_", validate=True)
+        version, last, binding = _LAYOUT_OF_ARTIFACTS.unpack(packed)
+    except (binascii.Error, ValueError, struct.error):
+        return None
+    if version != _VERSION_OF_OPERATIONS or binding != _binding_of_query(tenant_id, b""):
+        return None
+    return UUID(bytes=last)
+
+
+def encode_item(last: int, tenant_id: str, operation_id: UUID, outcomes: Sequence[str]) -> str:
+    """The token of the page after the run of that place in the operation, of those with these outcomes."""
+    binding = _binding_of_items(tenant_id, operation_id, outcomes)
+    return base64.urlsafe_b64encode(_LAYOUT_OF_NUMBERS.pack(_VERSION_OF_ITEMS, last, binding)).decode()
+
+
+def decode_item(token: str, tenant_id: str, operation_id: UUID, outcomes: Sequence[str]) -> int | None:
+    """The place of the run before the page; None for a token that is not of this query."""
+    return _decode_number_of(_VERSION_OF_ITEMS, token, _binding_of_items(tenant_id, operation_id, outcomes))
+
+
+def _binding_of_items(tenant_id: str, operation_id: UUID, outcomes: Sequence[str]) -> bytes:
+    return _binding_of_query(tenant_id, operation_id.bytes + " ".join(sorted(set(outcomes))).encode())
+
+
 def encode_event(last: int, tenant_id: str, run_id: UUID) -> str:
     """The token that goes on after that transition of the run."""
     return _encode_number(_VERSION_OF_EVENTS, last, tenant_id, run_id)
@@ -137,12 +173,16 @@ def _encode_number(version: int, number: int, tenant_id: str, run_id: UUID) -> s
 
 
 def _decode_number(expected: int, token: str, tenant_id: str, run_id: UUID) -> int | None:
+    return _decode_number_of(expected, token, _binding(tenant_id, run_id, ()))
+
+
+def _decode_number_of(expected: int, token: str, expected_binding: bytes) -> int | None:
     try:
         packed = base64.b64decode(token, altchars="-_", validate=True)
         version, number, binding = _LAYOUT_OF_NUMBERS.unpack(packed)
     except (binascii.Error, ValueError, struct.error):
         return None
-    if version != expected or binding != _binding(tenant_id, run_id, ()):
+    if version != expected or binding != expected_binding:
         return None
     return int(number)
 

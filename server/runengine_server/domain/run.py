@@ -88,7 +88,7 @@ class Resumption:
 @dataclass(frozen=True, slots=True)
 class RunEvent:
     """One transition. `from_status` is None for the first; `actor` is `Caller.actor` or a worker;
-    `error` is an encoded runengine.v1.RunError.
+    `error` is an encoded runengine.v1.RunError; `operation_id` is the bulk operation that made it.
     """
 
     at: datetime
@@ -99,6 +99,7 @@ class RunEvent:
     reason: str
     trace_id: str | None
     error: bytes | None
+    operation_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from runengine_server.processes.state_directory import open_artifact_store
 from runengine_server.processes.token_verifier import create_verifier
 from runengine_server.processes.watch_database import record_use, watch_database
 from runengine_server.repositories.workflow_repository import WorkflowRepository
+from runengine_server.rpc.bulk_runner import BulkRunner
 from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
 from runengine_server.rpc.server import create_server
@@ -30,8 +31,10 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
     database = await open_database(settings, "serve", connections=16, kept_for_reads=4)
     served = ServedWorkflows(WorkflowRepository(database))
     watches = RunWatches(database)
+    queued_limit = settings.tenant_queued_limit
+    bulk_runner = BulkRunner(database, queued_limit)
     server, health = create_server(
-        database, artifacts, verifier, served, watches, settings.tenant_queued_limit, shares_port
+        database, artifacts, verifier, served, watches, bulk_runner, queued_limit, shares_port
     )
     try:
         server.add_insecure_port(settings.grpc_address)
@@ -46,6 +49,7 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
         watching = [
             asyncio.create_task(watch_database(database, health.set_serving)),
             asyncio.create_task(record_use(database)),
+            asyncio.create_task(bulk_runner.run()),
         ]
         await lifecycle.stopping.wait()
         for task in (*watching, following):

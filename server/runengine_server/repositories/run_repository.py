@@ -166,6 +166,7 @@ def _event(row: asyncpg.Record) -> RunEvent:
         reason=row["reason"],
         trace_id=row["trace_id"],
         error=row["error"],
+        operation_id=row["operation_id"],
     )
 
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, LargeBinary, Select, func, literal_column, select, tuple_, union_all
+from sqlalchemy import (
+    ColumnElement,
+    LargeBinary,
+    Select,
+    Uuid,
+    func,
+    insert,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+    union_all,
+)
 
 from runengine_server.database import functions
+from runengine_server.database.bulk_tables import bulk_operation_items
 from runengine_server.database.composed import compiled
 from runengine_server.database.schema import runs
 from runengine_server.database.scopes import TenantScope
@@ -29,12 +43,42 @@ class FoundRuns:
     last: tuple[datetime, UUID] | None
 
 
+def items_of(
+    tenant_id: str, operation_id: UUID, wanted: RunFilter, limit: int
+) -> tuple[str, Sequence[object]] | None:
+    """The statement, with its arguments, that stores the most recent `limit` of the runs as those of a bulk
+    operation, the oldest first. None where there can be none.
+    """
+    if _holds_nul(wanted):
+        return None
+    found = _statement_of(tenant_id, wanted, limit, None, runs.c.status).subquery("found")
+    place = func.row_number().over(order_by=(found.c.created_at, found.c.id))
+    columns = bulk_operation_items.c
+    return compiled(
+        insert(bulk_operation_items).from_select(
+            [columns.tenant_id, columns.operation_id, columns.place, columns.run_id],
+            select(literal(tenant_id), literal(operation_id, Uuid), place, found.c.id),
+        )
+    )
+
+
+async def count_found(
+    scope: TenantScope, tenant_id: str, wanted: RunFilter, limit: int
+) -> dict[str | None, int]:
+    """How many of the most recent `limit` of the runs are in each status."""
+    if _holds_nul(wanted):
+        return {}
+    found = _statement_of(tenant_id, wanted, limit, None, runs.c.status).subquery("found")
+    sql, arguments = compiled(select(found.c.status, func.count()).group_by(found.c.status))
+    return {row[0]: row[1] for row in await scope.fetch(sql, *arguments)}
+
+
 async def find_runs(
     scope: TenantScope, tenant_id: str, wanted: RunFilter, limit: int, after: tuple[datetime, UUID] | None
 ) -> FoundRuns:
     """Up to `limit` runs, most recent first, after the one of `after`, its (created_at, id)."""
-    if "\0" in f"{wanted.workflow_name}{wanted.error_code}":
-        return FoundRuns(b"", None)  # no text of PostgreSQL holds one
+    if _holds_nul(wanted):
+        return FoundRuns(b"", None)
     # One more than the page, to know whether there is another.
     sql, arguments = compiled(statement_of(tenant_id, wanted, limit + 1, after))
     found = await scope.fetch(sql, *arguments)
@@ -50,10 +94,20 @@ def statement_of(
     response = getattr(func, functions.schema()).run_response(
         runs.c.encoded_input, runs.c.encoded_state, runs.c.priority, runs.c.encoded_waiting, type_=LargeBinary
     )
+    return _statement_of(tenant_id, wanted, limit, after, response.label("response"))
+
+
+def _statement_of(
+    tenant_id: str,
+    wanted: RunFilter,
+    limit: int,
+    after: tuple[datetime, UUID] | None,
+    shown: ColumnElement[Any],
+) -> Select[Any]:
     common = list(_conditions(tenant_id, wanted, after))
 
-    def newest(*conditions: ColumnElement[bool]) -> Select[tuple[datetime, UUID, bytes]]:
-        columns = select(runs.c.created_at, runs.c.id, response.label("response"))
+    def newest(*conditions: ColumnElement[bool]) -> Select[Any]:
+        columns = select(runs.c.created_at, runs.c.id, shown)
         return columns.where(*common, *conditions).order_by(*_NEWEST_FIRST).limit(limit)
 
     if wanted.error_code is not None:
@@ -72,6 +126,11 @@ def statement_of(
     parts = [newest(*each).subquery(f"part_{number}").select() for number, each in enumerate(conditions)]
     merged = union_all(*parts).subquery("merged")
     return select(merged).order_by(merged.c.created_at.desc(), merged.c.id.desc()).limit(limit)
+
+
+def _holds_nul(wanted: RunFilter) -> bool:
+    # No text of PostgreSQL does, so it finds nothing.
+    return "\0" in f"{wanted.workflow_name}{wanted.error_code}"
 
 
 def _conditions_of(status: RunStatus) -> Iterator[tuple[ColumnElement[bool], ...]]:

@@ -18,7 +18,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Metadata = tuple[tuple[str, str], ...]
 
 _KEY = "idempotency-key"
-_REPLAYED = (("idempotency-replayed", "true"),)
+REPLAYED = (("idempotency-replayed", "true"),)
 _WITHOUT_CAMPAIGN = (("runengine-campaign", "missing"),)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
@@ -64,7 +64,7 @@ def set_metadata(context: Context, result: MutationResult, more: Metadata = ()) 
     As trailing metadata, which goes with the response. grpc.aio 1.85 sends initial metadata by an operation
     of its own, which takes a tenth of the time of a trigger in `serve`.
     """
-    replayed = _REPLAYED if result.outcome is Outcome.REPLAYED else ()
+    replayed = REPLAYED if result.outcome is Outcome.REPLAYED else ()
     without_campaign = _WITHOUT_CAMPAIGN if result.has_campaign is False else ()
     if metadata := (*more, *replayed, *without_campaign):
         context.set_trailing_metadata(metadata)

@@ -39,7 +39,8 @@ def run_status_value(status: RunStatus) -> run_pb2.RunStatus.ValueType:
     return run_pb2.RunStatus.Value(f"RUN_STATUS_{status.name}")
 
 
-def _timestamp(at: datetime | None) -> Timestamp | None:
+def timestamp(at: datetime | None) -> Timestamp | None:
+    """The same time; None for none."""
     if at is None:
         return None
     microseconds = (at - _EPOCH) // timedelta(microseconds=1)
@@ -50,7 +51,7 @@ def event_message(event: RunEvent) -> run_pb2.RunEvent:
     """The transition as callers see it."""
     actor, impersonator = split_actor(event.actor)
     return run_pb2.RunEvent(
-        at=_timestamp(event.at),
+        at=timestamp(event.at),
         from_status=None if event.from_status is None else run_status_value(event.from_status),
         to_status=run_status_value(event.to_status),
         attempt=event.attempt,
@@ -59,6 +60,7 @@ def event_message(event: RunEvent) -> run_pb2.RunEvent:
         reason=event.reason,
         trace_id=event.trace_id,
         error=None if event.error is None else run_pb2.RunError.FromString(event.error),
+        bulk_operation_id=None if event.operation_id is None else str(event.operation_id),
     )
 
 
@@ -69,7 +71,7 @@ def artifact_message(artifact: Artifact) -> artifact_service_pb2.Artifact:
         name=artifact.name,
         media_type=artifact.media_type,
         size=artifact.size,
-        created_at=_timestamp(artifact.created_at),
+        created_at=timestamp(artifact.created_at),
     )
 
 
@@ -95,8 +97,8 @@ def step_message(step: RunStep) -> run_pb2.RunStep:
             retryable=error.retryable,
         ),
         output_artifact_ids=[str(artifact_id) for artifact_id in step.output_artifact_ids],
-        created_at=_timestamp(step.created_at),
-        updated_at=_timestamp(step.updated_at),
+        created_at=timestamp(step.created_at),
+        updated_at=timestamp(step.updated_at),
     )
 
 
@@ -120,8 +122,8 @@ def campaign_message(campaign: Campaign) -> campaign_pb2.Campaign:
         status=campaign_pb2.CampaignStatus.Value(f"CAMPAIGN_STATUS_{campaign.status.name}"),
         bundle_url=campaign.bundle_url,
         latest_run_id=None if campaign.latest_run_id is None else str(campaign.latest_run_id),
-        created_at=_timestamp(campaign.created_at),
-        updated_at=_timestamp(campaign.updated_at),
+        created_at=timestamp(campaign.created_at),
+        updated_at=timestamp(campaign.updated_at),
     )
 
 
@@ -130,7 +132,7 @@ def workflow_message(workflow: DescribedWorkflow) -> workflow_service_pb2.Workfl
     message = workflow_service_pb2.Workflow(
         name=workflow.name,
         workers=workflow.workers,
-        registered_at=_timestamp(workflow.registered_at),
+        registered_at=timestamp(workflow.registered_at),
         note="The worker that registered it does not describe it." if workflow.description is None else None,
     )
     message.MergeFromString(workflow.description or b"")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +26,7 @@ from runengine_server.rpc.call_metadata import actor_of, idempotency_key, set_me
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.known_campaigns import KnownCampaigns
 from runengine_server.rpc.messages import event_message, run_status_value, step_data_response, step_message
-from runengine_server.rpc.run_filters import check_filter
+from runengine_server.rpc.run_filters import check_filter, run_search
 from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
 from runengine_server.rpc.validation import require_valid, violations_of
@@ -94,7 +91,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         if violations:
             raise InvalidArgument(violations)
         limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
-        search = await _search()
+        search = await run_search()
         page = await search.find_runs(self._database.tenant(tenant_id), tenant_id, wanted, limit, after)
         token = page_token.encode_found(page.last, tenant_id, wanted.digest()) if page.last else None
         rest = list_runs_pb2.ListRunsResponse(limit=limit, next_page_token=token)
@@ -232,13 +229,6 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         )
         # Encoded messages of one type, one after the other, are the message that has all their fields.
         return page.runs + rest.SerializeToString()
-
-
-async def _search() -> ModuleType:
-    """The module run_search. Imported at the first call, in a thread: with SQLAlchemy it takes 15 MiB, which
-    most servers do without, and 0.2 s.
-    """
-    return await asyncio.to_thread(import_module, "runengine_server.repositories.run_search")
 
 
 def _page_of_run(

@@ -7,6 +7,8 @@ from grpc_health.v1 import health_pb2_grpc
 from runengine.v1 import (
     artifact_service_pb2,
     artifact_service_pb2_grpc,
+    bulk_operation_service_pb2,
+    bulk_operation_service_pb2_grpc,
     campaign_service_pb2,
     campaign_service_pb2_grpc,
     run_service_pb2,
@@ -20,6 +22,8 @@ from runengine_server.database.database import Database
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.rpc import health
 from runengine_server.rpc.artifact_servicer import ArtifactServicer
+from runengine_server.rpc.bulk_operation_servicer import BulkOperationServicer
+from runengine_server.rpc.bulk_runner import BulkRunner
 from runengine_server.rpc.campaign_servicer import CampaignServicer
 from runengine_server.rpc.interceptor import CallInterceptor
 from runengine_server.rpc.reflection import add_reflection
@@ -53,6 +57,7 @@ def create_server(
     verifier: ClerkVerifier,
     served: ServedWorkflows,
     watches: RunWatches,
+    bulk_runner: BulkRunner,
     queued_limit: int | None,
     shares_port: bool = False,
 ) -> tuple[grpc.aio.Server, health.HealthServicer]:
@@ -87,6 +92,9 @@ def create_server(
         ArtifactServicer(database, artifacts), server
     )
     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(database), server)
+    bulk_operation_service_pb2_grpc.add_BulkOperationServiceServicer_to_server(
+        BulkOperationServicer(database, bulk_runner), server
+    )
     services = [
         file.DESCRIPTOR.services_by_name[name].full_name
         for file, name in (
@@ -94,6 +102,7 @@ def create_server(
             (campaign_service_pb2, "CampaignService"),
             (artifact_service_pb2, "ArtifactService"),
             (workflow_service_pb2, "WorkflowService"),
+            (bulk_operation_service_pb2, "BulkOperationService"),
         )
     ]
     servicer = health.HealthServicer(services)

@@ -55,6 +55,12 @@ def _check_of(field: FieldDescriptor) -> _Check | None:
             return _value_check(field, is_uuid, NOT_A_UUID)
         case {"string.min_len": 1, **others} if not others:
             return _value_check(field, bool, "is required" if is_required(field) else "must not be empty")
+        case {"string.max_len": most, **others} if not others:
+            return _value_check(field, lambda value: len(value) <= most, f"has more than {most:,} characters")
+        case {"enum.defined_only": True, "enum.not_in": [0], **others} if not others:
+            return _enum_check(field)
+        case {"repeated.max_items": most, "repeated.items.string.uuid": True, **others} if not others:
+            return _uuids_check(field, most)
         case {"int32.gte": least, "int32.lte": most, **others} if not others:
             return _value_check(field, lambda value: least <= value <= most, f"must be {least} to {most}")
         case {"int32.gte": least, **others} if not others:
@@ -83,6 +89,25 @@ def _alternatives_check(message: Descriptor, names: list[str]) -> _Check:
         fields = {field.name for field, _ in request.ListFields()}
         given = [name for name in names if name in fields]
         return [Violation(name, f"goes with no {given[0]}") for name in given[1:]] if given else missing
+
+    return check
+
+
+def _enum_check(field: FieldDescriptor) -> _Check:
+    assert field.enum_type is not None
+    known = {number: word for number, word in words_of(field.enum_type).items() if number != 0}
+    return _value_check(field, known.__contains__, f"must be one of {', '.join(known.values())}")
+
+
+def _uuids_check(field: FieldDescriptor, most: int) -> _Check:
+    read, name = attrgetter(field.name), field.name
+
+    def check(request: Any) -> list[Violation]:
+        given = read(request)
+        if len(given) > most:
+            return [Violation(name, f"has more than {most:,}")]
+        wrong = (index for index, value in enumerate(given) if not is_uuid(value))
+        return [Violation(f"{name}[{index}]", NOT_A_UUID) for index in wrong]
 
     return check
 

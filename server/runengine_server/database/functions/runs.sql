@@ -17,7 +17,7 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM public.workflows WHERE name = _workflow) THEN
         result.outcome := 'unknown workflow';
-    ELSIF _queued_limit IS NOT NULL AND is_over_quota(_tenant, _queued_limit) THEN
+    ELSIF _queued_limit IS NOT NULL AND queue_capacity(_tenant, _queued_limit, 1) = 0 THEN
         result.outcome := 'over quota';
     END IF;
     IF result.outcome IS NOT NULL THEN
@@ -64,23 +64,23 @@ BEGIN
 END
 $$;
 
--- Whether the tenant has as many runs queued as it may; NULL is no limit. Within 1,000 runs of the limit, more
--- than are triggered for one tenant at the same instant, its triggers wait for one another's commit, so that
--- the count is exact; farther from it they do not wait. No other lock has 7405 as the first of two numbers.
+-- How many more runs the tenant may have queued, up to _most; NULL is no limit. Within 1,000 runs of the limit,
+-- more than are triggered for one tenant at the same instant, its triggers wait for one another's commit, so
+-- that the count is exact; farther from it they do not wait. No other lock has 7405 as the first of two numbers.
 -- Tenants whose names have the same hash wait for each other, and nothing worse.
-CREATE FUNCTION is_over_quota(_tenant text, _limit int) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION queue_capacity(_tenant text, _limit int, _most int) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     queued bigint;
 BEGIN
     IF _limit IS NULL THEN
-        RETURN false;
+        RETURN _most;
     END IF;
     queued := count_queued_runs(_tenant, _limit);
     IF queued + 1000 > _limit THEN
         PERFORM pg_advisory_xact_lock(7405, hashtext(_tenant));
         queued := count_queued_runs(_tenant, _limit);
     END IF;
-    RETURN queued >= _limit;
+    RETURN least(_most, _limit - queued);
 END
 $$;
 
@@ -119,7 +119,6 @@ CREATE FUNCTION cancel_run(_tenant text, _id uuid, _actor text, _trace text, _ke
 RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     result mutation_result;
-    run record;
     is_of_thread boolean;
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -129,23 +128,8 @@ BEGIN
         RETURN result;
     END IF;
     IF result.status <> 'cancelled' THEN
-        UPDATE public.runs SET status = 'cancelled', completed_at = greatest(public.now_ms(), started_at),
-            lease_expires_at = NULL, encoded_waiting = NULL, updated_at = public.touch(updated_at)
-        WHERE tenant_id = _tenant AND id = _id AND status = result.status
-        RETURNING campaign_id, attempt, updated_at, coalesce(_trace, trace_id) AS trace_id,
-            public.encoded_response(encoded_input, encoded_state, priority) AS response
-        INTO STRICT run;
-        PERFORM end_steps(_tenant, _id, ARRAY[]::uuid[], ARRAY[]::bytea[], 'RUN_CANCELLED',
-            'The run was cancelled.');
-        PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'cancelled', run.attempt,
-            run.updated_at, _actor, 'CANCELLED', run.trace_id, NULL);
-        IF is_of_thread THEN
-            result.is_of_thread := true;
-            PERFORM leave_thread(_tenant, _id, 'cancelled', NULL);
-        ELSE
-            PERFORM prune_checkpoints_of(_tenant, _id);
-        END IF;
-        result.response := run.response;
+        result.response := make_cancelled(_tenant, _id, result.status, _actor, _trace, is_of_thread, NULL);
+        result.is_of_thread := is_of_thread;
     END IF;
     PERFORM store_response(_tenant, _key, result.response);
     result.outcome := 'applied';
@@ -153,30 +137,70 @@ BEGIN
 END
 $$;
 
--- failed | cancelled -> queued, attempt + 1. Steps that failed or were skipped become pending again, unless
--- they are within one that has completed all the same.
+-- queued | running -> cancelled, of a run that is locked, as is its thread where it is of one. Returns the encoded
+-- response. With an `_operation` its campaign is not counted: see count_transitions.
+CREATE FUNCTION make_cancelled(_tenant text, _id uuid, _source text, _actor text, _trace text,
+    _is_of_thread boolean, _operation uuid)
+RETURNS bytea LANGUAGE plpgsql AS $$
+DECLARE
+    run record;
+BEGIN
+    UPDATE public.runs SET status = 'cancelled', completed_at = greatest(public.now_ms(), started_at),
+        lease_expires_at = NULL, encoded_waiting = NULL, updated_at = public.touch(updated_at)
+    WHERE tenant_id = _tenant AND id = _id AND status = _source
+    RETURNING campaign_id, attempt, updated_at, coalesce(_trace, trace_id) AS trace_id,
+        public.encoded_response(encoded_input, encoded_state, priority) AS response
+    INTO STRICT run;
+    PERFORM end_steps(_tenant, _id, ARRAY[]::uuid[], ARRAY[]::bytea[], 'RUN_CANCELLED',
+        'The run was cancelled.');
+    PERFORM record_transition(_tenant, _id, CASE WHEN _operation IS NULL THEN run.campaign_id END, _source,
+        'cancelled', run.attempt, run.updated_at, _actor, 'CANCELLED', run.trace_id, NULL, _operation);
+    IF _is_of_thread THEN
+        PERFORM leave_thread(_tenant, _id, 'cancelled', NULL);
+    ELSE
+        PERFORM prune_checkpoints_of(_tenant, _id);
+    END IF;
+    RETURN run.response;
+END
+$$;
+
+-- failed | cancelled -> queued, attempt + 1, where the tenant may have one more queued.
 CREATE FUNCTION retry_run(_tenant text, _id uuid, _actor text, _trace text, _key text, _fingerprint bytea,
     _queued_limit int)
 RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     result mutation_result;
-    run record;
     is_of_thread boolean;
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     is_of_thread := lock_thread_of(_tenant, _id);
     result := lock_run(_tenant, _id, _key, _fingerprint, ARRAY['failed', 'cancelled']);
-    IF result.outcome IS NULL AND is_over_quota(_tenant, _queued_limit) THEN
+    IF result.outcome IS NULL AND queue_capacity(_tenant, _queued_limit, 1) = 0 THEN
         result.outcome := 'over quota';
         PERFORM release_idempotency_key(_tenant, _key);
     END IF;
     IF result.outcome IS NOT NULL THEN
         RETURN result;
     END IF;
+    result.response := make_queued(_tenant, _id, result.status, _actor, _trace, is_of_thread, NULL);
+    PERFORM store_response(_tenant, _key, result.response);
+    result.outcome := 'applied';
+    RETURN result;
+END
+$$;
+
+-- failed | cancelled -> queued, attempt + 1, as make_cancelled. Steps that failed or were skipped become pending
+-- again, unless they are within one that has completed all the same.
+CREATE FUNCTION make_queued(_tenant text, _id uuid, _source text, _actor text, _trace text,
+    _is_of_thread boolean, _operation uuid)
+RETURNS bytea LANGUAGE plpgsql AS $$
+DECLARE
+    run record;
+BEGIN
     UPDATE public.runs SET status = 'queued', attempt = attempt + 1, error = NULL, started_at = NULL,
         completed_at = NULL, losses = 0, hand_backs = 0, queued_at = public.now_ms(),
         trace_id = coalesce(_trace, trace_id), updated_at = public.touch(updated_at)
-    WHERE tenant_id = _tenant AND id = _id AND status = result.status
+    WHERE tenant_id = _tenant AND id = _id AND status = _source
     RETURNING campaign_id, attempt, updated_at, trace_id,
         public.encoded_response(encoded_input, encoded_state, priority) AS response
     INTO STRICT run;
@@ -194,15 +218,12 @@ BEGIN
     FROM latest
     WHERE latest.status IN ('failed', 'skipped') AND NOT latest.handled
         AND latest.id NOT IN (SELECT over.id FROM over);
-    PERFORM record_transition(_tenant, _id, run.campaign_id, result.status, 'queued', run.attempt,
-        run.updated_at, _actor, 'RETRIED', run.trace_id, NULL);
-    IF is_of_thread THEN
+    PERFORM record_transition(_tenant, _id, CASE WHEN _operation IS NULL THEN run.campaign_id END, _source,
+        'queued', run.attempt, run.updated_at, _actor, 'RETRIED', run.trace_id, NULL, _operation);
+    IF _is_of_thread THEN
         PERFORM queue_in_thread(_tenant, _id);
     END IF;
-    PERFORM store_response(_tenant, _key, run.response);
-    result.outcome := 'applied';
-    result.response := run.response;
-    RETURN result;
+    RETURN run.response;
 END
 $$;
 
