@@ -2,9 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from types import MappingProxyType
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,6 +34,8 @@ _PREVIEW_POLICY = (
     "frame-ancestors 'self'"
 )
 
+_PAGE = "index.html"
+
 _HEADERS = {
     "cache-control": "no-cache",
     "cross-origin-resource-policy": "same-origin",
@@ -45,15 +46,17 @@ _HEADERS = {
 class _File:
     """One file, with its headers. It is read once, when the gateway starts."""
 
-    def __init__(self, name: str, content: bytes) -> None:
+    def __init__(self, name: str, content: bytes, modules: Sequence[str]) -> None:
         self._content = content
         self._etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         self._media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
         self._headers = {**_HEADERS, "etag": self._etag, "content-security-policy": _POLICY}
         if name == _PREVIEW:
             self._headers["content-security-policy"] = _PREVIEW_POLICY.format(hash=_script_hash(content))
-        else:
+        elif name == _PAGE:
             self._headers["cross-origin-opener-policy"] = "same-origin"
+            # Found one by one, each import would be a round trip more before the first view.
+            self._headers["link"] = ", ".join(f"<console/{each}>; rel=modulepreload" for each in modules)
 
     def response(self, request: Request) -> Response:
         """200, or 304 for a caller that has this version."""
@@ -71,18 +74,19 @@ def _script_hash(page: bytes) -> str:
 def console_files() -> Mapping[str, bytes]:
     """The files of the console by their names."""
     folder = files("runengine_gateway").joinpath("console")
-    found = {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()}
-    return MappingProxyType(found)
+    return {each.name: each.read_bytes() for each in sorted(folder.iterdir(), key=lambda each: each.name)}
 
 
 def console_endpoints() -> dict[str, dict[str, Endpoint]]:
     """The endpoints by path and method, none of which needs a token: what the page shows it asks the API for,
     with the token of whoever sits before it.
     """
-    found = {name: _File(name, content) for name, content in console_files().items()}
+    contents = console_files()
+    modules = [name for name in contents if name.endswith(".js")]
+    found = {name: _File(name, content, modules) for name, content in contents.items()}
 
     async def page(request: Request) -> Response:
-        return found["index.html"].response(request)
+        return found[_PAGE].response(request)
 
     async def file(request: Request) -> Response:
         if (wanted := found.get(request.path_params["file"])) is None:

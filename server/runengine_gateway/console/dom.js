@@ -1,140 +1,132 @@
-// Makes elements. Text always goes in as text: nothing here, or anywhere in the console, parses markup.
+// A small virtual DOM: `h` describes elements, `render` makes the page so. Text goes in as text: nothing parses markup.
 
-const SVG = "http://www.w3.org/2000/svg";
+const HTML = "http://www.w3.org/1999/xhtml", SVG = "http://www.w3.org/2000/svg";
 
-function build(element, props, children) {
-  for (const [name, value] of Object.entries(props ?? {})) {
-    if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name in element && typeof value !== "string" && !(element instanceof SVGElement)) element[name] = value;
-    else element.setAttribute(name, value === true ? "" : value);
-  }
-  element.append(...children.flat(Infinity).filter((each) => each !== null && each !== undefined && each !== false));
-  return element;
-}
-
-// An HTML element: `h("a.button", { href, onclick }, "text", child, [more])`. Absent props and children are left out;
-// where there are no props, the first child may stand in their place.
+// h("a.button", { href, onclick }, "text", [more]): props may be left out, children absent. `key` keeps an element through
+// changes of order; `ref(element)` is called when it has been made; the children of one with `own` are not described here.
 export function h(name, props, ...children) {
-  const [tag, ...classes] = name.split(".");
-  const element = document.createElement(tag);
-  if (classes.length) element.className = classes.join(" ");
-  const isProps = props?.constructor === Object;
-  return build(element, isProps ? props : {}, isProps ? children : [props, ...children]);
+	const [tag, ...classes] = name.split(".");
+	if (props?.constructor !== Object || props.tag) {
+		children.unshift(props);
+		props = {};
+	}
+	const all = [...classes, props.class].filter(Boolean).join(" ");
+	return { tag, props: all ? { ...props, class: all } : props, children };
 }
 
-// An SVG element.
-export const s = (tag, props, ...children) => build(document.createElementNS(SVG, tag), props, children);
+const described = new WeakMap();
 
-const shown = new WeakMap();
-
-// Replaces the content of `element` by what `make` returns, unless `key` is the one it was made for. The focus stays
-// on the element with the same `data-focus`.
-export function fill(element, key, make) {
-  const text = JSON.stringify(key);
-  if (shown.get(element) === text) return;
-  shown.set(element, text);
-  const focused = element.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
-  element.replaceChildren(...[make()].flat(Infinity).filter((each) => each !== null && each !== undefined && each !== false));
-  if (focused !== undefined) element.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
+// Makes the children of `parent` as described. What is so already is left alone, with its focus, place and input.
+export function render(parent, ...children) {
+	const byKey = new Map(), free = [];
+	for (const node of parent.childNodes) {
+		const key = described.get(node)?.props.key;
+		if (key === undefined) free.push(node);
+		else byKey.set(key, node);
+	}
+	const nodes = children.flat(Infinity).filter((each) => each || each === 0).map((each) => {
+		const key = each.props?.key, tag = each.tag ?? "#text";
+		let node = byKey.get(key);
+		if (key === undefined) {
+			const at = free.findIndex((one) => one.nodeName.toLowerCase() === tag.toLowerCase());
+			node = at < 0 ? undefined : free.splice(0, at + 1).pop();
+		}
+		node ??= each.tag ? document.createElementNS(tag === "svg" || parent.namespaceURI === SVG ? SVG : HTML, tag) : new Text();
+		if (each.tag) update(node, each);
+		else if (node.data !== String(each)) node.data = each;
+		return node;
+	});
+	const kept = new Set(nodes);
+	for (const node of [...parent.childNodes]) if (!kept.has(node)) node.remove();
+	let place = parent.firstChild;
+	for (const node of nodes) {
+		// Moved only when it is elsewhere: moving takes the focus away.
+		if (node === place) place = place.nextSibling;
+		else parent.insertBefore(node, place);
+	}
 }
 
-// Keeps the children of `parent` in the order of `items`, each made once for its id and updated when it changes.
-export function keyed(parent, items, idOf, make, update) {
-  const existing = new Map([...parent.children].map((each) => [each.dataset.id, each]));
-  let place = parent.firstElementChild;
-  for (const item of items) {
-    const id = idOf(item);
-    let element = existing.get(id);
-    existing.delete(id);
-    if (!element) {
-      element = make(item);
-      element.dataset.id = id;
-    }
-    update(element, item);
-    // Moved only when it is elsewhere: moving takes the focus away.
-    if (element === place) place = place.nextElementSibling;
-    else parent.insertBefore(element, place);
-  }
-  for (const element of existing.values()) element.remove();
+function update(node, { props, children, tag }) {
+	const before = described.get(node), old = before?.props ?? {};
+	described.set(node, { props, tag });
+	if (!props.own) render(node, children);
+	for (const name in { ...old, ...props }) {
+		const value = props[name];
+		if (value === old[name] || ["key", "ref", "own"].includes(name)) continue;
+		if (name.startsWith("on") || ["value", "checked", "indeterminate", "disabled"].includes(name)) node[name] = value ?? null;
+		else if (name === "style") Object.assign(node.style, value);
+		else if (value || value === 0 || value === "") node.setAttribute(name, value === true ? "" : value);
+		else node.removeAttribute(name);
+	}
+	if (!before) props.ref?.(node);
 }
 
-const PATHS = {
-  queued: "M8 3.5a4.5 4.5 0 1 0 0 9 4.5 4.5 0 0 0 0-9",
-  pending: "M8 3.5a4.5 4.5 0 1 0 0 9 4.5 4.5 0 0 0 0-9",
-  running: "M8 2.5a5.5 5.5 0 1 0 5.5 5.5",
-  waiting: "M6 4v8M10 4v8",
-  completed: "m3.5 8.5 3 3 6-7",
-  failed: "m4.5 4.5 7 7m0-7-7 7",
-  cancelled: "M4 8h8",
-  skipped: "M4 8h8",
-  live: "m3.5 8.5 3 3 6-7",
-  draft: "M8 3.5a4.5 4.5 0 1 0 0 9 4.5 4.5 0 0 0 0-9",
-  copy: "M6 6h7v7H6zM3 10V3h7",
-  close: "m4 4 8 8m0-8-8 8",
-  fold: "m5 6.5 3 3 3-3",
-  link: "m6 4 4 4-4 4",
-};
+// What has to be asked for: made once for its key, from what `load` returns.
+export const later = (key, load, make) => h("div", { key, own: true, ref: async (element) => {
+	render(element, soft("Loading…"));
+	try {
+		render(element, await make(await load()));
+	} catch (error) {
+		render(element, soft(error.message));
+	}
+} });
 
-// A picture of 16 × 16 that says nothing to a screen reader: words are beside it.
-export const icon = (name) =>
-  s("svg", { class: `icon icon-${name}`, viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d: PATHS[name] }));
+// A modal dialog, in which `make(close, redraw)` says what is. Returns when it has been closed; Escape closes no firm one.
+export function dialog(make, firm) {
+	const element = document.body.appendChild(document.createElement("dialog"));
+	const redraw = () => render(element, make(() => element.close(), redraw));
+	redraw();
+	element.oncancel = (event) => firm && event.preventDefault();
+	element.showModal();
+	return new Promise((resolve) => {
+		element.onclose = () => {
+			element.remove();
+			resolve();
+		};
+	});
+}
 
-// A status as a word with its mark: never by colour alone.
-export const badge = (status) => h("span", { class: `badge is-${status}` }, icon(status), status);
+export const soft = (...text) => h("p.soft", ...text);
+
+export const alert = (text) => h("p.wrong", { role: "alert" }, text);
 
 export const button = (label, onclick, props) => h("button", { type: "button", onclick, ...props }, label);
 
-// A button that is busy until `act`, which may fail, has ended.
-export function acting(label, act, props) {
-  const element = button(label, async () => {
-    if (element.getAttribute("aria-disabled")) return;
-    // Not `disabled`, which would lose the focus.
-    element.setAttribute("aria-disabled", "true");
-    try {
-      await act();
-    } finally {
-      element.removeAttribute("aria-disabled");
-    }
-  }, props);
-  return element;
-}
+// It does nothing more until what it does has ended. Not `disabled`, which would lose the focus.
+export const acting = (label, act, props) => button(label, async ({ currentTarget: element }) => {
+	if (element.ariaDisabled) return;
+	element.ariaDisabled = "true";
+	await act().finally(() => { element.ariaDisabled = null; });
+}, props);
 
-// An id to copy.
-export function copyable(text, label = text) {
-  const element = button([h("code", {}, label), icon("copy")], async () => {
-    await navigator.clipboard?.writeText(text).catch(() => undefined);
-    element.classList.add("done");
-    setTimeout(() => element.classList.remove("done"), 1200);
-  }, { class: "copy", title: `Copy ${text}`, "aria-label": `Copy ${text}` });
-  return element;
-}
+const RING = "M8 3.5a4.5 4.5 0 1 0 0 9 4.5 4.5 0 0 0 0-9", TICK = "m3.5 8.5 3 3 6-7", CROSS = "m4.5 4.5 7 7m0-7-7 7", DASH = "M4 8h8";
+const PATHS = {
+	queued: RING, pending: RING, draft: RING, running: "M8 2.5a5.5 5.5 0 1 0 5.5 5.5", waiting: "M6 4v8M10 4v8", completed: TICK, live: TICK,
+	failed: CROSS, close: CROSS, cancelled: DASH, skipped: DASH, copy: "M6 6h7v7H6zM3 10V3h7", fold: "m6 4 4 4-4 4",
+};
 
-// A JSON value as a tree whose objects fold; long lists show their first hundred members.
-export function json(value, depth = 0) {
-  if (value === null || typeof value !== "object") {
-    const kind = value === null ? "null" : typeof value;
-    return h("span", { class: `json-${kind}` }, JSON.stringify(value));
-  }
-  const entries = Array.isArray(value) ? value.map((each, index) => [index, each]) : Object.entries(value);
-  const [open, close] = Array.isArray(value) ? "[]" : "{}";
-  if (entries.length === 0) return h("span", {}, open + close);
-  const list = h("ul", {});
-  const show = (count) => {
-    list.replaceChildren(...entries.slice(0, count).map(([name, each]) => h("li", {},
-      !Array.isArray(value) && [h("span", { class: "json-name" }, name), ": "], json(each, depth + 1))));
-    if (entries.length > count) {
-      list.append(h("li", {}, button(`${entries.length - count} more`, () => show(count + 1000), { class: "quiet" })));
-    }
-  };
-  const details = h("details", { open: depth < 2 }, h("summary", {}, `${open}${entries.length}${close}`), list);
-  // Made when it is opened: a payload may have 256 KiB.
-  if (depth < 2) show(100);
-  else details.addEventListener("toggle", () => show(100), { once: true });
-  return details;
-}
+// Beside words: a screen reader hears these alone.
+export const icon = (name) => h(`svg.icon.icon-${name}`, { viewBox: "0 0 16 16", "aria-hidden": "true" }, h("path", { d: PATHS[name] }));
 
-// The JSON of something in a box, with a button that copies it.
-export const jsonBox = (value) =>
-  h("div", { class: "json", tabindex: "0", role: "group", "aria-label": "JSON" },
-    copyable(JSON.stringify(value, null, 2), "JSON"), json(value));
+export const badge = (status) => h(`span.badge.is-${status}`, icon(status), status);
+
+export const chip = (id, text, pressed, onclick, count) => button([PATHS[id] && icon(id), text, count !== undefined && h("span.count", count.toLocaleString())],
+	onclick, { key: id, class: `chip is-${id}`, "aria-pressed": String(pressed) });
+
+export const chips = (label, ...all) => h("div.chips", { role: "group", "aria-label": label }, all);
+
+export const facts = (...pairs) => h("dl.facts", pairs.filter(Boolean).map(([name, value]) => h("div", h("dt", name), h("dd", value))));
+
+export const field = (id, label, input, about) => h("div.field", { key: id }, h("label", { for: id }, label),
+	{ ...input, props: { id, spellcheck: "false", "aria-describedby": about && `${id}-about`, ...input.props } }, about && h("p.soft", { id: `${id}-about` }, about));
+
+export const copyable = (text, label = text) => button([h("code", label), icon("copy")], ({ currentTarget: { classList } }) => {
+	navigator.clipboard?.writeText(text);
+	classList.add("done");
+	setTimeout(() => classList.remove("done"), 1200);
+}, { class: "copy", title: `Copy ${text.slice(0, 60)}`, "aria-label": `Copy ${label}` });
+
+export function json(value) {
+	const text = JSON.stringify(value, null, 2);
+	return h("div.json", h("pre", { tabindex: 0 }, text), copyable(text, "JSON"));
+}

@@ -1,110 +1,69 @@
 // A form from a JSON Schema, which may be left for the JSON itself.
 
-import { button, h } from "./dom.js";
+import { alert, chip, chips, field, h, render } from "./dom.js";
 
 // The schema without references and without "or null".
-function plain(schema, root) {
-  for (let depth = 0; depth < 8; depth += 1) {
-    if (schema?.$ref) schema = schema.$ref.slice(2).split("/").reduce((found, part) => found?.[part], root);
-    else {
-      const some = schema?.anyOf?.filter((each) => each.type !== "null");
-      if (some?.length !== 1) break;
-      schema = { ...schema, ...some[0], anyOf: undefined };
-    }
-  }
-  return schema ?? {};
+function plain(schema = {}, root, depth = 0) {
+	const some = schema.anyOf?.filter(({ type }) => type !== "null");
+	if (depth > 8 || !(schema.$ref || some?.length === 1)) return schema;
+	return plain(schema.$ref ? schema.$ref.slice(2).split("/").reduce((found, part) => found?.[part], root) : { ...schema, anyOf: undefined, ...some[0] }, root, depth + 1);
 }
 
-function asJson(text, name) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw new Error(`${name} is not JSON.`);
-  }
+export function asJson(text, name) {
+	try {
+		return JSON.parse(text);
+	} catch {
+		throw new Error(`${name} is not JSON.`);
+	}
 }
 
-// One field: { element, read() }, `read` returning undefined where it is left empty.
-function field(name, schema, required, value, prefix) {
-  const id = `${prefix}-${name}`;
-  const type = [schema.type].flat().find((each) => each !== "null");
-  const options = schema.enum ?? (type === "boolean" ? [true, false] : null);
-  const given = value ?? schema.default;
-  let input, read;
-  if (options) {
-    input = h("select", { id }, h("option", { value: "" }, ""), options.map((each, index) => h("option", { value: String(index), selected: each === given }, String(each))));
-    read = () => options[input.value || NaN];
-  } else if (["string", "integer", "number"].includes(type)) {
-    input = type === "string" && String(given ?? "").length > 60 ? h("textarea", { id, rows: "3" }) : h("input", { id, inputmode: type === "string" ? "text" : "decimal" });
-    input.value = given ?? "";
-    read = () => {
-      if (input.value === "") return undefined;
-      if (type === "string") return input.value;
-      const number = Number(input.value);
-      if (Number.isNaN(number) || (type === "integer" && !Number.isInteger(number))) throw new Error(`${name} must be a number.`);
-      return number;
-    };
-  } else {
-    // Of any type: what is no JSON is a text.
-    const any = !type;
-    input = h("textarea", { id, rows: given && typeof given === "object" ? "3" : "1", spellcheck: "false", placeholder: any ? "text or JSON" : type === "array" ? "[…]" : "{…}" });
-    input.value = given === undefined ? "" : any && typeof given === "string" ? given : JSON.stringify(given);
-    read = () => {
-      if (input.value.trim() === "") return undefined;
-      try {
-        return asJson(input.value, name);
-      } catch (error) {
-        if (!any) throw error;
-        return input.value;
-      }
-    };
-  }
-  if (schema.description) input.setAttribute("aria-describedby", `${id}-about`);
-  const element = h("div.field", h("label", { for: id }, name, required && h("span.soft", " required")), input,
-    schema.description && h("p.soft", { id: `${id}-about` }, schema.description));
-  return { element, read };
+export const valueOf = (id) => document.getElementById(id).value;
+
+// One field: its element, and what is in it; undefined where it is left empty.
+function part(name, schema, required, value, prefix) {
+	const id = `${prefix}-${name}`, given = value ?? schema.default, type = [schema.type].flat().find((each) => each !== "null");
+	const options = schema.enum ?? (type === "boolean" && [true, false]);
+	const text = typeof given === "string" && !["array", "object"].includes(type) ? given : JSON.stringify(given ?? undefined) ?? "";
+	const input = options ? h("select", { value: options.indexOf(given) }, h("option", { value: -1 }), options.map((each, index) => h("option", { value: index }, String(each))))
+		: h("textarea", { rows: 1, value: text, placeholder: { array: "[…]", object: "{…}", string: "", integer: "1", number: "1.5" }[type] ?? "text or JSON" });
+	const read = () => {
+		const typed = valueOf(id);
+		if (options || !typed.trim()) return options?.[typed];
+		if (type) return type === "string" ? typed : asJson(typed, name);
+		try {
+			return JSON.parse(typed);
+		} catch {
+			return typed;
+		}
+	};
+	return { name, read, element: field(id, [name, required && h("span.soft", " required")], input, schema.description) };
 }
 
-// { element, read() }: `read` returns the object, and raises Error with words for the person who fills it in.
+// Returns { element, read() }: `read` returns the object, and raises Error in words for whoever fills it in.
 export function schemaForm(schema, value, prefix) {
-  const root = plain(schema, schema);
-  const known = Object.entries(root.properties ?? {});
-  const place = h("div.stack");
-  let current = value ?? {}, mode = known.length ? "form" : "json", read;
-  const modes = h("div.chips", { role: "group", "aria-label": "Kind of form" });
-  const says = h("p.wrong", { role: "alert" });
+	const root = plain(schema ?? {}, schema), known = Object.entries(root.properties ?? {}), id = `${prefix}-json`;
+	let current = value ?? {}, mode = known.length ? "Form" : "JSON", wrong = "", read;
 
-  function draw() {
-    modes.replaceChildren(...["form", "json"].map((each) => button(each === "form" ? "Form" : "JSON", () => {
-      try {
-        current = read();
-        mode = each;
-        says.textContent = "";
-        draw();
-        modes.querySelector("[aria-pressed=true]").focus();
-      } catch (error) {
-        says.textContent = error.message;
-      }
-    }, { class: "chip", "aria-pressed": String(each === mode) })));
-    modes.hidden = known.length === 0;
-    if (mode === "json") {
-      const id = `${prefix}-json`;
-      const input = h("textarea.code", { id, rows: "10", spellcheck: "false" });
-      input.value = JSON.stringify(current, null, 2);
-      read = () => {
-        const found = input.value.trim() ? asJson(input.value, "This") : {};
-        if (found === null || typeof found !== "object" || Array.isArray(found)) throw new Error("This must be an object: {…}.");
-        return found;
-      };
-      place.replaceChildren(h("div.field", h("label", { for: id }, "As JSON"), input));
-      return;
-    }
-    const fields = known.map(([name, each]) => [name, field(name, plain(each, schema), root.required?.includes(name), current[name], prefix)]);
-    // What the schema does not know stays.
-    const rest = Object.fromEntries(Object.entries(current).filter(([name]) => !(name in root.properties)));
-    read = () => ({ ...rest, ...Object.fromEntries(fields.map(([name, each]) => [name, each.read()]).filter(([, each]) => each !== undefined)) });
-    place.replaceChildren(...fields.map(([, each]) => each.element));
-  }
+	function draw(element) {
+		const parts = mode === "Form" && known.map(([name, each]) => part(name, plain(each, schema), root.required?.includes(name), current[name], prefix));
+		read = () => {
+			// What the schema does not know stays.
+			if (parts) return Object.fromEntries([...Object.entries(current).filter(([name]) => !(name in root.properties)), ...parts.map((each) => [each.name, each.read()])].filter(([, each]) => each !== undefined));
+			const found = asJson(valueOf(id) || "{}", "This");
+			if (found?.constructor !== Object) throw new Error("This must be an object: {…}.");
+			return found;
+		};
+		const turn = (to) => {
+			try {
+				[current, mode, wrong] = [read(), to, ""];
+			} catch (error) {
+				wrong = error.message;
+			}
+			draw(element);
+		};
+		render(element, known.length > 0 && chips("Fill in as", ["Form", "JSON"].map((each) => chip(each, each, each === mode, () => turn(each)))),
+			parts ? parts.map((each) => each.element) : field(id, "As JSON", h("textarea.code", { rows: 10, value: JSON.stringify(current, null, 2) })), wrong && alert(wrong));
+	}
 
-  draw();
-  return { element: h("div.stack", modes, place, says), read: () => read() };
+	return { element: h("div.stack", { own: true, ref: draw, key: prefix }), read: () => read() };
 }

@@ -1,184 +1,117 @@
-// Places the nodes of a graph in layers, so that most edges lead the same way and few cross. Pure: it knows no page.
-//
-// An edge over several layers gets a point in each that it passes; an edge back, of a loop, is laid as if it led on.
+// Places the nodes of a graph in layers, so that edges lead on and few cross. It knows no page.
 
 const SWEEPS = 8;
+const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
 
-// `nodes` are { id, along, across }, their sizes in the direction of the layers and across it; `edges` { source, target }.
-// Returns { places: Map id -> { along, across }, of centres, edges: [{ edge, back, points }], along, across }.
-export function layOut(nodes, edges, { layerGap, gap }) {
-  const byId = new Map(nodes.map((node) => [node.id, { ...node, next: [], previous: [] }]));
-  const known = edges.filter((edge) => byId.has(edge.source) && byId.has(edge.target) && edge.source !== edge.target);
-  const back = edgesBack([...byId.keys()], known);
-  const links = known.map((edge) => (back.has(edge) ? { edge, from: edge.target, to: edge.source } : { edge, from: edge.source, to: edge.target }));
-  const layerOf = layersOf([...byId.keys()], links);
-  const layers = [];
-  for (const node of byId.values()) (layers[layerOf.get(node.id)] ??= []).push(node);
-  const chains = links.map((link) => {
-    const chain = [byId.get(link.from)];
-    for (let layer = layerOf.get(link.from) + 1; layer < layerOf.get(link.to); layer += 1) {
-      const bend = { along: 0, across: gap / 2, next: [], previous: [], isBend: true };
-      layers[layer].push(bend);
-      chain.push(bend);
-    }
-    chain.push(byId.get(link.to));
-    for (let index = 1; index < chain.length; index += 1) {
-      chain[index - 1].next.push(chain[index]);
-      chain[index].previous.push(chain[index - 1]);
-    }
-    return { link, chain };
-  });
-  order(layers);
-  const across = placeAcross(layers, gap);
-  const along = placeAlong(layers, layerGap);
-  return {
-    places: new Map([...byId].map(([id, node]) => [id, { along: node.x, across: node.y }])),
-    edges: chains.map(({ link, chain }) => {
-      const points = chain.map((each) => ({ along: each.x, across: each.y }));
-      return { edge: link.edge, back: back.has(link.edge), points: back.has(link.edge) ? points.reverse() : points };
-    }),
-    along,
-    across,
-  };
+// `nodes`: { id, along, across }, sizes along the way and across it; `edges`: { source, target }, none from a node to
+// itself. Returns { places: Map id -> { x, y } (along, across) of centres, edges: [{ edge, back, points }], x, y: sizes }.
+export function layOut(nodes, edges, layerGap, gap) {
+	const byId = new Map(nodes.map((node) => [node.id, { ...node, next: [], previous: [] }]));
+	const links = linksOf([...byId.keys()], edges), layerOf = layersOf([...byId.keys()], links), layers = [];
+	for (const [id, node] of byId) (layers[layerOf.get(id)] ??= []).push(node);
+	// An edge over several layers bends in each that it passes.
+	const chains = links.map(({ edge, back, from, to }) => {
+		const bends = layers.slice(layerOf.get(from) + 1, layerOf.get(to)).map((layer) => {
+			const bend = { along: 0, across: gap / 2, next: [], previous: [], bend: true };
+			layer.push(bend);
+			return bend;
+		});
+		const chain = [byId.get(from), ...bends, byId.get(to)];
+		chain.slice(1).forEach((node, index) => {
+			node.previous.push(chain[index]);
+			chain[index].next.push(node);
+		});
+		return { edge, back, chain };
+	});
+	order(layers);
+	placeAcross(layers, gap);
+	let x = -layerGap;
+	for (const layer of layers) {
+		const size = Math.max(...layer.map((node) => node.along));
+		for (const node of layer) Object.assign(node, { x: x + layerGap + size / 2, size });
+		x += layerGap + size;
+	}
+	return { places: byId, x, y: Math.max(...layers.flat().map((node) => node.y + node.across / 2)), edges: chains.map(({ edge, back, chain }) => {
+		// Straight beside the nodes of a layer that it passes.
+		const points = chain.flatMap(({ x: at, y, size, bend }) => (bend ? [-1, 1] : [0]).map((side) => ({ x: at + side * size / 2, y })));
+		return { edge, back, points: back ? points.reverse() : points };
+	}) };
 }
 
-// The edges that close a circle, as a search in depth meets them.
-function edgesBack(ids, edges) {
-  const out = new Map(ids.map((id) => [id, []]));
-  for (const edge of edges) out.get(edge.source).push(edge);
-  const entered = new Set(edges.map((edge) => edge.target));
-  const done = new Set(), open = new Set(), found = new Set();
-  // Those that nothing leads to first: begun within a circle, the search would turn it round.
-  for (const start of [...ids].sort((a, b) => entered.has(a) - entered.has(b))) {
-    if (done.has(start)) continue;
-    const stack = [[start, 0]];
-    open.add(start);
-    while (stack.length) {
-      const top = stack.at(-1);
-      const edge = out.get(top[0])[top[1]];
-      top[1] += 1;
-      if (edge === undefined) {
-        open.delete(top[0]);
-        done.add(top[0]);
-        stack.pop();
-      } else if (open.has(edge.target)) found.add(edge);
-      else if (!done.has(edge.target)) {
-        open.add(edge.target);
-        stack.push([edge.target, 0]);
-      }
-    }
-  }
-  return found;
+// The edges as links that close no circle: one that a search in depth finds to lead back is turned round.
+function linksOf(ids, edges) {
+	const entered = new Set(edges.map((edge) => edge.target)), done = new Set(), open = new Set(), back = new Set();
+	const visit = (id) => {
+		if (done.has(id)) return;
+		open.add(id);
+		for (const edge of edges.filter(({ source }) => source === id)) {
+			if (open.has(edge.target)) back.add(edge);
+			else visit(edge.target);
+		}
+		open.delete(id);
+		done.add(id);
+	};
+	// Those that nothing leads to first: begun within a circle, the search would turn it round.
+	ids.toSorted((a, b) => entered.has(a) - entered.has(b)).forEach(visit);
+	return edges.map((edge) => {
+		const ends = [edge.source, edge.target], [from, to] = back.has(edge) ? ends.reverse() : ends;
+		return { edge, back: back.has(edge), from, to };
+	});
 }
 
 // The layer of each: one more than the last of those before it.
 function layersOf(ids, links) {
-  const left = new Map(ids.map((id) => [id, 0]));
-  for (const link of links) left.set(link.to, left.get(link.to) + 1);
-  const layers = new Map(ids.map((id) => [id, 0]));
-  const ready = ids.filter((id) => left.get(id) === 0);
-  for (let id = ready.shift(); id !== undefined; id = ready.shift()) {
-    for (const link of links) {
-      if (link.from !== id) continue;
-      layers.set(link.to, Math.max(layers.get(link.to), layers.get(id) + 1));
-      left.set(link.to, left.get(link.to) - 1);
-      if (left.get(link.to) === 0) ready.push(link.to);
-    }
-  }
-  return layers;
+	const layers = new Map();
+	const layerOf = (id) => {
+		if (!layers.has(id)) layers.set(id, Math.max(0, ...links.filter(({ to }) => to === id).map(({ from }) => layerOf(from) + 1)));
+		return layers.get(id);
+	};
+	ids.forEach(layerOf);
+	return layers;
 }
 
-const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
-
-function number(layers) {
-  for (const layer of layers) layer.forEach((node, index) => { node.index = index; });
+// Calls `move(layer, wanted)` for each layer, forth and back in turn: `wanted` are the middles of what its nodes lead to.
+function sweep(layers, of, move) {
+	for (let turn = 0; turn < SWEEPS; turn += 1) {
+		const [side, all] = turn % 2 ? ["next", layers.toReversed()] : ["previous", layers];
+		for (const layer of all) move(layer, layer.map((node) => (node[side].length ? mean(node[side].map((each) => each[of])) : node[of])));
+	}
 }
 
-function crossings(layers) {
-  let found = 0;
-  for (const layer of layers) {
-    const ends = layer.flatMap((node) => node.next.map((each) => each.index).sort((a, b) => a - b));
-    for (let one = 0; one < ends.length; one += 1) for (let two = one + 1; two < ends.length; two += 1) if (ends[one] > ends[two]) found += 1;
-  }
-  return found;
-}
-
-// Orders each layer by the middle of what its nodes are linked to, forth and back, and keeps the best.
+// Orders each layer so that few edges cross, and keeps the best order that was met.
 function order(layers) {
-  number(layers);
-  let best = layers.map((layer) => [...layer]), least = crossings(layers);
-  for (let sweep = 0; sweep < SWEEPS && least > 0; sweep += 1) {
-    const forth = sweep % 2 === 0;
-    for (const layer of forth ? layers : [...layers].reverse()) {
-      const wanted = new Map(layer.map((node) => {
-        const linked = forth ? node.previous : node.next;
-        return [node, linked.length ? mean(linked.map((each) => each.index)) : node.index];
-      }));
-      layer.sort((a, b) => wanted.get(a) - wanted.get(b));
-      number([layer]);
-    }
-    const now = crossings(layers);
-    if (now < least) [best, least] = [layers.map((layer) => [...layer]), now];
-  }
-  best.forEach((layer, index) => { layers[index] = layer; });
-  number(layers);
+	const number = (layer) => layer.forEach((node, index) => { node.index = index; });
+	const crossings = () => layers.reduce((sum, layer) => {
+		const ends = layer.flatMap((node) => node.next.map((each) => each.index).sort((a, b) => a - b));
+		return sum + ends.reduce((found, end, index) => found + ends.slice(index).filter((each) => each < end).length, 0);
+	}, 0);
+	layers.forEach(number);
+	let best = layers.map((layer) => [...layer]), least = crossings();
+	sweep(layers, "index", (layer, wanted) => {
+		const places = new Map(layer.map((node, index) => [node, wanted[index]]));
+		number(layer.sort((a, b) => places.get(a) - places.get(b)));
+		const now = crossings();
+		if (now < least) [best, least] = [layers.map((each) => [...each]), now];
+	});
+	layers.splice(0, layers.length, ...best);
 }
 
-// Moves each node towards the middle of its neighbours, as far as those beside it allow. Returns the size across.
+// Moves each node towards the middle of its neighbours, as far as those beside it allow.
 function placeAcross(layers, gap) {
-  for (const layer of layers) {
-    let at = 0;
-    for (const node of layer) {
-      node.y = at + node.across / 2;
-      at += node.across + gap;
-    }
-    for (const node of layer) node.y -= (at - gap) / 2;
-  }
-  for (let sweep = 0; sweep < SWEEPS; sweep += 1) {
-    const forth = sweep % 2 === 0;
-    for (const layer of forth ? layers : [...layers].reverse()) {
-      const wanted = layer.map((node) => {
-        const linked = forth ? node.previous : node.next;
-        return linked.length ? mean(linked.map((each) => each.y)) : node.y;
-      });
-      spread(layer, wanted, gap);
-    }
-  }
-  const all = layers.flat();
-  const low = Math.min(...all.map((node) => node.y - node.across / 2));
-  for (const node of all) node.y -= low;
-  return Math.max(...all.map((node) => node.y + node.across / 2));
-}
-
-// The places nearest to what is wanted (by least squares) that keep the order and the gaps.
-function spread(layer, wanted, gap) {
-  const offsets = [];
-  layer.forEach((node, index) => {
-    const before = layer[index - 1];
-    offsets.push(index === 0 ? 0 : offsets[index - 1] + before.across / 2 + gap + node.across / 2);
-  });
-  const blocks = [];
-  wanted.forEach((place, index) => {
-    blocks.push({ sum: place - offsets[index], size: 1 });
-    while (blocks.length > 1 && blocks.at(-2).sum / blocks.at(-2).size > blocks.at(-1).sum / blocks.at(-1).size) {
-      const last = blocks.pop();
-      blocks.at(-1).sum += last.sum;
-      blocks.at(-1).size += last.size;
-    }
-  });
-  let index = 0;
-  for (const block of blocks) {
-    for (let member = 0; member < block.size; member += 1, index += 1) layer[index].y = block.sum / block.size + offsets[index];
-  }
-}
-
-// Puts the layers one after the other. Returns the size along.
-function placeAlong(layers, layerGap) {
-  let at = 0;
-  for (const layer of layers) {
-    const size = Math.max(...layer.map((node) => node.along));
-    for (const node of layer) node.x = at + size / 2;
-    at += size + layerGap;
-  }
-  return at - layerGap;
+	const offsetsOf = (layer) => {
+		let offset = 0;
+		return layer.map((node, index) => (offset += index && layer[index - 1].across / 2 + gap + node.across / 2));
+	};
+	for (const layer of layers) offsetsOf(layer).forEach((offset, index, all) => { layer[index].y = offset - all.at(-1) / 2; });
+	sweep(layers, "y", (layer, wanted) => {
+		// The nearest places, by least squares, that keep order and gaps: those that would change places form a block.
+		const offsets = offsetsOf(layer), blocks = [];
+		wanted.forEach((place, index) => {
+			blocks.push([place - offsets[index]]);
+			while (blocks.length > 1 && mean(blocks.at(-2)) > mean(blocks.at(-1))) blocks.push(blocks.splice(-2).flat());
+		});
+		blocks.flatMap((block) => block.map(() => mean(block))).forEach((place, index) => { layer[index].y = place + offsets[index]; });
+	});
+	const low = Math.min(...layers.flat().map((node) => node.y - node.across / 2));
+	for (const node of layers.flat()) node.y -= low;
 }

@@ -1,83 +1,60 @@
-// Says when something that a view shows may have changed. What has, the view reads itself: so a filter is the
-// server's alone, and a stream that drops, breaks off or is refused costs nothing but a moment.
+// Says when what a view shows may have changed. The view then reads it anew: so filters are the server's alone, and a
+// stream that breaks off or is refused costs a moment and nothing else.
 
 import { follow, pause, session } from "./api.js";
 
 const POLL_MS = 2500;
 
-// Calls `act` at once, and then at most once in `ms`: a call meanwhile is made up for afterwards.
+// Calls `act` at once, and then once in `ms` at most: a call meanwhile is made up for.
 export function throttled(act, ms) {
-  let timer = null, again = false;
-  const run = async () => {
-    again = false;
-    timer = setTimeout(() => {
-      timer = null;
-      if (again) run();
-    }, ms);
-    await act();
-  };
-  return () => {
-    if (timer === null) run();
-    else again = true;
-  };
+	let waiting = false, again = false;
+	return function run() {
+		again = waiting;
+		if (waiting) return;
+		waiting = true;
+		setTimeout(() => {
+			waiting = false;
+			if (again) run();
+		}, ms);
+		act();
+	};
 }
 
-// Runs `start(signal)` while the page is seen, there is a token, and `signal` has not aborted: a browser opens six
-// connections to a host, and each stream takes one.
+// Runs `start(signal)` while the page is seen and has a token: a browser opens six connections to a host, and each
+// stream takes one.
 export function whileSeen(signal, start) {
-  let current = null;
-  const check = () => {
-    const wanted = document.visibilityState === "visible" && session.token !== null && !signal.aborted;
-    if (wanted && current === null) {
-      current = new AbortController();
-      start(current.signal);
-    } else if (!wanted && current !== null) {
-      current.abort();
-      current = null;
-    }
-  };
-  const restart = () => {
-    current?.abort();
-    current = null;
-    check();
-  };
-  document.addEventListener("visibilitychange", check, { signal });
-  session.addEventListener("token", restart, { signal });
-  signal.addEventListener("abort", check);
-  check();
+	let current = null;
+	const check = ({ type } = {}) => {
+		const wanted = !document.hidden && session.token && !signal.aborted;
+		if (current && (!wanted || type === "token")) {
+			current.abort();
+			current = null;
+		}
+		if (wanted && !current) start((current = new AbortController()).signal);
+	};
+	document.addEventListener("visibilitychange", check, { signal });
+	session.addEventListener("token", check, { signal });
+	signal.addEventListener("abort", check);
+	check();
 }
 
-// Calls `onChange` whenever one of the runs that the stream at `path` is of may have changed, and `onState` with how
-// that is known: "live", "polling" or "broken".
+// Calls `onChange` whenever runs of the stream at `path` may have changed, and `onState` with "live", "polling" (where
+// there is no stream to be had) or "broken".
 export function watchRuns(path, { signal, onChange, onState }) {
-  whileSeen(signal, async (seen) => {
-    let polling = false;
-    const poll = async () => {
-      if (polling) return;
-      polling = true;
-      onState("polling");
-      while (!seen.aborted && polling) {
-        onChange();
-        await pause(POLL_MS, seen);
-      }
-    };
-    try {
-      await follow(path, {
-        query: { snapshotLimit: 0 },
-        signal: seen,
-        onEvent: (name) => {
-          if (name !== "progress") onChange();
-        },
-        onState: (state) => {
-          if (state === "refused") poll();
-          else {
-            polling = false;
-            onState(state);
-          }
-        },
-      });
-    } catch {
-      if (!seen.aborted && session.token !== null) await poll();
-    }
-  });
+	whileSeen(signal, async (seen) => {
+		let polling = false;
+		const poll = async () => {
+			if (polling) return;
+			for (polling = true; polling && !seen.aborted; await pause(POLL_MS, seen)) {
+				onState("polling");
+				onChange();
+			}
+		};
+		const hear = (state) => {
+			if (state === "refused") return poll();
+			polling = false;
+			return onState(state);
+		};
+		await follow(path, { query: { snapshotLimit: 0 }, signal: seen, onEvent: onChange, onState: hear }).catch(poll);
+	});
 }

@@ -1,258 +1,162 @@
 // The shell: the token, the address, the bar at the top, and which view is shown.
 
-import { Problem, claims, get, session, setToken } from "./api.js";
-import { campaignView } from "./campaign.js";
-import { button, fill, h } from "./dom.js";
+import { claims, get, session, setToken } from "./api.js";
+import { button, dialog, facts, field, h, render, soft } from "./dom.js";
 import { runView } from "./run.js";
-import { runsView } from "./runs.js";
+import { campaignView, runsView } from "./runs.js";
 import { triggerView } from "./trigger.js";
-import { UUID, duration } from "./words.js";
+import { UUID } from "./words.js";
 
-const main = document.querySelector("#main");
-const VIEWS = [
-  [/^\/runs$/, runsView],
-  [/^\/runs\/([^/]+)$/, runView],
-  [/^\/campaigns\/([^/]+)$/, campaignView],
-  [/^\/trigger$/, triggerView],
-];
+const [main, top, notices] = ["main", "top", "notices"].map((id) => document.getElementById(id));
+const VIEWS = [[/^\/runs$/, runsView], [/^\/runs\/([^/]+)$/, runView], [/^\/campaigns\/([^/]+)$/, campaignView], [/^\/trigger$/, triggerView],
+	[/^/, ({ element }) => render(element, h("h1", "There is no such page"), h("a", { href: "#/runs" }, "All runs"))]];
+const LIVE = { live: "Live", polling: "Every 2.5 s", broken: "Reconnecting", ended: "Ended" };
 
-let shown = { view: null, path: "", stop: null, update: null };
-let liveState = "";
+let shown = {}, live = "", tenant = null, asking = false;
 
 // What views need of the shell.
 const app = {
-  // The hash of a place: `app.link("/runs", { status: ["failed"] })`.
-  link(path, query = {}) {
-    const search = new URLSearchParams();
-    for (const [name, value] of Object.entries(query)) {
-      for (const each of [value].flat()) if (each !== undefined && each !== null && each !== "") search.append(name, each);
-    }
-    return `#${path}${search.size ? `?${search}` : ""}`;
-  },
-  go(path, query, { replace = false } = {}) {
-    if (!replace) location.hash = app.link(path, query);
-    else {
-      history.replaceState(null, "", app.link(path, query));
-      show();
-    }
-  },
-  title: (text) => { document.title = `${text} · runengine`; },
-  live(state) {
-    liveState = state;
-    drawTop();
-  },
-  // Says something for some seconds, and to a screen reader.
-  say(text, kind = "good") {
-    const notice = h("p", { class: `notice is-${kind}` }, text);
-    document.querySelector("#notices").append(notice);
-    setTimeout(() => notice.remove(), 6000);
-  },
-  // Shows a problem as a sentence. Returns true where the call may be tried again by itself.
-  report(error) {
-    if (!(error instanceof Problem)) {
-      if (error.name === "AbortError") return false;
-      throw error;
-    }
-    if (error.status !== 401 && error.status !== 0) app.say(error.message, "bad");
-    return error.passes;
-  },
+	link(path, query = {}) {
+		const search = new URLSearchParams(Object.entries(query).flatMap(([name, value]) => [value ?? []].flat().filter((each) => each !== "").map((each) => [name, each])));
+		return `#${path}${search.size ? `?${search}` : ""}`;
+	},
+	go(path, query, replace) {
+		if (!replace) location.hash = app.link(path, query);
+		else {
+			history.replaceState(null, "", app.link(path, query));
+			show();
+		}
+	},
+	title: (text) => { document.title = `${text} · runengine`; },
+	live(state) {
+		live = state;
+		drawTop();
+	},
+	// Says something for some seconds, to a screen reader too.
+	say(text, kind = "good") {
+		const notice = notices.appendChild(document.createElement("p"));
+		notice.className = `notice is-${kind}`;
+		notice.textContent = text;
+		setTimeout(() => notice.remove(), 8000);
+	},
+	// Says what went wrong; that there was no response, or that the token is refused, the page says already.
+	report: (error) => error.name !== "AbortError" && ![0, 401].includes(error.status) && app.say(error.words ?? error.message, "bad"),
+	idle: (headers) => (headers.get("runengine-workers") ? " No worker serves the workflow at the moment." : ""),
 };
 
 function takeToken() {
-  const fragment = new URLSearchParams(location.hash.slice(1));
-  const token = fragment.get("token");
-  if (token === null) return false;
-  // Out of the address bar and the history before anything else happens.
-  history.replaceState(null, "", `#${fragment.get("to") ?? "/runs"}`);
-  setToken(token);
-  return true;
-}
-
-function show({ focus = false } = {}) {
-  if (session.token === null) {
-    leave();
-    signIn();
-    return;
-  }
-  const [path, search] = (location.hash.slice(1) || "/runs").split("?");
-  const query = new URLSearchParams(search);
-  const found = VIEWS.find(([pattern]) => pattern.test(path));
-  if (shown.view !== null && shown.path === path && shown.update) {
-    shown.update(query);
-    return;
-  }
-  leave();
-  const stop = new AbortController();
-  shown = { view: found?.[1] ?? missing, path, stop, update: null };
-  window.scrollTo(0, 0);
-  const params = found ? path.match(found[0]).slice(1).map(decodeURIComponent) : [];
-  const element = h("div", { class: "view" });
-  main.replaceChildren(element);
-  shown.update = shown.view({ app, element, params, query, signal: stop.signal }) ?? null;
-  drawTop();
-  if (focus) main.focus({ preventScroll: true });
+	const fragment = new URLSearchParams(location.hash.slice(1)), token = fragment.get("token");
+	if (token === null) return false;
+	// Out of the address bar and the history before anything else.
+	history.replaceState(null, "", `#${fragment.get("to") ?? "/runs"}`);
+	setToken(token);
+	return true;
 }
 
 function leave() {
-  shown.stop?.abort();
-  shown = { view: null, path: "", stop: null, update: null };
-  liveState = "";
+	shown.stop?.abort();
+	[shown, live] = [{}, ""];
 }
 
-function missing({ app: { title }, element }) {
-  title("Not found");
-  element.append(h("h1", {}, "There is no such page"), h("p", {}, h("a", { href: "#/runs" }, "All runs")));
+function show() {
+	const [path, search] = (location.hash.slice(1) || "/runs").split("?"), query = new URLSearchParams(search);
+	if (session.token && shown.path === path && shown.update) return void shown.update(query);
+	leave();
+	const stop = new AbortController(), element = document.createElement("div");
+	element.className = "view";
+	main.replaceChildren(element);
+	window.scrollTo(0, 0);
+	if (session.token) {
+		const [pattern, view] = VIEWS.find(([each]) => each.test(path));
+		shown = { path, stop };
+		shown.update = view({ app, element, params: path.match(pattern).slice(1).map(decodeURIComponent), query, signal: stop.signal });
+	} else {
+		app.title("Sign in");
+		element.classList.add("narrow");
+		render(element, h("h1", "Sign in with a token"), h("p", "The console shows the runs of one tenant: the organisation of the token."), tokenForm(), h("h2", "Where it comes from"),
+			h("p", "Your identity provider. On a machine that runs ", h("code", "make run"), ": the link that it prints, or"), h("pre", ".venv/bin/runengine-server token --org org_demo"));
+	}
+	drawTop();
 }
 
-function tokenForm(onDone) {
-  const field = h("textarea", { id: "token", rows: "4", required: true, autocomplete: "off", spellcheck: "false", placeholder: "eyJ…" });
-  const wrong = h("p", { class: "wrong", role: "alert" });
-  return h("form", {
-    class: "stack",
-    onsubmit: (event) => {
-      event.preventDefault();
-      const token = field.value.trim().replace(/^Bearer /i, "").replace(/^export RUNENGINE_TOKEN=/, "");
-      if (claims(token) === null) {
-        wrong.textContent = "That is no JWT: three parts with dots between them.";
-        return;
-      }
-      setToken(token);
-      onDone?.();
-    },
-  }, h("label", { for: "token" }, "Token"), field, wrong,
-  h("p", { class: "soft" }, "It stays in this page's memory, and is gone when the page is closed or loaded again."),
-  h("div", {}, h("button", { class: "primary" }, "Continue")));
+function tokenForm(done) {
+	return h("form.stack", { onsubmit: (event) => {
+		event.preventDefault();
+		const input = event.target.elements.token, token = input.value.trim().replace(/^(export RUNENGINE_TOKEN=|Bearer )/i, "");
+		input.setCustomValidity(claims(token) ? "" : "That is no JWT: three parts with dots between them.");
+		if (!input.reportValidity()) return;
+		setToken(token);
+		done?.();
+	} }, field("token", "Token", h("textarea", { rows: 4, required: true, autocomplete: "off", oninput: ({ target }) => target.setCustomValidity("") })),
+	soft("It stays in this page's memory, and is gone when the page is closed or loaded again."), h("div", h("button.primary", "Continue")));
 }
 
-function signIn() {
-  app.title("Sign in");
-  drawTop();
-  main.replaceChildren(h("div", { class: "view narrow" },
-    h("h1", {}, "Runs, live"),
-    h("p", {}, "The console shows the runs of one tenant: the organisation of your token."),
-    tokenForm(),
-    h("h2", {}, "Where a token comes from"),
-    h("p", {}, "Your identity provider. On a machine that runs ", h("code", {}, "make run"), ": the link that it prints, or "),
-    h("pre", { tabindex: "0" }, ".venv/bin/runengine-server token --org org_demo")));
-}
-
-const expired = h("dialog", { class: "dialog", "aria-labelledby": "expired-title" });
-document.body.append(expired);
-session.addEventListener("expired", () => {
-  if (expired.open) return;
-  const until = claims()?.expires;
-  const over = until && until < Date.now();
-  expired.replaceChildren(
-    h("h2", { id: "expired-title" }, over ? "The token has expired" : "The token is not accepted"),
-    h("p", {}, over ? `${duration(Date.now() - until)} ago. ` : "", "What you see stays as it was. With a new token it goes on from here."),
-    tokenForm(() => expired.close()),
-    button("Sign out", () => { expired.close(); setToken(null); }, { class: "quiet" }));
-  expired.showModal();
+session.addEventListener("expired", async () => {
+	if (asking) return;
+	asking = true;
+	await dialog((close) => [h("h2", claims()?.expires < Date.now() ? "The token has expired" : "The token is not accepted"), h("p", "What you see stays as it was. With a new token it goes on from here."), tokenForm(close), button("Sign out", () => {
+		close();
+		setToken(null);
+	}, { class: "quiet" })], true);
+	asking = false;
 });
-// Not by Escape: nothing would work behind it.
-expired.addEventListener("cancel", (event) => event.preventDefault());
-
-const top = document.querySelector("#top");
-const LIVE = {
-  live: ["live", "Live"],
-  polling: ["polling", "Every 2.5 s"],
-  broken: ["broken", "Reconnecting"],
-  ended: ["ended", "Ended"],
-};
 
 function drawTop() {
-  const who = session.token && claims();
-  fill(top, [shown.path, who, session.offline, session.token === null], () => [
-    h("a", { class: "brand", href: "#/runs", "data-focus": "brand" }, h("img", { src: "console/icon.svg", alt: "", width: 22, height: 22 }), "runengine"),
-    session.token !== null && [
-      h("nav", { "aria-label": "Console" },
-        h("a", { href: "#/runs", "aria-current": shown.path === "/runs" ? "page" : null, "data-focus": "runs" }, "Runs"),
-        h("a", { href: "#/trigger", "aria-current": shown.path === "/trigger" ? "page" : null, "data-focus": "trigger" }, "Trigger")),
-      h("form", { class: "find", role: "search", onsubmit: find },
-        h("input", { type: "search", "aria-label": "Run or campaign, by id", placeholder: "Run or campaign id", spellcheck: "false", "data-focus": "find" })),
-      h("span", { id: "live", role: "status" }),
-      h("details", { class: "who" },
-        h("summary", { "data-focus": "who" }, h("span", { class: "tenant" }, who?.tenant || "Token")),
-        h("div", { class: "menu" },
-          h("dl", {}, h("dt", {}, "Tenant"), h("dd", {}, who?.tenant), h("dt", {}, "User"), h("dd", {}, who?.user),
-            h("dt", {}, "Good until"), h("dd", {}, who?.expires ? new Date(who.expires).toLocaleString() : "not said")),
-          button("Sign out", () => setToken(null)))),
-    ],
-  ]);
-  const [kind, text] = session.offline ? ["broken", "Offline"] : LIVE[liveState] ?? ["", ""];
-  const live = document.querySelector("#live");
-  if (live) fill(live, [kind, text], () => kind && h("span", { class: `pulse is-${kind}` }, text));
-  document.body.classList.toggle("offline", session.offline);
+	const { user, expires } = claims() ?? {}, { offline, token } = session, link = (path, text) => h("a", { href: `#${path}`, "aria-current": shown.path === path && "page" }, text);
+	render(top, h("a.brand", { href: "#/runs" }, h("img", { src: "console/icon.svg", alt: "", width: 22, height: 22 }), "runengine"), token && [
+		h("nav", { "aria-label": "Console" }, link("/runs", "Runs"), link("/trigger", "Trigger")),
+		h("form.find", { role: "search", onsubmit: find }, h("input", { name: "id", "aria-label": "Run or campaign, by id", placeholder: "Run or campaign id", spellcheck: "false" })),
+		h("span.pulse", { role: "status", class: `is-${offline ? "broken" : live}` }, offline ? "Offline" : LIVE[live]),
+		h("details.who", h("summary", tenant || "Token"), h("div.menu", facts(["Tenant", tenant], ["User", user], ["Good until", expires ? new Date(expires).toLocaleString() : "not said"]), button("Sign out", () => setToken(null))))],
+	h("div.banner", { role: "alert", class: !offline && "hidden" }, offline && "The server cannot be reached. What you see may be out of date; it is tried again by itself."));
 }
 
 async function find(event) {
-  event.preventDefault();
-  const id = event.target.querySelector("input").value.trim().toLowerCase();
-  if (!UUID.test(id)) {
-    app.say("An id looks like 0198d6a2-7c1e-7b53-9f4e-3d2c1b0a9f8e.", "bad");
-    return;
-  }
-  try {
-    await get(`runs/${id}`);
-    app.go(`/runs/${id}`);
-  } catch (error) {
-    if (error.status === 404) app.go(`/campaigns/${id}`);
-    else app.report(error);
-  }
+	event.preventDefault();
+	const id = event.target.elements.id.value.trim().toLowerCase();
+	if (!UUID.test(id)) return app.say("An id looks like 0198d6a2-7c1e-7b53-9f4e-3d2c1b0a9f8e.", "bad");
+	return app.go(`/${await get(`runs/${id}`).then(() => "runs", () => "campaigns")}/${id}`);
 }
 
-// A second page of this browser gets the token from the first, unless two tenants are open.
-const others = new BroadcastChannel("runengine-console");
-const answers = new Set();
-others.addEventListener("message", ({ data }) => {
-  if (data === "token?" && session.token !== null) others.postMessage({ token: session.token });
-  else if (data.token) answers.add(data.token);
-});
+// A second page of this browser gets the token from the first, unless pages of two tenants are open.
+const others = new BroadcastChannel("runengine-console"), offered = new Map();
+others.onmessage = ({ data }) => {
+	if (data) offered.set(claims(data)?.tenant, data);
+	else if (session.token) others.postMessage(session.token);
+};
 
-async function askOthers() {
-  others.postMessage("token?");
-  await new Promise((resolve) => { setTimeout(resolve, 120); });
-  const tenants = new Set([...answers].map((each) => claims(each)?.tenant));
-  if (session.token === null && tenants.size === 1) setToken([...answers].pop());
-}
-
-const banner = h("div", { class: "banner", role: "alert", hidden: true });
-top.after(banner);
-function drawOffline() {
-  banner.hidden = !session.offline;
-  banner.textContent = session.offline ? "The server cannot be reached. What you see may be out of date; it is tried again by itself." : "";
-  drawTop();
-}
-session.addEventListener("offline", drawOffline);
-session.addEventListener("online", drawOffline);
-// Of one who is offline nothing asks by itself any more but streams and polls; this is quicker.
-window.addEventListener("online", () => session.dispatchEvent(new Event("retry")));
-
-let tenant = null;
+session.addEventListener("reach", drawTop);
 session.addEventListener("token", () => {
-  const next = session.token && claims()?.tenant;
-  // With a new token of the same tenant the view goes on; with another's nothing may stay.
-  if (session.token === null || next !== tenant) leave();
-  tenant = next;
-  show();
-  drawTop();
+	const next = claims()?.tenant ?? null;
+	// With a new token of the same tenant the view goes on; of another's nothing may stay.
+	if (next !== tenant) leave();
+	tenant = next;
+	show();
 });
 window.addEventListener("hashchange", () => {
-  if (!takeToken()) show({ focus: true });
-});
-document.addEventListener("click", (event) => {
-  const menu = document.querySelector(".who[open]");
-  if (menu && !menu.contains(event.target)) menu.open = false;
-});
-document.addEventListener("keydown", (event) => {
-  const menu = document.querySelector(".who[open]");
-  if (event.key === "Escape" && menu) {
-    menu.open = false;
-    menu.querySelector("summary").focus();
-  }
+	const before = shown.path;
+	if (!takeToken()) show();
+	if (shown.path !== before) main.focus({ preventScroll: true });
 });
 
+// Not by its address, which would be another view.
+document.querySelector(".skip").onclick = (event) => {
+	event.preventDefault();
+	main.focus();
+};
+
+// The menu closes when the attention goes elsewhere.
+for (const name of ["click", "keydown"]) {
+	document.addEventListener(name, ({ target, key }) => {
+		const menu = document.querySelector(".who[open]");
+		if (!menu || (key ? key !== "Escape" : menu.contains(target))) return;
+		menu.open = false;
+		if (key) menu.firstChild.focus();
+	});
+}
+
 if (!takeToken()) {
-  show();
-  askOthers();
+	show();
+	others.postMessage(null);
+	setTimeout(() => session.token === null && offered.size === 1 && setToken([...offered.values()][0]), 150);
 }

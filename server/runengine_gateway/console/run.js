@@ -1,254 +1,183 @@
 // One run, live: its graph, its timeline, its errors, and what may be done about it.
 
-import { Problem, follow, get, send, session } from "./api.js";
-import { acting, badge, copyable, fill, h } from "./dom.js";
-import { graphBox } from "./graph.js";
+import { all, follow, get, send, session } from "./api.js";
+import { artifact } from "./artifacts.js";
+import { acting, badge, button, chip, chips, copyable, facts, h, icon, json, later, render, soft } from "./dom.js";
+import { graphOf } from "./graph.js";
 import { throttled, whileSeen } from "./live.js";
-import { runPanels } from "./run_panels.js";
-import { stepPanel } from "./step.js";
-import { timelineBox } from "./timeline.js";
-import { waitingBox } from "./waiting.js";
-import { UUID, duration, fullMoment, isActive, learnClock, moment, now, shortId, statusOf } from "./words.js";
+import { timelineOf } from "./timeline.js";
+import { waitingFor } from "./waiting.js";
+import { UUID, duration, isActive, learnClock, shortId, statusOf, tookOf, when } from "./words.js";
 
-const MAX_EARLIER = 10; // attempts before the current one that the timeline shows
+const MOST_EARLIER = 10; // attempts before the current ones that the timeline shows
+const TABS = ["History", "Output", "Artifacts", "Payload", "Context"];
 
-// All pages of a list of a run, up to so many.
-async function pages(path, name, query, signal, most = 5) {
-  const found = [];
-  let pageToken = "";
-  for (let page = 0; page < most; page += 1) {
-    const body = await get(path, { ...query, pageToken }, signal);
-    found.push(...body[name]);
-    pageToken = body.nextPageToken;
-    if (!pageToken) break;
-  }
-  return found;
-}
+export function runView({ app, element, params: [id], query, signal }) {
+	const path = `runs/${id}`, earlier = new Map();
+	let run, steps = [], events = [], workflow, telling, attempt, watching = false;
+	app.title(`Run ${shortId(id)}`);
+	if (!UUID.test(id)) return render(element, h("h1", "That is no id of a run"));
+	render(element, soft("Loading…"));
 
-export function runView({ app, element, params: [id], query: first, signal }) {
-  if (!UUID.test(id)) {
-    app.title("Not found");
-    element.append(h("h1", {}, "That is no id of a run"), h("p", {}, h("a", { href: "#/runs" }, "All runs")));
-    return undefined;
-  }
-  const path = `runs/${id}`;
-  const state = { run: null, steps: [], earlier: new Map(), events: [], workflow: undefined, progress: null, query: first };
-  app.title(`Run ${shortId(id)}`);
+	const go = (changes) => app.go(`/runs/${id}`, { step: query.get("step"), tab: query.get("tab"), ...changes }, true);
+	// The address names a step by its id, or by its node.
+	const select = (step) => {
+		attempt = null;
+		go({ step: step === query.get("step") ? null : step });
+	};
+	const graph = graphOf(select), timeline = timelineOf((step) => select(step.id));
 
-  const heading = h("div", { class: "heading" });
-  const facts = h("dl", { class: "facts" });
-  const problem = h("div", {});
-  const waiting = waitingBox({ app, id, changed: (run) => take(run) });
-  const graph = graphBox((stepId) => select(state.steps.findLast((each) => each.stepId === stepId) ?? null, stepId));
-  const timeline = timelineBox((step) => select(step, step.stepId));
-  const telling = h("p", { class: "telling" });
-  const step = stepPanel({ app, id, signal, close: () => select(null, null) });
-  const panels = runPanels({ app, id, signal, state });
-  const body = h("div", { class: "run" },
-    h("section", { class: "panel", "aria-label": "Graph" }, graph.element, telling),
-    h("section", { class: "panel", "aria-label": "Timeline of steps" }, timeline.element),
-    step.element, panels.element);
-  element.append(heading, facts, problem, waiting.element, body);
-  body.hidden = true;
-  fill(heading, "loading", () => h("p", { class: "soft" }, "Loading…"));
+	function take(changed) {
+		if (run && changed.updatedAt < run.updatedAt) return;
+		learnClock(changed.updatedAt);
+		run = changed;
+		draw();
+	}
 
-  // Which step the address names: by its id, or by its node where it has not run.
-  const selected = () => state.query.get("step");
-  function select(chosen, stepId) {
-    const wanted = chosen?.id ?? stepId;
-    app.go(`/runs/${id}`, { step: wanted === selected() ? null : wanted, tab: state.query.get("tab") }, { replace: true });
-  }
+	function draw() {
+		if (!run || signal.aborted) return;
+		const { status, context, error, priority, startedAt } = run, chosen = query.get("step"), campaign = context?.campaignId;
+		const step = steps.find((each) => each.id === chosen) ?? steps.findLast((each) => each.stepId === chosen), node = step?.stepId ?? chosen;
+		render(element,
+			h("div.heading", h("h1", run.workflowName), badge(statusOf(run)), run.attempt > 1 && h("span.soft", `attempt ${run.attempt}`), copyable(id, shortId(id)),
+				h("div.buttons", isActive(run) && acting("Cancel", () => change("DELETE", path, "Cancelled."), { key: "cancel", class: "danger" }),
+					["failed", "cancelled"].includes(status) && acting("Retry", () => change("POST", `${path}/retry`, "Queued again."), { key: "retry", class: "primary" }), h("a.button", { href: app.link("/trigger", { from: id }) }, "Trigger again"))),
+			facts(["Triggered", when(run.createdAt)], ["Started", startedAt ? when(startedAt) : "not yet"], ["Took", tookOf(run) || "–"], campaign && ["Campaign", h("a", { href: app.link(`/campaigns/${campaign}`) }, h("code", shortId(campaign)))],
+				context?.threadId && ["Thread", context.threadId], priority !== 0 && ["Priority", priority]),
+			error && failure(error, error.stepId && [" in ", button(error.stepId, () => select(error.stepId), { class: "link" })]),
+			waitingFor(run, app.say, take),
+			h("div.run", { class: node && "has-step" },
+				h("section.panel", { "aria-label": "Graph" }, workflow !== undefined && h("div.graph", { ref: (box) => sized.observe(box) }, graph({ workflow, run, steps, selected: node }, element.clientWidth < 600)),
+					telling && isActive(run) && h("p.telling", h("b", telling.stepId), ` ${telling.text}`)),
+				h("section.panel", { "aria-label": "Timeline of steps" }, timeline({ steps, earlier, chosen: step?.id }, draw)),
+				node && h("aside.panel.step", { "aria-label": "Step", key: "step" }, stepPanel(step, node)),
+				h("section", { "aria-label": "About the run", key: "about" }, tabs())));
+	}
 
-  function take(run) {
-    if (state.run && run.updatedAt < state.run.updatedAt) return;
-    learnClock(run.updatedAt);
-    state.run = run;
-    draw();
-  }
+	const failure = ({ code, message, retryable }, where) => h("section.failure", { "aria-label": "Error" },
+		h("p", h("code", code), where, h("span.soft", retryable ? " · a retry may help" : " · a retry will meet it again")), h("pre", { tabindex: 0 }, message));
 
-  function draw() {
-    const { run } = state;
-    if (run === null) return;
-    body.hidden = false;
-    fill(heading, [run.status, run.waitingFor !== null, run.attempt], () => [
-      h("h1", {}, run.workflowName), badge(statusOf(run)), run.attempt > 1 && h("span", { class: "soft" }, `attempt ${run.attempt}`), copyable(id, shortId(id)),
-      h("div", { class: "buttons" },
-        isActive(run) && acting("Cancel", () => change("cancel"), { class: "danger", "data-focus": "cancel" }),
-        ["failed", "cancelled"].includes(run.status) && acting("Retry", () => change("retry"), { class: "primary", "data-focus": "retry" }),
-        h("a", { class: "button", href: app.link("/trigger", { from: id }), "data-focus": "again" }, "Trigger again"))]);
-    fill(facts, [run.startedAt, run.completedAt, run.context, run.priority], () => [
-      fact("Triggered", h("time", { title: fullMoment(run.createdAt) }, moment(run.createdAt))),
-      fact("Started", run.startedAt ? h("time", { title: fullMoment(run.startedAt) }, moment(run.startedAt)) : "not yet"),
-      fact("Took", h("span", { class: "elapsed" })),
-      run.context?.campaignId && fact("Campaign", h("a", { href: app.link(`/campaigns/${run.context.campaignId}`), "data-focus": "campaign" }, h("code", {}, shortId(run.context.campaignId)))),
-      run.context?.threadId && fact("Thread", run.context.threadId),
-      run.priority !== 0 && fact("Priority", run.priority)]);
-    tick();
-    fill(problem, run.error, () => run.error && failure(run));
-    waiting.draw(run);
-    const chosen = state.steps.find((each) => each.id === selected());
-    const node = chosen?.stepId ?? selected();
-    graph.draw({ workflow: state.workflow, run, steps: state.steps, selected: node });
-    timeline.draw({ steps: state.steps, earlier: state.earlier, selected: chosen?.id });
-    step.draw({ run, step: chosen, node, earlier: state.earlier, steps: state.steps });
-    body.classList.toggle("has-step", !!node);
-    fill(telling, state.progress, () => state.progress && [h("strong", {}, state.progress.stepId), " ", state.progress.text]);
-    panels.draw();
-  }
+	function stepPanel(step, node) {
+		const times = step ? [...(earlier.get(step.id) ?? []), step] : [], shown = times.find((each) => each.attempt === attempt) ?? step;
+		const waits = run.waitingFor?.some(({ stepId }) => stepId === node), same = steps.filter(({ stepId }) => stepId === node);
+		return [h("div.heading", h("h2", node), shown && badge(waits ? "waiting" : shown.status), button(icon("close"), () => select(null), { class: "quiet", "aria-label": "Close the step" })),
+			times.length > 1 && chips("Attempt", times.map((each) => chip(each.status, `Attempt ${each.attempt}`, each === shown, () => {
+				({ attempt } = each);
+				draw();
+			})).map((each, index) => ({ ...each, props: { ...each.props, key: index } }))),
+			!shown ? soft(isActive(run) ? "It has not run yet." : "The run did not come here.") : [
+				facts(["Skill", shown.skillId], ["Recorded", when(shown.createdAt)], shown.durationMs !== null && ["Took", duration(shown.durationMs)], shown.cacheHit && ["Cache", "its result came from there"],
+					same.length > 1 && ["Execution", `${same.indexOf(step) + 1} of ${same.length}`]),
+				shown.error && failure(shown.error), shown.outputArtifactIds?.map((each) => artifact({ id: each })),
+				// With its end an attempt has an update.
+				later(`${shown.id} ${shown.attempt} ${shown.status}`, () => get(`${path}/steps/${shown.id}/data`, { attempt: shown.attempt }, signal), ({ input, inputNote, update, updateNote }) => [
+					h("h3", "Input"), inputNote ? soft(inputNote) : json(input), h("h3", "Update"), updateNote ? soft(updateNote) : shown.status === "completed" ? json(update) : soft("None: it has not completed.")])]];
+	}
 
-  const fact = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
+	function tabs() {
+		const tab = TABS.includes(query.get("tab")) ? query.get("tab") : TABS[0], given = (value) => (value === null ? soft("None was given.") : json(value));
+		const move = ({ key, currentTarget: { children } }) => {
+			const next = children[(TABS.indexOf(tab) + ({ ArrowRight: 1, ArrowLeft: -1 }[key] ?? NaN) + TABS.length) % TABS.length];
+			next?.focus();
+			next?.click();
+		};
+		const content = {
+			History: () => h("table", h("thead", h("tr", ["When", "Became", "Why", "Who", "Attempt"].map((each) => h("th", { scope: "col" }, each)))),
+				h("tbody", events.toReversed().map(({ at, reason, toStatus, error, actor, impersonator, attempt: its }) => h("tr", h("td", when(at)), h("td", badge(reason === "WAITING" ? "waiting" : toStatus)),
+					h("td", h("code", reason), error && h("span.why", error.message)), h("td", actor, impersonator && `, as whom ${impersonator} was signed in`), h("td", its))))),
+			Payload: () => given(run.triggerPayload),
+			Context: () => given(run.context),
+			Output: () => (run.status !== "completed" ? soft("A run has an output once it has completed.") : later("output", () => get(`${path}/output`, {}, signal),
+				({ artifactId, note, output }) => (artifactId ? artifact({ id: artifactId }, true) : note ? soft(note) : json(output)))),
+			Artifacts: () => later(`${steps.map((each) => each.outputArtifactIds)}`, () => all(`${path}/artifacts`, "artifacts", {}, signal), (found) => (found.length ? found.map((each) => artifact(each)) : soft("Its steps have saved none."))),
+		};
+		return [h("div.tabs", { role: "tablist", onkeydown: move }, TABS.map((each) => button(each, () => go({ tab: each }), { role: "tab", id: `tab-${each}`, "aria-selected": String(each === tab), "aria-controls": "tab", tabindex: each === tab ? 0 : -1 }))),
+			h("div.panel", { role: "tabpanel", id: "tab", tabindex: 0, "aria-labelledby": `tab-${tab}`, key: tab }, content[tab]())];
+	}
 
-  function failure(run) {
-    const { code, message, stepId, attempt, retryable } = run.error;
-    const failed = state.steps.findLast((each) => each.stepId === stepId && each.status === "failed");
-    return h("section", { class: "failure", "aria-label": "Error" },
-      h("p", {}, h("code", {}, code), stepId && [" in ", h("button", { type: "button", class: "link", onclick: () => select(state.steps.findLast((each) => each.stepId === stepId) ?? failed, stepId) }, stepId)],
-        h("span", { class: "soft" }, ` · attempt ${attempt} · ${retryable ? "a retry may help" : "a retry will meet it again"}`)),
-      h("pre", { class: "message", tabindex: "0" }, message));
-  }
+	async function change(method, to, words) {
+		try {
+			const { body, headers } = await send(method, to);
+			take(body);
+			app.say(words + app.idle(headers));
+		} catch (error) {
+			app.report(error);
+		}
+		refresh();
+	}
 
-  async function change(action) {
-    try {
-      const [method, to] = action === "cancel" ? ["DELETE", path] : ["POST", `${path}/retry`];
-      const { body: run, headers } = await send(method, to);
-      take(run);
-      refresh();
-      app.say(action === "cancel" ? "Cancelled." : headers.get("runengine-workers") === "0" ? "Queued again. No worker serves this workflow at the moment." : "Queued again.");
-      follows.start();
-    } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      // A 409 says in words what the run is and what it allows.
-      const { status, allowed } = error.metadata;
-      app.say(`${error.message}${status && !error.message.includes(status) ? ` It is ${status}.` : ""}${allowed ? ` Possible now: ${allowed}.` : ""}`, "bad");
-      refresh();
-    }
-  }
+	async function readEarlier() {
+		const most = Math.max(1, ...steps.map((each) => each.attempt)), known = Math.max(0, ...[...earlier.values()].map((each) => each.at(-1).attempt));
+		for (let number = Math.max(known + 1, most - MOST_EARLIER); number < most; number += 1) {
+			for (const each of await all(`${path}/steps`, "steps", { attempt: number }, signal)) if (each.attempt < steps.find((step) => step.id === each.id)?.attempt) addEarlier(each);
+		}
+	}
 
-  async function readEarlier() {
-    const most = Math.max(1, ...state.steps.map((each) => each.attempt));
-    const known = Math.max(0, ...[...state.earlier.values()].map((each) => each.length));
-    for (let attempt = Math.max(1, known + 1, most - MAX_EARLIER); attempt < most; attempt += 1) {
-      for (const each of await pages(`${path}/steps`, "steps", { attempt }, signal)) {
-        const current = state.steps.find((one) => one.id === each.id);
-        if (!current || current.attempt === each.attempt) continue;
-        const before = (state.earlier.get(each.id) ?? []).filter((one) => one.attempt !== each.attempt);
-        state.earlier.set(each.id, [...before, each].sort((a, b) => a.attempt - b.attempt));
-      }
-    }
-  }
+	const addEarlier = (step) => earlier.set(step.id, [...(earlier.get(step.id) ?? []).filter((each) => each.attempt !== step.attempt), step]);
 
-  async function read() {
-    try {
-      const [run, steps, events] = await Promise.all([
-        get(path, {}, signal), pages(`${path}/steps`, "steps", {}, signal), pages(`${path}/events`, "events", {}, signal)]);
-      Object.assign(state, { steps, events });
-      take(run);
-      await readEarlier();
-      draw();
-      if (state.workflow === undefined) await readWorkflow(run.workflowName);
-      draw();
-    } catch (error) {
-      if (signal.aborted) return;
-      if (error.status === 404 && state.run === null) {
-        app.title("Not found");
-        fill(heading, "missing", () => [h("h1", {}, "There is no such run"), h("p", {}, "This tenant has no run with the id ", h("code", {}, id), ". ", h("a", { href: "#/runs" }, "All runs"))]);
-      } else app.report(error);
-    }
-  }
+	const refresh = throttled(async () => {
+		try {
+			const found = await Promise.all([get(path, {}, signal), all(`${path}/steps`, "steps", {}, signal), all(`${path}/events`, "events", {}, signal)]);
+			[, steps, events] = found;
+			take(found[0]);
+			await readEarlier();
+			workflow ??= (await all("workflows", "workflows", {}, signal)).find(({ name }) => name === run.workflowName) ?? null;
+			draw();
+			watch();
+		} catch (error) {
+			if (signal.aborted) return;
+			if (error.status === 404 && !run) render(element, h("h1", "There is no such run"), h("p", "This tenant has none with the id ", h("code", id), ". ", h("a", { href: "#/runs" }, "All runs")));
+			else app.report(error);
+		}
+	}, 400);
 
-  async function readWorkflow(name) {
-    state.workflow = null;
-    let pageToken = "";
-    do {
-      const page = await get("workflows", { pageToken }, signal);
-      state.workflow = page.workflows.find((each) => each.name === name) ?? null;
-      pageToken = page.nextPageToken;
-    } while (pageToken && state.workflow === null);
-  }
+	function onEvent(name, data) {
+		if (name === "run") take(data);
+		else if (name === "stepTransition") {
+			const index = steps.findIndex((each) => each.id === data.id);
+			if (index < 0) steps.push(data);
+			else if (steps[index].updatedAt < data.updatedAt) {
+				if (steps[index].attempt < data.attempt) addEarlier(steps[index]);
+				steps[index] = data;
+			}
+			draw();
+		} else if (name === "progress" && data.kind !== "step") tell(data);
+		else if (name !== "step" && name !== "snapshotEnd") refresh();
+	}
 
-  const refresh = throttled(read, 400);
+	function tell({ stepId, kind, data, messageId }) {
+		if (kind === "dropped") return;
+		// The content of a chunk of LangChain's messages may be a list of parts.
+		const text = kind === "message" ? [data.content].flat().map((part) => part?.text ?? part).join("") : typeof data === "string" ? data : JSON.stringify(data);
+		telling = { stepId, messageId, text: ((messageId && telling?.messageId === messageId ? telling.text : "") + text).slice(-300) };
+		draw();
+	}
 
-  function putStep(changed) {
-    learnClock(changed.updatedAt);
-    const index = state.steps.findIndex((each) => each.id === changed.id);
-    if (index < 0) state.steps.push(changed);
-    else {
-      const before = state.steps[index];
-      if (before.updatedAt > changed.updatedAt) return;
-      if (before.attempt < changed.attempt) state.earlier.set(changed.id, [...(state.earlier.get(changed.id) ?? []), before]);
-      state.steps[index] = changed;
-    }
-    draw();
-  }
+	function watch() {
+		if (watching) return;
+		if (!isActive(run)) return void app.live("ended");
+		watching = true;
+		const over = new AbortController();
+		whileSeen(AbortSignal.any([signal, over.signal]), async (seen) => {
+			await follow(`${path}/watch`, { signal: seen, onEvent, onState: app.live, isOver: () => !isActive(run) }).catch(app.report);
+			if (seen.aborted) return;
+			watching = false;
+			over.abort();
+			refresh();
+		});
+	}
 
-  function onEvent(name, data) {
-    if (name === "run") take(data);
-    else if (name === "step" || name === "stepTransition") putStep(data);
-    else if (name === "progress" && data.kind !== "step") tellProgress(data);
-    else if (name !== "snapshotEnd") refresh();
-  }
-
-  function tellProgress({ stepId, kind, data }) {
-    if (kind === "dropped") return;
-    const text = kind === "message" ? messageText(data) : typeof data === "string" ? data : JSON.stringify(data);
-    if (!text) return;
-    const goesOn = kind === "message" && state.progress?.kind === kind && state.progress.stepId === stepId;
-    state.progress = { stepId, kind, text: (goesOn ? state.progress.text + text : text).slice(-400) };
-    draw();
-  }
-
-  const follows = {
-    isOn: false,
-    start() {
-      if (follows.isOn) return;
-      follows.isOn = true;
-      const until = new AbortController();
-      signal.addEventListener("abort", () => until.abort());
-      whileSeen(AbortSignal.any([signal, until.signal]), async (seen) => {
-        const isOver = () => state.run !== null && !isActive(state.run);
-        try {
-          await follow(`${path}/watch`, { signal: seen, onEvent, onState: app.live, isOver });
-          if (seen.aborted) return;
-          until.abort();
-          follows.isOn = false;
-          state.progress = null;
-          await read();
-          app.live(isOver() ? "ended" : "broken");
-          if (!isOver()) follows.start();
-        } catch (error) {
-          if (!seen.aborted && error.status !== 404) app.report(error);
-        }
-      });
-    },
-  };
-
-  function tick() {
-    const { run } = state;
-    const elapsed = facts.querySelector(".elapsed");
-    if (!run || !elapsed) return;
-    const took = run.durationMs ?? (run.status === "running" && run.startedAt ? now() - Date.parse(run.startedAt) : null);
-    elapsed.textContent = duration(took) || "–";
-    timeline.tick();
-  }
-
-  const moving = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 100;
-  const timer = setInterval(tick, moving);
-  const sized = new ResizeObserver(() => graph.redraw());
-  sized.observe(graph.element);
-  signal.addEventListener("abort", () => {
-    clearInterval(timer);
-    sized.disconnect();
-  });
-  session.addEventListener("online", refresh, { signal });
-  read();
-  follows.start();
-  return (query) => {
-    state.query = query;
-    draw();
-  };
-}
-
-// The words of a chunk of LangChain's messages, whose content may be a list of parts.
-function messageText({ content }) {
-  return Array.isArray(content) ? content.map((part) => part.text ?? "").join("") : content ?? "";
+	const sized = new ResizeObserver(draw), timer = setInterval(() => run && isActive(run) && draw(), matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 200);
+	signal.addEventListener("abort", () => {
+		clearInterval(timer);
+		sized.disconnect();
+	});
+	// Somebody else may have retried it.
+	document.addEventListener("visibilitychange", refresh, { signal });
+	session.addEventListener("reach", () => session.offline || refresh(), { signal });
+	refresh();
+	return (changed) => {
+		query = changed;
+		draw();
+	};
 }

@@ -1,161 +1,90 @@
-// Draws the steps of a run as bars over time: those of parallel branches above one another, the attempts of a step in
-// one row, the steps of a graph within a step folded under it. Long times in which nothing ran are cut short.
+// Draws the steps of a run as bars over time: parallel branches above one another, the attempts of a step in one row,
+// the steps of a graph within a step folded under it. Long times in which nothing ran are cut short.
 
-import { fill, h, icon, keyed } from "./dom.js";
+import { button, h, icon, soft } from "./dom.js";
 import { duration, now } from "./words.js";
 
-const CUT = 0.04; // the width of a pause that is cut short, of the whole
-const MAX_ROWS = 500;
+const CUT = 0.05; // the width of a pause that is cut short, of the whole
+const MOST = 400; // rows
 
-// What one execution of a step took, as { from, to, status, attempt, cacheHit }, in ms since 1970.
+// One execution of a step, in ms since 1970. One that is due takes no time: it may wait for days.
 function barOf(step) {
-  const changed = Date.parse(step.updatedAt);
-  const ended = !["running", "pending"].includes(step.status);
-  const to = ended ? changed : now();
-  const from = step.status === "running" ? changed : ended && step.durationMs !== null ? changed - step.durationMs : Date.parse(step.createdAt);
-  return { from: Math.min(from, to), to, step };
+	const changed = Date.parse(step.updatedAt), { status, durationMs } = step;
+	return { step, from: changed - (durationMs ?? 0), to: status === "running" ? Math.max(now(), changed) : changed };
 }
 
-// Rows in the order of execution, each step before those within it, with their depth.
-function rowsOf(steps, earlier, unfolded) {
-  const children = new Map();
-  for (const step of steps) {
-    const parent = step.parentStepId ?? "";
-    children.set(parent, [...(children.get(parent) ?? []), step]);
-  }
-  const rows = [];
-  const add = (parent, depth) => {
-    for (const step of children.get(parent) ?? []) {
-      const within = children.get(step.id)?.length ?? 0;
-      const bars = [...(earlier.get(step.id) ?? []), step].map(barOf);
-      rows.push({ step, depth, within, open: unfolded.has(step.id), bars });
-      if (unfolded.has(step.id)) add(step.id, depth + 1);
-    }
-  };
-  add("", 0);
-  return rows;
+// Maps times to 0…1; pauses of more than a tenth of the busy time are cut short. Returns { at, length, cuts }.
+export function scaleOf(spans) {
+	const pieces = [], busy = spans.reduce((sum, { from, to }) => sum + to - from, 0);
+	for (const { from, to } of spans.toSorted((a, b) => a.from - b.from)) {
+		const last = pieces.at(-1), pause = last ? from - last.to : 0;
+		if (last && pause <= Math.max(busy / 10, 200)) last.to = Math.max(last.to, to);
+		else pieces.push({ from, to, pause });
+	}
+	const length = Math.max(1, pieces.reduce((sum, { from, to }) => sum + to - from, 0));
+	const cut = Math.min(CUT, 0.3 / pieces.length), share = (1 - cut * (pieces.length - 1)) / length;
+	let start = 0;
+	for (const piece of pieces) {
+		piece.start = start;
+		start += (piece.to - piece.from) * share + cut;
+	}
+	const at = (time) => {
+		const { from, start: left } = pieces.findLast((each) => each.from <= time) ?? pieces[0];
+		return Math.min(1, left + Math.max(0, time - from) * share);
+	};
+	return { at, length, cuts: pieces.slice(1).map((piece) => ({ left: piece.start - cut, pause: piece.pause })) };
 }
 
-// Maps a time to 0…1, with pauses longer than a tenth of the busy time cut short. Returns { at, cuts, busy }.
-export function scaleOf(spans, { minimum = 20 } = {}) {
-  const sorted = [...spans].sort((a, b) => a.from - b.from);
-  const merged = [];
-  for (const { from, to } of sorted) {
-    if (merged.length && from <= merged.at(-1).to) merged.at(-1).to = Math.max(merged.at(-1).to, to);
-    else merged.push({ from, to });
-  }
-  const busy = Math.max(minimum, merged.reduce((sum, each) => sum + each.to - each.from, 0));
-  const pieces = [];
-  for (const span of merged) {
-    const pause = pieces.length ? span.from - pieces.at(-1).to : 0;
-    if (pieces.length && pause <= Math.max(busy / 10, 50)) pieces.at(-1).to = span.to;
-    else pieces.push({ ...span, pause });
-  }
-  const cuts = Math.min(CUT, 0.3 / pieces.length) * (pieces.length - 1);
-  const length = Math.max(minimum, pieces.reduce((sum, each) => sum + each.to - each.from, 0));
-  let offset = 0;
-  for (const piece of pieces) {
-    piece.start = offset;
-    piece.width = (1 - cuts) * (piece.to - piece.from) / length;
-    offset += piece.width + (pieces.length > 1 ? cuts / (pieces.length - 1) : 0);
-  }
-  const at = (time) => {
-    const piece = pieces.find((each) => time <= each.to) ?? pieces.at(-1);
-    const part = (time - piece.from) / Math.max(1, piece.to - piece.from);
-    return Math.max(0, Math.min(1, piece.start + piece.width * Math.max(0, part)));
-  };
-  return { at, length, pieces };
-}
-
-// Round times for the marks of an axis of so many ms.
+// Round times for the marks of an axis.
 function marksOf(length) {
-  const raw = length / 5;
-  const unit = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((each) => each * unit).find((each) => each >= raw);
-  return Array.from({ length: Math.floor(length / step) + 1 }, (_, index) => index * step);
+	const unit = 10 ** Math.floor(Math.log10(length / 4)), step = [1, 2, 5, 10].map((each) => each * unit).find((each) => each >= length / 4);
+	return Array.from({ length: Math.floor(length / step) + 1 }, (_, index) => index * step);
 }
 
-// The element of the timeline, and `draw({ steps, earlier, selected })`: `earlier` maps the id of a step to its earlier
-// attempts. `onSelect(step)` is called for a step that is chosen.
-export function timelineBox(onSelect) {
-  const axis = h("div", { class: "axis", "aria-hidden": "true" });
-  const rows = h("ol", { class: "rows", onkeydown: move });
-  const note = h("p", { class: "soft" });
-  const element = h("div", { class: "timeline" }, axis, rows, note);
-  const unfolded = new Set();
-  let last = null;
+const percent = (part) => `${(part * 100).toFixed(2)}%`;
 
-  function move(event) {
-    const row = event.target.closest("li");
-    const next = { ArrowDown: row?.nextElementSibling, ArrowUp: row?.previousElementSibling }[event.key];
-    if (next === undefined && !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
-    event.preventDefault();
-    if (next) next.querySelector(".row").focus();
-    else if (row.querySelector(".fold") && (event.key === "ArrowRight") !== unfolded.has(row.dataset.id)) toggle(row.dataset.id);
-  }
+// Returns `draw({ steps, earlier, chosen }, redraw)`, which describes the timeline: `earlier` maps the id of a step to its
+// attempts before the current one. `onSelect(step)` is called for a step that is chosen.
+export function timelineOf(onSelect) {
+	const unfolded = new Set();
 
-  function toggle(id) {
-    if (!unfolded.delete(id)) unfolded.add(id);
-    draw(last);
-  }
+	return ({ steps, earlier, chosen }, redraw) => {
+		const within = Map.groupBy(steps, (step) => step.parentStepId);
+		// In the order of execution, each step before those within it.
+		const rowsIn = (parent, depth) => (within.get(parent) ?? []).flatMap((step) => [
+			{ step, depth, count: within.get(step.id)?.length, bars: [...(earlier.get(step.id) ?? []), step].map(barOf) }, ...(unfolded.has(step.id) ? rowsIn(step.id, depth + 1) : [])]);
+		const rows = rowsIn(null, 0);
+		if (rows.length === 0) return soft("No step has begun.");
+		const { at, length, cuts } = scaleOf(rows.flatMap((row) => row.bars));
 
-  function make({ step }) {
-    return h("li", {},
-      h("button", { type: "button", class: "row", onclick: () => onSelect(last.steps.find((each) => each.id === step.id)) },
-        h("span", { class: "name" }), h("span", { class: "track" }), h("span", { class: "took" })));
-  }
+		function move(event) {
+			const item = event.target.closest("li"), next = { ArrowDown: item.nextElementSibling, ArrowUp: item.previousElementSibling }[event.key];
+			const fold = item.querySelector(".fold"), folds = { ArrowRight: "false", ArrowLeft: "true" }[event.key];
+			if (next) next.querySelector(".row").focus();
+			else if (folds && fold?.ariaExpanded === folds) fold.click();
+			else return;
+			event.preventDefault();
+		}
 
-  function update(scale, selected) {
-    return (item, { step, depth, within, open, bars }) => {
-      const row = item.querySelector(".row");
-      row.classList.toggle("is-selected", step.id === selected);
-      row.setAttribute("aria-pressed", String(step.id === selected));
-      fill(row.querySelector(".name"), [step.stepId, step.status, depth], () => {
-        const name = h("span", { class: "indented" }, icon(step.status), h("span", { class: "words" }, step.stepId.split(":").pop()), h("span", { class: "hidden" }, `, ${step.status}`));
-        name.style.paddingInlineStart = `${depth * 14}px`;
-        return name;
-      });
-      const fold = item.querySelector(".fold");
-      if (within && !fold) {
-        item.prepend(h("button", { type: "button", class: "fold", onclick: () => toggle(step.id) }, icon("fold")));
-      }
-      if (within) {
-        item.querySelector(".fold").setAttribute("aria-expanded", String(open));
-        item.querySelector(".fold").setAttribute("aria-label", `${within} steps within ${step.stepId}`);
-      }
-      const track = row.querySelector(".track");
-      keyed(track, bars, ({ step: each }) => String(each.attempt), () => h("span", {}), (bar, each) => {
-        const start = scale.at(each.from);
-        bar.className = `bar is-${each.step.status} ${each.step.cacheHit ? "is-cached" : ""}`;
-        bar.title = `attempt ${each.step.attempt}: ${each.step.status}${each.step.cacheHit ? ", from the cache" : ""} ${duration(each.step.durationMs)}`;
-        bar.style.left = `${(start * 100).toFixed(3)}%`;
-        bar.style.width = `max(4px, ${((scale.at(each.to) - start) * 100).toFixed(3)}%)`;
-      });
-      row.querySelector(".took").textContent = step.cacheHit ? "cached" : step.status === "pending" ? "due" : duration(step.durationMs ?? (step.status === "running" ? now() - bars.at(-1).from : null));
-    };
-  }
+		function bar({ from, to, step: { attempt, status, cacheHit, durationMs } }) {
+			const left = at(from);
+			return h("span.bar", { key: attempt, class: `is-${status} ${cacheHit ? "is-cached" : ""}`, title: `attempt ${attempt}: ${status}${cacheHit ? ", from the cache" : ""} ${duration(durationMs)}`,
+				style: { left: percent(left), width: `max(4px, ${percent(at(to) - left)})` } });
+		}
 
-  function draw(state) {
-    last = state;
-    const all = rowsOf(state.steps, state.earlier, unfolded);
-    const shown = all.slice(0, MAX_ROWS);
-    element.hidden = all.length === 0;
-    note.textContent = all.length > shown.length ? `The first ${MAX_ROWS} of ${all.length} steps.` : "";
-    if (all.length === 0) return;
-    const scale = scaleOf(all.flatMap((row) => row.bars));
-    keyed(rows, shown, (row) => row.step.id, make, update(scale, state.selected));
-    fill(axis, [Math.round(scale.length / 50), scale.pieces.length], () => [
-      scale.pieces.length === 1 && marksOf(scale.length).map((mark) => {
-        const tick = h("span", { class: "tick" }, mark === 0 ? "0" : duration(mark));
-        tick.style.left = `${(mark / scale.length) * 100}%`;
-        return tick;
-      }),
-      scale.pieces.slice(1).map((piece) => {
-        const cut = h("span", { class: "cut", title: `${duration(piece.pause)} in which nothing ran` }, duration(piece.pause));
-        cut.style.left = `${(piece.start - CUT / 2) * 100}%`;
-        return cut;
-      })]);
-  }
+		function row({ step, depth, count, bars }) {
+			const { id, stepId, status } = step, took = step.cacheHit ? "cached" : status === "pending" ? "due" : duration(step.durationMs ?? (status === "running" ? now() - bars.at(-1).from : null));
+			return h("li", { key: id }, count && button(icon("fold"), () => {
+				if (!unfolded.delete(id)) unfolded.add(id);
+				redraw();
+			}, { class: "fold", "aria-expanded": String(unfolded.has(id)), "aria-label": `${count} steps within ${stepId}` }),
+			h("button.row", { type: "button", "aria-pressed": String(id === chosen), onclick: () => onSelect(step) },
+				h("span.name", { style: { paddingInlineStart: `${depth * 14}px` } }, icon(status), h("span.words", stepId.split(":").pop()), h("span.hidden", ` ${status} `)), h("span.track", bars.map(bar)), h("span.took", took)));
+		}
 
-  return { element, draw, tick: () => last?.steps.some((step) => step.status === "running") && draw(last) };
+		return h("div.timeline", h("div.axis", { "aria-hidden": "true" },
+			cuts.length === 0 && marksOf(length).map((mark) => h("span", { key: mark, style: { left: percent(mark / length) } }, mark ? duration(mark) : "0")),
+			cuts.map(({ left, pause }, index) => h("span.cut", { key: `cut ${index}`, title: "Nothing ran meanwhile", style: { left: percent(left) } }, duration(pause)))),
+		h("ol", { onkeydown: move }, rows.slice(0, MOST).map(row)), rows.length > MOST && soft(`The first ${MOST} of ${rows.length} steps.`));
+	};
 }

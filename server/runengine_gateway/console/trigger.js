@@ -1,79 +1,50 @@
 // Triggers a run: a new one, or one like another.
 
-import { Problem, get, send } from "./api.js";
-import { acting, h } from "./dom.js";
-import { schemaForm } from "./forms.js";
-import { UUID, shortId } from "./words.js";
+import { all, get, send } from "./api.js";
+import { acting, alert, field, h, render, soft } from "./dom.js";
+import { schemaForm, valueOf } from "./forms.js";
+import { shortId } from "./words.js";
 
 export function triggerView({ app, element, query, signal }) {
-  app.title("Trigger a run");
-  const from = query.get("from");
-  const wrong = h("div.wrong", { role: "alert" });
-  const payload = h("div");
-  let form = null, workflows = [], like = null;
+	const from = query.get("from"), value = (id) => valueOf(id).trim();
+	let workflows, like, name, form, wrong;
+	app.title("Trigger a run");
+	render(element, soft("Loading…"));
 
-  const workflow = h("select", { id: "workflow", onchange: () => drawPayload(null) });
-  const input = (id, label, about, props) => [h("div.field", h("label", { for: id }, label), h("input", { id, "aria-describedby": `${id}-about`, spellcheck: "false", ...props }), h("p.soft", { id: `${id}-about` }, about))];
-  const campaign = input("campaign", "Campaign", "The id of the campaign that it works for; may be left empty.");
-  const thread = input("thread", "Thread", "Runs of one thread go on from one another.");
-  const priority = input("priority", "Priority", "-100 to 100; greater goes first.", { type: "number", min: "-100", max: "100", value: "0" });
-  const value = (fields) => fields[0].querySelector("input").value.trim();
-  const put = (fields, text) => { fields[0].querySelector("input").value = text ?? ""; };
+	function choose(chosen, payload) {
+		name = chosen;
+		form = schemaForm(workflows.find((each) => each.name === name)?.inputSchema, payload, `payload-${name}`);
+		draw();
+	}
 
-  function drawPayload(given) {
-    const chosen = workflows.find((each) => each.name === workflow.value);
-    form = schemaForm(chosen?.inputSchema ?? {}, given, "payload");
-    payload.replaceChildren(h("p.soft", chosen ? (chosen.workers ? "" : "No worker serves it at the moment: the run will wait.") : ""), form.element);
-  }
+	const input = (id, label, text, about) => field(id, label, h("input", { value: text ?? "" }), about);
 
-  async function trigger() {
-    wrong.replaceChildren();
-    try {
-      const context = { ...like?.context, campaignId: value(campaign) || undefined, threadId: value(thread) || undefined };
-      if (context.campaignId && !UUID.test(context.campaignId)) throw new Error("The campaign is not an id.");
-      const { body: run, headers } = await send("POST", "runs", {
-        workflowName: workflow.value, triggerPayload: form.read(), priority: Number(value(priority)) || 0,
-        context: Object.values(context).some((each) => each !== undefined) ? context : null,
-      });
-      if (headers.get("runengine-campaign") === "missing") app.say("Triggered. No campaign has that id, so it updates none.");
-      else app.say(headers.get("runengine-workers") === "0" ? "Triggered. No worker serves this workflow at the moment." : "Triggered.");
-      app.go(`/runs/${run.id}`);
-    } catch (error) {
-      const violations = error.violations ?? [];
-      wrong.replaceChildren(h("p", error.message), violations.length > 0 && h("ul", violations.map((each) => h("li", h("code", each.field), ` ${each.description}`))) || "");
-      if (!(error instanceof Problem) && error.constructor !== Error) throw error;
-    }
-  }
+	function draw() {
+		const names = [...new Set([...workflows.map((each) => each.name), name])].filter(Boolean), context = like?.context;
+		render(element, h("h1", like ? ["Trigger again, like ", h("a", { href: app.link(`/runs/${from}`) }, shortId(from))] : "Trigger a run"),
+			names.length === 0 ? h("p", "No worker has registered a workflow yet.") : h("div.trigger",
+				h("section.panel.stack", field("workflow", "Workflow", h("select", { value: name, onchange: ({ target }) => choose(target.value) }, names.map((each) => h("option", { key: each, value: each }, each)))),
+					workflows.find((each) => each.name === name)?.workers === 0 && soft("No worker serves it at the moment: the run will wait."), h("h2", "Payload"), form.element),
+				h("section.panel.stack", h("h2", "Context"), input("campaign", "Campaign", context?.campaignId ?? query.get("campaign"), "The id of the campaign that it works for, if any."),
+					input("thread", "Thread", context?.threadId, "Runs of one thread go on from one another, if given."), input("priority", "Priority", like?.priority || 0, "-100 to 100: the greatest of the queued goes first.")),
+				wrong && alert(wrong), h("div.buttons", acting("Trigger", trigger, { class: "primary" }))));
+	}
 
-  async function read() {
-    try {
-      let pageToken = "";
-      do {
-        const page = await get("workflows", { pageToken }, signal);
-        workflows.push(...page.workflows);
-        pageToken = page.nextPageToken;
-      } while (pageToken);
-      like = from && await get(`runs/${from}`, {}, signal);
-    } catch (error) {
-      if (signal.aborted) return;
-      element.replaceChildren(h("h1", "Trigger a run"), h("p.wrong", { role: "alert" }, error.message));
-      return;
-    }
-    const wanted = like?.workflowName ?? query.get("workflow") ?? workflows[0]?.name;
-    const names = [...new Set([...workflows.map((each) => each.name), ...(wanted ? [wanted] : [])])];
-    workflow.replaceChildren(...names.map((name) => h("option", { value: name, selected: name === wanted }, name)));
-    put(campaign, like?.context?.campaignId ?? query.get("campaign"));
-    put(thread, like?.context?.threadId);
-    put(priority, String(like?.priority ?? 0));
-    drawPayload(like?.triggerPayload ?? null);
-    element.replaceChildren(
-      h("h1", like ? ["Trigger again, like ", h("a", { href: app.link(`/runs/${from}`) }, h("code", shortId(from)))] : "Trigger a run"),
-      names.length === 0 ? h("p", "No worker has registered a workflow yet.") : h("form.trigger", { onsubmit: (event) => { event.preventDefault(); go.click(); } },
-        h("section.panel.stack", h("div.field", h("label", { for: "workflow" }, "Workflow"), workflow), h("h2", "Payload"), payload),
-        h("section.panel.stack", h("h2", "Context"), campaign, thread, priority), wrong, h("div.buttons", go)));
-  }
+	async function trigger() {
+		try {
+			const context = { ...like?.context, campaignId: value("campaign") || undefined, threadId: value("thread") || undefined };
+			const { body, headers } = await send("POST", "runs", { workflowName: name, triggerPayload: form.read(), context: JSON.stringify(context) === "{}" ? null : context, priority: Number(value("priority")) });
+			app.say(`Triggered.${headers.get("runengine-campaign") ? " No campaign has that id, so it updates none." : ""}${app.idle(headers)}`);
+			app.go(`/runs/${body.id}`);
+		} catch (error) {
+			wrong = error.words ?? error.message;
+			draw();
+		}
+	}
 
-  const go = acting("Trigger", trigger, { class: "primary" });
-  element.append(h("p.soft", "Loading…"));
-  read();
+	(async () => {
+		workflows = await all("workflows", "workflows", {}, signal);
+		like = from && await get(`runs/${from}`, {}, signal);
+		choose(like?.workflowName ?? query.get("workflow") ?? workflows[0]?.name, like?.triggerPayload);
+	})().catch((error) => signal.aborted || render(element, h("h1", "Trigger a run"), alert(error.message)));
 }

@@ -1,47 +1,35 @@
-// Reads a zip: its list of files, and each file when it is asked for. ZIP64 and encryption are not read.
+// Reads a zip: the list of its files, and each when it is asked for. Not ZIP64, nor what is encrypted.
 
-const END = 0x06054b50, ENTRY = 0x02014b50;
-const MAX_FILES = 1000;
+const END = 0x06054b50;
+
+const view = async (blob, start, end) => new DataView(await blob.slice(start, end).arrayBuffer());
 
 // Returns [{ name, size, read(limit) }]; `read` returns a Blob. Raises Error for what is no such zip.
 export async function readZip(blob) {
-  const tail = Math.max(0, blob.size - 65557);
-  const bytes = new DataView(await blob.slice(tail).arrayBuffer());
-  let end = bytes.byteLength - 22;
-  while (end >= 0 && bytes.getUint32(end, true) !== END) end -= 1;
-  if (end < 0) throw new Error("it has no directory.");
-  const count = bytes.getUint16(end + 10, true);
-  const [length, start] = [bytes.getUint32(end + 12, true), bytes.getUint32(end + 16, true)];
-  const directory = new DataView(await blob.slice(start, start + length).arrayBuffer());
-  const text = new TextDecoder();
-  const files = [];
-  for (let at = 0, left = Math.min(count, MAX_FILES); left > 0; left -= 1) {
-    if (directory.getUint32(at, true) !== ENTRY) throw new Error("its directory is damaged.");
-    const [method, packed, size] = [directory.getUint16(at + 10, true), directory.getUint32(at + 20, true), directory.getUint32(at + 24, true)];
-    const [nameLength, extra, comment] = [28, 30, 32].map((offset) => directory.getUint16(at + offset, true));
-    const place = directory.getUint32(at + 42, true);
-    const name = text.decode(new Uint8Array(directory.buffer, at + 46, nameLength));
-    if (!name.endsWith("/")) files.push({ name, size, read: (limit) => read(blob, { place, packed, method, size }, limit) });
-    at += 46 + nameLength + extra + comment;
-  }
-  return files;
+	const tail = await view(blob, Math.max(0, blob.size - 65557)), files = [];
+	let end = tail.byteLength - 22;
+	while (end >= 0 && tail.getUint32(end, true) !== END) end -= 1;
+	if (end < 0) throw new Error("It is no zip.");
+	const start = tail.getUint32(end + 16, true), directory = await view(blob, start, start + tail.getUint32(end + 12, true));
+	for (let at = 0, left = tail.getUint16(end + 10, true); left > 0; left -= 1) {
+		const short = (offset) => directory.getUint16(at + offset, true), long = (offset) => directory.getUint32(at + offset, true), length = short(28);
+		const name = new TextDecoder().decode(new Uint8Array(directory.buffer, at + 46, length)), [method, packed, place] = [short(10), long(20), long(42)];
+		if (!name.endsWith("/")) files.push({ name, size: long(24), read: (limit) => unpack(blob, method, packed, place, limit) });
+		at += 46 + length + short(30) + short(32);
+	}
+	return files;
 }
 
-async function read(blob, { place, packed, method, size }, limit) {
-  // What the directory says of the size may be a lie; what comes out is counted too.
-  if (size > limit) throw new Error("Too large to show here.");
-  const head = new DataView(await blob.slice(place, place + 30).arrayBuffer());
-  const start = place + 30 + head.getUint16(26, true) + head.getUint16(28, true);
-  const content = blob.slice(start, start + packed);
-  if (method === 0) return content;
-  if (method !== 8) throw new Error("It is packed in a way that is not known here.");
-  const parts = [];
-  let total = 0;
-  const reader = content.stream().pipeThrough(new DecompressionStream("deflate-raw")).getReader();
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    total += part.value.byteLength;
-    if (total > limit) throw new Error("Too large to show here.");
-    parts.push(part.value);
-  }
-  return new Blob(parts);
+async function unpack(blob, method, packed, place, limit) {
+	const head = await view(blob, place, place + 30), start = place + 30 + head.getUint16(26, true) + head.getUint16(28, true);
+	const content = blob.slice(start, start + packed), parts = [];
+	if (method === 0) return content;
+	const reader = content.stream().pipeThrough(new DecompressionStream("deflate-raw")).getReader();
+	// Counted as it comes out: what the directory says of its size may be a lie.
+	for (let left = limit, part = await reader.read(); !part.done; part = await reader.read()) {
+		left -= part.value.byteLength;
+		if (left < 0) throw new Error("It is too large to be shown here.");
+		parts.push(part.value);
+	}
+	return new Blob(parts);
 }
