@@ -7,7 +7,14 @@ import sys
 
 import typer
 
-from runengine_client import artifact_commands, campaign_commands, list_commands, run_commands, watch_command
+from runengine_client import (
+    artifact_commands,
+    bulk_commands,
+    campaign_commands,
+    list_commands,
+    run_commands,
+    watch_command,
+)
 from runengine_client.command import add_command, read_global_options
 
 app = typer.Typer(
@@ -44,6 +51,15 @@ campaign_app = typer.Typer(help=_CAMPAIGN_HELP, short_help=_CAMPAIGN_HELP, no_ar
 add_command(campaign_app, "create", campaign_commands.create)
 add_command(campaign_app, "get", campaign_commands.get)
 app.add_typer(campaign_app, name="campaign")
+
+bulk_app = typer.Typer(help="Retries or cancels many runs by one operation.", no_args_is_help=True)
+add_command(bulk_app, "retry", bulk_commands.retry)
+add_command(bulk_app, "cancel", bulk_commands.cancel)
+add_command(bulk_app, "list", bulk_commands.list_)
+add_command(bulk_app, "show", bulk_commands.show)
+add_command(bulk_app, "items", bulk_commands.items)
+add_command(bulk_app, "abort", bulk_commands.abort)
+app.add_typer(bulk_app, name="bulk")
 
 
 def main() -> None:

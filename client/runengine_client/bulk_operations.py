@@ -27,8 +27,6 @@ from runengine.v1.bulk_operation_service_pb2 import (
 from runengine_client.arguments import Id, Status, key_metadata, statuses_of, timestamp_or_none
 from runengine_client.connection import Connection
 
-Outcome = Literal["pending", "done", "refused", "aborted"]
-
 _OUTCOMES = {
     word: BulkOutcome.ValueType(number) for number, word in words_of(BulkOutcome.DESCRIPTOR).items() if number
 }
@@ -109,7 +107,7 @@ class BulkOperations(Connection):
         self,
         operation_id: Id,
         *,
-        outcome: Outcome | Iterable[Outcome] = (),
+        outcome: str | Iterable[str] = (),
         limit: int | None = None,
         page_token: str | None = None,
     ) -> ListBulkOperationItemsResponse:
@@ -125,7 +123,7 @@ class BulkOperations(Connection):
         return await self._call(self._bulk.ListBulkOperationItems, request)
 
     async def iterate_bulk_operation_items(
-        self, operation_id: Id, *, outcome: Outcome | Iterable[Outcome] = (), page_size: int = 1000
+        self, operation_id: Id, *, outcome: str | Iterable[str] = (), page_size: int = 1000
     ) -> AsyncIterator[BulkOperationItem]:
         """Yields all runs that list_bulk_operation_items has, a page at a time."""
         request = _items_request(operation_id, outcome, page_size)
@@ -176,7 +174,7 @@ class BulkOperations(Connection):
 
 
 def _items_request(
-    operation_id: Id, outcome: Outcome | Iterable[Outcome], limit: int | None
+    operation_id: Id, outcome: str | Iterable[str], limit: int | None
 ) -> ListBulkOperationItemsRequest:
     words = [outcome] if isinstance(outcome, str) else list(outcome)
     for word in words:

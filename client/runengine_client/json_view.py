@@ -7,6 +7,11 @@ from typing import Any
 
 from runengine.rest_json import encoder_of
 from runengine.v1.artifact_service_pb2 import Artifact
+from runengine.v1.bulk_operation_service_pb2 import (
+    BulkOperation,
+    ListBulkOperationItemsResponse,
+    ListBulkOperationsResponse,
+)
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.list_runs_pb2 import ListRunsResponse
 from runengine.v1.run_pb2 import Run, RunEvent, RunStep
@@ -25,6 +30,9 @@ runs_json = encoder_of(ListRunsResponse.DESCRIPTOR)
 workflow_json = encoder_of(Workflow.DESCRIPTOR)
 workflows_json = encoder_of(ListWorkflowsResponse.DESCRIPTOR)
 output_json = encoder_of(GetRunOutputResponse.DESCRIPTOR)
+operation_json = encoder_of(BulkOperation.DESCRIPTOR)
+operations_json = encoder_of(ListBulkOperationsResponse.DESCRIPTOR)
+operation_items_json = encoder_of(ListBulkOperationItemsResponse.DESCRIPTOR)
 campaign_json = encoder_of(Campaign.DESCRIPTOR)
 _step_json = encoder_of(RunStep.DESCRIPTOR)
 _artifact_json = encoder_of(Artifact.DESCRIPTOR)

@@ -47,9 +47,27 @@ Statuses = Annotated[
     list[StatusWord] | None,
     typer.Option(
         metavar="STATUS",
-        help="Show only runs that are queued, running, completed, failed or cancelled. Repeatable.",
+        help="Only runs that are queued, running, completed, failed or cancelled. Repeatable.",
     ),
 ]
+OfWorkflow = Annotated[str | None, typer.Option(metavar="WORKFLOW", help="Only runs of that workflow.")]
+OfCampaign = Annotated[
+    str | None, typer.Option(metavar="CAMPAIGN", help="Only runs of that campaign, by its id.")
+]
+OfError = Annotated[
+    str | None,
+    typer.Option(metavar="CODE", help="Only runs that failed with that code, such as STEP_FAILED."),
+]
+Waiting = Annotated[bool, typer.Option("--waiting", help="Only runs that wait for somebody.")]
+Since = Annotated[
+    Any,
+    typer.Option(
+        parser=_moment,
+        metavar="WHEN",
+        help="Only runs triggered since then: 30m, 12h, 1d or 2w ago, or a time such as 2026-01-31.",
+    ),
+]
+Until = Annotated[Any, typer.Option(parser=_moment, metavar="WHEN", help="Only runs triggered before that.")]
 Limit = Annotated[
     int | None, typer.Option(metavar="N", help="Number of runs to show at most, 1 to 100. Default: 20.")
 ]
@@ -59,30 +77,12 @@ All = Annotated[bool, typer.Option("--all", help="Show all runs instead of one p
 async def runs(
     session: Session,
     status: Statuses = None,
-    workflow: Annotated[
-        str | None, typer.Option(metavar="WORKFLOW", help="Show only runs of that workflow.")
-    ] = None,
-    campaign: Annotated[
-        str | None, typer.Option(metavar="CAMPAIGN", help="Show only runs of that campaign, by its id.")
-    ] = None,
-    error: Annotated[
-        str | None,
-        typer.Option(metavar="CODE", help="Show only runs that failed with that code, such as STEP_FAILED."),
-    ] = None,
-    waiting: Annotated[
-        bool, typer.Option("--waiting", help="Show only runs that wait for somebody.")
-    ] = False,
-    since: Annotated[
-        Any,
-        typer.Option(
-            parser=_moment,
-            metavar="WHEN",
-            help="Show only runs triggered since then: 30m, 12h, 1d or 2w ago, or a time such as 2026-01-31.",
-        ),
-    ] = None,
-    until: Annotated[
-        Any, typer.Option(parser=_moment, metavar="WHEN", help="Show only runs triggered before that.")
-    ] = None,
+    workflow: OfWorkflow = None,
+    campaign: OfCampaign = None,
+    error: OfError = None,
+    waiting: Waiting = False,
+    since: Since = None,
+    until: Until = None,
     limit: Limit = None,
     all_: All = False,
 ) -> None:

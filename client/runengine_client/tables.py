@@ -209,7 +209,8 @@ def events_view(events: Sequence[RunEvent], console: Console) -> RenderableType:
 
 
 def _who(event: RunEvent) -> Text:
-    return plain(f"{event.actor} by {event.impersonator}" if event.impersonator else event.actor)
+    who = f"{event.actor} by {event.impersonator}" if event.impersonator else event.actor
+    return plain(f"{who}, bulk {event.bulk_operation_id}" if event.bulk_operation_id else who)
 
 
 def _event_entry(event: RunEvent) -> RenderableType:

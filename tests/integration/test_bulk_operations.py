@@ -300,7 +300,7 @@ async def test_pages_make_up_the_whole(client: RunEngineClient, other: RunEngine
         with pytest.raises(InvalidArgument, match="page_token"):
             await call
     with pytest.raises(ValueError, match="there are pending, done"):
-        await client.list_bulk_operation_items(mixed.id, outcome="lost")  # type: ignore[arg-type]
+        await client.list_bulk_operation_items(mixed.id, outcome="lost")
 
 
 async def test_rest_shows_an_operation_whole(client: RunEngineClient, rest: httpx.AsyncClient) -> None:
