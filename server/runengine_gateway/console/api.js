@@ -123,12 +123,13 @@ export async function follow(path, { query, signal, onEvent, onState, isOver = (
 			if (isOver()) return;
 		} catch (error) {
 			if (signal.aborted) return;
-			if (![0, 429, 502, 503, 504].includes(error.status)) throw error;
+			// No Problem is a stream that broke off.
+			if (error instanceof Problem && ![0, 429, 502, 503, 504].includes(error.status)) throw error;
 			own = error.retryAfter * 1000;
 			onState(error.status === 429 ? "refused" : "broken");
 		}
 		// Not all pages at the same moment.
 		await pause((Number(own) || wait) * (0.75 + Math.random() / 2), signal);
-		wait = Math.min(wait * 2, 8000);
+		wait = Math.min(wait * 2, 5000);
 	}
 }

@@ -1,39 +1,50 @@
-// Retries or cancels several runs, shows how far that is, and what was refused.
+// Retries or cancels many runs by one operation of the server, which goes on whether or not it is looked at.
 
-import { send } from "./api.js";
-import { button, dialog, h } from "./dom.js";
-import { isActive, plural, shortId } from "./words.js";
+import { all, get, pause, send } from "./api.js";
+import { alert, button, dialog, field, h, soft } from "./dom.js";
+import { valueOf } from "./forms.js";
+import { plural, shortId } from "./words.js";
 
-const ACTIONS = {
-	retry: { verb: "Retry", done: "retried", call: (id) => ["POST", `runs/${id}/retry`], allowed: (run) => !isActive(run) && run.status !== "completed", about: "Completed steps are kept and do not run again." },
-	cancel: { verb: "Cancel", done: "cancelled", call: (id) => ["DELETE", `runs/${id}`], allowed: (run) => isActive(run) || run.status === "cancelled", about: "That is final at once; a cancelled run can be retried." },
-};
-const AT_ONCE = 4;
+const VERBS = { retry: ["Retry", "retried", "Completed steps are kept and do not run again."], cancel: ["Cancel", "cancelled", "That is final at once; a cancelled run can be retried."] };
 
-// Returns when the dialog has been closed.
+// `runs`: { ids } or { filter }. Returns when the dialog has been closed.
 export async function actOnMany(action, runs) {
-	const { verb, done, call, allowed, about } = ACTIONS[action], unable = runs.filter((run) => !allowed(run)).length, rest = [...runs], refused = [];
-	let state = "asks", count = 0;
+	const [verb, done, about] = VERBS[action];
+	let operation, wrong, refused = [], closed = false;
+
+	const call = async (redraw, method, path, body) => {
+		try {
+			operation = (await send(method, path, body)).body;
+			wrong = null;
+		} catch (error) {
+			wrong = error.words;
+		}
+		redraw();
+	};
 
 	async function act(redraw) {
-		state = "acts";
-		redraw();
-		await Promise.all(Array.from({ length: AT_ONCE }, async () => {
-			for (let run = rest.shift(); run && state === "acts"; run = rest.shift()) {
-				await send(...call(run.id)).then(() => { count += 1; }, (error) => refused.push([run.id, error.message]));
-				redraw();
-			}
-		}));
-		state = "ended";
+		await call(redraw, "POST", "bulk-operations", { action, ...runs, reason: valueOf("reason") || null });
+		while (operation.status === "running" && !closed) {
+			await pause(400);
+			// Whatever keeps it from being read does not keep the server from going on.
+			operation = await get(`bulk-operations/${operation.id}`).catch(() => operation);
+			redraw();
+		}
+		if (operation.refused.length) refused = await all(`bulk-operations/${operation.id}/items`, "items", { outcome: "refused" }).catch(() => []);
 		redraw();
 	}
 
-	await dialog((close, redraw) => [h("h2", `${verb} ${plural(runs.length, "run")}?`),
-		state === "asks" ? h("p", unable > 0 && `${plural(unable, "run")} of them cannot be ${done} as they are, and will be refused. `, about) : [
-			h("progress", { max: runs.length, value: count + refused.length, "aria-label": "Progress" }),
-			h("p", { role: "status" }, `${count} ${done}, ${refused.length} refused${rest.length ? `, ${rest.length} ${state === "acts" ? "to go" : "left as they were"}` : ""}.`)],
-		h("ul.refused", refused.map(([id, why]) => h("li", h("a", { href: `#/runs/${id}`, onclick: close }, shortId(id)), ` ${why}`))),
-		h("div.buttons", state === "asks" ? [button(`${verb} ${plural(runs.length, "run")}`, () => act(redraw), { class: "primary" }), button("Back", close)]
-			: state === "acts" ? button("Stop", () => { state = "stops"; }) : button("Close", close, { class: "primary" }))]);
-	state = "stops";
+	const refusals = () => operation.refused.map(({ reason, count }) => `${count.toLocaleString()} ${reason}`).join(", ");
+
+	await dialog((close, redraw) => {
+		if (!operation && !wrong) call(redraw, "POST", "bulk-operations", { action, ...runs, dryRun: true });
+		const { status, matched, pending, note } = operation ?? {}, asks = status === "dry_run";
+		return [h("h2", operation ? `${verb} ${plural(matched, "run")}?` : verb), wrong && alert(wrong), !operation && !wrong && soft("Counting…"),
+			asks && [h("p", operation.refused.length > 0 && `${plural(pending, "run")} can be ${done}; refused will be: ${refusals()}. `, about), field("reason", "Reason", h("input"), "Kept with the operation; may be left empty.")],
+			operation && !asks && [h("progress", { max: matched, value: matched - pending, "aria-label": "Progress" }),
+				h("p", { role: "status" }, [`${operation.done.toLocaleString()} ${done}`, refusals() && `refused: ${refusals()}`, pending > 0 && `${pending.toLocaleString()} to go`, operation.aborted > 0 && `${operation.aborted.toLocaleString()} left as they were`].filter(Boolean).join("; ")), note && soft(note)],
+			h("ul.refused", refused.slice(0, 100).map(({ runId, reason }) => h("li", h("a", { href: `#/runs/${runId}`, onclick: close }, shortId(runId)), ` ${reason}`))),
+			h("div.buttons", asks && button(`${verb} ${plural(pending, "run")}`, () => act(redraw), { class: "primary" }), status === "running" && button("Stop", () => call(redraw, "DELETE", `bulk-operations/${operation.id}`)), button(asks ? "Back" : "Close", close))];
+	});
+	closed = true;
 }

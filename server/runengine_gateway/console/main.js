@@ -103,7 +103,7 @@ session.addEventListener("expired", async () => {
 
 function drawTop() {
 	const { user, expires } = claims() ?? {}, { offline, token } = session, link = (path, text) => h("a", { href: `#${path}`, "aria-current": shown.path === path && "page" }, text);
-	render(top, h("a.brand", { href: "#/runs" }, h("img", { src: "console/icon.svg", alt: "", width: 22, height: 22 }), "runengine"), token && [
+	render(top, h("a.brand", { href: "#/runs" }, h("img", { src: "console/icon.svg", alt: "", width: 22, height: 22 }), h("span", "runengine")), token && [
 		h("nav", { "aria-label": "Console" }, link("/runs", "Runs"), link("/trigger", "Trigger")),
 		h("form.find", { role: "search", onsubmit: find }, h("input", { name: "id", "aria-label": "Run or campaign, by id", placeholder: "Run or campaign id", spellcheck: "false" })),
 		h("span.pulse", { role: "status", class: `is-${offline ? "broken" : live}` }, offline ? "Offline" : LIVE[live]),
@@ -128,8 +128,9 @@ others.onmessage = ({ data }) => {
 session.addEventListener("reach", drawTop);
 session.addEventListener("token", () => {
 	const next = claims()?.tenant ?? null;
-	// With a new token of the same tenant the view goes on; of another's nothing may stay.
-	if (next !== tenant) leave();
+	// With a new token of the same tenant the view goes on by itself; of another's nothing may stay.
+	if (next === tenant && shown.path) return drawTop();
+	leave();
 	tenant = next;
 	show();
 });

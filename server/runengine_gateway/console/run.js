@@ -127,7 +127,10 @@ export function runView({ app, element, params: [id], query, signal }) {
 		} catch (error) {
 			if (signal.aborted) return;
 			if (error.status === 404 && !run) render(element, h("h1", "There is no such run"), h("p", "This tenant has none with the id ", h("code", id), ". ", h("a", { href: "#/runs" }, "All runs")));
-			else app.report(error);
+			else {
+				app.report(error);
+				setTimeout(() => session.offline && !signal.aborted && refresh(), 3000);
+			}
 		}
 	}, 400);
 
@@ -141,12 +144,11 @@ export function runView({ app, element, params: [id], query, signal }) {
 				steps[index] = data;
 			}
 			draw();
-		} else if (name === "progress" && data.kind !== "step") tell(data);
+		} else if (name === "progress" && ["custom", "message"].includes(data.kind)) tell(data);
 		else if (name !== "step" && name !== "snapshotEnd") refresh();
 	}
 
 	function tell({ stepId, kind, data, messageId }) {
-		if (kind === "dropped") return;
 		// The content of a chunk of LangChain's messages may be a list of parts.
 		const text = kind === "message" ? [data.content].flat().map((part) => part?.text ?? part).join("") : typeof data === "string" ? data : JSON.stringify(data);
 		telling = { stepId, messageId, text: ((messageId && telling?.messageId === messageId ? telling.text : "") + text).slice(-300) };
@@ -168,13 +170,16 @@ export function runView({ app, element, params: [id], query, signal }) {
 	}
 
 	const sized = new ResizeObserver(draw), timer = setInterval(() => run && isActive(run) && draw(), matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 200);
+	// Progress comes before its step is stored.
+	const reading = setInterval(() => run && isActive(run) && !document.hidden && refresh(), 2000);
 	signal.addEventListener("abort", () => {
 		clearInterval(timer);
+		clearInterval(reading);
 		sized.disconnect();
 	});
 	// Somebody else may have retried it.
 	document.addEventListener("visibilitychange", refresh, { signal });
-	session.addEventListener("reach", () => session.offline || refresh(), { signal });
+	for (const name of ["token", "reach"]) session.addEventListener(name, () => session.offline || refresh(), { signal });
 	refresh();
 	return (changed) => {
 		query = changed;

@@ -15,10 +15,11 @@ const PAGE = 50;
 const select = (label, none, options, value, onchange) => h("select", { key: label, "aria-label": label, value: value ?? "", onchange: ({ target }) => onchange(target.value) },
 	[["", none], ...options].map(([id, text]) => h("option", { key: id, value: id }, text)));
 
-// A table of runs with pages, selection and actions. `load(pageToken)` returns a page, `draw()` draws the view.
-function runTable({ app, signal, load, draw, empty, campaigns }) {
-	const chosen = new Map();
-	let page, problem, before = [], token = "", last, asked = 0;
+// A table of runs with pages, selection and actions. `load(pageToken)` returns a page of those of `filter()`, `draw()`
+// draws the view.
+function runTable({ app, signal, load, filter, draw, empty, campaigns }) {
+	const chosen = new Set();
+	let page, problem, before = [], token = "", last, asked = 0, every = false;
 
 	async function read() {
 		const number = ++asked;
@@ -27,7 +28,6 @@ function runTable({ app, signal, load, draw, empty, campaigns }) {
 			// A response to what was asked before is of another filter or page.
 			if (number !== asked) return;
 			[page, problem] = [found, null];
-			for (const run of page.runs) if (chosen.has(run.id)) chosen.set(run.id, run);
 		} catch (error) {
 			if (signal.aborted || number !== asked) return;
 			if (error.status === 400 && token) return void turn([], "");
@@ -43,7 +43,8 @@ function runTable({ app, signal, load, draw, empty, campaigns }) {
 	}
 
 	function choose(runs, on) {
-		for (const run of runs) on ? chosen.set(run.id, run) : chosen.delete(run.id);
+		for (const { id } of runs) on ? chosen.add(id) : chosen.delete(id);
+		every = false;
 		draw();
 	}
 
@@ -62,10 +63,14 @@ function runTable({ app, signal, load, draw, empty, campaigns }) {
 		}
 	}
 
-	async function act(action) {
-		await actOnMany(action, [...chosen.values()]);
-		chosen.clear();
+	const act = async (action) => {
+		await actOnMany(action, every ? { filter: filter() } : { ids: [...chosen] });
 		read();
+	};
+
+	function clear() {
+		chosen.clear();
+		choose([]);
 	}
 
 	function row(run) {
@@ -84,7 +89,10 @@ function runTable({ app, signal, load, draw, empty, campaigns }) {
 	return {
 		get counts() { return page?.statusCounts; },
 		refresh: throttled(read, 600),
-		reset: () => turn([], ""),
+		reset() {
+			clear();
+			turn([], "");
+		},
 		describe() {
 			if (!page) return h("div.table", h("div.state", problem ? alert(problem) : soft("Loading…")));
 			const { runs, nextPageToken: next } = page, here = runs.filter(({ id }) => chosen.has(id)).length, first = before.length === 0;
@@ -93,8 +101,11 @@ function runTable({ app, signal, load, draw, empty, campaigns }) {
 					["Status", "Workflow", "Run", campaigns && "Campaign", "Triggered", "Took"].filter(Boolean).map((each) => h(`th.${each.toLowerCase()}`, { scope: "col" }, each)))), h("tbody", { onkeydown: keys }, runs.map(row))),
 			(!first || next) && h("div.pager", button("Newest", () => turn([], ""), { disabled: first }), button("Newer", () => turn(before.slice(0, -1), before.at(-1)), { disabled: first }),
 				button("Older", () => turn([...before, token], next), { disabled: !next }), h("span.soft", `Page ${before.length + 1}`)),
-			chosen.size > 0 && h("div.selection", { role: "region", "aria-label": "Selected runs" }, h("b", `${chosen.size} selected`), button("Retry", () => act("retry")), button("Cancel", () => act("cancel"), { class: "danger" }),
-				button("Select none", () => choose([...chosen.values()], false), { class: "quiet" })));
+			chosen.size > 0 && h("div.selection", { role: "region", "aria-label": "Selected runs" }, h("b", every ? "All that match" : `${chosen.size} selected`), button("Retry", () => act("retry")), button("Cancel", () => act("cancel"), { class: "danger" }),
+				here === runs.length && (next || !first) && !every && button("Select all that match", () => {
+					every = true;
+					draw();
+				}), button("Select none", clear, { class: "quiet" })));
 		},
 	};
 }
@@ -104,10 +115,11 @@ const toggled = (list, id) => (list.includes(id) ? list.filter((each) => each !=
 export function runsView({ app, element, query, signal }) {
 	let workflows = [];
 	app.title("Runs");
-	const table = runTable({ app, signal, draw, campaigns: true, load: (pageToken) => get("runs", {
-		status: query.getAll("status"), errorCode: query.get("error"), waiting: query.get("waiting"), workflowName: query.get("workflow"), campaignId: query.get("campaign"),
-		createdAfter: query.get("since") && new Date(now() - query.get("since") * 60000).toISOString(), limit: PAGE, pageToken,
-	}, signal), empty: () => (query.size ? [h("h2", "No run matches"), h("a", { href: "#/runs" }, "Show all runs")]
+	const filter = () => ({
+		status: query.getAll("status"), errorCode: query.get("error"), waiting: query.has("waiting") || null, workflowName: query.get("workflow"), campaignId: query.get("campaign"),
+		createdAfter: query.get("since") && new Date(now() - query.get("since") * 60000).toISOString(),
+	});
+	const table = runTable({ app, signal, draw, filter, campaigns: true, load: (pageToken) => get("runs", { ...filter(), limit: PAGE, pageToken }, signal), empty: () => (query.size ? [h("h2", "No run matches"), h("a", { href: "#/runs" }, "Show all runs")]
 		: [h("h2", "No runs yet"), soft("They appear here as they are triggered."), h("a.button.primary", { href: "#/trigger" }, "Trigger the first")]) });
 
 	function draw() {
@@ -142,16 +154,17 @@ export function campaignView({ app, element, params: [id], query, signal }) {
 	let campaign;
 	app.title(`Campaign ${shortId(id)}`);
 	if (!UUID.test(id)) return render(element, h("h1", "That is no id of a campaign"));
-	const table = runTable({ app, signal, draw, load: (pageToken) => get(`${path}/runs`, { status: query.getAll("status"), limit: PAGE, pageToken }, signal),
+	const status = () => query.getAll("status");
+	const table = runTable({ app, signal, draw, filter: () => ({ campaignId: id, status: status() }), load: (pageToken) => get(`${path}/runs`, { status: status(), limit: PAGE, pageToken }, signal),
 		empty: () => [h("h2", query.size ? "No run of these statuses" : "No runs yet"), h("a.button", { href: trigger }, "Trigger a run of this campaign")] });
 
 	function draw() {
-		const { latestRunId, bundleUrl, status, createdAt, updatedAt } = campaign ?? {}, chosen = query.getAll("status"), { counts } = table;
+		const { latestRunId, bundleUrl, status: its, createdAt, updatedAt } = campaign ?? {}, chosen = status(), { counts } = table;
 		const go = (statuses) => app.go(`/campaigns/${id}`, { status: statuses });
-		render(element, h("div.heading", h("h1", "Campaign"), status && badge(status), copyable(id), h("a.button.primary", { href: trigger }, "Trigger a run")),
+		render(element, h("div.heading", h("h1", "Campaign"), its && badge(its), copyable(id), h("a.button.primary", { href: trigger }, "Trigger a run")),
 			campaign === null && soft("No campaign has this id. Runs may name it all the same, and update none."),
 			campaign && [facts(["Created", when(createdAt)], ["Changed", when(updatedAt)], ["Latest finished run", latestRunId ? h("a", { href: app.link(`/runs/${latestRunId}`) }, h("code", shortId(latestRunId))) : "none yet"]),
-				h("section.panel", { "aria-label": "Bundle" }, bundleUrl ? [h("h2", status === "live" ? "Live bundle" : "Last good bundle"), artifact({ id: bundleUrl.split("/").pop() }, true)] : soft("No bundle yet: a run that completes with one puts it here."))],
+				h("section.panel", { "aria-label": "Bundle" }, bundleUrl ? [h("h2", its === "live" ? "Live bundle" : "Last good bundle"), artifact({ id: bundleUrl.split("/").pop() }, true)] : soft("No bundle yet: a run that completes with one puts it here."))],
 			h("h2", "Runs"), counts && chips("Status", chip("all", "All", !chosen.length, () => go([]), STATUSES.reduce((sum, each) => sum + counts[each], 0)),
 				STATUSES.map((each) => chip(each, each, chosen.includes(each), () => go(toggled(chosen, each)), counts[each]))), table.describe());
 	}

@@ -1,6 +1,6 @@
 // Triggers a run: a new one, or one like another.
 
-import { all, get, send } from "./api.js";
+import { all, get, send, session } from "./api.js";
 import { acting, alert, field, h, render, soft } from "./dom.js";
 import { schemaForm, valueOf } from "./forms.js";
 import { shortId } from "./words.js";
@@ -42,9 +42,12 @@ export function triggerView({ app, element, query, signal }) {
 		}
 	}
 
-	(async () => {
+	const read = async () => {
 		workflows = await all("workflows", "workflows", {}, signal);
 		like = from && await get(`runs/${from}`, {}, signal);
 		choose(like?.workflowName ?? query.get("workflow") ?? workflows[0]?.name, like?.triggerPayload);
-	})().catch((error) => signal.aborted || render(element, h("h1", "Trigger a run"), alert(error.message)));
+	};
+	const start = () => form || read().catch((error) => signal.aborted || render(element, h("h1", "Trigger a run"), alert(error.message)));
+	session.addEventListener("token", start, { signal });
+	start();
 }

@@ -1,0 +1,36 @@
+"""Workflows whose artifacts mean harm to whoever looks at them."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from langgraph.graph import START, StateGraph
+from langgraph.runtime import Runtime
+from runengine.context import RunContext
+
+ATTACK = """
+  try { parent.document.title = "taken over"; } catch {}
+  try { top.location = "https://evil.example/"; } catch {}
+  document.body.append("a script has run");
+"""
+PAGE = f"""<!doctype html><title>A page</title><h1>Harmless words</h1><script>{ATTACK}</script>
+<script src="/console/main.js"></script><img src="x" onerror="document.body.append('a script has run')">
+<img src="https://evil.example/seen.png"><style>h1 {{ color: rgb(1, 2, 3) }}</style>"""
+PICTURE = f"""<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"
+onload="parent.document.title='taken over'"><script>{ATTACK}</script><rect width="20" height="20"/></svg>"""
+
+
+class State(TypedDict, total=False):
+    """Nothing is in it."""
+
+
+async def publish(state: State, runtime: Runtime[RunContext]) -> State:
+    await runtime.context.save_artifact("page.html", PAGE.encode(), "text/html; charset=utf-8")
+    await runtime.context.save_artifact("picture.svg", PICTURE.encode(), "image/svg+xml")
+    return {}
+
+
+graph = StateGraph(State, context_schema=RunContext)
+graph.add_node("publish", publish)
+graph.add_edge(START, "publish")
+WORKFLOWS: dict[str, Any] = {"hostile-artifacts": graph}
