@@ -92,15 +92,15 @@ def campaign_in_own_transaction() -> None:
     scopes: dict[Any, tuple[Any, str]] = {}
     create = HeldRunRepository.__init__
 
-    def remember(self: Any, database: Any, run: Any, worker: str) -> None:
-        create(self, database, run, worker)
+    def remember(self: Any, database: Any, run: Any, *others: Any) -> None:
+        create(self, database, run, *others)
         scopes[run.id] = database.tenant(run.tenant_id), run.tenant_id
 
     async def update_campaign(self: Any, *arguments: Any) -> None:
         scope, tenant_id = scopes[arguments[-1]]
         await scope.fetch(f"SELECT {schema()}.move_campaign($1, $2, $3, $4, $5)", tenant_id, *arguments)
 
-    HeldRunRepository.__init__ = remember  # type: ignore[method-assign]
+    HeldRunRepository.__init__ = remember  # type: ignore[method-assign, assignment]
     RunOutcome.update_campaign = update_campaign  # type: ignore[method-assign, assignment]
 
 

@@ -14,24 +14,24 @@ _READ = f"{_BOUNDS}test_a_reader_takes_nothing_of_an_older_epoch_or_of_another_t
 
 
 def _tenant_of_a_reader() -> None:
-    from runengine_server.rpc.run_watches import RunWatch
+    from runengine_server.rpc.run_watch import RunWatch
 
-    add = RunWatch.add
-    RunWatch.add = lambda self, progress: add(  # type: ignore[method-assign]
-        self, replace(progress, tenant_id=vars(self)["_tenant_id"])
+    add = RunWatch.add_progress
+    RunWatch.add_progress = lambda self, progress: add(  # type: ignore[method-assign]
+        self, replace(progress, tenant_id=self.scope.tenant_id)
     )
 
 
 def _epoch_of_a_reader() -> None:
-    from runengine_server.rpc.run_watches import RunWatch
+    from runengine_server.rpc.run_watch import RunWatch
 
-    add = RunWatch.add
+    add = RunWatch.add_progress
 
     def whatever_epoch(self: Any, progress: Any) -> None:
-        vars(self)["_epoch"] = 0
+        vars(self)["_known"].clear()
         add(self, progress)
 
-    RunWatch.add = whatever_epoch  # type: ignore[method-assign]
+    RunWatch.add_progress = whatever_epoch  # type: ignore[method-assign]
 
 
 def _bound_of_a_run() -> None:

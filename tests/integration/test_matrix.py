@@ -40,7 +40,8 @@ BY = ("run_id", "campaign_id", "artifact_id", "operation_id")
 BY_ID = [
     method
     for method in METHODS
-    if set(BY) & set(method.input_type.fields_by_name) and method.name not in ("ListCampaignRuns", "ListRuns")
+    if set(BY) & set(method.input_type.fields_by_name)
+    and method.name not in ("ListCampaignRuns", "WatchCampaignRuns", "ListRuns")
 ]
 
 
@@ -181,6 +182,7 @@ async def test_an_id_of_another_tenant_looks_like_an_absent_one_to_the_byte(
 
 def test_the_matrix_knows_every_method_that_the_server_has() -> None:
     assert {method.name for method in METHODS} - {method.name for method in BY_ID} == {
-        "TriggerRun", "ListRuns", "ListCampaignRuns", "CreateCampaign", "ListWorkflows",
+        "TriggerRun", "ListRuns", "ListCampaignRuns", "WatchCampaignRuns", "WatchRuns", "CreateCampaign",
+        "ListWorkflows",
         "CreateBulkOperation", "ListBulkOperations",
     }  # fmt: skip

@@ -185,6 +185,9 @@ ACTOR, NO_KEY = ("user_test", None), (None, None)
 AFTER = (BEGIN + timedelta(seconds=100_000), UUID(int=100_000))
 QUEUED = OF_THREAD - 1
 QUEUED += sum(STATUSES[number // 7 % len(STATUSES)] == "queued" for number in range(1, RUNS + 1))
+HELD_RUNS = 1 + sum(
+    number % 2 == 0 and STATUSES[number // 7 % len(STATUSES)] == "running" for number in range(1, RUNS + 1)
+)
 BATCH = ([RUNNING, MANY[0]], [1, 1])
 WRITTEN = ([1, 1], ["", ""], ["2", "2"], ["t", "t"], ["", ""], [0, 1], ["a", "b"], ["null"] * 2, [b""] * 2)
 STORED = ([1], [""], ["2"], ["1"], ["null"], [b""], [b""], [1], [""], ["2"], [1], ["gone"])
@@ -193,6 +196,8 @@ NAMESPACES = RUNS // 100 + 1
 SOME = ["failed", "queued"]
 FIRST = (None, None)
 COUNTS = {"campaign_run_counts": 16}
+# A snapshot of PostgreSQL's, later than all that is here.
+NOW = "9000000000000000000:9000000000000000000:"
 
 # Each with the rows that it answers, and those that it reads: of what it only shows as many as that, with
 # the one that tells of a next page, and one for each status that is merged; of what it moves each row as
@@ -218,7 +223,16 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("get_run_step_data", (COMPLETED, COMPLETED, None), 1, {"runs": 1, "run_steps": 1}),
     ("get_run_step_data", (COMPLETED, COMPLETED, 1), 1, {"runs": 1, "run_steps": 1}),
     ("list_run_events_after", (COMPLETED, 0, 1001), 1, {"runs": 1, "run_events": 1}),
-    ("get_run_with_last_event", (COMPLETED,), 1, {"runs": 1, "run_events": 1}),
+    ("begin_watch", (COMPLETED, None, None), 3, {"runs": 2, "run_steps": 1}),
+    # Of seven that have not ended their steps.
+    ("begin_watch", (None, CAMPAIGN, 20), 28, {"runs": 47, "run_steps": 7}),
+    # Those that are held are in no index of their times.
+    ("begin_watch", (None, None, 20), 21, {"runs": HELD_RUNS + 64}),
+    ("resume_watch", (COMPLETED, NOW, 1000), 1, {"runs": 1, "run_events": 1}),
+    ("resume_watch", (None, NOW, 1000), 1, {}),
+    ("list_changes", (NOW, None, 0, None, 1000), 1, {}),
+    ("list_changes", (NOW, None, 0, f"{{{MANY[0]},{MANY[1]}}}", 1000), 1, {}),
+    ("list_changes", (None, None, 0, f"{{{COMPLETED}}}", 1000), 2, {"runs": 1, "run_events": 2}),
     ("send_progress", (*KEPT, ["runengine_test"] * len(MANY), ["1"] * len(MANY)), 1, {"runs": len(MANY)}),
     (
         "trigger_run",

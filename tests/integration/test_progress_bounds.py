@@ -10,10 +10,11 @@ from uuid import UUID, uuid4
 
 import pytest
 from runengine_server.database.channels import channel_of_watcher
+from runengine_server.domain.changes import Scope
 from runengine_server.domain.progress import Progress, ProgressEvent, ProgressKind, decode_payload
 from runengine_server.domain.run import ClaimedRun
 from runengine_server.repositories.progress_repository import Notification, ProgressRepository
-from runengine_server.rpc.run_watches import MAX_WAITING, RunWatch
+from runengine_server.rpc.run_watch import MAX_WAITING, RunWatch
 from runengine_server.worker import progress as of_worker
 from runengine_server.worker.progress import ProgressOutbox, RunProgress
 
@@ -95,44 +96,47 @@ async def test_a_zombie_tells_nobody_what_a_reader_takes_for_the_successors(engi
         assert [decode_payload(each).epoch for each in await reader.come()] == [successor.epoch]
 
 
-def progress(tenant_id: str, epoch: int, *numbers: int) -> Progress:
-    return Progress(tenant_id, uuid4(), epoch, 1, [(number, EVENT) for number in numbers])
+RUN = uuid4()
+
+
+def progress(tenant_id: str, epoch: int, *numbers: int, event: ProgressEvent = EVENT) -> Progress:
+    return Progress(tenant_id, RUN, epoch, 1, [(number, event) for number in numbers])
 
 
 def taken(watch: RunWatch) -> list[tuple[int, int, int]]:
-    return [(each.epoch, each.number, each.dropped) for each in watch.take()]
+    return [(each.epoch, each.number, each.dropped) for each in watch.take_progress()]
 
 
 def test_a_reader_takes_nothing_of_an_older_epoch_or_of_another_tenant() -> None:
-    watch = RunWatch("org_one")
-    watch.add(progress("org_one", 1, 1))
-    watch.add(progress("org_two", 2, 2))
-    watch.add(progress("org_one", 2, 1))
-    watch.add(progress("org_one", 1, 2))
-    watch.raise_epoch(3)
-    watch.add(progress("org_one", 2, 2))
-    watch.add(progress("org_one", 3, 1))
+    watch = RunWatch(Scope("org_one", RUN))
+    watch.add_progress(progress("org_one", 1, 1))
+    watch.add_progress(progress("org_two", 2, 2))
+    watch.add_progress(progress("org_one", 2, 1))
+    watch.add_progress(progress("org_one", 1, 2))
+    watch.know(RUN, 3)
+    watch.add_progress(progress("org_one", 2, 2))
+    watch.add_progress(progress("org_one", 3, 1))
     assert taken(watch) == [(1, 1, 0), (2, 1, 0), (3, 1, 0)]
 
 
 def test_a_reader_that_is_slow_learns_how_much_it_does_not_get() -> None:
-    watch = RunWatch("org")
+    watch = RunWatch(Scope("org", RUN))
     for number in range(1, 10 * MAX_WAITING + 1):
-        watch.add(progress("org", 1, number))
+        watch.add_progress(progress("org", 1, number))
     assert taken(watch) == [
         *((1, number, 0) for number in range(1, MAX_WAITING + 1)),
         (1, 10 * MAX_WAITING, 9 * MAX_WAITING),
     ]
-    watch.add(progress("org", 1, 10 * MAX_WAITING + 3))
+    watch.add_progress(progress("org", 1, 10 * MAX_WAITING + 3))
     assert taken(watch) == [(1, 10 * MAX_WAITING + 3, 2)]
 
 
 def test_a_reader_that_is_slow_keeps_a_bounded_number_of_bytes() -> None:
-    watch = RunWatch("org")
+    watch = RunWatch(Scope("org", RUN))
     large = ProgressEvent(ProgressKind.CUSTOM, data=b"1" * 4000)
     for number in range(1, 1001):
-        watch.add(Progress("org", uuid4(), 1, 1, [(number, large)]))
-    events = list(watch.take())
+        watch.add_progress(progress("org", 1, number, event=large))
+    events = list(watch.take_progress())
     assert sum(len(each.data) for each in events) < 256 * 1024 + 4000 + 4
     assert events[-1].dropped == 1000 - len(events) + 1
 

@@ -81,7 +81,7 @@ class Engine(
         while len(self.answers) > 1:
             yield await self._next(context)
 
-    WatchRun = DownloadArtifact
+    WatchRun = WatchCampaignRuns = WatchRuns = DownloadArtifact
 
     async def TriggerRun(self, request: Any, context: Any) -> Any:
         return await self._answer(request, context)

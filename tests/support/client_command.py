@@ -315,6 +315,8 @@ class Engine(
         for response in self.watched:
             yield response
 
+    WatchCampaignRuns = WatchRuns = WatchRun
+
     async def GetRunOutput(self, request: Any, context: Any) -> Any:
         return OUTPUTS[request.run_id]
 

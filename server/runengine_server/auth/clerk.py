@@ -161,7 +161,7 @@ class ClerkVerifier:
             raise TenantRefused(RefusalCause.NO_TENANT, machine=shown(subject))
         elif tenant not in tenants:
             raise TenantRefused(RefusalCause.FOREIGN_TENANT, machine=shown(subject), tenant=shown(tenant))
-        return Caller(tenant_id=tenant, subject=subject, impersonator=verified.impersonator)
+        return Caller(tenant, subject, verified.impersonator, verified.expires)
 
     async def _is_valid(self, verified: _Verified) -> bool:
         return self._clock() < verified.expires and await self._keys.find(verified.kid) == verified.key

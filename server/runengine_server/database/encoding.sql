@@ -282,3 +282,21 @@ CREATE OR REPLACE FUNCTION public.decoded_error(encoded bytea) RETURNS jsonb
         'retryable', coalesce(bool_or(number <> 0) FILTER (WHERE field = 5), false))
     FROM public.decoded_fields(encoded) HAVING encoded IS NOT NULL
 $$;
+
+-- Each transition of a step becomes a row of step_events.
+CREATE OR REPLACE FUNCTION public.log_inserted_steps() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.step_events (tenant_id, run_id, at, id, attempt, status)
+    SELECT tenant_id, run_id, updated_at, id, attempt, status FROM inserted ORDER BY seq;
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION public.log_updated_steps() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.step_events (tenant_id, run_id, at, id, attempt, status)
+    SELECT updated.tenant_id, updated.run_id, updated.updated_at, updated.id, updated.attempt, updated.status
+    FROM updated JOIN before USING (seq) WHERE updated.status <> before.status ORDER BY seq;
+    RETURN NULL;
+END
+$$;

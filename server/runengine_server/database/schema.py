@@ -33,6 +33,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from runengine_server.database.bulk_tables import bulk_operations
 from runengine_server.database.columns import TIME, now, of_run, tenant
 from runengine_server.database.columns import metadata as metadata
+from runengine_server.database.event_tables import run_events, step_events
 from runengine_server.database.functions import ENCODING
 from runengine_server.database.graph_tables import step_cache
 from runengine_server.database.row_level_security import secure
@@ -280,27 +281,6 @@ run_steps = Table(
     CheckConstraint("(error IS NOT NULL) = (status = 'failed')", name="run_steps_check"),
 )
 
-# The log of transitions; each row shares the transaction of the change that it records. operation_id is the
-# bulk operation that made it.
-run_events = Table(
-    "run_events",
-    metadata,
-    tenant(),
-    Column("run_id", Uuid, nullable=False),
-    Column("seq", BigInteger, Identity(always=True), nullable=False),
-    Column("at", TIME, nullable=False),
-    Column("from_status", Text),
-    Column("to_status", Text, nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("trace_id", Text),
-    Column("error", LargeBinary),
-    Column("operation_id", Uuid),
-    PrimaryKeyConstraint("tenant_id", "run_id", "seq"),
-    of_run(),
-)
-
 # The responses of calls with an idempotency key, kept for seven days. fingerprint is the SHA-256 of
 # method and request, response the encoded message.
 idempotency_keys = Table(
@@ -360,6 +340,7 @@ _OF_DISPATCH = {
     campaign_run_counts,
     run_steps,
     run_events,
+    step_events,
     idempotency_keys,
     step_cache,
     bulk_operations,

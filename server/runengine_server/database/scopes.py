@@ -10,10 +10,14 @@ from typing import Any
 import asyncpg
 
 from runengine_server.database.batcher import BatchedFunction, Result
+from runengine_server.database.channels import CHANGED
 from runengine_server.database.connecting import Connection
 from runengine_server.database.connections import Connections, Rows, commit
 from runengine_server.database.driver_errors import translate_driver_errors
-from runengine_server.database.functions import DispatchFunction, TenantFunction
+from runengine_server.database.functions import DispatchFunction, EachCall, TenantFunction
+
+# A notification has at most 7,999 bytes. Whoever watches a tenant with a longer id polls.
+_MAX_TENANT_NOTIFIED = 1000
 
 
 class Scope:
@@ -67,6 +71,11 @@ class TenantScope(Scope):
         super().__init__(connections, "runengine.tenant", tenant_id)
         self._tenant_id = tenant_id
 
+    def notify_changed(self) -> None:
+        """Tells those who watch runs of the tenant that one has changed, after the commit."""
+        if len(self._tenant_id) <= _MAX_TENANT_NOTIFIED:
+            self.notifier.notify(CHANGED, self._tenant_id)
+
     def call(self, function: TenantFunction, *arguments: Any) -> Rows:
         """The rows of a function, whose first parameter, the tenant, is added here. It is a transaction of
         its own, and one round trip, or three through a pooler. Raises as `transaction` does.
@@ -93,3 +102,9 @@ class DispatchScope(Scope):
     def call(self, function: DispatchFunction, *arguments: Any) -> Rows:
         """As TenantScope.call, without a tenant."""
         return self._call(function, *arguments)
+
+    async def call_each(self, function: EachCall, *columns: Sequence[Any]) -> Sequence[asyncpg.Record]:
+        """The rows of several calls, each for its own tenant, by one statement."""
+        with translate_driver_errors():
+            async with self._connections.connection(writes=not function.one.is_reading) as connection:
+                return await self._connections.fetch_on(connection, function.many, *columns)

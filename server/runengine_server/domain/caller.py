@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """`tenant_id` is the active organisation of the token, `subject` its user or machine; `impersonator`
-    is who acts as that user, None when the user does.
+    is who acts as that user, None when the user does; `expires` is until when the token is good, in seconds
+    since the epoch.
     """
 
     tenant_id: str
     subject: str
     impersonator: str | None = None
+    expires: float = field(default=math.inf, compare=False)
 
     @property
     def actor(self) -> str:

@@ -173,6 +173,15 @@ class RunNotCompleted(WrongState):
     reason = "RUN_NOT_COMPLETED"
 
 
+class ResumeTokenExpired(RunEngineError):
+    """Too much has happened since the token of a stream."""
+
+    reason = "RESUME_TOKEN_EXPIRED"
+
+    def __init__(self) -> None:
+        super().__init__("Too much has happened since that resume token; begin anew, without it.")
+
+
 class RunNotWaiting(WrongState):
     """Resume of a run that waits for nobody."""
 

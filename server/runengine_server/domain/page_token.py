@@ -7,11 +7,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import itertools
+import re
 import struct
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from runengine_server.domain.changes import Position, Scope
 from runengine_server.domain.run import RunStatus
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,6 +40,13 @@ _VERSION_OF_OPERATIONS, _VERSION_OF_ITEMS = 8, 9
 # And for its transitions and its steps: version, number of the last one, and that hash.
 _LAYOUT_OF_NUMBERS = struct.Struct(">Bq8s")
 _VERSION_OF_EVENTS, _VERSION_OF_STEPS = 4, 7
+
+# And for a position in what has become of runs: version, number of the last transition, a hash of whose runs
+# they are; then the two snapshots, compressed.
+_HEAD_OF_POSITIONS = struct.Struct(">Bq8s")
+_VERSION_OF_POSITIONS = 8
+_MOST_OF_SNAPSHOTS = 16 * 1024
+_SNAPSHOT = re.compile("[0-9]{1,19}:[0-9]{1,19}:([0-9]{1,19}(,[0-9]{1,19})*)?")
 
 
 def _binding(tenant_id: str, campaign_id: UUID, statuses: Sequence[RunStatus]) -> bytes:
@@ -185,6 +196,44 @@ def _decode_number_of(expected: int, token: str, expected_binding: bytes) -> int
     if version != expected or binding != expected_binding:
         return None
     return int(number)
+
+
+def encode_position(position: Position, scope: Scope) -> str:
+    """The token of a stream that goes on after what is known at that position."""
+    head = _HEAD_OF_POSITIONS.pack(_VERSION_OF_POSITIONS, position.last, _binding_of_scope(scope))
+    snapshots = " ".join([position.since or "", position.until or ""])
+    return base64.urlsafe_b64encode(head + zlib.compress(snapshots.encode(), wbits=-9)).decode()
+
+
+def decode_position(token: str, scope: Scope) -> Position | None:
+    """The position; None for a token that is not of this stream."""
+    try:
+        packed = base64.b64decode(token, altchars="-_", validate=True)
+        version, last, binding = _HEAD_OF_POSITIONS.unpack_from(packed)
+        inflater = zlib.decompressobj(wbits=-9)
+        snapshots = inflater.decompress(packed[_HEAD_OF_POSITIONS.size :], _MOST_OF_SNAPSHOTS).decode("ascii")
+        since, until = snapshots.split(" ")
+        is_whole = inflater.eof and all(_is_snapshot(each) for each in (since, until) if each)
+    except (binascii.Error, ValueError, struct.error, zlib.error):
+        return None
+    if version != _VERSION_OF_POSITIONS or binding != _binding_of_scope(scope) or not is_whole or last < 0:
+        return None
+    if not since and scope.run_id is None:
+        return None
+    return Position(since or None, until or None, last)
+
+
+def _is_snapshot(text: str) -> bool:
+    # As PostgreSQL takes them: it reads those of several callers in one statement, which must not fail.
+    if not _SNAPSHOT.fullmatch(text):
+        return False
+    first, end, between = text.split(":")
+    numbers = [int(first), *(int(each) for each in between.split(",") if each), int(end)]
+    return numbers[0] > 0 and numbers[-1] < 2**63 and all(a <= b for a, b in itertools.pairwise(numbers))
+
+
+def _binding_of_scope(scope: Scope) -> bytes:
+    return hashlib.sha256(f"{scope.run_id}\0{scope.campaign_id}\0{scope.tenant_id}".encode()).digest()[:8]
 
 
 def encode_name(last: str) -> str:

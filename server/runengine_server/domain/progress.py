@@ -16,6 +16,10 @@ WATCHED_SECONDS = 15.0
 # What is larger is dropped. A notification has at most 7,999 bytes.
 MAX_EVENT_BYTES = 4096
 _MAX_PAYLOAD_BYTES = 7900
+_MAX_TENANT_BYTES = 4096
+
+# A payload that tells a process of a tenant begins so; one of a run is the run's id.
+OF_TENANT = "@"
 
 
 class ProgressKind(StrEnum):
@@ -25,6 +29,36 @@ class ProgressKind(StrEnum):
     MESSAGE = "message"
     STEP = "step"
     DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedTenants:
+    """What a process tells workers of the tenants all whose runs it watches, and which of these with their
+    progress.
+    """
+
+    process_id: UUID
+    tenants: Sequence[tuple[str, bool]]
+
+    def encode(self) -> list[str]:
+        """As the payloads of as few notifications as hold them. A tenant with an id of more than 1,000
+        characters is left out.
+        """
+        payloads: list[bytes] = []
+        for each in self.tenants:
+            part = b"," + orjson.dumps(each)
+            if len(part) > _MAX_TENANT_BYTES:
+                continue
+            if not payloads or len(payloads[-1]) + len(part) > _MAX_PAYLOAD_BYTES:
+                payloads.append(b"[" + orjson.dumps(self.process_id))
+            payloads[-1] += part
+        return [(payload + b"]").decode() for payload in payloads]
+
+    @classmethod
+    def decode(cls, payload: str) -> WatchedTenants:
+        """What a payload says."""
+        process_id, *tenants = orjson.loads(payload)
+        return cls(UUID(process_id), [(tenant_id, is_told) for tenant_id, is_told in tenants])
 
 
 @dataclass(frozen=True, slots=True)

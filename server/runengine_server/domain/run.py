@@ -64,6 +64,9 @@ def whole_milliseconds(start: datetime | None, end: datetime | None) -> int | No
     return max(0, (end - start) // timedelta(milliseconds=1))
 
 
+ENDED = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """A run that is about to be stored; `campaign_id` and `thread_id` are those of the request's context."""

@@ -5,7 +5,7 @@ the run is running under the worker's epoch, and raises Fenced otherwise.
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -109,10 +109,18 @@ class HeldRunRepository:
     sent together, see WriteBehind.
     """
 
-    def __init__(self, database: Database, run: ClaimedRun, worker: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        run: ClaimedRun,
+        worker: str,
+        on_change: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`on_change` is called after each commit that may have changed a step or the run."""
         self._scope = database.tenant(run.tenant_id)
         self._worker = worker
         self._pending = WriteBehind(self.record_progress)
+        self._on_change = on_change
         self.run = run
 
     async def call_fenced(self, function: TenantFunction, *arguments: object) -> Sequence[asyncpg.Record]:
@@ -122,13 +130,16 @@ class HeldRunRepository:
         rows = await self._scope.call(function, self.run.id, self.run.epoch, *arguments)
         if not rows:
             raise Fenced
+        self._on_change()
         return rows
 
     def record_progress(self, batch: Sequence[PendingWrites]) -> Future[Mapping[UUID, int] | None]:
         """Stores it now, in one statement with what the process has to store for other runs at the same time.
         Returns the attempt of each step that begins; None when the run is not held any more.
         """
-        return self._scope.submit(RECORD_PROGRESS, self.run.id, self.run.epoch, batch)
+        stored = self._scope.submit(RECORD_PROGRESS, self.run.id, self.run.epoch, batch)
+        stored.add_done_callback(lambda _: self._on_change())
+        return stored
 
     @property
     def has_deferred_writes(self) -> bool:

@@ -38,6 +38,6 @@ class ProgressRepository:
             [each.payload for each in notifications],
         )
 
-    def tell_changed(self, channel: str, run: ClaimedRun) -> None:
-        """Tells the process that the run has changed, after the commit: a hint, as all of the notifier."""
-        self._dispatch.notifier.notify(channel, str(run.id))
+    def tell_changed(self, channel: str, payload: str) -> None:
+        """Tells the process that a run has changed, after the commit: a hint, as all of the notifier."""
+        self._dispatch.notifier.notify(channel, payload)

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 from google.protobuf.struct_pb2 import Struct
 
-from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED, WATCHED
+from runengine_server.database.channels import CANCELLED, HANDED_BACK, QUEUED, TENANTS_WATCHED, WATCHED
 from runengine_server.database.database import Database
 from runengine_server.database.dispatch_connection import DispatchConnection
 from runengine_server.database.driver_errors import translate_driver_errors
@@ -139,7 +139,7 @@ class QueueRepository:
     @asynccontextmanager
     async def lease_renewer(self, on_notification: Callable[[str, str], None]) -> AsyncIterator[LeaseRenewer]:
         """A connection for heartbeats; `on_notification` gets (channel, payload) of each notification."""
-        channels = QUEUED, CANCELLED, WATCHED
+        channels = QUEUED, CANCELLED, WATCHED, TENANTS_WATCHED
         async with self._database.dispatch_connection(on_notification, *channels) as connection:
             yield LeaseRenewer(connection, self._lease)
 

@@ -37,7 +37,6 @@ _RESUME = tenant_function("resume_run")
 _LIST_OF_CAMPAIGN = tenant_function("list_campaign_runs")
 _LIST_OF_CAMPAIGN_BY_STATUS = tenant_function("list_campaign_runs_by_status")
 _LIST_EVENTS_AFTER = tenant_function("list_run_events_after")
-_GET_WITH_LAST_EVENT = tenant_function("get_run_with_last_event")
 _LIST_STEPS = tenant_function("list_run_steps")
 
 
@@ -137,7 +136,8 @@ def _key_arguments(key: IdempotencyKey | None) -> tuple[str | None, bytes | None
     return (None, None) if key is None else (key.key, key.fingerprint)
 
 
-def _step(row: asyncpg.Record) -> RunStep:
+def run_step(row: asyncpg.Record) -> RunStep:
+    """The step of a row of list_run_steps."""
     return RunStep(
         place=row["place"],
         id=row["id"],
@@ -156,12 +156,13 @@ def _step(row: asyncpg.Record) -> RunStep:
     )
 
 
-def _event(row: asyncpg.Record) -> RunEvent:
+def run_event(row: asyncpg.Record, attempt: int) -> RunEvent:
+    """The transition of a row with the columns of run_events."""
     return RunEvent(
         at=row["at"],
         from_status=RunStatus(row["from_status"]) if row["from_status"] else None,
         to_status=RunStatus(row["to_status"]),
-        attempt=row["attempt"],
+        attempt=attempt,
         actor=row["actor"],
         reason=row["reason"],
         trace_id=row["trace_id"],
@@ -262,6 +263,8 @@ class RunRepository:
         result = _mutation_result(row)
         if result.outcome is Outcome.APPLIED and result.status is RunStatus.RUNNING:
             self._scope.notifier.notify(CANCELLED, f"{run_id} {result.attempt}")
+        if result.outcome is Outcome.APPLIED:
+            self._scope.notify_changed()
         # The next run of its thread, where it has one, is due now.
         return self._notify_queued(result) if row["is_of_thread"] else result
 
@@ -294,11 +297,13 @@ class RunRepository:
         if result.outcome is Outcome.APPLIED:
             # It is running and nobody holds it: as one that was handed back.
             self._scope.notifier.notify(QUEUED, HANDED_BACK)
+            self._scope.notify_changed()
         return result
 
     def _notify_queued(self, result: MutationResult) -> MutationResult:
         if result.outcome is Outcome.APPLIED:
             self._scope.notifier.notify(QUEUED)
+            self._scope.notify_changed()
         return result
 
     async def list_steps(
@@ -308,15 +313,7 @@ class RunRepository:
         that one: up to `limit` of those after the place `after`. None when there is no such run.
         """
         rows = await self._scope.call(_LIST_STEPS, run_id, attempt, after, limit)
-        return [_step(row) for row in rows if row["id"] is not None] if rows else None
-
-    async def get_to_watch(self, run_id: UUID) -> WatchedRun | None:
-        """The run as it is now; None when there is no such run."""
-        rows = await self._scope.call(_GET_WITH_LAST_EVENT, run_id)
-        if not rows:
-            return None
-        response, epoch, status, last_event = rows[0]
-        return WatchedRun(epoch, RunStatus(status), last_event, response)
+        return [run_step(row) for row in rows if row["id"] is not None] if rows else None
 
     async def get_events_after(
         self, run_id: UUID, last_event: int, limit: int | None = None
@@ -327,6 +324,6 @@ class RunRepository:
         rows = await self._scope.call(_LIST_EVENTS_AFTER, run_id, last_event, limit)
         if not rows:
             return None
-        events = [(row["seq"], _event(row)) for row in rows if row["seq"] is not None]
+        events = [(row["seq"], run_event(row, row["attempt"])) for row in rows if row["seq"] is not None]
         last_event = events[-1][0] if events else last_event
         return WatchedRun(rows[0]["epoch"], RunStatus(rows[0]["status"]), last_event, events=events)

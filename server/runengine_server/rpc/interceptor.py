@@ -182,7 +182,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return guarded
 
     def _limit_of(self, method: str) -> StreamLimit:
-        return _WATCHES if method.endswith("/WatchRun") else self._downloads
+        return _WATCHES if "/Watch" in method else self._downloads
 
     @contextmanager
     def _count_stream(self, method: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import grpc
-from runengine.v1 import list_runs_pb2, run_service_pb2, run_service_pb2_grpc
+from runengine.v1 import list_runs_pb2, run_service_pb2, run_service_pb2_grpc, watch_runs_pb2
 
 from runengine_server.commands.cancel_run import cancel_run
 from runengine_server.commands.resume_run import check_resume, resume_run
@@ -17,6 +17,7 @@ from runengine_server.commands.retry_run import retry_run
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.database.database import Database
 from runengine_server.domain import page_token
+from runengine_server.domain.changes import Position, Scope
 from runengine_server.domain.encoded_run import encode_output
 from runengine_server.domain.errors import InvalidArgument, RunNotFound, Violation
 from runengine_server.domain.run import RunStatus
@@ -30,11 +31,11 @@ from runengine_server.rpc.run_filters import check_filter, run_search
 from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
 from runengine_server.rpc.validation import require_valid, violations_of
-from runengine_server.rpc.watch_run import watch_run
+from runengine_server.rpc.watch_streams import watch_runs
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_DEFAULT_LIMIT, _LIMIT_OF_A_RUN = 20, 1000
+_DEFAULT_LIMIT, _LIMIT_OF_A_RUN, _SNAPSHOT_LIMIT = 20, 1000, 100
 _NOT_KEPT = "The run completed before outputs were kept."
 _STATUSES = {run_status_value(status): status for status in RunStatus}
 _INDEXES = {status: index for index, status in enumerate(RunStatus)}
@@ -143,15 +144,34 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
 
     def WatchRun(  # noqa: N802, D102
         self, request: run_service_pb2.WatchRunRequest, context: Context
-    ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+    ) -> AsyncIterator[Any]:
         require_valid(request)
-        tenant_id, run_id = caller().tenant_id, UUID(request.run_id)
-        last_event = None
-        if request.resume_token:
-            last_event = page_token.decode_event(request.resume_token, tenant_id, run_id)
-            if last_event is None:
-                raise InvalidArgument([Violation("resume_token", "is not a token of this run")])
-        return watch_run(self._watches, self._runs(), tenant_id, run_id, last_event)
+        scope = Scope(caller().tenant_id, run_id=UUID(request.run_id))
+        return watch_runs(self._watches, caller(), scope, _position(request, scope))
+
+    def WatchCampaignRuns(  # noqa: N802, D102
+        self, request: watch_runs_pb2.WatchCampaignRunsRequest, context: Context
+    ) -> AsyncIterator[Any]:
+        require_valid(request)
+        return self._watch(request, Scope(caller().tenant_id, campaign_id=UUID(request.campaign_id)))
+
+    def WatchRuns(  # noqa: N802, D102
+        self, request: watch_runs_pb2.WatchRunsRequest, context: Context
+    ) -> AsyncIterator[Any]:
+        require_valid(request)
+        return self._watch(request, Scope(caller().tenant_id))
+
+    def _watch(
+        self, request: watch_runs_pb2.WatchCampaignRunsRequest | watch_runs_pb2.WatchRunsRequest, scope: Scope
+    ) -> AsyncIterator[Any]:
+        return watch_runs(
+            self._watches,
+            caller(),
+            scope,
+            _position(request, scope),
+            limit=request.snapshot_limit if request.HasField("snapshot_limit") else _SNAPSHOT_LIMIT,
+            with_progress=request.with_progress,
+        )
 
     async def GetRunOutput(  # noqa: N802, D102
         self, request: run_service_pb2.GetRunOutputRequest, context: Context
@@ -229,6 +249,25 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         )
         # Encoded messages of one type, one after the other, are the message that has all their fields.
         return page.runs + rest.SerializeToString()
+
+
+def _position(
+    request: run_service_pb2.WatchRunRequest
+    | watch_runs_pb2.WatchCampaignRunsRequest
+    | watch_runs_pb2.WatchRunsRequest,
+    scope: Scope,
+) -> Position | None:
+    """Where the stream goes on; None for one that begins anew. Raises InvalidArgument."""
+    if not request.resume_token:
+        return None
+    position = page_token.decode_position(request.resume_token, scope)
+    if position is None and scope.run_id is not None:
+        # As servers of the version before have made them.
+        last = page_token.decode_event(request.resume_token, scope.tenant_id, scope.run_id)
+        position = None if last is None else Position(None, None, last)
+    if position is None:
+        raise InvalidArgument([Violation("resume_token", "is not a token of this stream")])
+    return position
 
 
 def _page_of_run(

@@ -15,7 +15,7 @@ from uuid import UUID
 import structlog
 import uvloop
 
-from runengine_server.database.channels import CANCELLED, WATCHED
+from runengine_server.database.channels import CANCELLED, TENANTS_WATCHED, WATCHED
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun
 from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRepository
@@ -254,7 +254,7 @@ class Heartbeat:
             # With the attempt, so that a late notification of an old cancel does not stop the retry.
             run_id, attempt = payload.split()
             self._call_in_workers_loop(self._on_cancelled, UUID(run_id), int(attempt))
-        elif channel == WATCHED:
+        elif channel in (WATCHED, TENANTS_WATCHED):
             self._call_in_workers_loop(self._on_watched, payload)
         else:
             self._call_in_workers_loop(self._on_runs_to_claim, payload)

@@ -127,9 +127,9 @@ class LangGraphRunProcessor:
         Unavailable when the database has gone away: the run stays as it is, to be handed back. Who
         cancels this says why, in the words of the log's line.
         """
-        held = HeldRunRepository(self._database, run, self._worker)
         log = RunLog(run)
         progress = self.progress.open(run)
+        held = HeldRunRepository(self._database, run, self._worker, progress.tell_changed)
         try:
             if (failure := _failure_without_execution(run)) is not None:
                 await self._fail(held, failure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -13,8 +13,10 @@ from runengine_server.database.channels import channel_of_watcher
 from runengine_server.domain.progress import (
     DROPPED,
     MAX_EVENT_BYTES,
+    OF_TENANT,
     WATCHED_SECONDS,
     ProgressEvent,
+    WatchedTenants,
     encode_event,
     encode_payloads,
 )
@@ -39,14 +41,16 @@ _MAX_WATCHED = 10_000
 class RunProgress:
     """The progress of one execution of a run; `tell` may be called in any thread.
 
-    `watchers` are the channels of the processes that watch the run. It is empty for most runs, and whoever
-    has something to tell looks at it first: that is all that a run costs which nobody watches.
+    `watchers` are the channels of the processes that get its events, and `hints` has what those that watch it
+    are told when it has changed. Both are empty for most runs, and whoever has something to tell looks at
+    them first: that is all that a run costs which nobody watches.
     """
 
     def __init__(self, outbox: ProgressOutbox, run: ClaimedRun) -> None:
         self._outbox = outbox
         self.run = run
         self.watchers: tuple[str, ...] = ()
+        self.hints: tuple[tuple[str, str], ...] = ()
         self.waiting: list[tuple[int, bytes]] = []
         self.number = 0  # of the last event, dropped or not
         self.told = 0  # up to which number the watchers know of the events
@@ -62,8 +66,9 @@ class RunProgress:
         self._outbox.add(self, encoded)
 
     def tell_changed(self) -> None:
-        """Tells all watchers that the run has changed, after the commit."""
-        self._outbox.tell_changed(self)
+        """Tells those that watch it that the run has changed, after the commit."""
+        if self.hints:
+            self._outbox.tell_changed(self)
 
 
 class ProgressOutbox:
@@ -75,7 +80,8 @@ class ProgressOutbox:
 
     def __init__(self, repository: ProgressRepository) -> None:
         self._repository = repository
-        self._watched: dict[UUID, dict[str, float]] = {}  # until when, on time.monotonic()
+        # By run, and by tenant with whether it gets events: until when each channel, on time.monotonic().
+        self._watched: dict[UUID | tuple[str, bool], dict[str, float]] = {}
         self._held: dict[UUID, RunProgress] = {}
         # Of the four below, and of the state of each RunProgress.
         self._lock = threading.Lock()
@@ -90,30 +96,45 @@ class ProgressOutbox:
     # Who watches what.
 
     def on_watched(self, payload: str) -> None:
-        """Takes a notification of a process that watches runs: its id, and theirs."""
-        process_id, *run_ids = [UUID(each) for each in payload.split()]
+        """Takes a notification of a process that watches: its id, and those of runs; or WatchedTenants."""
+        watched: Sequence[UUID | tuple[str, bool]]
+        if payload.startswith("["):
+            of_process = WatchedTenants.decode(payload)
+            process_id, watched = of_process.process_id, of_process.tenants
+        else:
+            process_id, *watched = [UUID(each) for each in payload.split()]
         until = time.monotonic() + WATCHED_SECONDS
-        for run_id in run_ids:
-            if run_id in self._watched or len(self._watched) < _MAX_WATCHED:
-                self._watched.setdefault(run_id, {})[channel_of_watcher(process_id)] = until
-                self._update(run_id)
+        for each in watched:
+            if each in self._watched or len(self._watched) < _MAX_WATCHED:
+                self._watched.setdefault(each, {})[channel_of_watcher(process_id)] = until
+        self._update()
         if self._expiry is None:
             self._expiry = asyncio.get_running_loop().call_later(WATCHED_SECONDS, self._expire)
 
     def _expire(self) -> None:
         now, self._expiry = time.monotonic(), None
-        for run_id, watchers in list(self._watched.items()):
+        for watched, watchers in list(self._watched.items()):
             for channel in [each for each, until in watchers.items() if until <= now]:
                 del watchers[channel]
             if not watchers:
-                del self._watched[run_id]
-            self._update(run_id)
+                del self._watched[watched]
+        self._update()
         if self._watched:
             self._expiry = asyncio.get_running_loop().call_later(WATCHED_SECONDS, self._expire)
 
-    def _update(self, run_id: UUID) -> None:
-        if (progress := self._held.get(run_id)) is not None:
-            progress.watchers = tuple(self._watched.get(run_id, ()))
+    def _update(self) -> None:
+        for progress in self._held.values():
+            self._update_run(progress)
+
+    def _update_run(self, progress: RunProgress) -> None:
+        run = progress.run
+        of_run = self._watched.get(run.id, {})
+        told, hinted = (self._watched.get((run.tenant_id, is_told), {}) for is_told in (True, False))
+        progress.watchers = tuple({**of_run, **told})
+        progress.hints = (
+            *((channel, str(run.id)) for channel in of_run),
+            *((channel, OF_TENANT + run.tenant_id) for channel in {**told, **hinted}),
+        )
 
     # What is told.
 
@@ -122,7 +143,7 @@ class ProgressOutbox:
         self._loop = self._loop or asyncio.get_running_loop()
         progress = self._held[run.id] = RunProgress(self, run)
         if self._watched:
-            self._update(run.id)
+            self._update_run(progress)
             progress.tell_changed()
         return progress
 
@@ -130,7 +151,7 @@ class ProgressOutbox:
         """The run is not executed here any more."""
         if self._held.get(progress.run.id) is progress:
             del self._held[progress.run.id]
-        progress.watchers = ()
+        progress.watchers = progress.hints = ()
 
     def has_room(self, progress: RunProgress) -> bool:
         """Whether another event of the run may wait."""
@@ -153,8 +174,8 @@ class ProgressOutbox:
 
     def tell_changed(self, progress: RunProgress) -> None:
         """As RunProgress.tell_changed."""
-        for channel in progress.watchers:
-            self._repository.tell_changed(channel, progress.run)
+        for hint in progress.hints:
+            self._repository.tell_changed(*hint)
 
     async def flush(self, progress: RunProgress) -> None:
         """Sends what waits, before the run ends: then the fence would stop it. In half a second at most."""

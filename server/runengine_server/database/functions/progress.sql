@@ -37,16 +37,3 @@ BEGIN
         WHERE runs.tenant_id = _tenant AND runs.id = _id ORDER BY event.seq LIMIT _limit;
 END
 $$;
-
--- The run as get_run returns it, with the number of its last transition, from one snapshot.
-CREATE FUNCTION get_run_with_last_event(_tenant text, _id uuid)
-RETURNS TABLE (response bytea, epoch bigint, status text, last_event bigint) LANGUAGE plpgsql STABLE
-SET search_path FROM CURRENT AS $$
-#variable_conflict use_column
-BEGIN
-    PERFORM set_config('runengine.tenant', _tenant, true);
-    RETURN QUERY SELECT run_response(encoded_input, encoded_state, priority, encoded_waiting), epoch, status,
-            (SELECT max(seq) FROM public.run_events WHERE tenant_id = _tenant AND run_id = _id)
-        FROM public.runs WHERE tenant_id = _tenant AND id = _id;
-END
-$$;

@@ -101,4 +101,6 @@ def _grant(connection: Connection, application_url: str) -> str | None:
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
     )
     connection.exec_driver_sql(f"REVOKE ALL ON alembic_version FROM {role}")
+    # The one sequence that is not a column's own alone.
+    connection.exec_driver_sql(f"GRANT USAGE ON SEQUENCE public.run_events_seq_seq TO {role}")
     return role

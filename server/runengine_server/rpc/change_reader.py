@@ -1,0 +1,111 @@
+"""Reads the transitions of all runs that are watched in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection
+from contextlib import suppress
+from uuid import UUID
+
+import structlog
+
+from runengine_server.domain.changes import Position
+from runengine_server.domain.errors import Unavailable
+from runengine_server.repositories.change_repository import ChangeRepository, Reader
+from runengine_server.rpc.run_watch import RunWatch
+
+# How often the transitions of all are read where no hint has come: hints may be lost, and some changes have
+# none.
+POLL_SECONDS = 2.0
+
+_RETRY_SECONDS = 0.5
+
+# How many readers a statement has at most: of a poll each takes PostgreSQL some 20 µs.
+_MAX_READERS = 200
+
+_log = structlog.get_logger()
+
+
+class ChangeReader:
+    """One statement at a time reads on for all watches of the tenants that a hint was about, from the
+    position of each. Watches that are at the same position share what is read, and those that have caught up
+    are.
+
+    Transitions are read from their tables, from snapshot to snapshot, so that none is missed and none comes
+    twice, whatever becomes of notifications.
+    """
+
+    def __init__(self, repository: ChangeRepository) -> None:
+        self._repository = repository
+        self._watches: defaultdict[str, set[RunWatch]] = defaultdict(set)
+        self._due: set[str] = set()
+        self._woken = asyncio.Event()
+
+    def add(self, watch: RunWatch) -> None:
+        """Reads for the watch, which has a position, from now on."""
+        self._watches[watch.scope.tenant_id].add(watch)
+        self.hint(watch.scope.tenant_id)
+
+    def remove(self, watch: RunWatch) -> None:
+        """Reads for it no more."""
+        watches = self._watches[watch.scope.tenant_id]
+        watches.discard(watch)
+        if not watches:
+            del self._watches[watch.scope.tenant_id]
+
+    def hint(self, tenant_id: str) -> None:
+        """Something may have changed for those who watch that tenant."""
+        if tenant_id in self._watches:
+            self._due.add(tenant_id)
+            self._woken.set()
+
+    def hint_all(self) -> None:
+        """Something may have changed for all."""
+        self._due.update(self._watches)
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Reads until it is cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._woken.wait()
+            if not self._woken.is_set():
+                self._due.update(self._watches)
+            self._woken.clear()
+            due, self._due = self._due, set()
+            try:
+                await self._read(due)
+            except Unavailable:
+                await self._try_again(due)
+            except Exception as error:
+                _log.error("cannot read what has become of runs; trying again", exc_info=error)
+                await self._try_again(due)
+
+    async def _try_again(self, due: Collection[str]) -> None:
+        await asyncio.sleep(_RETRY_SECONDS)
+        self._due.update(due)
+        self._woken.set()
+
+    async def _read(self, tenant_ids: Collection[str]) -> None:
+        groups: defaultdict[tuple[str, Position], list[RunWatch]] = defaultdict(list)
+        for tenant_id in tenant_ids:
+            for watch in self._watches.get(tenant_id, ()):
+                if watch.position is not None and not watch.is_behind:
+                    groups[tenant_id, watch.position].append(watch)
+        waiting = list(groups.items())
+        for first in range(0, len(waiting), _MAX_READERS):
+            part = waiting[first : first + _MAX_READERS]
+            readers = [Reader(*place, _run_ids(watches)) for place, watches in part]
+            for (place, watches), changes in zip(part, await self._repository.read(readers), strict=True):
+                for watch in watches:
+                    watch.add_changes(changes)
+                if not changes.is_latest:
+                    self.hint(place[0])
+
+
+def _run_ids(watches: Collection[RunWatch]) -> tuple[UUID, ...] | None:
+    run_ids = {watch.scope.run_id for watch in watches}
+    known = tuple(each for each in run_ids if each is not None)
+    return known if len(known) == len(run_ids) else None
