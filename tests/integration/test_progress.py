@@ -15,6 +15,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
 from runengine.v1.run_pb2 import PROGRESS_KIND_DROPPED, RUN_STATUS_COMPLETED
+from runengine.v1.run_service_pb2 import WatchRunResponse
 
 from tests.support.agents import ScriptedModel
 from tests.support.own_worker import Graph, State, chain, serving
@@ -29,7 +30,7 @@ def model() -> GenericFakeChatModel:
     return GenericFakeChatModel(messages=iter([AIMessage("".join(WORDS))]))
 
 
-async def seen(stack: Stack, database_url: str, graph: Graph, first: Telling) -> Watched:
+async def seen(stack: Stack, database_url: str, graph: Graph, first: Telling) -> Watched[WatchRunResponse]:
     """All that is told of a run of the graph, from its node `first` on."""
     async with (
         serving(database_url, graph) as engine,
@@ -43,7 +44,7 @@ async def seen(stack: Stack, database_url: str, graph: Graph, first: Telling) ->
     return watched
 
 
-def contents(watched: Watched, step: str) -> list[Any]:
+def contents(watched: Watched[WatchRunResponse], step: str) -> list[Any]:
     return [data["content"] for step_id, data in watched.told("message") if step_id == step]
 
 

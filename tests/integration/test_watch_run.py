@@ -26,7 +26,7 @@ def transitions(responses: list[WatchRunResponse]) -> list[RunEvent]:
     return [each.transition for each in responses if each.HasField("transition")]
 
 
-def without_progress(watched: Watched) -> list[str | None]:
+def without_progress(watched: Watched[WatchRunResponse]) -> list[str | None]:
     return [each for each in watched.kinds() if each != "progress"]
 
 

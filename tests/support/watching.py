@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import grpc
@@ -14,6 +14,7 @@ from langgraph.config import get_stream_writer
 from runengine.v1.run_pb2 import ProgressEvent, ProgressKind
 from runengine.v1.run_service_pb2 import WatchRunRequest, WatchRunResponse
 from runengine.v1.run_service_pb2_grpc import RunServiceStub
+from runengine.v1.watch_runs_pb2 import WatchCampaignRunsRequest, WatchRunsRequest, WatchRunsResponse
 
 from tests.support.patience import SECONDS
 from tests.support.stack import Stack
@@ -21,30 +22,33 @@ from tests.support.stack import Stack
 WAITS = "waits"
 
 
-class Watched:
-    """A stream of WatchRun, and what has come of it."""
+Response = TypeVar("Response", WatchRunResponse, WatchRunsResponse)
+
+
+class Watched(Generic[Response]):
+    """A stream about one run or several, and what has come of it."""
 
     def __init__(self, call: Any) -> None:
-        self._call = call
-        self.responses: list[WatchRunResponse] = []
+        self._call: Any = call
+        self.responses: list[Response] = []
 
-    async def next(self) -> WatchRunResponse | None:
+    async def next(self) -> Response | None:
         """The next message; None at the end of the stream."""
         async with asyncio.timeout(SECONDS):
-            response = await self._call.read()
-        if not isinstance(response, WatchRunResponse):
+            response: Response | None = await self._call.read() or None
+        if response is None:
             return None
         self.responses.append(response)
         return response
 
-    async def until(self, kind: str) -> WatchRunResponse:
+    async def until(self, kind: str) -> Response:
         """The next message of that kind."""
         while (response := await self.next()) is not None:
             if response.WhichOneof("event") == kind:
                 return response
         raise AssertionError(f"the stream has ended without {kind}")
 
-    async def to_the_end(self) -> list[WatchRunResponse]:
+    async def to_the_end(self) -> list[Response]:
         """All messages, once the stream has ended."""
         while await self.next() is not None:
             pass
@@ -68,13 +72,30 @@ class Watched:
 @asynccontextmanager
 async def watching(
     stack: Stack, tenant_id: str, run_id: UUID, resume_token: str | None = None
-) -> AsyncIterator[Watched]:
+) -> AsyncIterator[Watched[WatchRunResponse]]:
     """The stream of a run's, on a connection of its own."""
     async with grpc.aio.insecure_channel(stack.grpc_address) as channel:
         call = RunServiceStub(channel).WatchRun(
             WatchRunRequest(run_id=str(run_id), resume_token=resume_token),
             metadata=(("authorization", f"Bearer {stack.token(tenant_id)}"),),
         )
+        yield Watched(call)
+        call.cancel()
+
+
+@asynccontextmanager
+async def watching_runs(
+    stack: Stack, tenant_id: str, campaign_id: UUID | None = None, **fields: Any
+) -> AsyncIterator[Watched[WatchRunsResponse]]:
+    """The stream of a campaign's runs, or of all of the tenant, on a connection of its own."""
+    async with grpc.aio.insecure_channel(stack.grpc_address) as channel:
+        stub = RunServiceStub(channel)
+        metadata = (("authorization", f"Bearer {stack.token(tenant_id)}"),)
+        if campaign_id is None:
+            call: Any = stub.WatchRuns(WatchRunsRequest(**fields), metadata=metadata)
+        else:
+            request = WatchCampaignRunsRequest(campaign_id=str(campaign_id), **fields)
+            call = stub.WatchCampaignRuns(request, metadata=metadata)
         yield Watched(call)
         call.cancel()
 
