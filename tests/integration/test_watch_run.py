@@ -138,6 +138,7 @@ async def test_a_token_of_another_run_is_refused(stack: Stack, database_url: str
         one, other = await engine.trigger(), await engine.trigger()
         async with watching(stack, engine.tenant_id, one) as watched:
             token = (await watched.until("snapshot_end")).resume_token
+        await engine.cancel(other)
         for wrong in (token, "x"):
             async with watching(stack, engine.tenant_id, other, wrong) as refused:
                 with pytest.raises(grpc.aio.AioRpcError) as error:
