@@ -54,7 +54,7 @@ $$;
 CREATE FUNCTION list_changes(_tenant text, _since text, _until text, _after bigint, _runs text, _limit int)
 RETURNS TABLE (snapshot text, seq bigint, run_id uuid, epoch bigint, workflow_name text, campaign_id uuid,
     at timestamptz, from_status text, to_status text, run_attempt int, actor text, reason text, trace_id text,
-    error bytea, id uuid, parent_id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int,
+    error bytea, operation_id uuid, id uuid, parent_id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int,
     step_error jsonb, output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz,
     created_at timestamptz)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
@@ -65,7 +65,7 @@ BEGIN
     RETURN NEXT;
     RETURN QUERY SELECT NULL::text, found.seq, found.run_id, runs.epoch, runs.workflow_name, runs.campaign_id,
         found.at, event.from_status, event.to_status, event.attempt, event.actor, event.reason, event.trace_id,
-        event.error, found.id, step.parent_id, step.step_id, step.skill_id, found.status, step.cache_hit,
+        event.error, event.operation_id, found.id, step.parent_id, step.step_id, step.skill_id, found.status, step.cache_hit,
         found.attempt, step.error, step.output_artifact_ids || CASE WHEN found.status IN ('completed', 'failed')
             THEN ARRAY(
                 SELECT artifacts.id FROM public.artifacts
@@ -96,7 +96,7 @@ CREATE FUNCTION list_changes_of_readers(_tenant text[], _since text[], _until te
     _runs text[], _limit int[])
 RETURNS TABLE (place int, snapshot text, seq bigint, run_id uuid, epoch bigint, workflow_name text,
     campaign_id uuid, at timestamptz, from_status text, to_status text, run_attempt int, actor text, reason text,
-    trace_id text, error bytea, id uuid, parent_id uuid, step_id text, skill_id text, status text,
+    trace_id text, error bytea, operation_id uuid, id uuid, parent_id uuid, step_id text, skill_id text, status text,
     cache_hit boolean, attempt int, step_error jsonb, output_artifact_ids uuid[], started_at timestamptz,
     completed_at timestamptz, created_at timestamptz)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
