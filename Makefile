@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install node-packages run demo test compat faults soak mutants peers bench bench-peers bench-against profile lint format protos
+.PHONY: help install node-packages run demo test compat faults soak mutants peers bench bench-peers bench-against profile pictures lint format protos
 
 help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -74,6 +74,9 @@ bench-against: $(INSTALLED) ## Compare speed with that of the commit REV, in tur
 
 profile: $(INSTALLED) ## Draw flame graphs of a list, of the gateway, and of a run
 	@$(BIN)/python -m tests.bench.profile
+
+pictures: $(INSTALLED) ## Take the picture of the console for the README (needs Chromium)
+	@$(BIN)/python -m tests.e2e.console.pictures
 
 lint: $(INSTALLED) ## Check style, types, import directions and protos, these also against main
 	$(BIN)/ruff check

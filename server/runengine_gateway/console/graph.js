@@ -4,7 +4,7 @@ import { h, soft } from "./dom.js";
 import { layOut } from "./layout.js";
 import { duration } from "./words.js";
 
-const WIDTH = 184, HEIGHT = 46, DOT = 14, MARGIN = 12;
+const WIDTH = 168, HEIGHT = 46, DOT = 14, MARGIN = 12;
 const DOTS = ["__start__", "__end__"];
 const LEAST_SCALE = 0.72; // below it the graph scrolls
 
@@ -34,7 +34,7 @@ function place({ nodes, edges }, upright) {
 		return { id, along, across };
 	});
 	const ways = [...links.values()], onItself = ({ source, target }) => source === target;
-	const laid = layOut(sized, ways.filter((each) => !onItself(each)), upright ? 34 : 46, 16);
+	const laid = layOut(sized, ways.filter((each) => !onItself(each)), upright ? 34 : 38, 14);
 	const places = new Map([...laid.places].map(([id, node]) => [id, turn(node)]));
 	const lines = laid.edges.map(({ edge, back, points }) => ({ ...edge, d: curve(points.map(turn), edge, back, upright) }));
 	const loops = ways.filter(onItself).map((edge) => {

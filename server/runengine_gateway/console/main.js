@@ -10,7 +10,7 @@ import { UUID } from "./words.js";
 const [main, top, notices] = ["main", "top", "notices"].map((id) => document.getElementById(id));
 const VIEWS = [[/^\/runs$/, runsView], [/^\/runs\/([^/]+)$/, runView], [/^\/campaigns\/([^/]+)$/, campaignView], [/^\/trigger$/, triggerView],
 	[/^/, ({ element }) => render(element, h("h1", "There is no such page"), h("a", { href: "#/runs" }, "All runs"))]];
-const LIVE = { live: "Live", polling: "Every 2.5 s", broken: "Reconnecting", ended: "Ended" };
+const LIVE = { live: "Live", polling: "Polling", broken: "Reconnecting", ended: "Ended" };
 
 let shown = {}, live = "", tenant = null, asking = false;
 

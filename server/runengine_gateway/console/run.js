@@ -46,7 +46,7 @@ export function runView({ app, element, params: [id], query, signal }) {
 				context?.threadId && ["Thread", context.threadId], priority !== 0 && ["Priority", priority]),
 			error && failure(error, error.stepId && [" in ", button(error.stepId, () => select(error.stepId), { class: "link" })]),
 			waitingFor(run, app.say, take),
-			h("div.run", { class: node && "has-step" },
+			h("div.panes", { class: node && "has-step" },
 				h("section.panel", { "aria-label": "Graph" }, workflow !== undefined && h("div.graph", { ref: (box) => sized.observe(box) }, graph({ workflow, run, steps, selected: node }, element.clientWidth < 600)),
 					telling && isActive(run) && h("p.telling", h("b", telling.stepId), ` ${telling.text}`)),
 				h("section.panel", { "aria-label": "Timeline of steps" }, timeline({ steps, earlier, chosen: step?.id }, draw)),
