@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
 from typing import Any, TypeAlias
 
 import grpc
@@ -15,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from runengine_gateway.calls import TokenCheck, explain, rpc_path
 from runengine_gateway.http_request import RequestReader, caller_metadata
-from runengine_gateway.problems import RefusedError, deadline_exceeded
+from runengine_gateway.problems import Problem, RefusedError, deadline_exceeded, interrupted
 from runengine_gateway.routes import Binding
 
 # After so long without an event a comment is sent, by which callers that have gone away are noticed, and
@@ -23,8 +24,30 @@ from runengine_gateway.routes import Binding
 COMMENT_SECONDS = 15.0
 _COMMENT = b":\n\n"
 
+# After so many milliseconds an EventSource comes again.
+_RETRY = b"retry: 1000\n"
+
+_PASSING = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+
 _TOKEN = "resume_token"
 _Call: TypeAlias = grpc.aio.UnaryStreamCall[Message, Message]
+
+
+class OpenStreams:
+    """The streams of a process, which would last longer than it may take to end."""
+
+    def __init__(self) -> None:
+        self._calls: set[_Call] = set()
+
+    def add(self, call: _Call) -> None:
+        """Knows the stream until it ends."""
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    def end(self) -> None:
+        """Ends all of them, each with an event `problem`."""
+        for call in list(self._calls):
+            call.cancel()
 
 
 class EventStream:
@@ -32,13 +55,20 @@ class EventStream:
 
     An event has the name of its field, its JSON as data, and the resume token, where there is one, as its id.
     A caller that comes again with that in `Last-Event-ID`, as an EventSource does by itself, goes on there;
-    and gets 204 where nothing is left to come, upon which an EventSource stays away.
+    and gets 204 where nothing is left to come, upon which an EventSource stays away. As it does for ever
+    after any other status than 200: so what passes, the server or its database being away, is an event too.
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, binding: Binding, token_check: TokenCheck, deadline_seconds: float
+        self,
+        channel: grpc.aio.Channel,
+        binding: Binding,
+        token_check: TokenCheck,
+        deadline_seconds: float,
+        streams: OpenStreams,
     ) -> None:
         """Raises TypeError where an event has a field without a JSON mapping."""
+        self._streams = streams
         self._rpc = binding.rpc
         self._token_check = token_check
         self._deadline_seconds = deadline_seconds
@@ -69,18 +99,19 @@ class EventStream:
             async with asyncio.timeout(self._deadline_seconds):
                 first = await call.read()
         except grpc.aio.AioRpcError as error:
-            return explain(error, self._rpc).response()
+            return _refusal(explain(error, self._rpc))
         except TimeoutError:
-            return deadline_exceeded().response()
+            return _refusal(deadline_exceeded())
         if not isinstance(first, Message):
             return Response(status_code=204)
         if request.method == "HEAD":
             call.cancel()
             return Response(media_type="text/event-stream")
+        self._streams.add(call)
         return _Stream(call, self._events(call, first))
 
     async def _events(self, call: _Call, first: Message) -> AsyncIterator[bytes]:
-        yield self._event(first)
+        yield _RETRY + self._event(first)
         reading: asyncio.Task[Any] | None = None
         try:
             while True:
@@ -90,12 +121,15 @@ class EventStream:
                 if not reading.done():
                     yield _COMMENT
                     continue
+                if reading.cancelled():  # by OpenStreams: whoever waits here has not been
+                    yield _problem(interrupted())
+                    return
                 message, reading = reading.result(), None
                 if not isinstance(message, Message):
                     return
                 yield self._event(message)
         except grpc.aio.AioRpcError as error:
-            yield b"event: problem\ndata: %b\n\n" % bytes(explain(error, self._rpc).response().body)
+            yield _problem(explain(error, self._rpc))
         finally:
             if reading is not None:
                 reading.cancel()
@@ -107,6 +141,16 @@ class EventStream:
         event = b"event: %b\ndata: %b\n\n" % (json_name, data)
         token = getattr(message, _TOKEN)
         return b"id: %b\n%b" % (token.encode(), event) if token else event
+
+
+def _problem(found: Problem) -> bytes:
+    return b"event: problem\ndata: %b\n\n" % bytes(found.response().body)
+
+
+def _refusal(found: Problem) -> Response:
+    if found.status not in _PASSING:
+        return found.response()
+    return Response(_RETRY + _problem(found), media_type="text/event-stream")
 
 
 async def _read(call: _Call) -> Any:

@@ -127,6 +127,11 @@ def unavailable() -> Problem:
     return problem("UNAVAILABLE", _DETAILS[grpc.StatusCode.UNAVAILABLE])
 
 
+def interrupted() -> Problem:
+    """The problem for a stream that the gateway ends because it stops."""
+    return problem("INTERRUPTED", "The call was interrupted; try again.")
+
+
 def deadline_exceeded() -> Problem:
     """504: the gateway itself has ended the call at its deadline."""
     return problem("DEADLINE_EXCEEDED", _DETAILS[grpc.StatusCode.DEADLINE_EXCEEDED])

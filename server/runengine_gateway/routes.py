@@ -92,6 +92,9 @@ class Paths:
             if "GET" in of_methods:
                 of_methods["HEAD"] = of_methods["GET"]
             self._templates.setdefault(len(segments), []).append((segments, of_methods))
+        for templates in self._templates.values():
+            # `/runs/watch` before `/runs/{run_id}`.
+            templates.sort(key=lambda each: [segment.startswith("{") for segment in each[0]])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request; `path_params` of its scope are the path's fields."""

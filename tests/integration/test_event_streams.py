@@ -82,7 +82,7 @@ async def test_a_caller_watches_sixteen_runs_at_once(
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await refused.next()
         assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert error.value.details() == "At most 16 runs may be watched at once."
+        assert error.value.details() == "At most 16 streams may watch runs at once."
 
     async def again() -> Any:
         async with watching(stack, organisation, run_id) as watched:
@@ -121,3 +121,33 @@ async def test_a_process_that_stops_ends_its_streams(
     async with watching(stack, organisation, UUID(run.id), token) as watched:
         await watched.to_the_end()
     assert [each.transition.reason for each in watched.responses] == ["CANCELLED"]
+
+
+async def test_a_gateway_that_stops_alone_ends_its_streams_at_once(
+    stack: Stack, client: RunEngineClient, organisation: str, database_url: str, state_dir: Path
+) -> None:
+    run = await client.trigger_run("unserved")
+    own = Stack(database_url, state_dir)
+    await own.start("gateway", REST_ADDRESS=own.rest_address, GRPC_ADDRESS=stack.grpc_address)
+    async with (
+        own.rest(stack.token(organisation)) as rest,
+        rest.stream("GET", f"/runs/{run.id}/watch") as response,
+    ):
+        events = events_of(response)
+        while (await anext(events))["event"] != "snapshotEnd":
+            pass
+        stopping = asyncio.create_task(own.stop())
+        assert [json.loads(each["data"])["reason"] async for each in events] == ["INTERRUPTED"]
+        await stopping
+
+
+async def test_a_stream_without_a_server_is_one_that_says_so_and_when_to_come_again(
+    organisation: str, stack: Stack, database_url: str, state_dir: Path
+) -> None:
+    own = Stack(database_url, state_dir)
+    await own.start("gateway", REST_ADDRESS=own.rest_address)
+    async with own.rest(stack.token(organisation)) as rest:
+        (event,) = await all_events(rest, "/runs/watch")
+    assert (event["event"], event["retry"]) == ("problem", "1000")
+    assert json.loads(event["data"])["reason"] == "UNAVAILABLE"
+    await own.stop()

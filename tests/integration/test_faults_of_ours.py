@@ -145,7 +145,9 @@ class Spoilt:
 @pytest.fixture
 async def spoilt(state_dir: Path) -> AsyncIterator[tuple[Spoilt, RunEngineClient]]:
     verifier = ClerkVerifier(PemKey(development.public_pem(state_dir)), development.ISSUER, ())
-    interceptor = CallInterceptor(verifier, max_calls=1, downloads=StreamLimit(2, 1, 1, "downloads"))
+    interceptor = CallInterceptor(
+        verifier, max_calls=1, downloads=StreamLimit("downloads", 2, 1, 1, "downloads")
+    )
     server = grpc.aio.server(interceptors=[interceptor])
     address = free_address()
     servicer = Spoilt(address)

@@ -44,7 +44,7 @@ class Large:
 async def large(state_dir: Path) -> AsyncIterator[Large]:
     verifier = ClerkVerifier(PemKey(development.public_pem(state_dir)), development.ISSUER, ())
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(verifier, downloads=StreamLimit(64, 1, 1, "downloads"))]
+        interceptors=[CallInterceptor(verifier, downloads=StreamLimit("downloads", 64, 1, 1, "downloads"))]
     )
     large = Large(free_address())
     handler = grpc.unary_stream_rpc_method_handler(

@@ -11,6 +11,7 @@ import grpc
 import uvicorn
 from runengine_client.channel import CHANNEL_OPTIONS
 from runengine_gateway.app import create_gateway
+from runengine_gateway.event_streams import OpenStreams
 from runengine_gateway.http_protocol import BoundedHttp
 
 from runengine_server.lifecycle import ProcessLifecycle
@@ -35,8 +36,9 @@ async def gateway(settings: Settings) -> None:
     lifecycle = ProcessLifecycle()
     listening = bind("RUNENGINE_REST_ADDRESS", settings.rest_address)
     async with grpc.aio.insecure_channel(settings.grpc_address, GATEWAY_CHANNEL) as channel:
+        streams = OpenStreams()
         config = uvicorn.Config(
-            create_gateway(channel, cors_origins=settings.cors_origins),
+            create_gateway(channel, cors_origins=settings.cors_origins, streams=streams),
             http=BoundedHttp,
             ws="none",
             lifespan="off",
@@ -55,6 +57,7 @@ async def gateway(settings: Settings) -> None:
             await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
             server.should_exit = True
             stopping.cancel()
+            streams.end()
             await serving
 
 

@@ -46,16 +46,18 @@ READER_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class StreamLimit:
-    """How many streams of a method there may be at once: in this process, of a tenant, and of a caller."""
+    """How many streams of a kind there may be at once: in this process, of a tenant, and of a caller."""
 
+    kind: str
     in_all: int
     of_tenant: int
     of_caller: int
     words: str
 
 
-_DOWNLOADS = StreamLimit(64, 16, 16, "downloads may be under way")
-_WATCHES = StreamLimit(256, 64, 16, "runs may be watched")
+_DOWNLOADS = StreamLimit("downloads", 64, 16, 16, "downloads may be under way")
+# A stream that waits takes 40 KiB at most.
+_WATCHES = StreamLimit("watches", 2048, 256, 16, "streams may watch runs")
 
 
 _caller: ContextVar[Caller] = ContextVar("caller")
@@ -89,9 +91,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._refusals = RefusalLog()
         self._max_calls = max_calls
         self._downloads = downloads
-        # By kind: calls, each method that streams, and each method of the public services.
+        # By kind: calls, those of streams, and each method of the public services.
         self._under_way: Counter[str] = Counter()
-        # By method, tenant, and caller or "" for all of the tenant.
+        # By kind, tenant, and caller or "" for all of the tenant.
         self._streams: Counter[tuple[str, str, str]] = Counter()
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method
 
@@ -117,7 +119,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if method.startswith(_PUBLIC_SERVICES):
                 self._count_call(method, _MAX_PUBLIC_CALLS)
             elif handler.response_streaming:
-                self._count_call(method, self._limit_of(method).in_all)
+                limit = self._limit_of(method)
+                self._count_call(limit.kind, limit.in_all)
                 await self._admit(handler_call_details.invocation_metadata)
             else:
                 self._count_call("calls", self._max_calls)
@@ -188,7 +191,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _count_stream(self, method: str) -> Iterator[None]:
         """Counts the stream within the block, for its tenant and its caller. Raises QuotaExceeded."""
         limit, by = self._limit_of(method), caller()
-        kinds = (method, by.tenant_id, ""), (method, by.tenant_id, by.subject)
+        kinds = (limit.kind, by.tenant_id, ""), (limit.kind, by.tenant_id, by.subject)
         self._streams.update(kinds)
         try:
             for kind, most in zip(kinds, (limit.of_tenant, limit.of_caller), strict=True):
