@@ -19,36 +19,30 @@ from runengine.v1.artifact_service_pb2 import (
 )
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.campaign_service_pb2 import CreateCampaignRequest, GetCampaignRequest
-from runengine.v1.run_pb2 import Run, RunEvent, RunStatus, RunStep
+from runengine.v1.run_pb2 import Run, RunEvent, RunStep
 from runengine.v1.run_service_pb2 import (
     CancelRunRequest,
     GetRunOutputRequest,
-    GetRunRequest,
     GetRunStepDataRequest,
     ListRunEventsRequest,
     ListRunStepsRequest,
     ResumeRunRequest,
     RetryRunRequest,
     TriggerRunRequest,
-    WatchRunRequest,
-    WatchRunResponse,
 )
 from runengine.v1.workflow_service_pb2 import ListWorkflowsRequest, ListWorkflowsResponse, Workflow
 
 from runengine_client.arguments import Id, key_metadata, struct_or_none
 from runengine_client.bulk_operations import BulkOperations
 from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
-from runengine_client.run_lists import RunLists
+from runengine_client.run_watches import TERMINAL, RunWatches
 from runengine_client.structs import to_value
+
+__all__ = ["TERMINAL", "Artifact", "RunEngineClient", "RunOutput", "StepData"]
 
 _NO_WORKERS = ("runengine-workers", "0")
 _NO_CAMPAIGN = ("runengine-campaign", "missing")
 _NOT_GIVEN: Any = object()  # None is a value
-
-TERMINAL = frozenset(
-    {RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED, RunStatus.RUN_STATUS_CANCELLED}
-)
-"""The statuses in which a run stays until it is retried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +78,7 @@ class StepData:
     update_note: str | None
 
 
-class RunEngineClient(RunLists, BulkOperations):
+class RunEngineClient(RunWatches, BulkOperations):
     """Calls the run engine at `address` (`host:port`). Make it inside the event loop that uses it.
 
     `token` is the JWT that names the tenant, or a function that returns one, called before each call.
@@ -133,10 +127,6 @@ class RunEngineClient(RunLists, BulkOperations):
         if on_no_campaign is not None and _NO_CAMPAIGN in metadata:
             on_no_campaign()
         return run
-
-    async def get_run(self, run_id: Id) -> Run:
-        """Returns the run as it is now. Raises RunNotFound."""
-        return (await self._call(self._runs.GetRun, GetRunRequest(run_id=str(run_id)))).run
 
     async def list_run_steps(self, run_id: Id, *, attempt: int | None = None) -> list[RunStep]:
         """Returns the steps of the run in execution order, each at its current attempt.
@@ -298,53 +288,6 @@ class RunEngineClient(RunLists, BulkOperations):
                 code=grpc.StatusCode.DATA_LOSS,
             )
         return Artifact(header.name, header.media_type, bytes(data))
-
-    async def watch_run(
-        self, run_id: Id, *, resume_token: str | None = None
-    ) -> AsyncIterator[WatchRunResponse]:
-        """Yields the run and its steps as they are, then each transition of the run as it happens, once and
-        in order, and what it tells of its progress; until it has ended.
-
-        With the `resume_token` of an earlier message it begins after that instead. When the connection breaks
-        off after the first token, it is made again by itself; progress of the meantime is lost. Raises
-        RunNotFound, InvalidArgument for a token of another run, QuotaExceeded or Overloaded for too many
-        watches, and Unavailable or Interrupted when the server is away for a minute.
-        """
-        request = WatchRunRequest(run_id=str(run_id), resume_token=resume_token)
-        async for response in self._stream_from_last_token(request):
-            yield response
-
-    async def follow_run(self, run_id: Id, *, poll: tuple[float, float] = (0.05, 1)) -> AsyncIterator[Run]:
-        """Yields the run as it is now, and again after each pause, until it has ended.
-
-        The last one is completed, failed or cancelled. A run that waits for somebody has not ended; its
-        `waiting_for` says what to resume it with. `poll` is the first pause and the longest, in
-        seconds; each is half as long again as the one before. Raises RunNotFound.
-        """
-        pause, longest = poll
-        while True:
-            run = await self.get_run(run_id)
-            yield run
-            if run.status in TERMINAL:
-                return
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, longest)
-
-    async def wait(
-        self, run_id: Id, *, timeout_seconds: float | None = None, poll: tuple[float, float] = (0.05, 1)
-    ) -> Run:
-        """Returns the run once it is completed, failed or cancelled. `poll` is as for follow_run.
-
-        Goes on while the run waits for somebody, for as long as that takes: follow_run shows it meanwhile.
-        Raises TimeoutError when that takes longer than `timeout_seconds` (the run goes on), or RunNotFound.
-        """
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                async for run in self.follow_run(run_id, poll=poll):
-                    last = run
-        except TimeoutError:
-            raise TimeoutError(f"Run {run_id} has not ended within {timeout_seconds:g} s.") from None
-        return last
 
     async def wait_for_output(
         self, run_id: Id, *, timeout_seconds: float | None = None, poll: tuple[float, float] = (0.05, 1)

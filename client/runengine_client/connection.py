@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,18 +16,32 @@ from runengine.v1.bulk_operation_service_pb2_grpc import BulkOperationServiceStu
 from runengine.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from runengine.v1.run_service_pb2 import WatchRunRequest, WatchRunResponse
 from runengine.v1.run_service_pb2_grpc import RunServiceStub
+from runengine.v1.watch_runs_pb2 import WatchCampaignRunsRequest, WatchRunsRequest, WatchRunsResponse
 from runengine.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 
 from runengine_client.arguments import header_value
 from runengine_client.channel import CHANNEL_OPTIONS
-from runengine_client.errors import Interrupted, Unavailable, from_rpc_error
+from runengine_client.errors import (
+    Interrupted,
+    InvalidArgument,
+    Overloaded,
+    QuotaExceeded,
+    RunEngineError,
+    Unavailable,
+    from_rpc_error,
+)
 
-# The pauses before a watch that broke off goes on, and for how long in a row it may not succeed.
-_RECONNECT_PAUSES = (0.0, 0.1, 0.5, 1.0, 2.0)
-_RECONNECT_SECONDS = 60.0
+# What becomes right by itself when a server starts again, or another one takes its place.
+BREAKS = (Unavailable, Interrupted, Overloaded)
+
+# The longest pauses before what broke off goes on, and for how long in a row it may not succeed.
+_RECONNECT_PAUSES = (0.0, 0.2, 1.0, 2.0, 4.0)
+RECONNECT_SECONDS = 60.0
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+WatchRequest = TypeVar("WatchRequest", WatchRunRequest, WatchRunsRequest, WatchCampaignRunsRequest)
+WatchResponse = TypeVar("WatchResponse", WatchRunResponse, WatchRunsResponse)
 
 Token = str | Callable[[], str | Awaitable[str]]
 
@@ -115,27 +130,57 @@ class Connection:
             token = await token
         return (("authorization", f"Bearer {header_value(token, 'The token')}"),)
 
-    async def _stream_from_last_token(self, request: WatchRunRequest) -> AsyncIterator[WatchRunResponse]:
-        """The messages of WatchRun; goes on after the last token when the call breaks off."""
+    async def _stream(
+        self, method: Any, request: WatchRequest, kind: type[WatchResponse]
+    ) -> AsyncIterator[WatchResponse]:
+        """The messages of one call."""
+        call = method(request, metadata=await self._metadata())
+        try:
+            while isinstance(response := await call.read(), kind):
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._address) from error
+        finally:
+            call.cancel()
+
+    async def _watch(
+        self, method: Any, request: WatchRequest, kind: type[WatchResponse]
+    ) -> AsyncIterator[WatchResponse]:
+        """The messages of a watch. Goes on after the last token when the call breaks off; with a snapshot
+        where there is none yet, or where the server does not know it any more.
+        """
+        has_begun = has_token = False
         failed_since: float | None = None
         failures = 0
         while True:
-            call = self._runs.WatchRun(request, metadata=await self._metadata())
             try:
-                while isinstance(response := await call.read(), WatchRunResponse):
-                    failed_since, failures = None, 0
+                async for response in self._stream(method, request, kind):
+                    has_begun, failed_since, failures = True, None, 0
                     if response.HasField("resume_token"):
-                        request.resume_token = response.resume_token
+                        request.resume_token, has_token = response.resume_token, True
                     yield response
                 return
-            except grpc.aio.AioRpcError as broken:
-                error = from_rpc_error(broken, self._address)
+            except RunEngineError as error:
+                if request.resume_token and _is_forgotten(error, has_token):
+                    request.ClearField("resume_token")
+                    continue
                 now = asyncio.get_running_loop().time()
                 failed_since = failed_since or now
-                is_over = now - failed_since >= _RECONNECT_SECONDS
-                if not request.resume_token or is_over or not isinstance(error, Unavailable | Interrupted):
-                    raise error from broken
-            finally:
-                call.cancel()
-            await asyncio.sleep(_RECONNECT_PAUSES[min(failures, len(_RECONNECT_PAUSES) - 1)])
+                is_over = now - failed_since >= RECONNECT_SECONDS
+                # Of too many watches one may be ours: the server has not noticed that it has broken off.
+                passes = isinstance(error, BREAKS) or (has_begun and isinstance(error, QuotaExceeded))
+                if is_over or not passes or not (has_begun or request.resume_token):
+                    raise
+                pause = max(reconnect_pause(failures), error.retry_after_seconds or 0)
+            await asyncio.sleep(pause)
             failures += 1
+
+
+def reconnect_pause(failures: int) -> float:
+    """Returns the seconds before another attempt, after so many: not the same ones for all clients."""
+    return _RECONNECT_PAUSES[min(failures, len(_RECONNECT_PAUSES) - 1)] * random.uniform(0.5, 1)
+
+
+def _is_forgotten(error: RunEngineError, has_token: bool) -> bool:
+    """Whether the server refuses the token: as too old, or as nothing of its own, though it is."""
+    return error.reason == "RESUME_TOKEN_EXPIRED" or (has_token and isinstance(error, InvalidArgument))

@@ -51,13 +51,16 @@ class Engine(
     """Answers each call with the next of `answers`, and keeps what it was asked.
 
     A message is the answer, a Status or a code an abort, NEVER a call that hangs. The last of
-    `answers` answers all further calls.
+    `answers` answers all further calls. The watches of several runs send what is in `streams` instead, each
+    call as far as an abort; there is no such method where they are empty.
     """
 
     def __init__(self) -> None:
         self.answers: list[Any] = []
         self.requests: list[Any] = []
         self.metadata: dict[str, Any] = {}
+        self.streams: list[Any] = []
+        self.stream_requests: list[Any] = []
 
     async def _answer(self, request: Message, context: Any) -> Any:
         self.requests.append(request)
@@ -66,6 +69,9 @@ class Engine(
 
     async def _next(self, context: Any) -> Any:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return await self._given(answer, context)
+
+    async def _given(self, answer: Any, context: Any) -> Any:
         if answer is NEVER:
             await asyncio.Event().wait()
         if isinstance(answer, Status):
@@ -82,6 +88,14 @@ class Engine(
             yield await self._next(context)
 
     WatchRun = WatchCampaignRuns = WatchRuns = DownloadArtifact
+
+    async def WatchRuns(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.stream_requests.append(request)
+        while self.streams:
+            yield await self._given(self.streams.pop(0), context)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+
+    WatchCampaignRuns = WatchRuns
 
     async def TriggerRun(self, request: Any, context: Any) -> Any:
         return await self._answer(request, context)

@@ -69,6 +69,7 @@ from runengine.v1.run_service_pb2 import (
     WatchRunResponse,
 )
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer
+from runengine.v1.watch_runs_pb2 import WatchRunsResponse
 from runengine.v1.workflow_service_pb2 import (
     ListWorkflowsResponse,
     Workflow,
@@ -251,7 +252,7 @@ class Engine(
     BulkOperationServiceServicer,
 ):
     """Has RUNS, WAITING, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, then each of `before_end`,
-    and then ends as `end`. Whoever watches one gets `watched`.
+    and then ends as `end`. Whoever watches one gets `watched`, and whoever watches several `watched_runs`.
     """
 
     def __init__(self) -> None:
@@ -260,6 +261,7 @@ class Engine(
         self.before_end: list[Run] = []
         self.watched: list[WatchRunResponse] = []
         self.operations: list[BulkOperation] = []
+        self.watched_runs: list[WatchRunsResponse] = []
         self.end = COMPLETED
         self.artifact_name = "bundle.zip"
         self.hanging = asyncio.Event()
@@ -315,7 +317,13 @@ class Engine(
         for response in self.watched:
             yield response
 
-    WatchCampaignRuns = WatchRuns = WatchRun
+    async def WatchRuns(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.note(request, context)
+        for response in self.watched_runs:
+            yield response
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+
+    WatchCampaignRuns = WatchRuns
 
     async def GetRunOutput(self, request: Any, context: Any) -> Any:
         return OUTPUTS[request.run_id]
