@@ -12,6 +12,7 @@ from runengine_client import (
     bulk_commands,
     campaign_commands,
     list_commands,
+    log_command,
     run_commands,
     watch_command,
 )
@@ -33,6 +34,7 @@ for _name, _body in (
     ("steps", run_commands.steps),
     ("step-data", run_commands.step_data),
     ("events", run_commands.events),
+    ("logs", log_command.logs),
     ("watch", watch_command.watch),
     ("output", run_commands.output),
     ("runs", list_commands.runs),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -132,7 +133,7 @@ class Connection:
 
     async def _stream(
         self, method: Any, request: WatchRequest, kind: type[WatchResponse]
-    ) -> AsyncIterator[WatchResponse]:
+    ) -> AsyncGenerator[WatchResponse, None]:
         """The messages of one call."""
         call = method(request, metadata=await self._metadata())
         try:
@@ -154,11 +155,12 @@ class Connection:
         failures = 0
         while True:
             try:
-                async for response in self._stream(method, request, kind):
-                    has_begun, failed_since, failures = True, None, 0
-                    if response.HasField("resume_token"):
-                        request.resume_token, has_token = response.resume_token, True
-                    yield response
+                async with aclosing(self._stream(method, request, kind)) as responses:
+                    async for response in responses:
+                        has_begun, failed_since, failures = True, None, 0
+                        if response.HasField("resume_token"):
+                            request.resume_token, has_token = response.resume_token, True
+                        yield response
                 return
             except RunEngineError as error:
                 if request.resume_token and _is_forgotten(error, has_token):

@@ -14,12 +14,13 @@ from runengine.v1.bulk_operation_service_pb2 import (
 )
 from runengine.v1.campaign_pb2 import Campaign
 from runengine.v1.list_runs_pb2 import ListRunsResponse
-from runengine.v1.run_pb2 import Run, RunEvent, RunStep
+from runengine.v1.run_pb2 import ProgressEvent, Run, RunEvent, RunStep
 from runengine.v1.run_service_pb2 import (
     GetRunOutputResponse,
     ListCampaignRunsResponse,
     WatchRunResponse,
 )
+from runengine.v1.watch_runs_pb2 import WatchRunsResponse
 from runengine.v1.workflow_service_pb2 import ListWorkflowsResponse, Workflow
 
 from runengine_client.client import StepData
@@ -34,15 +35,17 @@ operation_json = encoder_of(BulkOperation.DESCRIPTOR)
 operations_json = encoder_of(ListBulkOperationsResponse.DESCRIPTOR)
 operation_items_json = encoder_of(ListBulkOperationItemsResponse.DESCRIPTOR)
 campaign_json = encoder_of(Campaign.DESCRIPTOR)
-_step_json = encoder_of(RunStep.DESCRIPTOR)
+step_json = encoder_of(RunStep.DESCRIPTOR)
 _artifact_json = encoder_of(Artifact.DESCRIPTOR)
-_event_json = encoder_of(RunEvent.DESCRIPTOR)
+event_json = encoder_of(RunEvent.DESCRIPTOR)
+progress_json = encoder_of(ProgressEvent.DESCRIPTOR)
 _watch_json = encoder_of(WatchRunResponse.DESCRIPTOR)
+_watch_runs_json = encoder_of(WatchRunsResponse.DESCRIPTOR)
 
 
 def steps_json(steps: Iterable[RunStep]) -> dict[str, Any]:
     """Returns the steps of a run as `GET /runs/{run_id}/steps` does."""
-    return {"steps": [_step_json(step) for step in steps]}
+    return {"steps": [step_json(step) for step in steps]}
 
 
 def step_data_json(found: Iterable[tuple[RunStep, StepData]]) -> dict[str, Any]:
@@ -70,9 +73,14 @@ def artifacts_json(artifacts: Iterable[Artifact]) -> dict[str, Any]:
 
 def events_json(events: Iterable[RunEvent]) -> dict[str, Any]:
     """Returns the timeline of a run as `GET /runs/{run_id}/events` does."""
-    return {"events": [_event_json(event) for event in events]}
+    return {"events": [event_json(event) for event in events]}
 
 
 def watch_json(response: WatchRunResponse) -> dict[str, Any]:
     """Returns the event of a message under its name, as in `GET /runs/{run_id}/watch`, and the token."""
     return {key: value for key, value in _watch_json(response).items() if value is not None}
+
+
+def watch_runs_json(response: WatchRunsResponse) -> dict[str, Any]:
+    """The same of a message about several runs, as in `GET /campaigns/{campaign_id}/runs/watch`."""
+    return {key: value for key, value in _watch_runs_json(response).items() if value is not None}

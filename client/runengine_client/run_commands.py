@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -11,11 +13,13 @@ from runengine.v1.run_pb2 import Run, RunStatus
 
 from runengine_client import tables
 from runengine_client.command import NOT_COMPLETED, NOT_DONE, Session
-from runengine_client.errors import RunEngineError
+from runengine_client.errors import Overloaded, QuotaExceeded, RunEngineError
 from runengine_client.json_argument import json_object, json_value
 from runengine_client.json_view import events_json, run_json, step_data_json, steps_json
-from runengine_client.step_tables import step_data_view, step_line, steps_view
+from runengine_client.step_tables import step_data_view, steps_view
 from runengine_client.structs import struct_to_dict
+from runengine_client.watch_lines import Lines
+from runengine_client.watching import watch_run
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.", show_default=False)]
 RunIds = Annotated[
@@ -23,6 +27,10 @@ RunIds = Annotated[
 ]
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until the run has ended, and exit with 3 unless it completed.")
+]
+Watch = Annotated[
+    bool,
+    typer.Option("--watch", help="Show how the run goes, as `runengine watch` does, until it has ended."),
 ]
 
 
@@ -87,8 +95,10 @@ async def trigger(
     idempotency_key: Key = None,
     like: Like = None,
     wait: Wait = False,
+    watch: Watch = False,
 ) -> None:
     """Triggers a run and shows it."""
+    _refuse_both(wait, watch)
     if like is not None:
         model = await session.client.get_run(like)
         workflow = workflow or model.workflow_name
@@ -111,7 +121,7 @@ async def trigger(
         ),
         on_no_campaign=lambda: session.note("there is no such campaign: the run updates none"),
     )
-    await _show_run(session, run, wait=wait)
+    await _show_run(session, run, wait=wait, watch=watch)
 
 
 async def get(session: Session, run_id: RunId) -> None:
@@ -178,12 +188,14 @@ async def output(session: Session, run_id: RunId) -> None:
     session.show(tables.as_it_is(tables.plain(view)), document)
 
 
-async def retry(session: Session, run_ids: RunIds, wait: Wait = False) -> None:
+async def retry(session: Session, run_ids: RunIds, wait: Wait = False, watch: Watch = False) -> None:
     """Queues failed or cancelled runs again; their completed steps are kept."""
+    _refuse_both(wait, watch)
     if len(run_ids) == 1:
-        await _show_run(session, await session.client.retry_run(run_ids[0]), wait=wait)
-    elif wait:
-        raise ValueError("--wait goes with one run")
+        run = await session.client.retry_run(run_ids[0])
+        await _show_run(session, run, wait=wait, watch=watch)
+    elif wait or watch:
+        raise ValueError("--wait and --watch go with one run")
     else:
         await _show_each(session, run_ids, session.client.retry_run)
 
@@ -213,13 +225,15 @@ async def resume(
         typer.Option(metavar="KEY", help="Makes the call safe to repeat: it takes effect once."),
     ] = None,
     wait: Wait = False,
+    watch: Watch = False,
 ) -> None:
     """Lets a run go on that waits for somebody."""
+    _refuse_both(wait, watch)
     if (value is None) == (values is None):
         raise ValueError("give either --value or --values")
     given = {"values": values} if isinstance(values, dict) else {"value": value.value}
     run = await session.client.resume_run(run_id, **given, idempotency_key=idempotency_key)
-    await _show_run(session, run, wait=wait)
+    await _show_run(session, run, wait=wait, watch=watch)
 
 
 async def cancel(session: Session, run_ids: RunIds) -> None:
@@ -253,7 +267,10 @@ async def _show_each(session: Session, run_ids: Sequence[str], act: Callable[[st
         raise typer.Exit(NOT_DONE)
 
 
-async def _show_run(session: Session, run: Run, *, wait: bool = False) -> None:
+async def _show_run(session: Session, run: Run, *, wait: bool = False, watch: bool = False) -> None:
+    if watch:
+        await watch_run(session, run.id)
+        return
     if wait:
         run = await _wait(session, run.id)
     session.show(tables.run_view(run), run_json(run))
@@ -262,22 +279,41 @@ async def _show_run(session: Session, run: Run, *, wait: bool = False) -> None:
 
 
 async def _wait(session: Session, run_id: str) -> Run:
-    in_terminal = session.err.is_terminal
-    shown: dict[str, tuple[int, int]] = {}
-    is_waiting = False
-    if in_terminal:
-        session.err.print(f"run {run_id}", style="dim")
-    async for run in session.client.follow_run(run_id):
-        for step in await session.client.list_run_steps(run.id) if in_terminal else ():
-            if shown.get(step.id) != (step.status, step.attempt):
-                shown[step.id] = (step.status, step.attempt)
-                session.err.print(step_line(step))
-        if run.waiting_for and not is_waiting:
-            line = (
-                f"run {run_id} waits for somebody: `runengine get` says for what, `runengine resume` goes on"
-            )
-            session.note(line)
-        is_waiting = bool(run.waiting_for)
-    if in_terminal:
-        session.err.print()
+    try:
+        if session.err.is_terminal:
+            with suppress(QuotaExceeded, Overloaded):  # it can be waited for without being watched
+                await _show_steps(session, run_id)
+        is_waiting = False
+        async for run in session.client.follow_run(run_id):
+            if run.waiting_for and not is_waiting:
+                _note_waiting(session, run_id)
+            is_waiting = bool(run.waiting_for)
+    except asyncio.CancelledError:
+        session.note(f"The run goes on. `runengine watch {run_id}` shows it.")
+        raise
     return run
+
+
+async def _show_steps(session: Session, run_id: str) -> None:
+    """Prints each step as it happens, until the run has ended."""
+    session.err.print(f"run {run_id}", style="dim")
+    lines = Lines(session.err)
+    async for message in session.client.watch_run(run_id):
+        if message.HasField("step"):
+            lines.show_step(message.step)
+        elif message.HasField("step_transition"):
+            lines.show_step(message.step_transition)
+        elif message.transition.reason == "WAITING" or message.run.waiting_for:
+            _note_waiting(session, run_id)
+    session.err.print()
+
+
+def _note_waiting(session: Session, run_id: str) -> None:
+    session.note(
+        f"run {run_id} waits for somebody: `runengine get` says for what, `runengine resume` goes on"
+    )
+
+
+def _refuse_both(wait: bool, watch: bool) -> None:
+    if wait and watch:
+        raise ValueError("--watch goes without --wait")

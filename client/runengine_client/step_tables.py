@@ -66,7 +66,7 @@ def step_data_view(found: Sequence[tuple[RunStep, StepData]], *, ensure_ascii: b
     return as_it_is(Text("\n").join(parts))
 
 
-def step_line(step: RunStep) -> RenderableType:
+def step_line(step: RunStep) -> Text:
     """Shows one step as a line of progress."""
     notes = [duration_text(step)] if step.HasField("duration_ms") else []
     if step.attempt > 1:

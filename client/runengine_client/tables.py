@@ -62,10 +62,12 @@ def status_text(message: Run | RunStep | RunEvent | Campaign) -> Text:
 
 
 def duration_text(message: Run | RunStep) -> str:
-    """Returns text such as `850 ms`, `1.2 s`, `3m 05s`, `27h 04m`; nothing without a duration."""
-    if not message.HasField("duration_ms"):
-        return ""
-    milliseconds = message.duration_ms
+    """Returns how long it took; nothing without a duration."""
+    return milliseconds_text(message.duration_ms) if message.HasField("duration_ms") else ""
+
+
+def milliseconds_text(milliseconds: int) -> str:
+    """Returns text such as `850 ms`, `1.2 s`, `3m 05s`, `27h 04m`."""
     if milliseconds < 1000:
         return f"{milliseconds} ms"
     if milliseconds < 59_950:

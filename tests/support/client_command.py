@@ -65,11 +65,10 @@ from runengine.v1.run_service_pb2 import (
     ListRunStepsResponse,
     ResumeRunResponse,
     RetryRunResponse,
+    StatusCounts,
     TriggerRunResponse,
-    WatchRunResponse,
 )
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer
-from runengine.v1.watch_runs_pb2 import WatchRunsResponse
 from runengine.v1.workflow_service_pb2 import (
     ListWorkflowsResponse,
     Workflow,
@@ -78,6 +77,8 @@ from runengine.v1.workflow_service_pb2 import (
 )
 from runengine.v1.workflow_service_pb2_grpc import WorkflowServiceServicer
 from runengine_client import to_struct
+
+from tests.support.answering_server import NEVER
 
 NINE_THIRTY = Timestamp(seconds=1769851800)
 MESSAGE = 'The template has no slot named "hero", so the bundle cannot be rendered.'
@@ -252,19 +253,22 @@ class Engine(
     BulkOperationServiceServicer,
 ):
     """Has RUNS, WAITING, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, then each of `before_end`,
-    and then ends as `end`. Whoever watches one gets `watched`, and whoever watches several `watched_runs`.
+    and then ends as `end`. Whoever watches one gets `watched`, and whoever watches several `watched_runs`,
+    where NEVER is a pause without an end.
     """
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.metadata: dict[str, Any] = {}
         self.before_end: list[Run] = []
-        self.watched: list[WatchRunResponse] = []
         self.operations: list[BulkOperation] = []
-        self.watched_runs: list[WatchRunsResponse] = []
+        self.watched: list[Any] = []
+        self.watched_runs: list[Any] = []
+        self.counts: StatusCounts | None = None
         self.end = COMPLETED
         self.artifact_name = "bundle.zip"
         self.hanging = asyncio.Event()
+        self.watching = asyncio.Event()
 
     def note(self, request: Message, context: Any) -> None:
         self.requests.append(request)
@@ -304,7 +308,7 @@ class Engine(
         return ListRunsResponse(runs=list(RUNS.values())[:2], limit=2, next_page_token=token)
 
     async def ListRunSteps(self, request: Any, context: Any) -> Any:
-        return ListRunStepsResponse(steps=STEPS)
+        return ListRunStepsResponse(steps=[each for each in STEPS if each.attempt >= request.attempt])
 
     async def ListRunEvents(self, request: Any, context: Any) -> Any:
         return ListRunEventsResponse(events=EVENTS)
@@ -315,11 +319,16 @@ class Engine(
     async def WatchRun(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.note(request, context)
         for response in self.watched:
+            if response is NEVER:
+                await asyncio.Event().wait()
             yield response
 
     async def WatchRuns(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.note(request, context)
         for response in self.watched_runs:
+            if response is NEVER:
+                self.watching.set()
+                await asyncio.Event().wait()
             yield response
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
 
@@ -350,7 +359,10 @@ class Engine(
     async def ListCampaignRuns(self, request: Any, context: Any) -> Any:
         self.note(request, context)
         runs = list(RUNS.values())[request.offset :][: request.limit or 20]
-        return ListCampaignRunsResponse(runs=runs, total=4, limit=request.limit or 20, offset=request.offset)
+        limit, offset = request.limit or 20, request.offset
+        return ListCampaignRunsResponse(
+            runs=runs, total=4, limit=limit, offset=offset, status_counts=self.counts
+        )
 
     async def ListWorkflows(self, request: Any, context: Any) -> Any:
         self.note(request, context)
@@ -414,20 +426,24 @@ class Command:
             "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path),
             "PYTHONUTF8": "1",
         }
-        kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR")}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR")
+        }
         return {**kept, **own, **more}
 
-    async def start(self, *arguments: str, stderr: int = PIPE, **env: str) -> Process:
+    async def start(self, *arguments: str, stdout: int = PIPE, stderr: int = PIPE, **env: str) -> Process:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "runengine_client", *arguments),
             stdin=PIPE,
-            stdout=PIPE,
+            stdout=stdout,
             stderr=stderr,
             env=self.environment(**env),
             cwd=self.folder,
         )
 
     async def __call__(self, *arguments: str, stdin: str = "", **env: str) -> Ended:
-        process = await self.start(*arguments, stderr=PIPE, **env)
+        process = await self.start(*arguments, stdout=PIPE, stderr=PIPE, **env)
         out, err = await process.communicate(stdin.encode())
         return Ended(process.returncode, out.decode("utf-8", "surrogateescape"), err.decode())

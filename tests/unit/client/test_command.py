@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-import os
-import pty
-import re
 import signal
 import socket
-import struct
-import termios
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +14,7 @@ from typing import Any
 import pytest
 from runengine.v1.list_runs_pb2 import ListRunsResponse
 from runengine.v1.run_pb2 import Run, RunError, RunStatus
-from runengine.v1.run_service_pb2 import ListCampaignRunsResponse, StatusCounts
+from runengine.v1.run_service_pb2 import ListCampaignRunsResponse, StatusCounts, WatchRunResponse
 from runengine.v1.workflow_service_pb2 import ListWorkflowsResponse
 from runengine_client import struct_to_dict
 from runengine_client.json_view import (
@@ -53,6 +47,7 @@ from tests.support.client_command import (
     Engine,
     uuid,
 )
+from tests.support.terminal import terminal
 
 FOUND = ListRunsResponse(runs=list(RUNS.values())[:2], limit=2, next_page_token="the next")
 PAGE = ListCampaignRunsResponse(runs=[FAILED], total=4, limit=1, offset=2)
@@ -248,20 +243,18 @@ async def test_waiting_shows_the_run_as_it_ended_and_says_so_in_the_exit_code(
 
 
 async def test_waiting_in_a_terminal_shows_the_steps_on_stderr(engine: Engine, runengine: Command) -> None:
-    terminal, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = await runengine.start("trigger", "w", "--wait", "--json", stderr=theirs, TERM="xterm")
-    out, _ = await process.communicate()
-    shown = re.sub(r"\x1b\[[\d;]*m", "", os.read(terminal, 65536).decode())
-    os.close(theirs)
-    os.close(terminal)
-    assert json.loads(out) == run_json(COMPLETED)
-    assert [line.rstrip() for line in shown.splitlines()] == [
-        f"run {QUEUED.id}",
-        "✓ completed  generate_images  820 ms, cached",
-        "✗ failed     render_bundle  attempt 3",
-        "",
-    ]
+    engine.watched = [WatchRunResponse(step=STEPS[0]), WatchRunResponse(step_transition=STEPS[1])]
+    async with terminal() as shown:
+        process = await runengine.start("trigger", "w", "--wait", "--json", stderr=shown.end, TERM="xterm")
+        out, _ = await process.communicate()
+        await shown.until("attempt 3")
+        assert json.loads(out) == run_json(COMPLETED)
+        assert [line.rstrip() for line in shown.text.splitlines()] == [
+            f"run {QUEUED.id}",
+            "✓ completed  generate_images  820 ms, cached",
+            "✗ failed     render_bundle  attempt 3",
+            "",
+        ]
 
 
 async def test_a_refusal_is_one_line_and_exit_code_1(runengine: Command) -> None:

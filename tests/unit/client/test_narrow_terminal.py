@@ -31,6 +31,7 @@ SHOWN = [
     ["steps", FAILED.id],
     ["step-data", COMPLETED.id, "render_bundle"],
     ["events", FAILED.id],
+    ["logs", FAILED.id],
     ["output", "shown"],
     ["runs"],
     ["list", uuid(12)],

@@ -51,7 +51,7 @@ async def test_several_runs_are_cancelled(runengine: Command) -> None:
 async def test_a_wait_goes_with_one_run(engine: Engine, runengine: Command) -> None:
     ended = await runengine("retry", FAILED.id, QUEUED.id, "--wait")
     assert ended.code == 2
-    assert "--wait goes with one run" in ended.err
+    assert "--wait and --watch go with one run" in ended.err
     assert engine.requests == []
 
 
