@@ -31,11 +31,14 @@ def campaign_lines(
 ) -> list[Text]:
     """Returns at most `height` lines about the campaign and those of its runs that have not ended."""
     going = sorted(runs, key=_place)
-    lines = [*_head(campaign_id, counts, going, width), Text()]
+    # Above stand the runs that have ended meanwhile.
+    lines = [Text(), *_head(campaign_id, counts, going, width), Text()]
     is_wide = width >= _WIDE
     room = height - len(lines)
     number = room if is_wide else room // 2
-    if len(going) > number:
+    # The runs of the snapshot are known, and those that have changed since; all are counted.
+    total = max(len(going), counts.queued + counts.running)
+    if total > number:
         number = (room - 1) if is_wide else (room - 1) // 2
     names = [_name(state, clock) for state in going[:number]]
     longest = max((name.cell_len for name in names), default=0)
@@ -49,8 +52,8 @@ def campaign_lines(
             lines.append(name)
             if state.run.status != RunStatus.RUN_STATUS_QUEUED:
                 lines.append(_with_bar(Text("  "), state, width))
-    if len(going) > number:
-        lines.append(Text(f"… and {len(going) - number:,} more", "dim"))
+    if total > len(names):
+        lines.append(Text(f"… and {total - len(names):,} more", "dim"))
     return lines[:height]
 
 
@@ -61,15 +64,18 @@ def _place(state: RunState) -> tuple[int, int]:
 
 
 def _head(campaign_id: str, counts: StatusCounts, going: Sequence[RunState], width: int) -> list[Text]:
-    numbers = [(getattr(counts, word), word, symbol, style) for word, symbol, style in _COUNTS]
-    total = sum(number for number, *_ in numbers)
-    parts = [Text(f"{symbol} {number:,} {word}", style) for number, word, symbol, style in numbers if number]
+    numbers = [(getattr(counts, word), style) for word, _, style in _COUNTS]
+    bar = shares(numbers[:-1], sum(number for number, _ in numbers) or 1, min(width, _LONG_BAR))
     waiting = sum(bool(state.run.waiting_for) for state in going)
-    parts += [Text(f"◆ {waiting:,} waiting", WAITING_STYLE)] if waiting else []
-    bar = [(number, style) for number, word, _, style in numbers if word != "queued"]
-    title = Text.assemble(("campaign", "bold"), "  ", (campaign_id, "dim"))
-    told = packed(parts or [Text("no runs yet", "dim")], width)
-    return [title, shares(bar, total or 1, min(width, _LONG_BAR)), *told]
+    told = counted(counts) + ([Text(f"◆ {waiting:,} waiting", WAITING_STYLE)] if waiting else [])
+    return [Text.assemble(("campaign", "bold"), "  ", (campaign_id, "dim")), bar, *packed(told, width)]
+
+
+def counted(counts: StatusCounts) -> list[Text]:
+    """Returns how many runs there are in each status in which there are any."""
+    numbers = [(getattr(counts, word), word, symbol, style) for word, symbol, style in _COUNTS]
+    told = [Text(f"{symbol} {number:,} {word}", style) for number, word, symbol, style in numbers if number]
+    return told or [Text("no runs yet", "dim")]
 
 
 def _with_bar(line: Text, state: RunState, width: int) -> Text:

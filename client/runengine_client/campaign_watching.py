@@ -10,17 +10,17 @@ from runengine.v1.run_pb2 import Run, RunStep
 from runengine.v1.run_service_pb2 import StatusCounts
 from runengine.v1.watch_runs_pb2 import RunTransition
 
-from runengine_client.campaign_view import campaign_lines, ended_lines
+from runengine_client.campaign_view import campaign_lines, counted, ended_lines
 from runengine_client.command import NOT_COMPLETED, Session, print_words
 from runengine_client.json_view import watch_runs_json
+from runengine_client.live_view import packed
 from runengine_client.run_state import Clock, RunState
 from runengine_client.step_tables import step_line
-from runengine_client.tables import status_text
+from runengine_client.tables import plain, status_text
 from runengine_client.watching import is_live, live, nodes_of, print_json_line
 
 # The pause before it is counted again how many runs there are in each status.
 _COUNT_SECONDS = 1.0
-_SNAPSHOT_LIMIT = 1000
 
 
 async def watch_campaign(session: Session, campaign_id: str) -> None:
@@ -34,6 +34,7 @@ async def watch_campaign(session: Session, campaign_id: str) -> None:
                 await watched.until_all_have_ended()
         else:
             await watched.until_all_have_ended()
+            watched.show(packed(counted(watched.counts), session.out.width))
     except asyncio.CancelledError:
         session.note(f"The runs go on. `runengine watch --campaign {campaign_id}` shows them again.")
         raise
@@ -74,13 +75,14 @@ class _Watched:
             reading.cancel()
 
     async def _read(self) -> None:
-        watch = self._session.client.watch_campaign(self._campaign_id, snapshot_limit=_SNAPSHOT_LIMIT)
-        async for message in watch:
+        async for message in self._session.client.watch_campaign(self._campaign_id):
             kind = message.WhichOneof("event")
             if self._session.as_json:
                 print_json_line(self._session, watch_runs_json(message))
             if kind == "run":
                 await self._set_run(message.run)
+                if message.run.id in self._runs and not self._is_live:
+                    self.show([_line(status_text(message.run), message.run.id, message.run.workflow_name)])
             elif kind == "snapshot_end":
                 self._changed.set()
             elif kind == "transition":
@@ -114,9 +116,9 @@ class _Watched:
             state.set_run(await self._session.client.get_run(run_id))
         if state.has_ended:
             del self._runs[run_id]
-            self._show(ended_lines(state.run))
+            self.show(ended_lines(state.run))
         elif not self._is_live:
-            self._show([Text("  ").join([_padded(status_text(event)), Text(run_id), Text(event.reason)])])
+            self.show([_line(status_text(event), run_id, event.reason)])
 
     def _set_step(self, run_id: str, step: RunStep) -> None:
         if run_id in self._runs:
@@ -124,14 +126,15 @@ class _Watched:
 
     def _show_step(self, run_id: str, step: RunStep) -> None:
         if not self._is_live:
-            self._show([Text("  ").join([step_line(step), Text(run_id, "dim")])])
+            self.show([Text("  ").join([step_line(step), Text(run_id, "dim")])])
 
-    def _show(self, lines: list[Text]) -> None:
+    def show(self, lines: list[Text]) -> None:
+        """Prints the lines, above what is drawn."""
         if not self._session.as_json:
             for line in lines:
                 print_words(self._session.out, line)
 
 
-def _padded(text: Text) -> Text:
-    text.pad_right(11 - len(text))
-    return text
+def _line(status: Text, run_id: str, told: str) -> Text:
+    status.pad_right(11 - len(status))
+    return Text("  ").join([status, Text(run_id), plain(told)])

@@ -43,7 +43,7 @@ def run_lines(state: RunState, clock: Clock, width: int, height: int) -> list[Te
     """Returns at most `height` lines of at most `width` columns, whatever the run is."""
     head = [*_head(state, clock, width), Text()]
     waiting = waiting_lines(state.run, clock, width)
-    told = [] if state.has_ended else _told(state, width)
+    told = [] if state.has_ended or waiting else _told(state, width)
     errors = [] if state.has_ended else _errors(state, width)
     # What somebody has to do goes before all else, and the bars before what is told.
     left = height - len(head)

@@ -81,9 +81,8 @@ class _Log:
     def add_event(self, event: RunEvent) -> None:
         """Prints that the run has changed."""
         if self._is_new(event.at.ToNanoseconds(), event.to_status, event.reason):
-            told = Text.assemble(plain(f"run, attempt {event.attempt}, {event.reason}"))
-            if event.HasField("error"):
-                told.append_text(Text(": ") + error_text(event.error))
+            why = error_text(event.error) if event.HasField("error") else plain(event.reason)
+            told = Text.assemble(f"run, attempt {event.attempt}, ", why)
             self._print(event.at, _line(status_text(event), told), {"transition": event_json(event)})
 
     def add_step(self, step: RunStep, *, started: bool) -> None:

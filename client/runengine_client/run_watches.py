@@ -61,7 +61,7 @@ class RunWatches(RunLists):
         """Yields the most recent runs of the campaign as they are, with the steps of those that have not
         ended, then each transition of any of its runs and of their steps, once; it has no end.
 
-        Those of one run come in order. `snapshot_limit` is how many runs come first, 0 to 1,000, by default
+        Those of one run come in order. `snapshot_limit` is how many runs come first, 0 to 100, by default
         100; `with_progress` is for what the runs tell of their progress. Otherwise as `watch_run`: where it
         begins anew, what comes up to a second `snapshot_end` replaces all that came before. Raises
         InvalidArgument.

@@ -75,7 +75,8 @@ def step_line(step: RunStep) -> Text:
         notes.append("cached")
     status = status_text(step)
     status.pad_right(11 - len(status))
-    return Text("  ").join([status, plain(step.step_id), Text(", ".join(notes), "dim")])
+    told = [Text(", ".join(notes), "dim")] if notes else []
+    return Text("  ").join([status, plain(step.step_id), *told])
 
 
 def _steps_table(steps: Sequence[RunStep], *, skills: bool, errors: bool) -> Table:

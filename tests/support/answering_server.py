@@ -87,7 +87,7 @@ class Engine(
         while len(self.answers) > 1:
             yield await self._next(context)
 
-    WatchRun = WatchCampaignRuns = WatchRuns = DownloadArtifact
+    WatchRun = DownloadArtifact
 
     async def WatchRuns(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.stream_requests.append(request)

@@ -177,10 +177,12 @@ async def test_a_campaign_is_shown_until_none_of_its_runs_goes_on(
     lines = await runengine("watch", "--campaign", uuid(12))
     assert (lines.code, lines.err) == (code, "")
     assert [" ".join(line.split()) for line in lines.out.splitlines()] == [
+        f"● running {FAILED.id} campaign-bundle",
         f"✗ failed render_bundle attempt 3 {FAILED.id}",
         f"○ queued {QUEUED.id} TRIGGERED",
         f"✓ completed {QUEUED.id} campaign-bundle",
         f"✗ failed {FAILED.id} campaign-bundle",
+        "✓ 2 completed" if code == 0 else "✗ 1 failed",
     ]
     documents = await runengine("watch", "--campaign", uuid(12), "--json")
     kinds = [next(iter(json.loads(line))) for line in documents.out.splitlines()]
