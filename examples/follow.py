@@ -26,12 +26,14 @@ async def main(workflow: str, payload: dict[str, object]) -> None:
         triggered = await client.trigger_run(workflow, trigger_payload=payload, campaign_id=campaign.id)
         print("run", triggered.id)
 
-        printed: dict[str, StepStatus.ValueType] = {}
-        async for run in client.follow_run(triggered.id):  # polls until the run has ended
-            for step in await client.list_run_steps(run.id):
-                if printed.get(step.id) != step.status:
-                    printed[step.id] = step.status
-                    print(" ", step.step_id, word(StepStatus.Name(step.status)))
+        async for message in client.watch_run(triggered.id):  # until the run has ended
+            if message.HasField("step_transition"):
+                print(
+                    " ",
+                    message.step_transition.step_id,
+                    word(StepStatus.Name(message.step_transition.status)),
+                )
+        run = await client.get_run(triggered.id)
         print(word(RunStatus.Name(run.status)), run.error.message)
 
         campaign = await client.get_campaign(campaign.id)

@@ -20,7 +20,8 @@ from runengine_client.command import add_command, read_global_options
 
 app = typer.Typer(
     help="Triggers runs of the run engine, shows how they go, resumes, retries and cancels them.",
-    epilog="Exit codes: 0 done; 1 refused or out of reach; 2 usage; 3 failed or cancelled (--wait, watch).",
+    epilog="Exit codes: 0 done; 1 refused or out of reach; 2 usage; 3 failed or cancelled (--wait, --watch, "
+    "watch); 130 Ctrl-C, which ends no run.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     # Typer's own tables cut long options at 60 columns: `--idempotency-k…`.
