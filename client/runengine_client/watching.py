@@ -78,7 +78,7 @@ def _status(response: WatchRunResponse, before: int) -> int:
 
 
 async def _show_live(session: Session, run_id: str) -> int:
-    watched = _Watched(session)
+    watched = WatchedRun(session)
     async with live(session, watched.lines):
         async for response in session.client.watch_run(run_id):
             await watched.add(response)
@@ -113,7 +113,9 @@ async def live(session: Session, lines: Callable[[int, int], list[Text]]) -> Asy
             refreshing.cancel()
 
 
-class _Watched:
+class WatchedRun:
+    """A run as far as the messages of WatchRun have told of it."""
+
     def __init__(self, session: Session) -> None:
         self._session = session
         self._clock = Clock()
@@ -121,9 +123,11 @@ class _Watched:
         self.state: RunState | None = None
 
     def lines(self, width: int, height: int) -> list[Text]:
+        """Returns what is to be drawn of it now."""
         return run_lines(self.state, self._clock, width, height) if self.state else []
 
     async def add(self, response: WatchRunResponse) -> None:
+        """Learns from the next message."""
         kind = response.WhichOneof("event")
         if kind == "run":
             self.state = RunState(response.run)
