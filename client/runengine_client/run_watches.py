@@ -10,10 +10,10 @@ from runengine.v1.run_pb2 import Run, RunStatus
 from runengine.v1.run_service_pb2 import GetRunRequest, WatchRunRequest, WatchRunResponse
 from runengine.v1.watch_runs_pb2 import WatchCampaignRunsRequest, WatchRunsRequest, WatchRunsResponse
 
+from runengine_client.arguments import Id
 from runengine_client.changed_runs import ChangedRuns
 from runengine_client.connection import BREAKS, RECONNECT_SECONDS, reconnect_pause
 from runengine_client.errors import DeadlineExceeded
-from runengine_client.arguments import Id
 from runengine_client.run_lists import RunLists
 
 TERMINAL = frozenset(

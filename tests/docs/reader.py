@@ -20,7 +20,11 @@ class Reader:
     def __init__(self, clone: Path, **environment: str) -> None:
         self.clone = clone
         self.environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("RUNENGINE_", "MAKE"))},
+            **{
+                key: value
+                for key, value in os.environ.items()
+                if not key.startswith(("RUNENGINE_", "MAKE", "COLUMNS"))
+            },
             # As `pip install` leaves it; and where commands are found that are installed for good.
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             **environment,

@@ -147,7 +147,7 @@ def test_parallel_steps_have_a_row_each_in_the_order_in_which_they_began() -> No
     assert rows == ["left", "right", "middle"]
 
 
-def test_what_a_run_waits_for_stands_with_the_command_that_goes_on() -> None:
+def test_a_question_stands_with_the_command_that_answers_it() -> None:
     text = "\n".join(drawn(asks(), 60))
     assert "◆ waits for somebody" in text
     assert "Publish the bundle of the campaign to all" in text
@@ -219,7 +219,8 @@ def test_the_runs_of_a_campaign_fit_and_have_their_ids_whole(size: tuple[int, in
     assert max(line.cell_len for line in lines) <= width
     text = "\n".join(line.plain for line in lines)
     assert uuid(99) in text
-    assert text.index(uuid(1)) < text.index(uuid(0))  # the one that waits comes first
+    assert next(line for line in lines if "◆" in line.plain[:1]).plain.split()[1] == uuid(1)
+    assert "●" not in text[text.index("\n\n") : text.index(uuid(1))]  # the one that waits comes first
     assert lines[-1].plain.startswith("… and ")
     assert "1,000,000 queued" in text
 

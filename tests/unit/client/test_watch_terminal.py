@@ -98,7 +98,7 @@ async def test_a_run_that_waits_says_for_what_and_how_to_go_on(engine: Engine, r
         assert err.decode() == f"The run goes on. `runengine watch {WAITING.id}` shows it again.\n"
 
 
-async def test_what_is_drawn_stays_within_the_terminal(engine: Engine, runengine: Command) -> None:
+async def test_a_drawing_stays_within_the_terminal(engine: Engine, runengine: Command) -> None:
     steps = [
         RunStep(id=uuid(number), step_id=f"node-{number}", status=StepStatus.STEP_STATUS_RUNNING)
         for number in range(100, 1100)
