@@ -55,7 +55,8 @@ add_command(campaign_app, "create", campaign_commands.create)
 add_command(campaign_app, "get", campaign_commands.get)
 app.add_typer(campaign_app, name="campaign")
 
-bulk_app = typer.Typer(help="Retries or cancels many runs by one operation.", no_args_is_help=True)
+_BULK_HELP = "Retries or cancels many runs by one operation."
+bulk_app = typer.Typer(help=_BULK_HELP, short_help=_BULK_HELP, no_args_is_help=True)
 add_command(bulk_app, "retry", bulk_commands.retry)
 add_command(bulk_app, "cancel", bulk_commands.cancel)
 add_command(bulk_app, "list", bulk_commands.list_)

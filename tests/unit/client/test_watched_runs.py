@@ -209,6 +209,8 @@ class TestWaiting:
         wait = asyncio.create_task(client.wait("run", poll=(60, 60)))
         await engine.until(lambda: engine.asked(run) == 2)
         engine.told.put_nowait(AWAY)
+        # Once because the stream has broken off, and once because there is another.
+        await engine.until(lambda: engine.asked(run) == 4)
         engine.end(run)
         assert (await wait).status == ENDED
         assert engine.opened == 2
