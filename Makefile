@@ -75,7 +75,8 @@ bench-against: $(INSTALLED) ## Compare speed with that of the commit REV, in tur
 profile: $(INSTALLED) ## Draw flame graphs of a list, of the gateway, and of a run
 	@$(BIN)/python -m tests.bench.profile
 
-pictures: $(INSTALLED) ## Take the picture of the console for the README (needs Chromium)
+pictures: $(INSTALLED) ## Take the pictures of the terminal and of the console for the README (needs Chromium)
+	@$(BIN)/python -m tests.docs.draw_terminal
 	@$(BIN)/python -m tests.e2e.console.pictures
 
 lint: $(INSTALLED) ## Check style, types, import directions and protos, these also against main
