@@ -123,8 +123,9 @@ export async function follow(path, { query, signal, onEvent, onState, isOver = (
 			if (isOver()) return;
 		} catch (error) {
 			if (signal.aborted) return;
-			// No Problem is a stream that broke off.
-			if (error instanceof Problem && ![0, 429, 502, 503, 504].includes(error.status)) throw error;
+			// 410: what has happened since is not known any more, so it begins anew. No Problem is a stream that broke off.
+			if (error.status === 410) id = null;
+			else if (error instanceof Problem && ![0, 429, 502, 503, 504].includes(error.status)) throw error;
 			own = error.retryAfter * 1000;
 			onState(error.status === 429 ? "refused" : "broken");
 		}

@@ -1,9 +1,9 @@
 // Retries or cancels many runs by one operation of the server, which goes on whether or not it is looked at.
 
 import { all, get, pause, send } from "./api.js";
-import { alert, button, dialog, field, h, soft } from "./dom.js";
+import { alert, button, dialog, field, h, idLink, soft } from "./dom.js";
 import { valueOf } from "./forms.js";
-import { plural, shortId } from "./words.js";
+import { plural } from "./words.js";
 
 const VERBS = { retry: ["Retry", "retried", "Completed steps are kept and do not run again."], cancel: ["Cancel", "cancelled", "That is final at once; a cancelled run can be retried."] };
 
@@ -43,7 +43,7 @@ export async function actOnMany(action, runs) {
 			asks && [h("p", operation.refused.length > 0 && `${plural(pending, "run")} can be ${done}; refused will be: ${refusals()}. `, about), field("reason", "Reason", h("input"), "Kept with the operation; may be left empty.")],
 			operation && !asks && [h("progress", { max: matched, value: matched - pending, "aria-label": "Progress" }),
 				h("p", { role: "status" }, [`${operation.done.toLocaleString()} ${done}`, refusals() && `refused: ${refusals()}`, pending > 0 && `${pending.toLocaleString()} to go`, operation.aborted > 0 && `${operation.aborted.toLocaleString()} left as they were`].filter(Boolean).join("; ")), note && soft(note)],
-			h("ul.refused", refused.slice(0, 100).map(({ runId, reason }) => h("li", h("a", { href: `#/runs/${runId}`, onclick: close }, shortId(runId)), ` ${reason}`))),
+			h("ul.refused", refused.slice(0, 100).map(({ runId, reason }) => h("li", { onclick: close }, idLink("runs", runId), ` ${reason}`))),
 			h("div.buttons", asks && button(`${verb} ${plural(pending, "run")}`, () => act(redraw), { class: "primary" }), status === "running" && button("Stop", () => call(redraw, "DELETE", `bulk-operations/${operation.id}`)), button(asks ? "Back" : "Close", close))];
 	});
 	closed = true;

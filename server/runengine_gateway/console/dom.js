@@ -53,7 +53,9 @@ function update(node, { props, children, tag }) {
 	for (const name in { ...old, ...props }) {
 		const value = props[name];
 		if (value === old[name] || ["key", "ref", "own"].includes(name)) continue;
-		if (name.startsWith("on") || ["value", "checked", "indeterminate", "disabled"].includes(name)) node[name] = value ?? null;
+		// A handler that returned false would keep the browser from what it does.
+		if (name.startsWith("on")) node[name] = value && ((event) => void value(event));
+		else if (["value", "checked", "indeterminate", "disabled"].includes(name)) node[name] = value ?? null;
 		else if (name === "style") Object.assign(node.style, value);
 		else if (value || value === 0 || value === "") node.setAttribute(name, value === true ? "" : value);
 		else node.removeAttribute(name);
@@ -119,6 +121,11 @@ export const facts = (...pairs) => h("dl.facts", pairs.filter(Boolean).map(([nam
 
 export const field = (id, label, input, about) => h("div.field", { key: id }, h("label", { for: id }, label),
 	{ ...input, props: { id, spellcheck: "false", "aria-describedby": about && `${id}-about`, ...input.props } }, about && h("p.soft", { id: `${id}-about` }, about));
+
+// To a run or a campaign; the end of an id is in what those of the same minute differ.
+export const idLink = (kind, id) => h("a", { href: `#/${kind}/${id}` }, h("code", shortId(id)));
+
+export const shortId = (id) => id.slice(-8);
 
 export const copyable = (text, label = text) => button([h("code", label), icon("copy")], ({ currentTarget: { classList } }) => {
 	navigator.clipboard?.writeText(text);

@@ -6,7 +6,7 @@ import { duration } from "./words.js";
 
 const WIDTH = 168, HEIGHT = 46, DOT = 14, MARGIN = 12;
 const DOTS = ["__start__", "__end__"];
-const LEAST_SCALE = 0.72; // below it the graph scrolls
+const LEAST_SCALE = 0.68; // below it the graph scrolls
 
 // What the run has made of each node: Map id -> { status, step, times }.
 function statesOf(steps, run) {
@@ -58,21 +58,6 @@ function curve(points, { source, target }, back, upright) {
 	}, `M${text(all[0])}`);
 }
 
-// The arrow keys go to the nearest node in their direction, Enter and the space bar choose it.
-function keys(event, places, onSelect) {
-	const id = event.target.dataset.node, here = places.get(id);
-	const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[event.key];
-	if (!here || !(way || event.key === "Enter" || event.key === " ")) return;
-	event.preventDefault();
-	if (!way) return void onSelect(id);
-	const far = ([other, { x, y }]) => {
-		const [right, down] = [x - here.x, y - here.y], forward = right * way[0] + down * way[1];
-		return forward < 1 || DOTS.includes(other) ? Infinity : forward + 2 * Math.abs(right * way[1] + down * way[0]);
-	};
-	const best = [...places].sort((a, b) => far(a) - far(b))[0];
-	if (far(best) < Infinity) event.currentTarget.querySelector(`[data-node="${CSS.escape(best[0])}"]`).focus();
-}
-
 // Returns `draw(state, upright)`, which describes the graph; `onSelect(stepId)` is called for a node that is chosen.
 export function graphOf(onSelect) {
 	let placed, key;
@@ -92,13 +77,14 @@ export function graphOf(onSelect) {
 			return h("g.node", {
 				key: id, "data-node": id, class: `is-${status} ${id === selected ? "is-selected" : ""} ${step?.cacheHit ? "is-cached" : ""}`, tabindex: 0, role: "button", "aria-pressed": String(id === selected),
 				"aria-label": `${id}: ${status === "idle" ? "not reached" : status}, ${meta}`, transform: `translate(${at.x - WIDTH / 2} ${at.y - HEIGHT / 2})`, onclick: () => onSelect(id),
+				onkeydown: (event) => ["Enter", " "].includes(event.key) && (event.preventDefault(), onSelect(id)),
 			}, h("title", id), h("rect", { width: WIDTH, height: HEIGHT, rx: 9 }), h("circle.mark", { cx: 17, cy: 17, r: 4.5 }), h("circle.ring", { cx: 17, cy: 17, r: 7.5 }),
 			h("text", { x: 31, y: 21 }, id.length > 17 ? `${id.slice(0, 16)}…` : id), h("text.meta", { x: 31, y: 36 }, meta || (status === "idle" ? "" : status)));
 		}
 
 		return h("svg", {
 			viewBox: `${-MARGIN} ${-MARGIN - 8} ${width} ${height}`, width, height, role: "group", "aria-label": `Graph of ${workflow.name}`,
-			style: { minWidth: `${width * LEAST_SCALE}px` }, onkeydown: (event) => keys(event, places, onSelect),
+			style: { minWidth: `${width * LEAST_SCALE}px` },
 		}, h("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, h("path", { d: "M1 1l6 3-6 3" })),
 		lines.map(({ source, target, conditional, d }) => h("path.edge", { d, "marker-end": "url(#arrow)", class: `${conditional ? "is-conditional" : ""} ${reached(source) && reached(target) ? "is-taken" : ""}` })),
 		[...places].map(node));

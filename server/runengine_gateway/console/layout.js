@@ -78,22 +78,14 @@ function sweep(layers, of, move) {
 	}
 }
 
-// Orders each layer so that few edges cross, and keeps the best order that was met.
+// Orders each layer by what its nodes are linked to, so that few edges cross.
 function order(layers) {
 	const number = (layer) => layer.forEach((node, index) => { node.index = index; });
-	const crossings = () => layers.reduce((sum, layer) => {
-		const ends = layer.flatMap((node) => node.next.map((each) => each.index).sort((a, b) => a - b));
-		return sum + ends.reduce((found, end, index) => found + ends.slice(index).filter((each) => each < end).length, 0);
-	}, 0);
 	layers.forEach(number);
-	let best = layers.map((layer) => [...layer]), least = crossings();
 	sweep(layers, "index", (layer, wanted) => {
 		const places = new Map(layer.map((node, index) => [node, wanted[index]]));
 		number(layer.sort((a, b) => places.get(a) - places.get(b)));
-		const now = crossings();
-		if (now < least) [best, least] = [layers.map((each) => [...each]), now];
 	});
-	layers.splice(0, layers.length, ...best);
 }
 
 // Moves each node towards the middle of its neighbours, as far as those beside it allow.

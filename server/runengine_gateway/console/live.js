@@ -4,6 +4,7 @@
 import { follow, pause, session } from "./api.js";
 
 const POLL_MS = 2500;
+const CHANGES = ["snapshotEnd", "transition"];
 
 // Calls `act` at once, and then once in `ms` at most: a call meanwhile is made up for.
 export function throttled(act, ms) {
@@ -55,6 +56,6 @@ export function watchRuns(path, { signal, onChange, onState }) {
 			polling = false;
 			return onState(state);
 		};
-		await follow(path, { query: { snapshotLimit: 0 }, signal: seen, onEvent: onChange, onState: hear }).catch(poll);
+		await follow(path, { query: { snapshotLimit: 0 }, signal: seen, onEvent: (name) => CHANGES.includes(name) && onChange(), onState: hear }).catch(poll);
 	});
 }

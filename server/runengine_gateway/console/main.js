@@ -12,7 +12,7 @@ const VIEWS = [[/^\/runs$/, runsView], [/^\/runs\/([^/]+)$/, runView], [/^\/camp
 	[/^/, ({ element }) => render(element, h("h1", "There is no such page"), h("a", { href: "#/runs" }, "All runs"))]];
 const LIVE = { live: "Live", polling: "Polling", broken: "Reconnecting", ended: "Ended" };
 
-let shown = {}, live = "", tenant = null, asking = false;
+let shown = {}, live = "", tenant, asking = false; // no tenant yet: undefined; signed out: null
 
 // What views need of the shell.
 const app = {
@@ -103,11 +103,12 @@ session.addEventListener("expired", async () => {
 
 function drawTop() {
 	const { user, expires } = claims() ?? {}, { offline, token } = session, link = (path, text) => h("a", { href: `#${path}`, "aria-current": shown.path === path && "page" }, text);
-	render(top, h("a.brand", { href: "#/runs" }, h("img", { src: "console/icon.svg", alt: "", width: 22, height: 22 }), h("span", "runengine")), token && [
+	render(top, h("a.brand", { href: "#/runs", "aria-label": "runengine" }, h("img", { src: "console/icon.svg", alt: "", width: 22, height: 22 }), h("span", "runengine")), token && [
 		h("nav", { "aria-label": "Console" }, link("/runs", "Runs"), link("/trigger", "Trigger")),
 		h("form.find", { role: "search", onsubmit: find }, h("input", { name: "id", "aria-label": "Run or campaign, by id", placeholder: "Run or campaign id", spellcheck: "false" })),
 		h("span.pulse", { role: "status", class: `is-${offline ? "broken" : live}` }, offline ? "Offline" : LIVE[live]),
-		h("details.who", h("summary", tenant || "Token"), h("div.menu", facts(["Tenant", tenant], ["User", user], ["Good until", expires ? new Date(expires).toLocaleString() : "not said"]), button("Sign out", () => setToken(null))))],
+		h("button.who", { type: "button", popovertarget: "menu" }, tenant || "Token"),
+		h("div", { id: "menu", popover: true }, facts(["Tenant", tenant], ["User", user], ["Good until", expires ? new Date(expires).toLocaleString() : "not said"]), button("Sign out", () => setToken(null)))],
 	h("div.banner", { role: "alert", class: !offline && "hidden" }, offline && "The server cannot be reached. What you see may be out of date; it is tried again by itself."));
 }
 
@@ -121,8 +122,9 @@ async function find(event) {
 // A second page of this browser gets the token from the first, unless pages of two tenants are open.
 const others = new BroadcastChannel("runengine-console"), offered = new Map();
 others.onmessage = ({ data }) => {
-	if (data) offered.set(claims(data)?.tenant, data);
-	else if (session.token) others.postMessage(session.token);
+	if (!data) return void (session.token && others.postMessage(session.token));
+	offered.set(claims(data)?.tenant, data);
+	setTimeout(() => tenant === undefined && offered.size === 1 && setToken(data), 150);
 };
 
 session.addEventListener("reach", drawTop);
@@ -136,7 +138,8 @@ session.addEventListener("token", () => {
 });
 window.addEventListener("hashchange", () => {
 	const before = shown.path;
-	if (!takeToken()) show();
+	takeToken();
+	show();
 	if (shown.path !== before) main.focus({ preventScroll: true });
 });
 
@@ -146,18 +149,7 @@ document.querySelector(".skip").onclick = (event) => {
 	main.focus();
 };
 
-// The menu closes when the attention goes elsewhere.
-for (const name of ["click", "keydown"]) {
-	document.addEventListener(name, ({ target, key }) => {
-		const menu = document.querySelector(".who[open]");
-		if (!menu || (key ? key !== "Escape" : menu.contains(target))) return;
-		menu.open = false;
-		if (key) menu.firstChild.focus();
-	});
-}
-
 if (!takeToken()) {
 	show();
 	others.postMessage(null);
-	setTimeout(() => session.token === null && offered.size === 1 && setToken([...offered.values()][0]), 150);
 }

@@ -2,19 +2,19 @@
 
 import { all, follow, get, send, session } from "./api.js";
 import { artifact } from "./artifacts.js";
-import { acting, badge, button, chip, chips, copyable, facts, h, icon, json, later, render, soft } from "./dom.js";
+import { acting, badge, button, chip, chips, copyable, facts, h, icon, idLink, json, later, render, shortId, soft } from "./dom.js";
 import { graphOf } from "./graph.js";
 import { throttled, whileSeen } from "./live.js";
 import { timelineOf } from "./timeline.js";
 import { waitingFor } from "./waiting.js";
-import { UUID, duration, isActive, learnClock, shortId, statusOf, tookOf, when } from "./words.js";
+import { UUID, duration, isActive, learnClock, statusOf, tookOf, when } from "./words.js";
 
 const MOST_EARLIER = 10; // attempts before the current ones that the timeline shows
 const TABS = ["History", "Output", "Artifacts", "Payload", "Context"];
 
 export function runView({ app, element, params: [id], query, signal }) {
 	const path = `runs/${id}`, earlier = new Map();
-	let run, steps = [], events = [], workflow, telling, attempt, watching = false;
+	let run, steps = [], events = [], workflow, attempt, watching = false;
 	app.title(`Run ${shortId(id)}`);
 	if (!UUID.test(id)) return render(element, h("h1", "That is no id of a run"));
 	render(element, soft("Loading…"));
@@ -42,13 +42,12 @@ export function runView({ app, element, params: [id], query, signal }) {
 			h("div.heading", h("h1", run.workflowName), badge(statusOf(run)), run.attempt > 1 && h("span.soft", `attempt ${run.attempt}`), copyable(id, shortId(id)),
 				h("div.buttons", isActive(run) && acting("Cancel", () => change("DELETE", path, "Cancelled."), { key: "cancel", class: "danger" }),
 					["failed", "cancelled"].includes(status) && acting("Retry", () => change("POST", `${path}/retry`, "Queued again."), { key: "retry", class: "primary" }), h("a.button", { href: app.link("/trigger", { from: id }) }, "Trigger again"))),
-			facts(["Triggered", when(run.createdAt)], ["Started", startedAt ? when(startedAt) : "not yet"], ["Took", tookOf(run) || "–"], campaign && ["Campaign", h("a", { href: app.link(`/campaigns/${campaign}`) }, h("code", shortId(campaign)))],
+			facts(["Triggered", when(run.createdAt)], ["Started", startedAt ? when(startedAt) : "not yet"], ["Took", tookOf(run) || "–"], campaign && ["Campaign", idLink("campaigns", campaign)],
 				context?.threadId && ["Thread", context.threadId], priority !== 0 && ["Priority", priority]),
 			error && failure(error, error.stepId && [" in ", button(error.stepId, () => select(error.stepId), { class: "link" })]),
 			waitingFor(run, app.say, take),
 			h("div.panes", { class: node && "has-step" },
-				h("section.panel", { "aria-label": "Graph" }, workflow !== undefined && h("div.graph", { ref: (box) => sized.observe(box) }, graph({ workflow, run, steps, selected: node }, element.clientWidth < 600)),
-					telling && isActive(run) && h("p.telling", h("b", telling.stepId), ` ${telling.text}`)),
+				h("section.panel", { "aria-label": "Graph" }, workflow !== undefined && h("div.graph", { ref: (box) => sized.observe(box) }, graph({ workflow, run, steps, selected: node }, element.clientWidth < 600))),
 				h("section.panel", { "aria-label": "Timeline of steps" }, timeline({ steps, earlier, chosen: step?.id }, draw)),
 				node && h("aside.panel.step", { "aria-label": "Step", key: "step" }, stepPanel(step, node)),
 				h("section", { "aria-label": "About the run", key: "about" }, tabs())));
@@ -136,7 +135,7 @@ export function runView({ app, element, params: [id], query, signal }) {
 
 	function onEvent(name, data) {
 		if (name === "run") take(data);
-		else if (name === "stepTransition") {
+		else if (name === "step" || name === "stepTransition") {
 			const index = steps.findIndex((each) => each.id === data.id);
 			if (index < 0) steps.push(data);
 			else if (steps[index].updatedAt < data.updatedAt) {
@@ -144,15 +143,7 @@ export function runView({ app, element, params: [id], query, signal }) {
 				steps[index] = data;
 			}
 			draw();
-		} else if (name === "progress" && ["custom", "message"].includes(data.kind)) tell(data);
-		else if (name !== "step" && name !== "snapshotEnd") refresh();
-	}
-
-	function tell({ stepId, kind, data, messageId }) {
-		// The content of a chunk of LangChain's messages may be a list of parts.
-		const text = kind === "message" ? [data.content].flat().map((part) => part?.text ?? part).join("") : typeof data === "string" ? data : JSON.stringify(data);
-		telling = { stepId, messageId, text: ((messageId && telling?.messageId === messageId ? telling.text : "") + text).slice(-300) };
-		draw();
+		} else if (name === "transition") refresh();
 	}
 
 	function watch() {
@@ -170,11 +161,8 @@ export function runView({ app, element, params: [id], query, signal }) {
 	}
 
 	const sized = new ResizeObserver(draw), timer = setInterval(() => run && isActive(run) && draw(), matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 200);
-	// Progress comes before its step is stored.
-	const reading = setInterval(() => run && isActive(run) && !document.hidden && refresh(), 2000);
 	signal.addEventListener("abort", () => {
 		clearInterval(timer);
-		clearInterval(reading);
 		sized.disconnect();
 	});
 	// Somebody else may have retried it.

@@ -3,9 +3,9 @@
 import { all, get } from "./api.js";
 import { artifact } from "./artifacts.js";
 import { actOnMany } from "./bulk.js";
-import { alert, badge, button, chip, chips, copyable, facts, h, render, soft } from "./dom.js";
+import { alert, badge, button, chip, chips, copyable, facts, h, idLink, render, shortId, soft } from "./dom.js";
 import { throttled, watchRuns } from "./live.js";
-import { UUID, now, shortId, statusOf, tookOf, when } from "./words.js";
+import { UUID, now, statusOf, tookOf, when } from "./words.js";
 
 const STATUSES = ["queued", "running", "completed", "failed", "cancelled"];
 const SINCE = [["15", "Last 15 minutes"], ["60", "Last hour"], ["1440", "Last 24 hours"], ["10080", "Last 7 days"]]; // minutes
@@ -15,16 +15,16 @@ const PAGE = 50;
 const select = (label, none, options, value, onchange) => h("select", { key: label, "aria-label": label, value: value ?? "", onchange: ({ target }) => onchange(target.value) },
 	[["", none], ...options].map(([id, text]) => h("option", { key: id, value: id }, text)));
 
-// A table of runs with pages, selection and actions. `load(pageToken)` returns a page of those of `filter()`, `draw()`
-// draws the view.
-function runTable({ app, signal, load, filter, draw, empty, campaigns }) {
-	const chosen = new Set();
+// A table of runs with pages, selection and actions. `load(query)` returns a page of those of `filter(query)`, `draw(query)`
+// draws the view, `onChange()` is called when runs have changed.
+function runTable({ app, signal, query, watch, load, filter, draw: drawView, empty, campaigns, onChange }) {
+	const chosen = new Set(), draw = () => drawView(query);
 	let page, problem, before = [], token = "", last, asked = 0, every = false;
 
 	async function read() {
 		const number = ++asked;
 		try {
-			const found = await load(token);
+			const found = await load({ ...filter(query), limit: PAGE, pageToken: token });
 			// A response to what was asked before is of another filter or page.
 			if (number !== asked) return;
 			[page, problem] = [found, null];
@@ -64,7 +64,7 @@ function runTable({ app, signal, load, filter, draw, empty, campaigns }) {
 	}
 
 	const act = async (action) => {
-		await actOnMany(action, every ? { filter: filter() } : { ids: [...chosen] });
+		await actOnMany(action, every ? { filter: filter(query) } : { ids: [...chosen] });
 		read();
 	};
 
@@ -80,23 +80,28 @@ function runTable({ app, signal, load, filter, draw, empty, campaigns }) {
 			if (!target.closest("a, input") && !getSelection().toString()) location.hash = href;
 		} }, h("td.pick", h("input", { type: "checkbox", "aria-label": `Select run ${shortId(id)}`, checked: chosen.has(id), onclick: (event) => pick(event, run) })),
 		h("td.status", badge(statusOf(run)), attempt > 1 && h("span.soft", ` attempt ${attempt}`)), h("td.name", h("a", { href }, run.workflowName), why && h("span.why", { title: why }, why)), h("td.id", h("code", { title: id }, shortId(id))),
-		campaigns && h("td.campaign", campaign && h("a", { href: app.link(`/campaigns/${campaign}`) }, h("code", shortId(campaign)))), h("td.when", when(run.createdAt)), h("td.took", tookOf(run)));
+		campaigns && h("td.campaign", campaign && idLink("campaigns", campaign)), h("td.when", when(run.createdAt)), h("td.took", tookOf(run)));
 	}
 
-	const timer = setInterval(() => page?.runs.some(({ status }) => status === "running") && draw(), 1000);
+	const timer = setInterval(() => page?.runs.some(({ status }) => status === "running") && draw(), 1000), refresh = throttled(read, 600);
 	signal.addEventListener("abort", () => clearInterval(timer));
+	watchRuns(watch, { signal, onState: app.live, onChange: () => {
+		refresh();
+		onChange?.();
+	} });
 
 	return {
 		get counts() { return page?.statusCounts; },
-		refresh: throttled(read, 600),
-		reset() {
+		draw,
+		update(changed) {
+			query = changed;
 			clear();
 			turn([], "");
 		},
 		describe() {
 			if (!page) return h("div.table", h("div.state", problem ? alert(problem) : soft("Loading…")));
 			const { runs, nextPageToken: next } = page, here = runs.filter(({ id }) => chosen.has(id)).length, first = before.length === 0;
-			return h("div.table", problem && alert(problem), runs.length === 0 ? h("div.state", empty()) : h("table.runs",
+			return h("div.table", problem && alert(problem), runs.length === 0 ? h("div.state", empty(query)) : h("table.runs",
 				h("thead", h("tr", h("th.pick", h("input", { type: "checkbox", "aria-label": "Select all of this page", checked: here === runs.length, indeterminate: here > 0 && here < runs.length, onclick: ({ target }) => choose(runs, target.checked) })),
 					["Status", "Workflow", "Run", campaigns && "Campaign", "Triggered", "Took"].filter(Boolean).map((each) => h(`th.${each.toLowerCase()}`, { scope: "col" }, each)))), h("tbody", { onkeydown: keys }, runs.map(row))),
 			(!first || next) && h("div.pager", button("Newest", () => turn([], ""), { disabled: first }), button("Newer", () => turn(before.slice(0, -1), before.at(-1)), { disabled: first }),
@@ -112,77 +117,58 @@ function runTable({ app, signal, load, filter, draw, empty, campaigns }) {
 
 const toggled = (list, id) => (list.includes(id) ? list.filter((each) => each !== id) : [...list, id]);
 
-export function runsView({ app, element, query, signal }) {
+export function runsView({ app, element, query: first, signal }) {
 	let workflows = [];
 	app.title("Runs");
-	const filter = () => ({
+	const table = runTable({ app, signal, query: first, watch: "runs/watch", draw, campaigns: true, load: (query) => get("runs", query, signal), filter: (query) => ({
 		status: query.getAll("status"), errorCode: query.get("error"), waiting: query.has("waiting") || null, workflowName: query.get("workflow"), campaignId: query.get("campaign"),
 		createdAfter: query.get("since") && new Date(now() - query.get("since") * 60000).toISOString(),
-	});
-	const table = runTable({ app, signal, draw, filter, campaigns: true, load: (pageToken) => get("runs", { ...filter(), limit: PAGE, pageToken }, signal), empty: () => (query.size ? [h("h2", "No run matches"), h("a", { href: "#/runs" }, "Show all runs")]
+	}), empty: ({ size }) => (size ? [h("h2", "No run matches"), h("a", { href: "#/runs" }, "Show all runs")]
 		: [h("h2", "No runs yet"), soft("They appear here as they are triggered."), h("a.button.primary", { href: "#/trigger" }, "Trigger the first")]) });
 
-	function draw() {
+	function draw(query) {
 		const status = query.getAll("status"), { waiting, error, workflow, campaign, since } = Object.fromEntries(query), none = { status: [], waiting: "", error: "" };
-		const go = (changes) => app.go("/runs", { status, waiting, error, workflow, campaign, since, ...changes });
-		const all = STATUSES.map((id) => chip(id, id, status.includes(id), () => go({ ...none, status: toggled(status, id) })));
-		all.splice(2, 0, chip("waiting", "waiting", !!waiting, () => go({ ...none, waiting: waiting ? "" : "true" })));
+		const go = (changes) => app.go("/runs", { status, waiting, error, workflow, campaign, since, ...changes }), same = (each) => [each, each];
+		const of = STATUSES.map((id) => chip(id, id, status.includes(id), () => go({ ...none, status: toggled(status, id) })));
+		of.splice(2, 0, chip("waiting", "waiting", !!waiting, () => go({ ...none, waiting: waiting ? "" : "true" })));
 		render(element, h("div.heading", h("h1", "Runs"), h("a.button.primary", { href: "#/trigger" }, "Trigger a run")),
-			h("div.filters", chips("Status", chip("all", "All", !status.length && !waiting && !error, () => go(none)), all),
-				select("Workflow", "Any workflow", [...new Set([...workflows, workflow].filter(Boolean))].map((each) => [each, each]), workflow, (value) => go({ workflow: value, campaign: "" })),
-				select("Triggered", "Any time", SINCE, since, (value) => go({ since: value })),
-				select("Error", "Any error, or none", ERRORS.map((each) => [each, each]), error, (value) => go({ ...none, error: value })),
+			h("div.filters", chips("Status", chip("all", "All", !status.length && !waiting && !error, () => go(none)), of),
+				select("Workflow", "Any workflow", [...new Set([...workflows, workflow].filter(Boolean))].map(same), workflow, (value) => go({ workflow: value, campaign: "" })),
+				select("Triggered", "Any time", SINCE, since, (value) => go({ since: value })), select("Error", "Any error, or none", ERRORS.map(same), error, (value) => go({ ...none, error: value })),
 				campaign && chip("close", `Campaign ${shortId(campaign)}`, true, () => go({ campaign: "" }))), table.describe());
 	}
 
-	watchRuns("runs/watch", { signal, onChange: table.refresh, onState: app.live });
 	all("workflows", "workflows", {}, signal).then((found) => {
 		workflows = found.map(({ name }) => name);
-		draw();
+		table.draw();
 	}, () => undefined);
-	const update = (changed) => {
-		query = changed;
-		draw();
-		table.reset();
-	};
-	update(query);
-	return update;
+	table.update(first);
+	return table.update;
 }
 
-export function campaignView({ app, element, params: [id], query, signal }) {
-	const path = `campaigns/${id}`, trigger = app.link("/trigger", { campaign: id });
+export function campaignView({ app, element, params: [id], query: first, signal }) {
+	const trigger = (label) => h("a.button.primary", { href: app.link("/trigger", { campaign: id }) }, label);
 	let campaign;
 	app.title(`Campaign ${shortId(id)}`);
 	if (!UUID.test(id)) return render(element, h("h1", "That is no id of a campaign"));
-	const status = () => query.getAll("status");
-	const table = runTable({ app, signal, draw, filter: () => ({ campaignId: id, status: status() }), load: (pageToken) => get(`${path}/runs`, { status: status(), limit: PAGE, pageToken }, signal),
-		empty: () => [h("h2", query.size ? "No run of these statuses" : "No runs yet"), h("a.button", { href: trigger }, "Trigger a run of this campaign")] });
+	const table = runTable({ app, signal, query: first, watch: `campaigns/${id}/runs/watch`, draw, onChange: () => read(), filter: (query) => ({ status: query.getAll("status"), campaignId: id }),
+		load: ({ campaignId, ...query }) => get(`campaigns/${campaignId}/runs`, query, signal), empty: ({ size }) => [h("h2", size ? "No run of these statuses" : "No runs yet"), trigger("Trigger a run of this campaign")] });
 
-	function draw() {
-		const { latestRunId, bundleUrl, status: its, createdAt, updatedAt } = campaign ?? {}, chosen = status(), { counts } = table;
-		const go = (statuses) => app.go(`/campaigns/${id}`, { status: statuses });
-		render(element, h("div.heading", h("h1", "Campaign"), its && badge(its), copyable(id), h("a.button.primary", { href: trigger }, "Trigger a run")),
+	function draw(query) {
+		const { latestRunId, bundleUrl, status, createdAt, updatedAt } = campaign ?? {}, chosen = query.getAll("status"), { counts } = table, go = (statuses) => app.go(`/campaigns/${id}`, { status: statuses });
+		render(element, h("div.heading", h("h1", "Campaign"), status && badge(status), copyable(id), trigger("Trigger a run")),
 			campaign === null && soft("No campaign has this id. Runs may name it all the same, and update none."),
-			campaign && [facts(["Created", when(createdAt)], ["Changed", when(updatedAt)], ["Latest finished run", latestRunId ? h("a", { href: app.link(`/runs/${latestRunId}`) }, h("code", shortId(latestRunId))) : "none yet"]),
-				h("section.panel", { "aria-label": "Bundle" }, bundleUrl ? [h("h2", its === "live" ? "Live bundle" : "Last good bundle"), artifact({ id: bundleUrl.split("/").pop() }, true)] : soft("No bundle yet: a run that completes with one puts it here."))],
+			campaign && [facts(["Created", when(createdAt)], ["Changed", when(updatedAt)], ["Latest finished run", latestRunId ? idLink("runs", latestRunId) : "none yet"]),
+				h("section.panel", { "aria-label": "Bundle" }, bundleUrl ? [h("h2", status === "live" ? "Live bundle" : "Last good bundle"), artifact({ id: bundleUrl.split("/").pop() }, true)] : soft("No bundle yet: a run that completes with one puts it here."))],
 			h("h2", "Runs"), counts && chips("Status", chip("all", "All", !chosen.length, () => go([]), STATUSES.reduce((sum, each) => sum + counts[each], 0)),
 				STATUSES.map((each) => chip(each, each, chosen.includes(each), () => go(toggled(chosen, each)), counts[each]))), table.describe());
 	}
 
 	const read = throttled(async () => {
-		campaign = await get(path, {}, signal).catch((error) => (error.status === 404 ? null : campaign));
-		if (!signal.aborted) draw();
+		campaign = await get(`campaigns/${id}`, {}, signal).catch((error) => (error.status === 404 ? null : campaign));
+		if (!signal.aborted) table.draw();
 	}, 600);
-	watchRuns(`${path}/runs/watch`, { signal, onState: app.live, onChange: () => {
-		read();
-		table.refresh();
-	} });
-	const update = (changed) => {
-		query = changed;
-		draw();
-		table.reset();
-	};
 	read();
-	update(query);
-	return update;
+	table.update(first);
+	return table.update;
 }

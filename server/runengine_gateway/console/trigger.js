@@ -1,9 +1,8 @@
 // Triggers a run: a new one, or one like another.
 
 import { all, get, send, session } from "./api.js";
-import { acting, alert, field, h, render, soft } from "./dom.js";
+import { acting, alert, field, h, idLink, render, soft } from "./dom.js";
 import { schemaForm, valueOf } from "./forms.js";
-import { shortId } from "./words.js";
 
 export function triggerView({ app, element, query, signal }) {
 	const from = query.get("from"), value = (id) => valueOf(id).trim();
@@ -21,7 +20,7 @@ export function triggerView({ app, element, query, signal }) {
 
 	function draw() {
 		const names = [...new Set([...workflows.map((each) => each.name), name])].filter(Boolean), context = like?.context;
-		render(element, h("h1", like ? ["Trigger again, like ", h("a", { href: app.link(`/runs/${from}`) }, shortId(from))] : "Trigger a run"),
+		render(element, h("h1", like ? ["Trigger again, like ", idLink("runs", from)] : "Trigger a run"),
 			names.length === 0 ? h("p", "No worker has registered a workflow yet.") : h("div.trigger",
 				h("section.panel.stack", field("workflow", "Workflow", h("select", { value: name, onchange: ({ target }) => choose(target.value) }, names.map((each) => h("option", { key: each, value: each }, each)))),
 					workflows.find((each) => each.name === name)?.workers === 0 && soft("No worker serves it at the moment: the run will wait."), h("h2", "Payload"), form.element),

@@ -29,9 +29,6 @@ export function when(text) {
 
 export const sizeText = (bytes) => (bytes < 1024 ? `${bytes} B` : bytes < 1024 ** 2 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1024 ** 2).toFixed(1)} MiB`);
 
-// The end of an id, in which those of the same minute differ.
-export const shortId = (id) => id.slice(-8);
-
 export const plural = (number, word) => `${number.toLocaleString()} ${word}${number === 1 ? "" : "s"}`;
 
 export const isActive = ({ status }) => status === "queued" || status === "running";
