@@ -17,18 +17,18 @@ CANCELLED, COMPLETED = RunStatus.RUN_STATUS_CANCELLED, RunStatus.RUN_STATUS_COMP
 
 
 class ShortTokens:
-    """Tokens that expire a second after they have been asked for."""
+    """Tokens that expire three seconds after they have been asked for."""
 
     def __init__(self, stack: Stack, organisation: str) -> None:
         self._stack, self._organisation = stack, organisation
         self._number = 0
-        self.third = asyncio.Event()
+        self.second = asyncio.Event()
 
     def __call__(self) -> str:
         self._number += 1
-        if self._number >= 3:
-            self.third.set()
-        return development.sign(self._stack.state_dir, self._organisation, "user_test", 1)
+        if self._number >= 2:
+            self.second.set()
+        return development.sign(self._stack.state_dir, self._organisation, "user_test", 3)
 
 
 async def test_more_waits_than_streams_are_granted_end_with_their_runs(
@@ -65,7 +65,7 @@ async def test_a_watch_of_a_campaign_goes_on_with_another_token(stack: Stack, en
                     return
 
     watching = asyncio.create_task(watch())
-    await happened(tokens.third)
+    await happened(tokens.second)
     await engine.cancel(await engine.trigger(campaign_id=campaign_id))
     await engine.trigger()  # of no campaign
     async with engine.working():
