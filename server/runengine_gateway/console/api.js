@@ -61,10 +61,12 @@ export async function request(method, path, { query = {}, body, headers, signal 
 
 export const get = async (path, query, signal) => (await request("GET", path, { query, signal })).json();
 
-// All pages of a list.
+const MOST = 5000;
+
+// All pages of a list, as far as a person would look.
 export async function all(path, name, query, signal) {
 	const found = [];
-	for (let pageToken = ""; pageToken !== null;) {
+	for (let pageToken = ""; pageToken !== null && found.length < MOST;) {
 		const page = await get(path, { ...query, pageToken }, signal);
 		found.push(...page[name]);
 		pageToken = page.nextPageToken;

@@ -76,7 +76,7 @@ export function graphOf(onSelect) {
 				step?.attempt > 1 && `attempt ${step.attempt}`, times > 1 && `${times} times`].filter(Boolean).join(" · ");
 			return h("g.node", {
 				key: id, "data-node": id, class: `is-${status} ${id === selected ? "is-selected" : ""} ${step?.cacheHit ? "is-cached" : ""}`, tabindex: 0, role: "button", "aria-pressed": String(id === selected),
-				"aria-label": `${id}: ${status === "idle" ? "not reached" : status}, ${meta}`, transform: `translate(${at.x - WIDTH / 2} ${at.y - HEIGHT / 2})`, onclick: () => onSelect(id),
+				"aria-label": `${id}: ${[status === "idle" ? "not reached" : status, meta].filter(Boolean).join(", ")}`, transform: `translate(${at.x - WIDTH / 2} ${at.y - HEIGHT / 2})`, onclick: () => onSelect(id),
 				onkeydown: (event) => ["Enter", " "].includes(event.key) && (event.preventDefault(), onSelect(id)),
 			}, h("title", id), h("rect", { width: WIDTH, height: HEIGHT, rx: 9 }), h("circle.mark", { cx: 17, cy: 17, r: 4.5 }), h("circle.ring", { cx: 17, cy: 17, r: 7.5 }),
 			h("text", { x: 31, y: 21 }, id.length > 17 ? `${id.slice(0, 16)}…` : id), h("text.meta", { x: 31, y: 36 }, meta || (status === "idle" ? "" : status)));

@@ -69,7 +69,7 @@ function show() {
 	if (session.token) {
 		const [pattern, view] = VIEWS.find(([each]) => each.test(path));
 		shown = { path, stop };
-		shown.update = view({ app, element, params: path.match(pattern).slice(1).map(decodeURIComponent), query, signal: stop.signal });
+		shown.update = view({ app, element, params: path.match(pattern).slice(1), query, signal: stop.signal });
 	} else {
 		app.title("Sign in");
 		element.classList.add("narrow");

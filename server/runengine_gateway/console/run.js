@@ -10,6 +10,7 @@ import { waitingFor } from "./waiting.js";
 import { UUID, duration, isActive, learnClock, statusOf, tookOf, when } from "./words.js";
 
 const MOST_EARLIER = 10; // attempts before the current ones that the timeline shows
+const MOST_EVENTS = 300;
 const TABS = ["History", "Output", "Artifacts", "Payload", "Context"];
 
 export function runView({ app, element, params: [id], query, signal }) {
@@ -82,7 +83,7 @@ export function runView({ app, element, params: [id], query, signal }) {
 		};
 		const content = {
 			History: () => h("table", h("thead", h("tr", ["When", "Became", "Why", "Who", "Attempt"].map((each) => h("th", { scope: "col" }, each)))),
-				h("tbody", events.toReversed().map(({ at, reason, toStatus, error, actor, impersonator, attempt: its }) => h("tr", h("td", when(at)), h("td", badge(reason === "WAITING" ? "waiting" : toStatus)),
+				h("tbody", events.slice(-MOST_EVENTS).toReversed().map(({ at, reason, toStatus, error, actor, impersonator, attempt: its }) => h("tr", h("td", when(at)), h("td", badge(reason === "WAITING" ? "waiting" : toStatus)),
 					h("td", h("code", reason), error && h("span.why", error.message)), h("td", actor, impersonator && `, as whom ${impersonator} was signed in`), h("td", its))))),
 			Payload: () => given(run.triggerPayload),
 			Context: () => given(run.context),
@@ -118,6 +119,7 @@ export function runView({ app, element, params: [id], query, signal }) {
 		try {
 			const found = await Promise.all([get(path, {}, signal), all(`${path}/steps`, "steps", {}, signal), all(`${path}/events`, "events", {}, signal)]);
 			[, steps, events] = found;
+			app.title(`${found[0].workflowName} ${shortId(id)}`);
 			take(found[0]);
 			await readEarlier();
 			workflow ??= (await all("workflows", "workflows", {}, signal)).find(({ name }) => name === run.workflowName) ?? null;

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Literal
 from urllib.parse import quote
 
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.support.patience import SECONDS
@@ -56,3 +57,13 @@ class Console:
         fragment = f"#{to}" if token is None else f"#token={token}&to={quote(to, safe='')}"
         await page.goto(self.url + fragment)
         return page
+
+
+async def faults_of(page: Page) -> list[str]:
+    """What axe-core finds wrong with the page, each with its place and what would be right."""
+    results = await Axe().run(page, options={"iframes": False, "resultTypes": ["violations"]})
+    return [
+        f"{found['id']}: {node['html']} {node['failureSummary']}"
+        for found in results.response["violations"]
+        for node in found["nodes"]
+    ]

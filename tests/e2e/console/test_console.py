@@ -11,7 +11,7 @@ from playwright.async_api import Locator, Page, expect
 from runengine_client import RunEngineClient
 from runengine_server.auth import development
 
-from tests.e2e.console.browser import Console
+from tests.e2e.console.browser import Console, faults_of
 from tests.support.gates import Gates
 from tests.support.patience import SECONDS
 from tests.support.stack import Stack, free_address
@@ -107,6 +107,7 @@ async def test_many_runs_are_acted_on_by_one_operation(
     await page.get_by_role("region", name="Selected runs").get_by_role("button", name="Cancel").click()
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_contain_text("3 runs can be cancelled; refused will be: 1 RUN_TERMINAL")
+    assert await faults_of(page) == []
     await dialog.get_by_label("Reason").fill("not wanted any more")
     await dialog.get_by_role("button", name="Cancel 3 runs").click()
     await expect(dialog).to_contain_text("3 cancelled; refused: 1 RUN_TERMINAL")
@@ -269,6 +270,7 @@ async def test_a_token_that_is_not_good_any_more_is_asked_for_again(
     page = await console.open(expired, f"/runs/{run.id}")
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_contain_text("The token has expired")
+    assert await faults_of(page) == []
     await page.keyboard.press("Escape")
     await dialog.get_by_label("Token").fill("no token")
     await dialog.get_by_role("button", name="Continue").click()

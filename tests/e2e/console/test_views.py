@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page, expect
+from playwright.async_api import expect
 from runengine_client import RunEngineClient
 
-from tests.e2e.console.browser import Console, Scheme
+from tests.e2e.console.browser import Console, Scheme, faults_of
 from tests.e2e.console.views import Views, prepared
 from tests.support.gates import Gates
 from tests.support.patience import SECONDS
@@ -37,18 +36,9 @@ async def test_each_view_is_accessible_and_fits(
         # No more than one at a time comes from the server then.
         await expect(page.get_by_text("Loading…")).to_have_count(0)
         await page.screenshot(path=PICTURES / f"{name}-{scheme}-{width}.png", full_page=True)
-        assert await _faults(page) == [], name
+        assert await faults_of(page) == [], name
         assert await page.evaluate("document.documentElement.scrollWidth") <= width, name
         await page.context.close()
-
-
-async def _faults(page: Page) -> list[str]:
-    results = await Axe().run(page, options={"iframes": False, "resultTypes": ["violations"]})
-    return [
-        f"{found['id']}: {node['html']} {node['failureSummary']}"
-        for found in results.response["violations"]
-        for node in found["nodes"]
-    ]
 
 
 def test_pictures_are_not_committed() -> None:
