@@ -83,8 +83,8 @@ export function runView({ app, element, params: [id], query, signal }) {
 		};
 		const content = {
 			History: () => h("table", h("thead", h("tr", ["When", "Became", "Why", "Who", "Attempt"].map((each) => h("th", { scope: "col" }, each)))),
-				h("tbody", events.slice(-MOST_EVENTS).toReversed().map(({ at, reason, toStatus, error, actor, impersonator, attempt: its }) => h("tr", h("td", when(at)), h("td", badge(reason === "WAITING" ? "waiting" : toStatus)),
-					h("td", h("code", reason), error && h("span.why", error.message)), h("td", actor, impersonator && `, as whom ${impersonator} was signed in`), h("td", its))))),
+				h("tbody", events.slice(-MOST_EVENTS).toReversed().map(({ at, reason, toStatus, error, actor, impersonator, bulkOperationId, attempt: its }) => h("tr", h("td", when(at)), h("td", badge(reason === "WAITING" ? "waiting" : toStatus)),
+					h("td", h("code", reason), bulkOperationId && " with others", error && h("span.why", error.message)), h("td", actor, impersonator && `, as whom ${impersonator} was signed in`), h("td", its))))),
 			Payload: () => given(run.triggerPayload),
 			Context: () => given(run.context),
 			Output: () => (run.status !== "completed" ? soft("A run has an output once it has completed.") : later("output", () => get(`${path}/output`, {}, signal),

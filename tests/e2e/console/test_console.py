@@ -114,6 +114,9 @@ async def test_many_runs_are_acted_on_by_one_operation(
     await expect(dialog.get_by_role("link")).to_have_text(done.id[-8:])
     await dialog.get_by_role("button", name="Close").click()
     await expect(page.locator("tbody .is-cancelled")).to_have_count(3)
+    await page.locator("tbody .is-cancelled").first.click()
+    await expect(page.get_by_role("tabpanel")).to_contain_text("CANCELLED with others")
+    await page.go_back()
 
     await page.get_by_role("button", name="queued", exact=True).click()
     await expect(page.locator("tbody .is-queued")).to_have_count(50)
