@@ -40,7 +40,7 @@ from tests.support.stack import ROOT, free_address
 _TRIGGERS = 60
 _CLAIMS = 40
 
-_RUNS = 300
+RUNS = 300
 _SENDS = 12_000
 _CONCURRENT = 10
 
@@ -59,11 +59,11 @@ async def four_steps(bench: Bench, working: Working | None = None) -> Measuremen
         campaign_id = uuid4()
         working.pause()
         try:
-            await trigger(working.stack, working.token, campaign_id, "four-steps", _RUNS)
+            await trigger(working.stack, working.token, campaign_id, "four-steps", RUNS)
         finally:
             begin = working.go_on()
-        await until_completed(working.stack, working.token, campaign_id, _RUNS)
-        return _RUNS / (perf_counter() - begin)
+        await until_completed(working.stack, working.token, campaign_id, RUNS)
+        return RUNS / (perf_counter() - begin)
 
     return rate
 
@@ -76,7 +76,7 @@ async def against_dbos(bench: Bench) -> AsyncIterator[Pair]:
     async with Script.started(
         "dbos_steps", bench.url(name), str(_CONCURRENT), payload, python=python
     ) as dbos:
-        yield await four_steps(bench), lambda: dbos.ask(_RUNS)
+        yield await four_steps(bench), lambda: dbos.ask(RUNS)
 
 
 @asynccontextmanager
@@ -86,7 +86,7 @@ async def against_langgraph(bench: Bench) -> AsyncIterator[Pair]:
     async with Script.started(
         "langgraph_saver", bench.url(name), str(_CONCURRENT), json.dumps(data.PAYLOAD), python=python
     ) as langgraph:
-        yield await four_steps(bench), lambda: langgraph.ask(_RUNS)
+        yield await four_steps(bench), lambda: langgraph.ask(RUNS)
 
 
 @asynccontextmanager
@@ -166,7 +166,7 @@ async def first_node(bench: Bench, percentile: int) -> AsyncIterator[Pair]:
                     taken = [await delay() for _ in range(_TRIGGERS)]
                     return quantiles(taken, n=100, method="inclusive")[percentile - 1]
 
-                async with _notifications(bench, name) as notified:
+                async with notifications(bench, name) as notified:
                     yield delays, notified
 
 
@@ -175,13 +175,13 @@ async def bare_first_node(bench: Bench) -> AsyncIterator[Pair]:
     name = await bench.create_database()
     async with (
         Script.started("first_node", bench.url(name)) as first_node,
-        _notifications(bench, name) as notified,
+        notifications(bench, name) as notified,
     ):
         yield lambda: first_node.ask(_TRIGGERS), notified
 
 
 @asynccontextmanager
-async def _notifications(bench: Bench, name: str) -> AsyncIterator[Measurement]:
+async def notifications(bench: Bench, name: str) -> AsyncIterator[Measurement]:
     """The median round trip of NOTIFY, to a process on the server's core and back."""
     async with Script.started("notify_echo", bench.url(name)), bench.admin(name) as connection:
         heard = asyncio.Event()

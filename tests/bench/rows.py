@@ -27,6 +27,7 @@ from tests.bench.measured_runs import (
     sends_against_langgraph,
     two_workers,
 )
+from tests.bench.measured_watches import arrival, watched_work
 from tests.bench.notified_in_transaction import both, both_on_a_slow_disk
 
 ROWS = [
@@ -71,4 +72,10 @@ ROWS = [
         ratio_at_least(1.05), lambda bench: notified_later(bench, both)),
     Row(20, "a run of 12,000 Sends", "LangGraph with InMemorySaver", "s", ratio_at_most(2),
         sends_against_langgraph, rounds=3),
+    Row(21, "commit of a transition → arrival at a watcher, p50", "NOTIFY to a process and back, p50", "ms",
+        ratio_at_most(10), lambda bench: arrival(bench, 50)),
+    Row(21, "commit of a transition → arrival at a watcher, p99", "NOTIFY to a process and back, p50", "ms",
+        ratio_at_most(50), lambda bench: arrival(bench, 99)),
+    Row(22, "4 no-op nodes, one worker on one core, 20 runs watched", "none watched", "runs/s",
+        ratio_at_least(0.95), watched_work),
 ]  # fmt: skip

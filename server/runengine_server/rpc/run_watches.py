@@ -56,6 +56,8 @@ class RunWatches:
         self._watches: set[RunWatch] = set()
         self.changes = ChangeRepository(database)
         self.reader = ChangeReader(self.changes)
+        # For what a stream reads at its beginning: a thousand that come at once take one connection.
+        self.beginning = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._connection: ListeningConnection | None = None
         self._connected = asyncio.Event()

@@ -41,7 +41,8 @@ async def watch_runs(
     with watches.watch(scope, with_progress=with_progress, until=caller.expires) as watch:
         await watches.wait_connected()
         if position is None:
-            snapshot = await watches.changes.begin(scope, limit)
+            async with watches.beginning:
+                snapshot = await watches.changes.begin(scope, limit)
             if is_of_one and not snapshot.runs:
                 raise RunNotFound
             for response in _begin(watch, snapshot):
@@ -49,7 +50,8 @@ async def watch_runs(
             watch.position = snapshot.position
             has_ended = is_of_one and snapshot.runs[0].status in ENDED
         else:
-            resumed = await watches.changes.resume(scope, position)
+            async with watches.beginning:
+                resumed = await watches.changes.resume(scope, position)
             if is_of_one and resumed.status is None:
                 raise RunNotFound
             if not resumed.can_go_on:
@@ -60,8 +62,9 @@ async def watch_runs(
         # Of a run that had ended nothing but what was before that is still to come.
         while not (has_ended and watch.is_current):
             await watch.wait()
-            for response in _progress(watch):
-                yield response
+            if not has_ended:
+                for response in _progress(watch):
+                    yield response
             for changes, change in watch.take_changes():
                 is_last = is_of_one and change.event is not None and change.event.to_status in ENDED
                 if is_last:
