@@ -6,7 +6,7 @@ const BASE = new URL("../", import.meta.url);
 export const session = Object.assign(new EventTarget(), { token: null, offline: false });
 const tell = (name) => session.dispatchEvent(new Event(name));
 
-// What a token says of its bearer; only the server decides what it is good for. `null` for what is no JWT.
+// What a token says of its bearer; `null` for what is no JWT.
 export function claims(token = session.token) {
 	try {
 		const text = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
@@ -22,14 +22,11 @@ export function setToken(token) {
 	tell("token");
 }
 
-// An error response, or none at all (status 0). `words` say what is wrong, and what would be right.
-export class Problem extends Error {
-	constructor(status, { detail, metadata = {}, violations = [] } = {}) {
-		super(detail ?? (status ? `The server responds with ${status}.` : "The server cannot be reached."));
-		const { status: is, allowed } = metadata;
+// An error response, or none at all (status 0). The message says what is wrong, and what would be right.
+class Problem extends Error {
+	constructor(status, { detail = `The server responds with ${status}.`, metadata: { status: is, allowed } = {}, violations = [] } = {}) {
+		super([detail, is && !detail.includes(is) && `It is ${is}.`, allowed && `Possible now: ${allowed}.`, ...violations.map((each) => `${each.field} ${each.description}.`)].filter(Boolean).join(" "));
 		this.status = status;
-		this.words = [this.message, is && !this.message.includes(is) && `It is ${is}.`, allowed && `Possible now: ${allowed}.`,
-			...violations.map((each) => `${each.field} ${each.description}.`)].filter(Boolean).join(" ");
 	}
 }
 
@@ -50,7 +47,7 @@ export async function request(method, path, { query = {}, body, headers, signal 
 	} catch (error) {
 		if (signal?.aborted) throw error;
 		reach(true);
-		throw new Problem(0);
+		throw new Problem(0, { detail: "The server cannot be reached." });
 	}
 	const { status, ok } = response;
 	reach(status > 501 && status < 505);
@@ -59,16 +56,16 @@ export async function request(method, path, { query = {}, body, headers, signal 
 	throw Object.assign(new Problem(status, await response.json().catch(() => undefined)), { retryAfter: Number(response.headers.get("retry-after")) });
 }
 
-export const get = async (path, query, signal) => (await request("GET", path, { query, signal })).json();
+export const get = async (path, signal, query) => (await request("GET", path, { query, signal })).json();
 
 const MOST = 5000;
 
 // All pages of a list, as far as a person would look.
-export async function all(path, name, query, signal) {
+export async function all(path, signal, query) {
 	const found = [];
 	for (let pageToken = ""; pageToken !== null && found.length < MOST;) {
-		const page = await get(path, { ...query, pageToken }, signal);
-		found.push(...page[name]);
+		const page = await get(path, signal, { ...query, pageToken });
+		found.push(...page[path.split("/").at(-1)]);
 		pageToken = page.nextPageToken;
 	}
 	return found;
@@ -76,7 +73,7 @@ export async function all(path, name, query, signal) {
 
 // Sends, and again with the same key where no response came, so that it happens once. Returns { body, headers }.
 export async function send(method, path, body) {
-	const key = Array.from(crypto.getRandomValues(new Uint8Array(16)), (each) => each.toString(16)).join("-");
+	const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
 	for (let left = 2; ; left -= 1) {
 		try {
 			const response = await request(method, path, { body, headers: { "idempotency-key": key } });
@@ -103,8 +100,7 @@ async function* eventsOf(response) {
 }
 
 // Follows a stream of Server-Sent Events, and comes back where it broke off, until `signal` aborts or nothing is left to
-// come: 204, or an end after which `isOver()`. Raises the Problem that waiting does not mend. (An EventSource cannot send a
-// token, and stays away for good after any status but 200.)
+// come: 204, or an end after which `isOver()`. Raises the Problem that waiting does not mend.
 export async function follow(path, { query, signal, onEvent, onState, isOver = () => false }) {
 	let id, wait = 500;
 	while (!signal.aborted) {
@@ -125,7 +121,7 @@ export async function follow(path, { query, signal, onEvent, onState, isOver = (
 			if (isOver()) return;
 		} catch (error) {
 			if (signal.aborted) return;
-			// 410: what has happened since is not known any more, so it begins anew. No Problem is a stream that broke off.
+			// 410: what has happened since is not known any more.
 			if (error.status === 410) id = null;
 			else if (error instanceof Problem && ![0, 429, 502, 503, 504].includes(error.status)) throw error;
 			own = error.retryAfter * 1000;

@@ -1,5 +1,5 @@
-// Artifacts, to look at and to save. HTML is written into preview.html, which is of no origin: it can neither read the API
-// nor run a script. Pictures, SVG too, are <img>, in which nothing runs. None is ever opened as a page of its own.
+// Artifacts, to look at and to save. HTML is written into preview.html, which is of no origin and runs no other script.
+// In pictures, SVG too, nothing runs: they are <img>. None is ever opened as a page of its own.
 
 import { request } from "./api.js";
 import { acting, button, h, icon, json, later, render, soft } from "./dom.js";
@@ -7,12 +7,12 @@ import { sizeText } from "./words.js";
 import { readZip } from "./zip.js";
 
 const MOST = 16 * 1024 * 1024, MOST_TEXT = 512 * 1024;
-const TYPES = { html: "text/html", json: "application/json", svg: "image/svg+xml", png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif", webp: "image/webp", zip: "application/zip" };
+const TYPES = { html: "text/html", svg: "image/svg+xml", png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif", webp: "image/webp", zip: "application/zip" };
 
 async function load(id) {
-	const response = await request("GET", `artifacts/${id}`), header = (name) => response.headers.get(name) ?? "";
-	const name = /filename\*=UTF-8''([^;]+)/.exec(header("content-disposition"))?.[1] ?? id;
-	return { blob: await response.blob(), type: header("content-type"), name: decodeURIComponent(name) };
+	const response = await request("GET", `artifacts/${id}`), blob = await response.blob();
+	const name = response.headers.get("content-disposition")?.match(/filename\*=UTF-8''([^;]+)/)?.[1] ?? id;
+	return { blob, type: blob.type, name: decodeURIComponent(name) };
 }
 
 // As bytes: a browser that opens it from here does not take it for a page.
@@ -29,14 +29,14 @@ async function preview({ blob, type, name }) {
 		const src = URL.createObjectURL(new Blob([blob], { type: plain }));
 		return h("img.picture", { src, alt: name, onload: () => URL.revokeObjectURL(src) });
 	}
-	if (plain === TYPES.html) {
+	if (plain === "text/html") {
 		const html = await blob.text();
 		return h("iframe.page", { sandbox: "allow-scripts", src: "console/preview.html", title: `Preview of ${name}`, onload: ({ target }) => {
 			target.onload = null;
 			target.contentWindow.postMessage(html, "*");
 		} });
 	}
-	if (plain === TYPES.zip) return archive(await readZip(blob));
+	if (plain === "application/zip") return archive(await readZip(blob));
 	if (!/^text\/|json|xml/.test(plain)) return soft(`Nothing here shows ${plain}.`);
 	const text = await blob.slice(0, MOST_TEXT).text();
 	try {
@@ -48,12 +48,12 @@ async function preview({ blob, type, name }) {
 
 function archive(files) {
 	let shown = files.find(({ name }) => name === "index.html") ?? files[0];
+	const content = async ({ name, read }) => ({ blob: await read(MOST), name, type: TYPES[name.split(".").pop().toLowerCase()] ?? "text/plain" });
 	return h("div.archive", { own: true, ref: function draw(element) {
-		const content = async () => ({ blob: await shown.read(MOST), name: shown.name, type: TYPES[shown.name.split(".").pop().toLowerCase()] ?? "text/plain" });
 		render(element, h("ul.files", files.map((file) => h("li", button(file.name, () => {
 			shown = file;
 			draw(element);
-		}, { class: "link", "aria-pressed": String(file === shown) }), h("span.soft", sizeText(file.size))))), shown && later(shown.name, content, preview));
+		}, { class: "link", "aria-pressed": String(file === shown) }), h("span.soft", sizeText(file.size))))), shown && later(shown.name, () => content(shown), preview));
 	} });
 }
 

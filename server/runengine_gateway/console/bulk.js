@@ -1,4 +1,4 @@
-// Retries or cancels many runs by one operation of the server, which goes on whether or not it is looked at.
+// Retries or cancels many runs by one operation of the server, which goes on unseen.
 
 import { all, get, pause, send } from "./api.js";
 import { alert, button, dialog, field, h, idLink, soft } from "./dom.js";
@@ -12,39 +12,39 @@ export async function actOnMany(action, runs) {
 	const [verb, done, about] = VERBS[action];
 	let operation, wrong, refused = [], closed = false;
 
-	const call = async (redraw, method, path, body) => {
+	async function call(redraw, body) {
 		try {
-			operation = (await send(method, path, body)).body;
+			({ body: operation } = await (body ? send("POST", "bulk-operations", { action, ...runs, ...body }) : send("DELETE", `bulk-operations/${operation.id}`)));
 			wrong = null;
 		} catch (error) {
-			wrong = error.words;
+			wrong = error.message;
 		}
 		redraw();
-	};
+	}
 
 	async function act(redraw) {
-		await call(redraw, "POST", "bulk-operations", { action, ...runs, reason: valueOf("reason") || null });
+		await call(redraw, { reason: valueOf("reason") || null });
 		while (operation.status === "running" && !closed) {
 			await pause(400);
 			// Whatever keeps it from being read does not keep the server from going on.
 			operation = await get(`bulk-operations/${operation.id}`).catch(() => operation);
 			redraw();
 		}
-		if (operation.refused.length) refused = await all(`bulk-operations/${operation.id}/items`, "items", { outcome: "refused" }).catch(() => []);
+		if (operation.refused.length) refused = await all(`bulk-operations/${operation.id}/items`, undefined, { outcome: "refused" }).catch(() => []);
 		redraw();
 	}
 
 	const refusals = () => operation.refused.map(({ reason, count }) => `${count.toLocaleString()} ${reason}`).join(", ");
 
 	await dialog((close, redraw) => {
-		if (!operation && !wrong) call(redraw, "POST", "bulk-operations", { action, ...runs, dryRun: true });
+		if (!operation && !wrong) call(redraw, { dryRun: true });
 		const { status, matched, pending, note } = operation ?? {}, asks = status === "dry_run";
 		return [h("h2", operation ? `${verb} ${plural(matched, "run")}?` : verb), wrong && alert(wrong), !operation && !wrong && soft("Counting…"),
 			asks && [h("p", operation.refused.length > 0 && `${plural(pending, "run")} can be ${done}; refused will be: ${refusals()}. `, about), field("reason", "Reason", h("input"), "Kept with the operation; may be left empty.")],
 			operation && !asks && [h("progress", { max: matched, value: matched - pending, "aria-label": "Progress" }),
 				h("p", { role: "status" }, [`${operation.done.toLocaleString()} ${done}`, refusals() && `refused: ${refusals()}`, pending > 0 && `${pending.toLocaleString()} to go`, operation.aborted > 0 && `${operation.aborted.toLocaleString()} left as they were`].filter(Boolean).join("; ")), note && soft(note)],
 			h("ul.refused", refused.slice(0, 100).map(({ runId, reason }) => h("li", { onclick: close }, idLink("runs", runId), ` ${reason}`))),
-			h("div.buttons", asks && button(`${verb} ${plural(pending, "run")}`, () => act(redraw), { class: "primary" }), status === "running" && button("Stop", () => call(redraw, "DELETE", `bulk-operations/${operation.id}`)), button(asks ? "Back" : "Close", close))];
+			h("div.buttons", asks && button(`${verb} ${plural(pending, "run")}`, () => act(redraw), { class: "primary" }), status === "running" && button("Stop", () => call(redraw)), button(asks ? "Back" : "Close", close))];
 	});
 	closed = true;
 }

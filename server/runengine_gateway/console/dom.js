@@ -14,30 +14,27 @@ export function h(name, props, ...children) {
 	return { tag, props: all ? { ...props, class: all } : props, children };
 }
 
-const described = new WeakMap();
+const described = new WeakMap(); // the props of each element
 
 // Makes the children of `parent` as described. What is so already is left alone, with its focus, place and input.
 export function render(parent, ...children) {
 	const byKey = new Map(), free = [];
 	for (const node of parent.childNodes) {
-		const key = described.get(node)?.props.key;
+		const key = described.get(node)?.key;
 		if (key === undefined) free.push(node);
 		else byKey.set(key, node);
 	}
 	const nodes = children.flat(Infinity).filter((each) => each || each === 0).map((each) => {
 		const key = each.props?.key, tag = each.tag ?? "#text";
 		let node = byKey.get(key);
-		if (key === undefined) {
-			const at = free.findIndex((one) => one.nodeName.toLowerCase() === tag.toLowerCase());
-			node = at < 0 ? undefined : free.splice(0, at + 1).pop();
-		}
+		const at = key === undefined ? free.findIndex((one) => one.nodeName.toLowerCase() === tag) : -1;
+		if (at >= 0) node = free.splice(0, at + 1).pop();
 		node ??= each.tag ? document.createElementNS(tag === "svg" || parent.namespaceURI === SVG ? SVG : HTML, tag) : new Text();
 		if (each.tag) update(node, each);
 		else if (node.data !== String(each)) node.data = each;
 		return node;
 	});
-	const kept = new Set(nodes);
-	for (const node of [...parent.childNodes]) if (!kept.has(node)) node.remove();
+	for (const node of new Set(parent.childNodes).difference(new Set(nodes))) node.remove();
 	let place = parent.firstChild;
 	for (const node of nodes) {
 		// Moved only when it is elsewhere: moving takes the focus away.
@@ -46,9 +43,9 @@ export function render(parent, ...children) {
 	}
 }
 
-function update(node, { props, children, tag }) {
-	const before = described.get(node), old = before?.props ?? {};
-	described.set(node, { props, tag });
+function update(node, { props, children }) {
+	const before = described.get(node), old = before ?? {};
+	described.set(node, props);
 	if (!props.own) render(node, children);
 	for (const name in { ...old, ...props }) {
 		const value = props[name];
@@ -63,7 +60,7 @@ function update(node, { props, children, tag }) {
 	if (!before) props.ref?.(node);
 }
 
-// What has to be asked for: made once for its key, from what `load` returns.
+// Made once for its key, from what `load` returns.
 export const later = (key, load, make) => h("div", { key, own: true, ref: async (element) => {
 	render(element, soft("Loading…"));
 	try {
@@ -94,7 +91,7 @@ export const alert = (text) => h("p.wrong", { role: "alert" }, text);
 
 export const button = (label, onclick, props) => h("button", { type: "button", onclick, ...props }, label);
 
-// It does nothing more until what it does has ended. Not `disabled`, which would lose the focus.
+// It does nothing more until `act` has ended. Not `disabled`, which would lose the focus.
 export const acting = (label, act, props) => button(label, async ({ currentTarget: element }) => {
 	if (element.ariaDisabled) return;
 	element.ariaDisabled = "true";
@@ -112,19 +109,27 @@ export const icon = (name) => h(`svg.icon.icon-${name}`, { viewBox: "0 0 16 16",
 
 export const badge = (status) => h(`span.badge.is-${status}`, icon(status), status);
 
+// Options of a <select>: values, or pairs of a value and its text.
+export const options = (list) => list.map((each) => {
+	const [value, text = value] = [each].flat();
+	return h("option", { key: value, value }, text);
+});
+
 export const chip = (id, text, pressed, onclick, count) => button([PATHS[id] && icon(id), text, count !== undefined && h("span.count", count.toLocaleString())],
 	onclick, { key: id, class: `chip is-${id}`, "aria-pressed": String(pressed) });
 
 export const chips = (label, ...all) => h("div.chips", { role: "group", "aria-label": label }, all);
+
+export const heads = (names) => h("thead", h("tr", names.map((each) => h("th", { scope: "col" }, each))));
 
 export const facts = (...pairs) => h("dl.facts", pairs.filter(Boolean).map(([name, value]) => h("div", h("dt", name), h("dd", value))));
 
 export const field = (id, label, input, about) => h("div.field", { key: id }, h("label", { for: id }, label),
 	{ ...input, props: { id, spellcheck: "false", "aria-describedby": about && `${id}-about`, ...input.props } }, about && h("p.soft", { id: `${id}-about` }, about));
 
-// To a run or a campaign; the end of an id is in what those of the same minute differ.
 export const idLink = (kind, id) => h("a", { href: `#/${kind}/${id}` }, h("code", shortId(id)));
 
+// Its end is in what ids of the same minute differ.
 export const shortId = (id) => id.slice(-8);
 
 export const copyable = (text, label = text) => button([h("code", label), icon("copy")], ({ currentTarget: { classList } }) => {

@@ -1,12 +1,12 @@
 // A form from a JSON Schema, which may be left for the JSON itself.
 
-import { alert, chip, chips, field, h, render } from "./dom.js";
+import { alert, chip, chips, field, h, options, render } from "./dom.js";
 
 // The schema without references and without "or null".
 function plain(schema = {}, root, depth = 0) {
-	const some = schema.anyOf?.filter(({ type }) => type !== "null");
-	if (depth > 8 || !(schema.$ref || some?.length === 1)) return schema;
-	return plain(schema.$ref ? schema.$ref.slice(2).split("/").reduce((found, part) => found?.[part], root) : { ...schema, anyOf: undefined, ...some[0] }, root, depth + 1);
+	const { $ref, anyOf, ...others } = schema, some = anyOf?.filter(({ type }) => type !== "null");
+	if (depth > 8 || !($ref || some?.length === 1)) return schema;
+	return plain($ref ? $ref.slice(2).split("/").reduce((found, part) => found?.[part], root) : { ...others, ...some[0] }, root, depth + 1);
 }
 
 export function asJson(text, name) {
@@ -22,13 +22,13 @@ export const valueOf = (id) => document.getElementById(id).value;
 // One field: its element, and what is in it; undefined where it is left empty.
 function part(name, schema, required, value, prefix) {
 	const id = `${prefix}-${name}`, given = value ?? schema.default, type = [schema.type].flat().find((each) => each !== "null");
-	const options = schema.enum ?? (type === "boolean" && [true, false]);
+	const choices = schema.enum ?? (type === "boolean" && [true, false]);
 	const text = typeof given === "string" && !["array", "object"].includes(type) ? given : JSON.stringify(given ?? undefined) ?? "";
-	const input = options ? h("select", { value: options.indexOf(given) }, h("option", { value: -1 }), options.map((each, index) => h("option", { value: index }, String(each))))
+	const input = choices ? h("select", { value: choices.indexOf(given) }, options([[-1, ""], ...choices.map((each, index) => [index, String(each)])]))
 		: h("textarea", { rows: 1, value: text, placeholder: { array: "[…]", object: "{…}", string: "", integer: "1", number: "1.5" }[type] ?? "text or JSON" });
 	const read = () => {
 		const typed = valueOf(id);
-		if (options || !typed.trim()) return options?.[typed];
+		if (choices || !typed.trim()) return choices?.[typed];
 		if (type) return type === "string" ? typed : asJson(typed, name);
 		try {
 			return JSON.parse(typed);

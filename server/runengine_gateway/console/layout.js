@@ -7,7 +7,7 @@ const mean = (numbers) => numbers.reduce((sum, each) => sum + each, 0) / numbers
 // itself. Returns { places: Map id -> { x, y } (along, across) of centres, edges: [{ edge, back, points }], x, y: sizes }.
 export function layOut(nodes, edges, layerGap, gap) {
 	const byId = new Map(nodes.map((node) => [node.id, { ...node, next: [], previous: [] }]));
-	const links = linksOf([...byId.keys()], edges), layerOf = layersOf([...byId.keys()], links), layers = [];
+	const [links, layerOf] = linksOf([...byId.keys()], edges), layers = [];
 	for (const [id, node] of byId) (layers[layerOf.get(id)] ??= []).push(node);
 	// An edge over several layers bends in each that it passes.
 	const chains = links.map(({ edge, back, from, to }) => {
@@ -38,39 +38,28 @@ export function layOut(nodes, edges, layerGap, gap) {
 	}) };
 }
 
-// The edges as links that close no circle: one that a search in depth finds to lead back is turned round.
+// The edges as links that close no circle (one that a search in depth finds to lead back is turned round), and the layer
+// of each node: one more than the last of those before it.
 function linksOf(ids, edges) {
-	const entered = new Set(edges.map((edge) => edge.target)), done = new Set(), open = new Set(), back = new Set();
+	const entered = new Set(edges.map(({ target }) => target)), open = new Set(), back = new Set(), sorted = [];
 	const visit = (id) => {
-		if (done.has(id)) return;
+		if (sorted.includes(id)) return;
 		open.add(id);
-		for (const edge of edges.filter(({ source }) => source === id)) {
-			if (open.has(edge.target)) back.add(edge);
-			else visit(edge.target);
-		}
+		for (const edge of edges.filter(({ source }) => source === id)) open.has(edge.target) ? back.add(edge) : visit(edge.target);
 		open.delete(id);
-		done.add(id);
+		sorted.unshift(id);
 	};
 	// Those that nothing leads to first: begun within a circle, the search would turn it round.
 	ids.toSorted((a, b) => entered.has(a) - entered.has(b)).forEach(visit);
-	return edges.map((edge) => {
+	const links = edges.map((edge) => {
 		const ends = [edge.source, edge.target], [from, to] = back.has(edge) ? ends.reverse() : ends;
 		return { edge, back: back.has(edge), from, to };
-	});
+	}), layers = new Map();
+	for (const id of sorted) layers.set(id, Math.max(0, ...links.filter(({ to }) => to === id).map(({ from }) => layers.get(from) + 1)));
+	return [links, layers];
 }
 
-// The layer of each: one more than the last of those before it.
-function layersOf(ids, links) {
-	const layers = new Map();
-	const layerOf = (id) => {
-		if (!layers.has(id)) layers.set(id, Math.max(0, ...links.filter(({ to }) => to === id).map(({ from }) => layerOf(from) + 1)));
-		return layers.get(id);
-	};
-	ids.forEach(layerOf);
-	return layers;
-}
-
-// Calls `move(layer, wanted)` for each layer, forth and back in turn: `wanted` are the middles of what its nodes lead to.
+// Calls `move(layer, wanted)` for each layer, forth and back in turn: `wanted` are the middles of its nodes' neighbours.
 function sweep(layers, of, move) {
 	for (let turn = 0; turn < SWEEPS; turn += 1) {
 		const [side, all] = turn % 2 ? ["next", layers.toReversed()] : ["previous", layers];
@@ -83,8 +72,8 @@ function order(layers) {
 	const number = (layer) => layer.forEach((node, index) => { node.index = index; });
 	layers.forEach(number);
 	sweep(layers, "index", (layer, wanted) => {
-		const places = new Map(layer.map((node, index) => [node, wanted[index]]));
-		number(layer.sort((a, b) => places.get(a) - places.get(b)));
+		layer.forEach((node, index) => { node.index = wanted[index]; });
+		number(layer.sort((a, b) => a.index - b.index));
 	});
 }
 

@@ -1,5 +1,4 @@
-// Says when what a view shows may have changed. The view then reads it anew: so filters are the server's alone, and a
-// stream that breaks off or is refused costs a moment and nothing else.
+// Says when what a view shows may have changed. The view then reads it anew: filters are the server's alone.
 
 import { follow, pause, session } from "./api.js";
 
@@ -21,16 +20,17 @@ export function throttled(act, ms) {
 	};
 }
 
-// Runs `start(signal)` while the page is seen and has a token: a browser opens six connections to a host, and each
-// stream takes one.
+export function every(ms, signal, act) {
+	const timer = setInterval(act, ms);
+	signal.addEventListener("abort", () => clearInterval(timer));
+}
+
+// Runs `start(signal)` while the page is seen and has a token: each stream takes one of a browser's six connections.
 export function whileSeen(signal, start) {
-	let current = null;
+	let current;
 	const check = ({ type } = {}) => {
 		const wanted = !document.hidden && session.token && !signal.aborted;
-		if (current && (!wanted || type === "token")) {
-			current.abort();
-			current = null;
-		}
+		if (!wanted || type === "token") current = current?.abort();
 		if (wanted && !current) start((current = new AbortController()).signal);
 	};
 	document.addEventListener("visibilitychange", check, { signal });
@@ -39,17 +39,14 @@ export function whileSeen(signal, start) {
 	check();
 }
 
-// Calls `onChange` whenever runs of the stream at `path` may have changed, and `onState` with "live", "polling" (where
-// there is no stream to be had) or "broken".
+// Calls `onChange` whenever runs may have changed, `onState` with "live", "polling" (no stream is to be had) or "broken".
 export function watchRuns(path, { signal, onChange, onState }) {
 	whileSeen(signal, async (seen) => {
 		let polling = false;
 		const poll = async () => {
 			if (polling) return;
-			for (polling = true; polling && !seen.aborted; await pause(POLL_MS, seen)) {
-				onState("polling");
-				onChange();
-			}
+			onState("polling");
+			for (polling = true; polling && !seen.aborted; await pause(POLL_MS, seen)) onChange();
 		};
 		const hear = (state) => {
 			if (state === "refused") return poll();

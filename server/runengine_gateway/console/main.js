@@ -8,8 +8,7 @@ import { triggerView } from "./trigger.js";
 import { UUID } from "./words.js";
 
 const [main, top, notices] = ["main", "top", "notices"].map((id) => document.getElementById(id));
-const VIEWS = [[/^\/runs$/, runsView], [/^\/runs\/([^/]+)$/, runView], [/^\/campaigns\/([^/]+)$/, campaignView], [/^\/trigger$/, triggerView],
-	[/^/, ({ element }) => render(element, h("h1", "There is no such page"), h("a", { href: "#/runs" }, "All runs"))]];
+const VIEWS = { "/runs": runsView, "/runs/?": runView, "/campaigns/?": campaignView, "/trigger": triggerView }; // ? is an id
 const LIVE = { live: "Live", polling: "Polling", broken: "Reconnecting", ended: "Ended" };
 
 let shown = {}, live = "", tenant, asking = false; // no tenant yet: undefined; signed out: null
@@ -17,7 +16,7 @@ let shown = {}, live = "", tenant, asking = false; // no tenant yet: undefined; 
 // What views need of the shell.
 const app = {
 	link(path, query = {}) {
-		const search = new URLSearchParams(Object.entries(query).flatMap(([name, value]) => [value ?? []].flat().filter((each) => each !== "").map((each) => [name, each])));
+		const search = new URLSearchParams(Object.entries(query).flatMap(([name, value]) => [value].flat().filter(Boolean).map((each) => [name, each])));
 		return `#${path}${search.size ? `?${search}` : ""}`;
 	},
 	go(path, query, replace) {
@@ -32,22 +31,20 @@ const app = {
 		live = state;
 		drawTop();
 	},
-	// Says something for some seconds, to a screen reader too.
 	say(text, kind = "good") {
 		const notice = notices.appendChild(document.createElement("p"));
-		notice.className = `notice is-${kind}`;
-		notice.textContent = text;
+		Object.assign(notice, { className: `notice is-${kind}`, textContent: text });
 		setTimeout(() => notice.remove(), 8000);
 	},
-	// Says what went wrong; that there was no response, or that the token is refused, the page says already.
-	report: (error) => error.name !== "AbortError" && ![0, 401].includes(error.status) && app.say(error.words ?? error.message, "bad"),
+	// That there was no response, or that the token is refused, the page says already.
+	report: (error) => error.name !== "AbortError" && ![0, 401].includes(error.status) && app.say(error.message, "bad"),
 	idle: (headers) => (headers.get("runengine-workers") ? " No worker serves the workflow at the moment." : ""),
 };
 
 function takeToken() {
 	const fragment = new URLSearchParams(location.hash.slice(1)), token = fragment.get("token");
 	if (token === null) return false;
-	// Out of the address bar and the history before anything else.
+	// Out of the address and the history before anything else.
 	history.replaceState(null, "", `#${fragment.get("to") ?? "/runs"}`);
 	setToken(token);
 	return true;
@@ -62,19 +59,20 @@ function show() {
 	const [path, search] = (location.hash.slice(1) || "/runs").split("?"), query = new URLSearchParams(search);
 	if (session.token && shown.path === path && shown.update) return void shown.update(query);
 	leave();
-	const stop = new AbortController(), element = document.createElement("div");
-	element.className = "view";
-	main.replaceChildren(element);
+	const stop = new AbortController();
+	render(main, h("div.view", { key: stop }));
+	const element = main.firstChild;
 	window.scrollTo(0, 0);
 	if (session.token) {
-		const [pattern, view] = VIEWS.find(([each]) => each.test(path));
+		const id = path.split("/").find((each) => UUID.test(each)), view = VIEWS[path.replace(id, "?")];
 		shown = { path, stop };
-		shown.update = view({ app, element, params: path.match(pattern).slice(1), query, signal: stop.signal });
+		if (view) shown.update = view({ app, element, id, query, signal: stop.signal });
+		else render(element, h("h1", "There is no such page"), h("a", { href: "#/runs" }, "All runs"));
 	} else {
 		app.title("Sign in");
 		element.classList.add("narrow");
 		render(element, h("h1", "Sign in with a token"), h("p", "The console shows the runs of one tenant: the organisation of the token."), tokenForm(), h("h2", "Where it comes from"),
-			h("p", "Your identity provider. On a machine that runs ", h("code", "make run"), ": the link that it prints, or"), h("pre", ".venv/bin/runengine-server token --org org_demo"));
+			h("p", "Your identity provider. Where ", h("code", "make run"), " runs: the link that it prints, or"), h("pre", ".venv/bin/runengine-server token --org org_demo"));
 	}
 	drawTop();
 }
@@ -88,7 +86,7 @@ function tokenForm(done) {
 		setToken(token);
 		done?.();
 	} }, field("token", "Token", h("textarea", { rows: 4, required: true, autocomplete: "off", oninput: ({ target }) => target.setCustomValidity("") })),
-	soft("It stays in this page's memory, and is gone when the page is closed or loaded again."), h("div", h("button.primary", "Continue")));
+	soft("It stays in the memory of this page, until that is closed or loaded again."), h("div", h("button.primary", "Continue")));
 }
 
 session.addEventListener("expired", async () => {
@@ -119,7 +117,7 @@ async function find(event) {
 	return app.go(`/${await get(`runs/${id}`).then(() => "runs", () => "campaigns")}/${id}`);
 }
 
-// A second page of this browser gets the token from the first, unless pages of two tenants are open.
+// A second page gets the token from the first, unless pages of two tenants are open.
 const others = new BroadcastChannel("runengine-console"), offered = new Map();
 others.onmessage = ({ data }) => {
 	if (!data) return void (session.token && others.postMessage(session.token));
@@ -130,7 +128,7 @@ others.onmessage = ({ data }) => {
 session.addEventListener("reach", drawTop);
 session.addEventListener("token", () => {
 	const next = claims()?.tenant ?? null;
-	// With a new token of the same tenant the view goes on by itself; of another's nothing may stay.
+	// Of another tenant nothing may stay.
 	if (next === tenant && shown.path) return drawTop();
 	leave();
 	tenant = next;

@@ -2,22 +2,21 @@
 
 import { all, follow, get, send, session } from "./api.js";
 import { artifact } from "./artifacts.js";
-import { acting, badge, button, chip, chips, copyable, facts, h, icon, idLink, json, later, render, shortId, soft } from "./dom.js";
+import { acting, badge, button, chip, chips, copyable, facts, h, heads, icon, idLink, json, later, render, shortId, soft } from "./dom.js";
 import { graphOf } from "./graph.js";
-import { throttled, whileSeen } from "./live.js";
+import { every, throttled, whileSeen } from "./live.js";
 import { timelineOf } from "./timeline.js";
 import { waitingFor } from "./waiting.js";
-import { UUID, duration, isActive, learnClock, statusOf, tookOf, when } from "./words.js";
+import { duration, isActive, learnClock, statusOf, tookOf, when } from "./words.js";
 
-const MOST_EARLIER = 10; // attempts before the current ones that the timeline shows
+const MOST_EARLIER = 10; // attempts in the timeline
 const MOST_EVENTS = 300;
 const TABS = ["History", "Output", "Artifacts", "Payload", "Context"];
 
-export function runView({ app, element, params: [id], query, signal }) {
+export function runView({ app, element, id, query, signal }) {
 	const path = `runs/${id}`, earlier = new Map();
 	let run, steps = [], events = [], workflow, attempt, watching = false;
 	app.title(`Run ${shortId(id)}`);
-	if (!UUID.test(id)) return render(element, h("h1", "That is no id of a run"));
 	render(element, soft("Loading…"));
 
 	const go = (changes) => app.go(`/runs/${id}`, { step: query.get("step"), tab: query.get("tab"), ...changes }, true);
@@ -29,7 +28,7 @@ export function runView({ app, element, params: [id], query, signal }) {
 	const graph = graphOf(select), timeline = timelineOf((step) => select(step.id));
 
 	function take(changed) {
-		if (run && changed.updatedAt < run.updatedAt) return;
+		if (changed.updatedAt < run?.updatedAt) return;
 		learnClock(changed.updatedAt);
 		run = changed;
 		draw();
@@ -55,22 +54,22 @@ export function runView({ app, element, params: [id], query, signal }) {
 	}
 
 	const failure = ({ code, message, retryable }, where) => h("section.failure", { "aria-label": "Error" },
-		h("p", h("code", code), where, h("span.soft", retryable ? " · a retry may help" : " · a retry will meet it again")), h("pre", { tabindex: 0 }, message));
+		h("p", h("code", code), where, h("span.soft", ` · a retry ${retryable ? "may help" : "will meet it again"}`)), h("pre", { tabindex: 0 }, message));
 
 	function stepPanel(step, node) {
 		const times = step ? [...(earlier.get(step.id) ?? []), step] : [], shown = times.find((each) => each.attempt === attempt) ?? step;
 		const waits = run.waitingFor?.some(({ stepId }) => stepId === node), same = steps.filter(({ stepId }) => stepId === node);
 		return [h("div.heading", h("h2", node), shown && badge(waits ? "waiting" : shown.status), button(icon("close"), () => select(null), { class: "quiet", "aria-label": "Close the step" })),
-			times.length > 1 && chips("Attempt", times.map((each) => chip(each.status, `Attempt ${each.attempt}`, each === shown, () => {
+			times.length > 1 && chips("Attempt", times.map((each) => h("div", { key: each.attempt }, chip(each.status, `Attempt ${each.attempt}`, each === shown, () => {
 				({ attempt } = each);
 				draw();
-			})).map((each, index) => ({ ...each, props: { ...each.props, key: index } }))),
+			})))),
 			!shown ? soft(isActive(run) ? "It has not run yet." : "The run did not come here.") : [
 				facts(["Skill", shown.skillId], ["Recorded", when(shown.createdAt)], shown.durationMs !== null && ["Took", duration(shown.durationMs)], shown.cacheHit && ["Cache", "its result came from there"],
 					same.length > 1 && ["Execution", `${same.indexOf(step) + 1} of ${same.length}`]),
 				shown.error && failure(shown.error), shown.outputArtifactIds?.map((each) => artifact({ id: each })),
 				// With its end an attempt has an update.
-				later(`${shown.id} ${shown.attempt} ${shown.status}`, () => get(`${path}/steps/${shown.id}/data`, { attempt: shown.attempt }, signal), ({ input, inputNote, update, updateNote }) => [
+				later(`${shown.id} ${shown.attempt} ${shown.status}`, () => get(`${path}/steps/${shown.id}/data`, signal, { attempt: shown.attempt }), ({ input, inputNote, update, updateNote }) => [
 					h("h3", "Input"), inputNote ? soft(inputNote) : json(input), h("h3", "Update"), updateNote ? soft(updateNote) : shown.status === "completed" ? json(update) : soft("None: it has not completed.")])]];
 	}
 
@@ -81,15 +80,15 @@ export function runView({ app, element, params: [id], query, signal }) {
 			next?.focus();
 			next?.click();
 		};
+		const event = ({ at, reason, toStatus, error, actor, impersonator, bulkOperationId, attempt: its }) => h("tr", [when(at), badge(reason === "WAITING" ? "waiting" : toStatus),
+			[h("code", reason), bulkOperationId && " with others", error && h("span.why", error.message)], [actor, impersonator && `, as whom ${impersonator} was signed in`], its].map((each) => h("td", each)));
 		const content = {
-			History: () => h("table", h("thead", h("tr", ["When", "Became", "Why", "Who", "Attempt"].map((each) => h("th", { scope: "col" }, each)))),
-				h("tbody", events.slice(-MOST_EVENTS).toReversed().map(({ at, reason, toStatus, error, actor, impersonator, bulkOperationId, attempt: its }) => h("tr", h("td", when(at)), h("td", badge(reason === "WAITING" ? "waiting" : toStatus)),
-					h("td", h("code", reason), bulkOperationId && " with others", error && h("span.why", error.message)), h("td", actor, impersonator && `, as whom ${impersonator} was signed in`), h("td", its))))),
+			History: () => h("table", heads(["When", "Became", "Why", "Who", "Attempt"]), h("tbody", events.slice(-MOST_EVENTS).toReversed().map(event))),
 			Payload: () => given(run.triggerPayload),
 			Context: () => given(run.context),
-			Output: () => (run.status !== "completed" ? soft("A run has an output once it has completed.") : later("output", () => get(`${path}/output`, {}, signal),
+			Output: () => (run.status !== "completed" ? soft("A run has an output once it has completed.") : later("output", () => get(`${path}/output`, signal),
 				({ artifactId, note, output }) => (artifactId ? artifact({ id: artifactId }, true) : note ? soft(note) : json(output)))),
-			Artifacts: () => later(`${steps.map((each) => each.outputArtifactIds)}`, () => all(`${path}/artifacts`, "artifacts", {}, signal), (found) => (found.length ? found.map((each) => artifact(each)) : soft("Its steps have saved none."))),
+			Artifacts: () => later(`${steps.map((each) => each.outputArtifactIds)}`, () => all(`${path}/artifacts`, signal), (found) => (found.length ? found.map((each) => artifact(each)) : soft("Its steps have saved none."))),
 		};
 		return [h("div.tabs", { role: "tablist", onkeydown: move }, TABS.map((each) => button(each, () => go({ tab: each }), { role: "tab", id: `tab-${each}`, "aria-selected": String(each === tab), "aria-controls": "tab", tabindex: each === tab ? 0 : -1 }))),
 			h("div.panel", { role: "tabpanel", id: "tab", tabindex: 0, "aria-labelledby": `tab-${tab}`, key: tab }, content[tab]())];
@@ -109,7 +108,7 @@ export function runView({ app, element, params: [id], query, signal }) {
 	async function readEarlier() {
 		const most = Math.max(1, ...steps.map((each) => each.attempt)), known = Math.max(0, ...[...earlier.values()].map((each) => each.at(-1).attempt));
 		for (let number = Math.max(known + 1, most - MOST_EARLIER); number < most; number += 1) {
-			for (const each of await all(`${path}/steps`, "steps", { attempt: number }, signal)) if (each.attempt < steps.find((step) => step.id === each.id)?.attempt) addEarlier(each);
+			for (const each of await all(`${path}/steps`, signal, { attempt: number })) if (each.attempt < steps.find((step) => step.id === each.id)?.attempt) addEarlier(each);
 		}
 	}
 
@@ -117,12 +116,12 @@ export function runView({ app, element, params: [id], query, signal }) {
 
 	const refresh = throttled(async () => {
 		try {
-			const found = await Promise.all([get(path, {}, signal), all(`${path}/steps`, "steps", {}, signal), all(`${path}/events`, "events", {}, signal)]);
+			const found = await Promise.all([get(path, signal), all(`${path}/steps`, signal), all(`${path}/events`, signal)]);
 			[, steps, events] = found;
 			app.title(`${found[0].workflowName} ${shortId(id)}`);
 			take(found[0]);
 			await readEarlier();
-			workflow ??= (await all("workflows", "workflows", {}, signal)).find(({ name }) => name === run.workflowName) ?? null;
+			workflow ??= (await all("workflows", signal)).find(({ name }) => name === run.workflowName) ?? null;
 			draw();
 			watch();
 		} catch (error) {
@@ -162,11 +161,9 @@ export function runView({ app, element, params: [id], query, signal }) {
 		});
 	}
 
-	const sized = new ResizeObserver(draw), timer = setInterval(() => run && isActive(run) && draw(), matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 200);
-	signal.addEventListener("abort", () => {
-		clearInterval(timer);
-		sized.disconnect();
-	});
+	const sized = new ResizeObserver(draw);
+	every(matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 200, signal, () => run && isActive(run) && draw());
+	signal.addEventListener("abort", () => sized.disconnect());
 	// Somebody else may have retried it.
 	document.addEventListener("visibilitychange", refresh, { signal });
 	for (const name of ["token", "reach"]) session.addEventListener(name, () => session.offline || refresh(), { signal });

@@ -3,29 +3,28 @@
 import { all, get } from "./api.js";
 import { artifact } from "./artifacts.js";
 import { actOnMany } from "./bulk.js";
-import { alert, badge, button, chip, chips, copyable, facts, h, idLink, render, shortId, soft } from "./dom.js";
-import { throttled, watchRuns } from "./live.js";
-import { UUID, now, statusOf, tookOf, when } from "./words.js";
+import { alert, badge, button, chip, chips, copyable, facts, h, heads, idLink, options, render, shortId, soft } from "./dom.js";
+import { every, throttled, watchRuns } from "./live.js";
+import { now, statusOf, tookOf, when } from "./words.js";
 
 const STATUSES = ["queued", "running", "completed", "failed", "cancelled"];
 const SINCE = [["15", "Last 15 minutes"], ["60", "Last hour"], ["1440", "Last 24 hours"], ["10080", "Last 7 days"]]; // minutes
 const ERRORS = "STEP_FAILED STEP_TIMED_OUT RUN_TIMED_OUT WORKFLOW_FAILED WORKFLOW_CHANGED STATE_TOO_LARGE VALUE_NOT_STORABLE WORKER_LOST WORKER_STOPPED WAITING_TIMED_OUT".split(" ");
 const PAGE = 50;
 
-const select = (label, none, options, value, onchange) => h("select", { key: label, "aria-label": label, value: value ?? "", onchange: ({ target }) => onchange(target.value) },
-	[["", none], ...options].map(([id, text]) => h("option", { key: id, value: id }, text)));
+const select = (label, none, list, value, onchange) => h("select", { key: label, "aria-label": label, value: value ?? "", onchange: ({ target }) => onchange(target.value) },
+	options([["", none], ...list]));
 
-// A table of runs with pages, selection and actions. `load(query)` returns a page of those of `filter(query)`, `draw(query)`
-// draws the view, `onChange()` is called when runs have changed.
+// A table of runs with pages, selection and actions. `load(query)` returns a page of those of `filter(query)`.
 function runTable({ app, signal, query, watch, load, filter, draw: drawView, empty, campaigns, onChange }) {
 	const chosen = new Set(), draw = () => drawView(query);
-	let page, problem, before = [], token = "", last, asked = 0, every = false;
+	let page, problem, before = [], token = "", last, asked = 0, matching = false;
 
 	async function read() {
 		const number = ++asked;
 		try {
 			const found = await load({ ...filter(query), limit: PAGE, pageToken: token });
-			// A response to what was asked before is of another filter or page.
+			// Else it is of another filter or page.
 			if (number !== asked) return;
 			[page, problem] = [found, null];
 		} catch (error) {
@@ -44,7 +43,7 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 
 	function choose(runs, on) {
 		for (const { id } of runs) on ? chosen.add(id) : chosen.delete(id);
-		every = false;
+		matching = false;
 		draw();
 	}
 
@@ -64,7 +63,7 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 	}
 
 	const act = async (action) => {
-		await actOnMany(action, every ? { filter: filter(query) } : { ids: [...chosen] });
+		await actOnMany(action, matching ? { filter: filter(query) } : { ids: [...chosen] });
 		read();
 	};
 
@@ -83,8 +82,8 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 		campaigns && h("td.campaign", campaign && idLink("campaigns", campaign)), h("td.when", when(run.createdAt)), h("td.took", tookOf(run)));
 	}
 
-	const timer = setInterval(() => page?.runs.some(({ status }) => status === "running") && draw(), 1000), refresh = throttled(read, 600);
-	signal.addEventListener("abort", () => clearInterval(timer));
+	const refresh = throttled(read, 600);
+	every(1000, signal, () => page?.runs.some(({ status }) => status === "running") && draw());
 	watchRuns(watch, { signal, onState: app.live, onChange: () => {
 		refresh();
 		onChange?.();
@@ -102,13 +101,13 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 			if (!page) return h("div.table", h("div.state", problem ? alert(problem) : soft("Loading…")));
 			const { runs, nextPageToken: next } = page, here = runs.filter(({ id }) => chosen.has(id)).length, first = before.length === 0;
 			return h("div.table", problem && alert(problem), runs.length === 0 ? h("div.state", empty(query)) : h("table.runs",
-				h("thead", h("tr", h("th.pick", h("input", { type: "checkbox", "aria-label": "Select all of this page", checked: here === runs.length, indeterminate: here > 0 && here < runs.length, onclick: ({ target }) => choose(runs, target.checked) })),
-					["Status", "Workflow", "Run", campaigns && "Campaign", "Triggered", "Took"].filter(Boolean).map((each) => h(`th.${each.toLowerCase()}`, { scope: "col" }, each)))), h("tbody", { onkeydown: keys }, runs.map(row))),
+				heads([h("input", { type: "checkbox", "aria-label": "Select all of this page", checked: here === runs.length, indeterminate: here > 0 && here < runs.length, onclick: ({ target }) => choose(runs, target.checked) }),
+					...["Status", "Workflow", "Run", campaigns && "Campaign", "Triggered", "Took"].filter(Boolean)]), h("tbody", { onkeydown: keys }, runs.map(row))),
 			(!first || next) && h("div.pager", button("Newest", () => turn([], ""), { disabled: first }), button("Newer", () => turn(before.slice(0, -1), before.at(-1)), { disabled: first }),
 				button("Older", () => turn([...before, token], next), { disabled: !next }), h("span.soft", `Page ${before.length + 1}`)),
-			chosen.size > 0 && h("div.selection", { role: "region", "aria-label": "Selected runs" }, h("b", every ? "All that match" : `${chosen.size} selected`), button("Retry", () => act("retry")), button("Cancel", () => act("cancel"), { class: "danger" }),
-				here === runs.length && (next || !first) && !every && button("Select all that match", () => {
-					every = true;
+			chosen.size > 0 && h("div.selection", { role: "region", "aria-label": "Selected runs" }, h("b", matching ? "All that match" : `${chosen.size} selected`), button("Retry", () => act("retry")), button("Cancel", () => act("cancel"), { class: "danger" }),
+				here === runs.length && (next || !first) && !matching && button("Select all that match", () => {
+					matching = true;
 					draw();
 				}), button("Select none", clear, { class: "quiet" })));
 		},
@@ -120,7 +119,7 @@ const toggled = (list, id) => (list.includes(id) ? list.filter((each) => each !=
 export function runsView({ app, element, query: first, signal }) {
 	let workflows = [];
 	app.title("Runs");
-	const table = runTable({ app, signal, query: first, watch: "runs/watch", draw, campaigns: true, load: (query) => get("runs", query, signal), filter: (query) => ({
+	const table = runTable({ app, signal, query: first, watch: "runs/watch", draw, campaigns: true, load: (query) => get("runs", signal, query), filter: (query) => ({
 		status: query.getAll("status"), errorCode: query.get("error"), waiting: query.has("waiting") || null, workflowName: query.get("workflow"), campaignId: query.get("campaign"),
 		createdAfter: query.get("since") && new Date(now() - query.get("since") * 60000).toISOString(),
 	}), empty: ({ size }) => (size ? [h("h2", "No run matches"), h("a", { href: "#/runs" }, "Show all runs")]
@@ -128,17 +127,17 @@ export function runsView({ app, element, query: first, signal }) {
 
 	function draw(query) {
 		const status = query.getAll("status"), { waiting, error, workflow, campaign, since } = Object.fromEntries(query), none = { status: [], waiting: "", error: "" };
-		const go = (changes) => app.go("/runs", { status, waiting, error, workflow, campaign, since, ...changes }), same = (each) => [each, each];
+		const go = (changes) => app.go("/runs", { status, waiting, error, workflow, campaign, since, ...changes });
 		const of = STATUSES.map((id) => chip(id, id, status.includes(id), () => go({ ...none, status: toggled(status, id) })));
 		of.splice(2, 0, chip("waiting", "waiting", !!waiting, () => go({ ...none, waiting: waiting ? "" : "true" })));
 		render(element, h("div.heading", h("h1", "Runs"), h("a.button.primary", { href: "#/trigger" }, "Trigger a run")),
 			h("div.filters", chips("Status", chip("all", "All", !status.length && !waiting && !error, () => go(none)), of),
-				select("Workflow", "Any workflow", [...new Set([...workflows, workflow].filter(Boolean))].map(same), workflow, (value) => go({ workflow: value, campaign: "" })),
-				select("Triggered", "Any time", SINCE, since, (value) => go({ since: value })), select("Error", "Any error, or none", ERRORS.map(same), error, (value) => go({ ...none, error: value })),
+				select("Workflow", "Any workflow", [...new Set([...workflows, workflow].filter(Boolean))], workflow, (value) => go({ workflow: value, campaign: "" })),
+				select("Triggered", "Any time", SINCE, since, (value) => go({ since: value })), select("Error", "Any error, or none", ERRORS, error, (value) => go({ ...none, error: value })),
 				campaign && chip("close", `Campaign ${shortId(campaign)}`, true, () => go({ campaign: "" }))), table.describe());
 	}
 
-	all("workflows", "workflows", {}, signal).then((found) => {
+	all("workflows", signal).then((found) => {
 		workflows = found.map(({ name }) => name);
 		table.draw();
 	}, () => undefined);
@@ -146,13 +145,12 @@ export function runsView({ app, element, query: first, signal }) {
 	return table.update;
 }
 
-export function campaignView({ app, element, params: [id], query: first, signal }) {
+export function campaignView({ app, element, id, query: first, signal }) {
 	const trigger = (label) => h("a.button.primary", { href: app.link("/trigger", { campaign: id }) }, label);
 	let campaign;
 	app.title(`Campaign ${shortId(id)}`);
-	if (!UUID.test(id)) return render(element, h("h1", "That is no id of a campaign"));
 	const table = runTable({ app, signal, query: first, watch: `campaigns/${id}/runs/watch`, draw, onChange: () => read(), filter: (query) => ({ status: query.getAll("status"), campaignId: id }),
-		load: ({ campaignId, ...query }) => get(`campaigns/${campaignId}/runs`, query, signal), empty: ({ size }) => [h("h2", size ? "No run of these statuses" : "No runs yet"), trigger("Trigger a run of this campaign")] });
+		load: ({ campaignId, ...query }) => get(`campaigns/${campaignId}/runs`, signal, query), empty: ({ size }) => [h("h2", size ? "No run of these statuses" : "No runs yet"), trigger("Trigger a run of this campaign")] });
 
 	function draw(query) {
 		const { latestRunId, bundleUrl, status, createdAt, updatedAt } = campaign ?? {}, chosen = query.getAll("status"), { counts } = table, go = (statuses) => app.go(`/campaigns/${id}`, { status: statuses });
@@ -165,7 +163,7 @@ export function campaignView({ app, element, params: [id], query: first, signal 
 	}
 
 	const read = throttled(async () => {
-		campaign = await get(`campaigns/${id}`, {}, signal).catch((error) => (error.status === 404 ? null : campaign));
+		campaign = await get(`campaigns/${id}`, signal).catch((error) => (error.status === 404 ? null : campaign));
 		if (!signal.aborted) table.draw();
 	}, 600);
 	read();

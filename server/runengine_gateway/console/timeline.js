@@ -1,10 +1,9 @@
-// Draws the steps of a run as bars over time: parallel branches above one another, the attempts of a step in one row,
-// the steps of a graph within a step folded under it. Long times in which nothing ran are cut short.
+// Draws the steps of a run as bars over time: the attempts of a step in one row, the steps within it folded under it.
 
 import { button, h, icon, soft } from "./dom.js";
 import { duration, now } from "./words.js";
 
-const CUT = 0.05; // the width of a pause that is cut short, of the whole
+const CUT = 0.05; // the width of a pause, of the whole
 const MOST = 400; // rows
 
 // One execution of a step, in ms since 1970. One that is due takes no time: it may wait for days.
@@ -13,15 +12,17 @@ function barOf(step) {
 	return { step, from: changed - (durationMs ?? 0), to: status === "running" ? Math.max(now(), changed) : changed };
 }
 
+const lengthOf = (spans) => spans.reduce((sum, { from, to }) => sum + to - from, 0);
+
 // Maps times to 0…1; pauses of more than a tenth of the busy time are cut short. Returns { at, length, cuts }.
 export function scaleOf(spans) {
-	const pieces = [], busy = spans.reduce((sum, { from, to }) => sum + to - from, 0);
+	const pieces = [], busy = lengthOf(spans);
 	for (const { from, to } of spans.toSorted((a, b) => a.from - b.from)) {
 		const last = pieces.at(-1), pause = last ? from - last.to : 0;
 		if (last && pause <= Math.max(busy / 10, 200)) last.to = Math.max(last.to, to);
 		else pieces.push({ from, to, pause });
 	}
-	const length = Math.max(1, pieces.reduce((sum, { from, to }) => sum + to - from, 0));
+	const length = Math.max(1, lengthOf(pieces));
 	const cut = Math.min(CUT, 0.3 / pieces.length), share = (1 - cut * (pieces.length - 1)) / length;
 	let start = 0;
 	for (const piece of pieces) {
@@ -43,14 +44,12 @@ function marksOf(length) {
 
 const percent = (part) => `${(part * 100).toFixed(2)}%`;
 
-// Returns `draw({ steps, earlier, chosen }, redraw)`, which describes the timeline: `earlier` maps the id of a step to its
-// attempts before the current one. `onSelect(step)` is called for a step that is chosen.
+// Returns `draw`: `earlier` maps the id of a step to its attempts before the current one.
 export function timelineOf(onSelect) {
 	const unfolded = new Set();
 
 	return ({ steps, earlier, chosen }, redraw) => {
 		const within = Map.groupBy(steps, (step) => step.parentStepId);
-		// In the order of execution, each step before those within it.
 		const rowsIn = (parent, depth) => (within.get(parent) ?? []).flatMap((step) => [
 			{ step, depth, count: within.get(step.id)?.length, bars: [...(earlier.get(step.id) ?? []), step].map(barOf) }, ...(unfolded.has(step.id) ? rowsIn(step.id, depth + 1) : [])]);
 		const rows = rowsIn(null, 0);
@@ -79,7 +78,7 @@ export function timelineOf(onSelect) {
 				redraw();
 			}, { class: "fold", "aria-expanded": String(unfolded.has(id)), "aria-label": `${count} steps within ${stepId}` }),
 			h("button.row", { type: "button", "aria-pressed": String(id === chosen), onclick: () => onSelect(step) },
-				h("span.name", { style: { paddingInlineStart: `${depth * 14}px` } }, icon(status), h("span.words", stepId.split(":").pop()), h("span.hidden", ` ${status} `)), h("span.track", bars.map(bar)), h("span.took", took)));
+				h("span.name", { class: `is-${status}`, style: { paddingInlineStart: `${depth * 14}px` } }, icon(status), h("span.words", stepId.split(":").pop()), h("span.hidden", ` ${status} `)), h("span.track", bars.map(bar)), h("span.took", took)));
 		}
 
 		return h("div.timeline", h("div.axis", { "aria-hidden": "true" },

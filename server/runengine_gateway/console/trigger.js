@@ -1,7 +1,7 @@
 // Triggers a run: a new one, or one like another.
 
 import { all, get, send, session } from "./api.js";
-import { acting, alert, field, h, idLink, render, soft } from "./dom.js";
+import { acting, alert, field, h, idLink, options, render, soft } from "./dom.js";
 import { schemaForm, valueOf } from "./forms.js";
 
 export function triggerView({ app, element, query, signal }) {
@@ -22,7 +22,7 @@ export function triggerView({ app, element, query, signal }) {
 		const names = [...new Set([...workflows.map((each) => each.name), name])].filter(Boolean), context = like?.context;
 		render(element, h("h1", like ? ["Trigger again, like ", idLink("runs", from)] : "Trigger a run"),
 			names.length === 0 ? h("p", "No worker has registered a workflow yet.") : h("div.trigger",
-				h("section.panel.stack", field("workflow", "Workflow", h("select", { value: name, onchange: ({ target }) => choose(target.value) }, names.map((each) => h("option", { key: each, value: each }, each)))),
+				h("section.panel.stack", field("workflow", "Workflow", h("select", { value: name, onchange: ({ target }) => choose(target.value) }, options(names))),
 					workflows.find((each) => each.name === name)?.workers === 0 && soft("No worker serves it at the moment: the run will wait."), h("h2", "Payload"), form.element),
 				h("section.panel.stack", h("h2", "Context"), input("campaign", "Campaign", context?.campaignId ?? query.get("campaign"), "The id of the campaign that it works for, if any."),
 					input("thread", "Thread", context?.threadId, "Runs of one thread go on from one another, if given."), input("priority", "Priority", like?.priority || 0, "-100 to 100: the greatest of the queued goes first.")),
@@ -36,14 +36,14 @@ export function triggerView({ app, element, query, signal }) {
 			app.say(`Triggered.${headers.get("runengine-campaign") ? " No campaign has that id, so it updates none." : ""}${app.idle(headers)}`);
 			app.go(`/runs/${body.id}`);
 		} catch (error) {
-			wrong = error.words ?? error.message;
+			wrong = error.message;
 			draw();
 		}
 	}
 
 	const read = async () => {
-		workflows = await all("workflows", "workflows", {}, signal);
-		like = from && await get(`runs/${from}`, {}, signal);
+		workflows = await all("workflows", signal);
+		like = from && await get(`runs/${from}`, signal);
 		choose(like?.workflowName ?? query.get("workflow") ?? workflows[0]?.name, like?.triggerPayload);
 	};
 	const start = () => form || read().catch((error) => signal.aborted || render(element, h("h1", "Trigger a run"), alert(error.message)));

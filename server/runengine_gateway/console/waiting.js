@@ -1,7 +1,7 @@
 // What a run waits for, with a form for each answer.
 
 import { send } from "./api.js";
-import { acting, field, h, json, render, soft } from "./dom.js";
+import { acting, field, h, json, options, render, soft } from "./dom.js";
 import { asJson, schemaForm, valueOf } from "./forms.js";
 import { when } from "./words.js";
 
@@ -13,7 +13,7 @@ export function waitingFor(run, say, changed) {
 				changed((await send("POST", `runs/${run.id}/resume`, { values: { [id]: read() } })).body);
 				say("Sent. The run goes on.");
 			} catch (error) {
-				say(error.words ?? error.message, "bad");
+				say(error.message, "bad");
 			}
 		}, props);
 		return h("section.waits", { key: id, "aria-label": `Waits at ${stepId}` }, h("h2", "Waits for you at ", h("code", stepId), h("span.soft", " since ", when(since))), note && soft(note),
@@ -36,7 +36,7 @@ function form(id, value, answer) {
 	}
 	const read = () => (valueOf(`${id}-kind`) === "as JSON" ? asJson(valueOf(id), "The answer") : valueOf(id));
 	return [h("div.buttons", answer("Approve", () => true, PRIMARY), answer("Decline", () => false), h("span.soft", "send true or false; or")), field(id, "Another answer", h("textarea", { rows: 1 })),
-		h("div.buttons", h("select", { id: `${id}-kind`, "aria-label": "Kind of answer" }, h("option", "as text"), h("option", "as JSON")), answer("Send", read))];
+		h("div.buttons", h("select", { id: `${id}-kind`, "aria-label": "Kind of answer" }, options(["as text", "as JSON"])), answer("Send", read))];
 }
 
 // What LangChain's HumanInTheLoopMiddleware asks for each call of a tool.
@@ -47,5 +47,5 @@ function decision({ name, args }, configs, id) {
 		if (type === "edit") return { type, edited_action: { name, args: asJson(text, `The arguments of ${name}`) } };
 		return type === "approve" ? { type } : { type, message: text };
 	};
-	return { read, element: [field(id, name, h("select", allowed.map((each) => h("option", each)))), field(`${id}-text`, "Arguments for edit, or a message", h("textarea", { rows: 1, value: JSON.stringify(args) }))] };
+	return { read, element: [field(id, name, h("select", options(allowed))), field(`${id}-text`, "Arguments for edit, or a message", h("textarea", { rows: 1, value: JSON.stringify(args) }))] };
 }
