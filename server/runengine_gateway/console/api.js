@@ -125,7 +125,7 @@ export async function follow(path, { query, signal, onEvent, onState, isOver = (
 			if (error.status === 410) id = null;
 			else if (error instanceof Problem && ![0, 429, 502, 503, 504].includes(error.status)) throw error;
 			own = error.retryAfter * 1000;
-			onState(error.status === 429 ? "refused" : "broken");
+			onState(error.status === 429 ? "refused" : "reconnecting");
 		}
 		// Not all pages at the same moment.
 		await pause((Number(own) || wait) * (0.75 + Math.random() / 2), signal);

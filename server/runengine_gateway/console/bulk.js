@@ -5,6 +5,7 @@ import { alert, button, dialog, field, h, idLink, soft } from "./dom.js";
 import { valueOf } from "./forms.js";
 import { plural } from "./words.js";
 
+const counted = (number, words) => `${number.toLocaleString()} ${words}`;
 const VERBS = { retry: ["Retry", "retried", "Completed steps are kept and do not run again."], cancel: ["Cancel", "cancelled", "That is final at once; a cancelled run can be retried."] };
 
 // `runs`: { ids } or { filter }. Returns when the dialog has been closed.
@@ -34,7 +35,7 @@ export async function actOnMany(action, runs) {
 		redraw();
 	}
 
-	const refusals = () => operation.refused.map(({ reason, count }) => `${count.toLocaleString()} ${reason}`).join(", ");
+	const refusals = () => operation.refused.map(({ reason, count }) => counted(count, reason)).join(", ");
 
 	await dialog((close, redraw) => {
 		if (!operation && !wrong) call(redraw, { dryRun: true });
@@ -42,9 +43,9 @@ export async function actOnMany(action, runs) {
 		return [h("h2", operation ? `${verb} ${plural(matched, "run")}?` : verb), wrong && alert(wrong), !operation && !wrong && soft("Counting…"),
 			asks && [h("p", operation.refused.length > 0 && `${plural(pending, "run")} can be ${done}; refused will be: ${refusals()}. `, about), field("reason", "Reason", h("input"), "Kept with the operation; may be left empty.")],
 			operation && !asks && [h("progress", { max: matched, value: matched - pending, "aria-label": "Progress" }),
-				h("p", { role: "status" }, [`${operation.done.toLocaleString()} ${done}`, refusals() && `refused: ${refusals()}`, pending > 0 && `${pending.toLocaleString()} to go`, operation.aborted > 0 && `${operation.aborted.toLocaleString()} left as they were`].filter(Boolean).join("; ")), note && soft(note)],
+				h("p", { role: "status" }, [counted(operation.done, done), refusals() && `refused: ${refusals()}`, pending > 0 && counted(pending, "to go"), operation.aborted > 0 && counted(operation.aborted, "left as they were")].filter(Boolean).join("; ")), note && soft(note)],
 			h("ul.refused", refused.slice(0, 100).map(({ runId, reason }) => h("li", { onclick: close }, idLink("runs", runId), ` ${reason}`))),
-			h("div.buttons", asks && button(`${verb} ${plural(pending, "run")}`, () => act(redraw), { class: "primary" }), status === "running" && button("Stop", () => call(redraw)), button(asks ? "Back" : "Close", close))];
+			h("div.buttons", asks && button(`${verb} ${plural(pending, "run")}`, () => act(redraw), "primary"), status === "running" && button("Stop", () => call(redraw)), button(asks ? "Back" : "Close", close))];
 	});
 	closed = true;
 }

@@ -2,16 +2,12 @@
 
 const HTML = "http://www.w3.org/1999/xhtml", SVG = "http://www.w3.org/2000/svg";
 
-// h("a.button", { href, onclick }, "text", [more]): props may be left out, children absent. `key` keeps an element through
-// changes of order; `ref(element)` is called when it has been made; the children of one with `own` are not described here.
+// h("a.button", { href, onclick }, "text", [more]): props may be left out, children absent. `key` keeps an element wherever it
+// goes; `ref(element)` is called when it has been made; the children of one with `own` are not described here.
 export function h(name, props, ...children) {
+	if (props?.constructor !== Object || props.tag) return h(name, {}, props, ...children);
 	const [tag, ...classes] = name.split(".");
-	if (props?.constructor !== Object || props.tag) {
-		children.unshift(props);
-		props = {};
-	}
-	const all = [...classes, props.class].filter(Boolean).join(" ");
-	return { tag, props: all ? { ...props, class: all } : props, children };
+	return { tag, props: { ...props, class: [...classes, props.class].filter(Boolean).join(" ") || null }, children };
 }
 
 const described = new WeakMap(); // the props of each element
@@ -21,8 +17,7 @@ export function render(parent, ...children) {
 	const byKey = new Map(), free = [];
 	for (const node of parent.childNodes) {
 		const key = described.get(node)?.key;
-		if (key === undefined) free.push(node);
-		else byKey.set(key, node);
+		key === undefined ? free.push(node) : byKey.set(key, node);
 	}
 	const nodes = children.flat(Infinity).filter((each) => each || each === 0).map((each) => {
 		const key = each.props?.key, tag = each.tag ?? "#text";
@@ -36,11 +31,8 @@ export function render(parent, ...children) {
 	});
 	for (const node of new Set(parent.childNodes).difference(new Set(nodes))) node.remove();
 	let place = parent.firstChild;
-	for (const node of nodes) {
-		// Moved only when it is elsewhere: moving takes the focus away.
-		if (node === place) place = place.nextSibling;
-		else parent.insertBefore(node, place);
-	}
+	// Moved only when it is elsewhere: moving takes the focus away.
+	for (const node of nodes) node === place ? (place = place.nextSibling) : parent.insertBefore(node, place);
 }
 
 function update(node, { props, children }) {
@@ -77,19 +69,15 @@ export function dialog(make, firm) {
 	redraw();
 	element.oncancel = (event) => firm && event.preventDefault();
 	element.showModal();
-	return new Promise((resolve) => {
-		element.onclose = () => {
-			element.remove();
-			resolve();
-		};
-	});
+	return new Promise((resolve) => { element.onclose = resolve; }).then(() => element.remove());
 }
 
 export const soft = (...text) => h("p.soft", ...text);
 
 export const alert = (text) => h("p.wrong", { role: "alert" }, text);
 
-export const button = (label, onclick, props) => h("button", { type: "button", onclick, ...props }, label);
+// `props`, or a class alone.
+export const button = (label, onclick, props) => h("button", { type: "button", onclick, ...(props?.constructor === String ? { class: props } : props) }, label);
 
 // It does nothing more until `act` has ended. Not `disabled`, which would lose the focus.
 export const acting = (label, act, props) => button(label, async ({ currentTarget: element }) => {

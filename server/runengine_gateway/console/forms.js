@@ -47,8 +47,8 @@ export function schemaForm(schema, value, prefix) {
 	function draw(element) {
 		const parts = mode === "Form" && known.map(([name, each]) => part(name, plain(each, schema), root.required?.includes(name), current[name], prefix));
 		read = () => {
-			// What the schema does not know stays.
-			if (parts) return Object.fromEntries([...Object.entries(current).filter(([name]) => !(name in root.properties)), ...parts.map((each) => [each.name, each.read()])].filter(([, each]) => each !== undefined));
+			// What the schema does not know stays; `undefined` is in no JSON.
+			if (parts) return { ...current, ...Object.fromEntries(parts.map((each) => [each.name, each.read()])) };
 			const found = asJson(valueOf(id) || "{}", "This");
 			if (found?.constructor !== Object) throw new Error("This must be an object: {…}.");
 			return found;

@@ -39,7 +39,7 @@ export function whileSeen(signal, start) {
 	check();
 }
 
-// Calls `onChange` whenever runs may have changed, `onState` with "live", "polling" (no stream is to be had) or "broken".
+// Calls `onChange` whenever runs may have changed, `onState` with "live", "polling" (no stream is to be had) or "reconnecting".
 export function watchRuns(path, { signal, onChange, onState }) {
 	whileSeen(signal, async (seen) => {
 		let polling = false;

@@ -9,7 +9,6 @@ import { UUID } from "./words.js";
 
 const [main, top, notices] = ["main", "top", "notices"].map((id) => document.getElementById(id));
 const VIEWS = { "/runs": runsView, "/runs/?": runView, "/campaigns/?": campaignView, "/trigger": triggerView }; // ? is an id
-const LIVE = { live: "Live", polling: "Polling", broken: "Reconnecting", ended: "Ended" };
 
 let shown = {}, live = "", tenant, asking = false; // no tenant yet: undefined; signed out: null
 
@@ -92,19 +91,19 @@ function tokenForm(done) {
 session.addEventListener("expired", async () => {
 	if (asking) return;
 	asking = true;
-	await dialog((close) => [h("h2", claims()?.expires < Date.now() ? "The token has expired" : "The token is not accepted"), h("p", "What you see stays as it was. With a new token it goes on from here."), tokenForm(close), button("Sign out", () => {
+	await dialog((close) => [h("h2", `The token ${claims()?.expires < Date.now() ? "has expired" : "is not accepted"}`), h("p", "What you see stays as it was. With a new token it goes on from here."), tokenForm(close), button("Sign out", () => {
 		close();
 		setToken(null);
-	}, { class: "quiet" })], true);
+	}, "quiet")], true);
 	asking = false;
 });
 
 function drawTop() {
-	const { user, expires } = claims() ?? {}, { offline, token } = session, link = (path, text) => h("a", { href: `#${path}`, "aria-current": shown.path === path && "page" }, text);
+	const { user, expires } = claims() ?? {}, { offline, token } = session, pulse = offline ? "offline" : live, link = (path, text) => h("a", { href: `#${path}`, "aria-current": shown.path === path && "page" }, text);
 	render(top, h("a.brand", { href: "#/runs", "aria-label": "runengine" }, h("img", { src: "console/icon.svg", alt: "", width: 22, height: 22 }), h("span", "runengine")), token && [
 		h("nav", { "aria-label": "Console" }, link("/runs", "Runs"), link("/trigger", "Trigger")),
 		h("form.find", { role: "search", onsubmit: find }, h("input", { name: "id", "aria-label": "Run or campaign, by id", placeholder: "Run or campaign id", spellcheck: "false" })),
-		h("span.pulse", { role: "status", class: `is-${offline ? "broken" : live}` }, offline ? "Offline" : LIVE[live]),
+		h("span.pulse", { role: "status", class: `is-${pulse}` }, pulse),
 		h("button.who", { type: "button", popovertarget: "menu" }, tenant || "Token"),
 		h("div", { id: "menu", popover: true }, facts(["Tenant", tenant], ["User", user], ["Good until", expires ? new Date(expires).toLocaleString() : "not said"]), button("Sign out", () => setToken(null)))],
 	h("div.banner", { role: "alert", class: !offline && "hidden" }, offline && "The server cannot be reached. What you see may be out of date; it is tried again by itself."));
@@ -128,7 +127,7 @@ others.onmessage = ({ data }) => {
 session.addEventListener("reach", drawTop);
 session.addEventListener("token", () => {
 	const next = claims()?.tenant ?? null;
-	// Of another tenant nothing may stay.
+	// Of another tenant nothing may stay in view.
 	if (next === tenant && shown.path) return drawTop();
 	leave();
 	tenant = next;

@@ -44,7 +44,7 @@ export function runView({ app, element, id, query, signal }) {
 					["failed", "cancelled"].includes(status) && acting("Retry", () => change("POST", `${path}/retry`, "Queued again."), { key: "retry", class: "primary" }), h("a.button", { href: app.link("/trigger", { from: id }) }, "Trigger again"))),
 			facts(["Triggered", when(run.createdAt)], ["Started", startedAt ? when(startedAt) : "not yet"], ["Took", tookOf(run) || "–"], campaign && ["Campaign", idLink("campaigns", campaign)],
 				context?.threadId && ["Thread", context.threadId], priority !== 0 && ["Priority", priority]),
-			error && failure(error, error.stepId && [" in ", button(error.stepId, () => select(error.stepId), { class: "link" })]),
+			error && failure(error, error.stepId && [" in ", button(error.stepId, () => select(error.stepId), "link")]),
 			waitingFor(run, app.say, take),
 			h("div.panes", { class: node && "has-step" },
 				h("section.panel", { "aria-label": "Graph" }, workflow !== undefined && h("div.graph", { ref: (box) => sized.observe(box) }, graph({ workflow, run, steps, selected: node }, element.clientWidth < 600))),
@@ -137,12 +137,10 @@ export function runView({ app, element, id, query, signal }) {
 	function onEvent(name, data) {
 		if (name === "run") take(data);
 		else if (name === "step" || name === "stepTransition") {
-			const index = steps.findIndex((each) => each.id === data.id);
-			if (index < 0) steps.push(data);
-			else if (steps[index].updatedAt < data.updatedAt) {
-				if (steps[index].attempt < data.attempt) addEarlier(steps[index]);
-				steps[index] = data;
-			}
+			const index = steps.findIndex((each) => each.id === data.id), before = steps[index];
+			if (before?.attempt < data.attempt) addEarlier(before);
+			if (!before) steps.push(data);
+			else if (before.updatedAt < data.updatedAt) steps[index] = data;
 			draw();
 		} else if (name === "transition") refresh();
 	}

@@ -24,7 +24,7 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 		const number = ++asked;
 		try {
 			const found = await load({ ...filter(query), limit: PAGE, pageToken: token });
-			// Else it is of another filter or page.
+			// What was asked before is of another filter or page.
 			if (number !== asked) return;
 			[page, problem] = [found, null];
 		} catch (error) {
@@ -105,33 +105,37 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 					...["Status", "Workflow", "Run", campaigns && "Campaign", "Triggered", "Took"].filter(Boolean)]), h("tbody", { onkeydown: keys }, runs.map(row))),
 			(!first || next) && h("div.pager", button("Newest", () => turn([], ""), { disabled: first }), button("Newer", () => turn(before.slice(0, -1), before.at(-1)), { disabled: first }),
 				button("Older", () => turn([...before, token], next), { disabled: !next }), h("span.soft", `Page ${before.length + 1}`)),
-			chosen.size > 0 && h("div.selection", { role: "region", "aria-label": "Selected runs" }, h("b", matching ? "All that match" : `${chosen.size} selected`), button("Retry", () => act("retry")), button("Cancel", () => act("cancel"), { class: "danger" }),
+			chosen.size > 0 && h("div.selection", { role: "region", "aria-label": "Selected runs" }, h("b", matching ? "All that match" : `${chosen.size} selected`), button("Retry", () => act("retry")), button("Cancel", () => act("cancel"), "danger"),
 				here === runs.length && (next || !first) && !matching && button("Select all that match", () => {
 					matching = true;
 					draw();
-				}), button("Select none", clear, { class: "quiet" })));
+				}), button("Select none", clear, "quiet")));
 		},
 	};
 }
 
 const toggled = (list, id) => (list.includes(id) ? list.filter((each) => each !== id) : [...list, id]);
 
+// "All", unless `others` choose too, and each status; `go(statuses)` is called for a choice.
+const statusChips = (chosen, go, others, counts) => [chip("all", "All", !chosen.length && !others, () => go([]), counts && STATUSES.reduce((sum, each) => sum + counts[each], 0)),
+	...STATUSES.map((each) => chip(each, each, chosen.includes(each), () => go(toggled(chosen, each)), counts?.[each]))];
+
 export function runsView({ app, element, query: first, signal }) {
+	const trigger = (label) => h("a.button.primary", { href: "#/trigger" }, label);
 	let workflows = [];
 	app.title("Runs");
 	const table = runTable({ app, signal, query: first, watch: "runs/watch", draw, campaigns: true, load: (query) => get("runs", signal, query), filter: (query) => ({
 		status: query.getAll("status"), errorCode: query.get("error"), waiting: query.has("waiting") || null, workflowName: query.get("workflow"), campaignId: query.get("campaign"),
 		createdAfter: query.get("since") && new Date(now() - query.get("since") * 60000).toISOString(),
-	}), empty: ({ size }) => (size ? [h("h2", "No run matches"), h("a", { href: "#/runs" }, "Show all runs")]
-		: [h("h2", "No runs yet"), soft("They appear here as they are triggered."), h("a.button.primary", { href: "#/trigger" }, "Trigger the first")]) });
+	}), empty: ({ size }) => (size ? [h("h2", "No run matches"), h("a", { href: "#/runs" }, "Show all runs")] : [h("h2", "No runs yet"), soft("They appear here as they are triggered."), trigger("Trigger the first")]) });
 
 	function draw(query) {
 		const status = query.getAll("status"), { waiting, error, workflow, campaign, since } = Object.fromEntries(query), none = { status: [], waiting: "", error: "" };
 		const go = (changes) => app.go("/runs", { status, waiting, error, workflow, campaign, since, ...changes });
-		const of = STATUSES.map((id) => chip(id, id, status.includes(id), () => go({ ...none, status: toggled(status, id) })));
-		of.splice(2, 0, chip("waiting", "waiting", !!waiting, () => go({ ...none, waiting: waiting ? "" : "true" })));
-		render(element, h("div.heading", h("h1", "Runs"), h("a.button.primary", { href: "#/trigger" }, "Trigger a run")),
-			h("div.filters", chips("Status", chip("all", "All", !status.length && !waiting && !error, () => go(none)), of),
+		const of = statusChips(status, (each) => go({ ...none, status: each }), waiting || error);
+		of.splice(3, 0, chip("waiting", "waiting", !!waiting, () => go({ ...none, waiting: waiting ? "" : "true" })));
+		render(element, h("div.heading", h("h1", "Runs"), trigger("Trigger a run")),
+			h("div.filters", chips("Status", of),
 				select("Workflow", "Any workflow", [...new Set([...workflows, workflow].filter(Boolean))], workflow, (value) => go({ workflow: value, campaign: "" })),
 				select("Triggered", "Any time", SINCE, since, (value) => go({ since: value })), select("Error", "Any error, or none", ERRORS, error, (value) => go({ ...none, error: value })),
 				campaign && chip("close", `Campaign ${shortId(campaign)}`, true, () => go({ campaign: "" }))), table.describe());
@@ -158,8 +162,7 @@ export function campaignView({ app, element, id, query: first, signal }) {
 			campaign === null && soft("No campaign has this id. Runs may name it all the same, and update none."),
 			campaign && [facts(["Created", when(createdAt)], ["Changed", when(updatedAt)], ["Latest finished run", latestRunId ? idLink("runs", latestRunId) : "none yet"]),
 				h("section.panel", { "aria-label": "Bundle" }, bundleUrl ? [h("h2", status === "live" ? "Live bundle" : "Last good bundle"), artifact({ id: bundleUrl.split("/").pop() }, true)] : soft("No bundle yet: a run that completes with one puts it here."))],
-			h("h2", "Runs"), counts && chips("Status", chip("all", "All", !chosen.length, () => go([]), STATUSES.reduce((sum, each) => sum + counts[each], 0)),
-				STATUSES.map((each) => chip(each, each, chosen.includes(each), () => go(toggled(chosen, each)), counts[each]))), table.describe());
+			h("h2", "Runs"), counts && chips("Status", statusChips(chosen, go, false, counts)), table.describe());
 	}
 
 	const read = throttled(async () => {

@@ -5,14 +5,14 @@ import { acting, alert, field, h, idLink, options, render, soft } from "./dom.js
 import { schemaForm, valueOf } from "./forms.js";
 
 export function triggerView({ app, element, query, signal }) {
-	const from = query.get("from"), value = (id) => valueOf(id).trim();
+	const from = query.get("from"), value = (id) => valueOf(id).trim(), known = () => workflows.find((each) => each.name === name);
 	let workflows, like, name, form, wrong;
 	app.title("Trigger a run");
 	render(element, soft("Loading…"));
 
 	function choose(chosen, payload) {
 		name = chosen;
-		form = schemaForm(workflows.find((each) => each.name === name)?.inputSchema, payload, `payload-${name}`);
+		form = schemaForm(known()?.inputSchema, payload, `payload-${name}`);
 		draw();
 	}
 
@@ -23,10 +23,10 @@ export function triggerView({ app, element, query, signal }) {
 		render(element, h("h1", like ? ["Trigger again, like ", idLink("runs", from)] : "Trigger a run"),
 			names.length === 0 ? h("p", "No worker has registered a workflow yet.") : h("div.trigger",
 				h("section.panel.stack", field("workflow", "Workflow", h("select", { value: name, onchange: ({ target }) => choose(target.value) }, options(names))),
-					workflows.find((each) => each.name === name)?.workers === 0 && soft("No worker serves it at the moment: the run will wait."), h("h2", "Payload"), form.element),
+					known()?.workers === 0 && soft("No worker serves it at the moment: the run will wait."), h("h2", "Payload"), form.element),
 				h("section.panel.stack", h("h2", "Context"), input("campaign", "Campaign", context?.campaignId ?? query.get("campaign"), "The id of the campaign that it works for, if any."),
 					input("thread", "Thread", context?.threadId, "Runs of one thread go on from one another, if given."), input("priority", "Priority", like?.priority || 0, "-100 to 100: the greatest of the queued goes first.")),
-				wrong && alert(wrong), h("div.buttons", acting("Trigger", trigger, { class: "primary" }))));
+				wrong && alert(wrong), h("div.buttons", acting("Trigger", trigger, "primary"))));
 	}
 
 	async function trigger() {

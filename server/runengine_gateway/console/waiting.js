@@ -23,19 +23,17 @@ export function waitingFor(run, say, changed) {
 	});
 }
 
-const PRIMARY = { class: "primary" };
-
 function form(id, value, answer) {
 	if (value?.schema?.constructor === Object) {
 		const { element, read } = schemaForm(value.schema, {}, id);
-		return [element, h("div.buttons", answer("Send", read, PRIMARY))];
+		return [element, h("div.buttons", answer("Send", read, "primary"))];
 	}
 	if (Array.isArray(value?.action_requests)) {
 		const parts = value.action_requests.map((request, index) => decision(request, value.review_configs, `${id}-${index}`));
-		return [parts.map((each) => each.element), h("div.buttons", answer("Decide", () => ({ decisions: parts.map((each) => each.read()) }), PRIMARY))];
+		return [parts.map((each) => each.element), h("div.buttons", answer("Decide", () => ({ decisions: parts.map((each) => each.read()) }), "primary"))];
 	}
 	const read = () => (valueOf(`${id}-kind`) === "as JSON" ? asJson(valueOf(id), "The answer") : valueOf(id));
-	return [h("div.buttons", answer("Approve", () => true, PRIMARY), answer("Decline", () => false), h("span.soft", "send true or false; or")), field(id, "Another answer", h("textarea", { rows: 1 })),
+	return [h("div.buttons", answer("Approve", () => true, "primary"), answer("Decline", () => false), h("span.soft", "send true or false; or")), field(id, "Another answer", h("textarea", { rows: 1 })),
 		h("div.buttons", h("select", { id: `${id}-kind`, "aria-label": "Kind of answer" }, options(["as text", "as JSON"])), answer("Send", read))];
 }
 

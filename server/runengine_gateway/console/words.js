@@ -2,8 +2,8 @@
 
 import { h } from "./dom.js";
 
-const format = (options) => new Intl.DateTimeFormat(undefined, options);
-const CLOCK = format({ timeStyle: "medium" }), DATE = format({ dateStyle: "medium", timeStyle: "short" }), FULL = format({ dateStyle: "medium", timeStyle: "long" });
+const format = (timeStyle, dateStyle) => new Intl.DateTimeFormat(undefined, { dateStyle, timeStyle });
+const CLOCK = format("medium"), DATE = format("short", "medium"), FULL = format("long", "medium");
 const UNITS = [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 1, "s"]];
 
 let skew = 0;
@@ -15,7 +15,7 @@ export const learnClock = (text) => { skew = Math.max(skew, Date.parse(text) - D
 export const now = () => Date.now() + skew;
 
 export function duration(ms) {
-	if ((ms ?? null) === null) return "";
+	if (ms == null) return "";
 	const seconds = Math.max(0, ms) / 1000;
 	for (const [unit, name, part, small] of UNITS) if (seconds >= unit) return `${Math.floor(seconds / unit)} ${name} ${Math.floor((seconds % unit) / part)} ${small}`;
 	return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;

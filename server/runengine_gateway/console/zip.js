@@ -13,14 +13,14 @@ export async function readZip(blob) {
 	const start = tail.getUint32(end + 16, true), directory = await view(blob, start, start + tail.getUint32(end + 12, true));
 	for (let at = 0, left = tail.getUint16(end + 10, true); left > 0; left -= 1) {
 		const short = (offset) => directory.getUint16(at + offset, true), long = (offset) => directory.getUint32(at + offset, true), length = short(28);
-		const name = new TextDecoder().decode(new Uint8Array(directory.buffer, at + 46, length)), [method, packed, place] = [short(10), long(20), long(42)];
-		if (!name.endsWith("/")) files.push({ name, size: long(24), read: (limit) => unpack(blob, method, packed, place, limit) });
+		const name = new TextDecoder().decode(new Uint8Array(directory.buffer, at + 46, length)), place = [short(10), long(20), long(42)];
+		if (!name.endsWith("/")) files.push({ name, size: long(24), read: (limit) => unpack(blob, limit, ...place) });
 		at += 46 + length + short(30) + short(32);
 	}
 	return files;
 }
 
-async function unpack(blob, method, packed, place, limit) {
+async function unpack(blob, limit, method, packed, place) {
 	const head = await view(blob, place, place + 30), start = place + 30 + head.getUint16(26, true) + head.getUint16(28, true);
 	const content = blob.slice(start, start + packed), parts = [];
 	if (method === 0) return content;
