@@ -53,11 +53,11 @@ function archive(files) {
 		render(element, h("ul.files", files.map((file) => h("li", button(file.name, () => {
 			shown = file;
 			draw(element);
-		}, { class: "link", "aria-pressed": String(file === shown) }), h("span.soft", sizeText(file.size))))), shown && later(shown.name, () => content(shown), preview));
+		}, { class: "link", ariaPressed: file === shown }), h("span.soft", sizeText(file.size))))), shown && later(shown.name, () => content(shown), preview));
 	} });
 }
 
-// One artifact: its name, a preview to open, and a button that saves it.
+// Its name, a preview to open, and a button that saves it.
 export function artifact({ id, name, mediaType = "", size }, open) {
 	const about = [mediaType.split(";")[0], size && sizeText(Number(size))].filter(Boolean).join(" · ");
 	return h("div.artifact", { key: id, own: true, ref: (element) => {
@@ -67,7 +67,7 @@ export function artifact({ id, name, mediaType = "", size }, open) {
 				opened = true;
 				draw();
 			} }, h("summary", icon("fold"), h("b", name ?? `Artifact ${id.slice(-8)}`), h("span.soft", about)), opened && later("preview", its, preview)),
-			acting("Save", async () => save(await its()), { class: "quiet", "aria-label": `Save ${name ?? "it"}` }));
+			acting("Save", async () => save(await its()), { class: "quiet", ariaLabel: `Save ${name ?? "it"}` }));
 		const its = () => (loading ??= load(id).then((found) => {
 			({ name } = found);
 			draw();

@@ -42,7 +42,7 @@ export async function actOnMany(action, runs) {
 		const { status, matched, pending, note } = operation ?? {}, asks = status === "dry_run";
 		return [h("h2", operation ? `${verb} ${plural(matched, "run")}?` : verb), wrong && alert(wrong), !operation && !wrong && soft("Counting…"),
 			asks && [h("p", operation.refused.length > 0 && `${plural(pending, "run")} can be ${done}; refused will be: ${refusals()}. `, about), field("reason", "Reason", h("input"), "Kept with the operation; may be left empty.")],
-			operation && !asks && [h("progress", { max: matched, value: matched - pending, "aria-label": "Progress" }),
+			operation && !asks && [h("progress", { max: matched, value: matched - pending, ariaLabel: "Progress" }),
 				h("p", { role: "status" }, [counted(operation.done, done), refusals() && `refused: ${refusals()}`, pending > 0 && counted(pending, "to go"), operation.aborted > 0 && counted(operation.aborted, "left as they were")].filter(Boolean).join("; ")), note && soft(note)],
 			h("ul.refused", refused.slice(0, 100).map(({ runId, reason }) => h("li", { onclick: close }, idLink("runs", runId), ` ${reason}`))),
 			h("div.buttons", asks && button(`${verb} ${plural(pending, "run")}`, () => act(redraw), "primary"), status === "running" && button("Stop", () => call(redraw)), button(asks ? "Back" : "Close", close))];

@@ -44,7 +44,7 @@ function update(node, { props, children }) {
 		if (value === old[name] || ["key", "ref", "own"].includes(name)) continue;
 		// A handler that returned false would keep the browser from what it does.
 		if (name.startsWith("on")) node[name] = value && ((event) => void value(event));
-		else if (["value", "checked", "indeterminate", "disabled"].includes(name)) node[name] = value ?? null;
+		else if (/^(aria[A-Z].*|value|checked|indeterminate|disabled)$/.test(name)) node[name] = value ?? null;
 		else if (name === "style") Object.assign(node.style, value);
 		else if (value || value === 0 || value === "") node.setAttribute(name, value === true ? "" : value);
 		else node.removeAttribute(name);
@@ -76,7 +76,7 @@ export const soft = (...text) => h("p.soft", ...text);
 
 export const alert = (text) => h("p.wrong", { role: "alert" }, text);
 
-// `props`, or a class alone.
+// `props` may be a class alone.
 export const button = (label, onclick, props) => h("button", { type: "button", onclick, ...(props?.constructor === String ? { class: props } : props) }, label);
 
 // It does nothing more until `act` has ended. Not `disabled`, which would lose the focus.
@@ -93,7 +93,7 @@ const PATHS = {
 };
 
 // Beside words: a screen reader hears these alone.
-export const icon = (name) => h(`svg.icon.icon-${name}`, { viewBox: "0 0 16 16", "aria-hidden": "true" }, h("path", { d: PATHS[name] }));
+export const icon = (name) => h(`svg.icon.icon-${name}`, { viewBox: "0 0 16 16", ariaHidden: true }, h("path", { d: PATHS[name] }));
 
 export const badge = (status) => h(`span.badge.is-${status}`, icon(status), status);
 
@@ -104,9 +104,9 @@ export const options = (list) => list.map((each) => {
 });
 
 export const chip = (id, text, pressed, onclick, count) => button([PATHS[id] && icon(id), text, count !== undefined && h("span.count", count.toLocaleString())],
-	onclick, { key: id, class: `chip is-${id}`, "aria-pressed": String(pressed) });
+	onclick, { key: id, class: `chip is-${id}`, ariaPressed: pressed });
 
-export const chips = (label, ...all) => h("div.chips", { role: "group", "aria-label": label }, all);
+export const chips = (label, ...all) => h("div.chips", { role: "group", ariaLabel: label }, all);
 
 export const heads = (names) => h("thead", h("tr", names.map((each) => h("th", { scope: "col" }, each))));
 
@@ -124,7 +124,7 @@ export const copyable = (text, label = text) => button([h("code", label), icon("
 	navigator.clipboard?.writeText(text);
 	classList.add("done");
 	setTimeout(() => classList.remove("done"), 1200);
-}, { class: "copy", title: `Copy ${text.slice(0, 60)}`, "aria-label": `Copy ${label}` });
+}, { class: "copy", title: `Copy ${text.slice(0, 60)}`, ariaLabel: `Copy ${label}` });
 
 export function json(value) {
 	const text = JSON.stringify(value, null, 2);

@@ -67,20 +67,20 @@ export function graphOf(onSelect) {
 		const reached = (id) => (id === "__start__" ? steps.length > 0 : id === "__end__" ? run.status === "completed" : states.has(id));
 
 		function node([id, at]) {
-			if (DOTS.includes(id)) return h("g.dot", { key: id, class: `${id} ${reached(id) ? "is-reached" : ""}`, transform: `translate(${at.x} ${at.y})` }, h("circle", { r: DOT / 2 - 1 }), h("circle.inner", { r: 2.5 }));
+			if (DOTS.includes(id)) return h("g.dot", { key: id, class: reached(id) && "is-reached", transform: `translate(${at.x} ${at.y})` }, h("circle", { r: DOT / 2 - 1 }), h("circle.inner", { r: 2.5 }));
 			const { status = "idle", step, times } = states.get(id) ?? {};
 			const { cacheHit, durationMs, attempt } = step ?? {}, meta = [{ waiting: "waits", running: "running", pending: "due again", skipped: "skipped" }[status],
 				cacheHit ? "from the cache" : duration(durationMs), attempt > 1 && `attempt ${attempt}`, times > 1 && `${times} times`].filter(Boolean).join(" · ");
 			return h("g.node", {
-				key: id, "data-node": id, class: `is-${status} ${id === selected ? "is-selected" : ""} ${cacheHit ? "is-cached" : ""}`, tabindex: 0, role: "button", "aria-pressed": String(id === selected),
-				"aria-label": `${id}: ${status === "idle" ? "not reached" : status}${meta && `, ${meta}`}`, transform: `translate(${at.x - WIDTH / 2} ${at.y - HEIGHT / 2})`, onclick: () => onSelect(id),
+				key: id, "data-node": id, class: `is-${status} ${id === selected ? "is-selected" : ""} ${cacheHit ? "is-cached" : ""}`, tabindex: 0, role: "button", ariaPressed: id === selected,
+				ariaLabel: `${id}: ${status === "idle" ? "not reached" : status}${meta && `, ${meta}`}`, transform: `translate(${at.x - WIDTH / 2} ${at.y - HEIGHT / 2})`, onclick: () => onSelect(id),
 				onkeydown: (event) => ["Enter", " "].includes(event.key) && (event.preventDefault(), onSelect(id)),
 			}, h("title", id), h("rect", { width: WIDTH, height: HEIGHT, rx: 9 }), h("circle.mark", { cx: 17, cy: 17, r: 4.5 }), h("circle.ring", { cx: 17, cy: 17, r: 7.5 }),
 			h("text", { x: 31, y: 21 }, id.length > 17 ? `${id.slice(0, 16)}…` : id), h("text.meta", { x: 31, y: 36 }, meta || status.replace("idle", "")));
 		}
 
 		return h("svg", {
-			viewBox: `${-MARGIN} ${-MARGIN - 8} ${width} ${height}`, width, height, role: "group", "aria-label": `Graph of ${workflow.name}`,
+			viewBox: `${-MARGIN} ${-MARGIN - 8} ${width} ${height}`, width, height, role: "group", ariaLabel: `Graph of ${workflow.name}`,
 			style: { minWidth: `${width * LEAST_SCALE}px` },
 		}, h("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, h("path", { d: "M1 1l6 3-6 3" })),
 		lines.map(({ source, target, conditional, d }) => h("path.edge", { d, "marker-end": "url(#arrow)", class: `${conditional ? "is-conditional" : ""} ${reached(source) && reached(target) ? "is-taken" : ""}` })),

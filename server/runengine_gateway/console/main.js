@@ -100,11 +100,11 @@ session.addEventListener("expired", async () => {
 
 function drawTop() {
 	const { user, expires } = claims() ?? {}, { offline, token } = session, pulse = offline ? "offline" : live, link = (path, text) => h("a", { href: `#${path}`, "aria-current": shown.path === path && "page" }, text);
-	render(top, h("a.brand", { href: "#/runs", "aria-label": "runengine" }, h("img", { src: "console/icon.svg", alt: "", width: 22, height: 22 }), h("span", "runengine")), token && [
-		h("nav", { "aria-label": "Console" }, link("/runs", "Runs"), link("/trigger", "Trigger")),
-		h("form.find", { role: "search", onsubmit: find }, h("input", { name: "id", "aria-label": "Run or campaign, by id", placeholder: "Run or campaign id", spellcheck: "false" })),
+	render(top, h("a.brand", { href: "#/runs", ariaLabel: "runengine" }, h("img", { src: "console/icon.svg", alt: "", width: 22, height: 22 }), h("span", "runengine")), token && [
+		h("nav", { ariaLabel: "Console" }, link("/runs", "Runs"), link("/trigger", "Trigger")),
+		h("form.find", { role: "search", onsubmit: find }, h("input", { name: "id", ariaLabel: "Run or campaign, by id", placeholder: "Run or campaign id", spellcheck: "false" })),
 		h("span.pulse", { role: "status", class: `is-${pulse}` }, pulse),
-		h("button.who", { type: "button", popovertarget: "menu" }, tenant || "Token"),
+		button(tenant || "Token", null, { class: "who", popovertarget: "menu" }),
 		h("div", { id: "menu", popover: true }, facts(["Tenant", tenant], ["User", user], ["Good until", expires ? new Date(expires).toLocaleString() : "not said"]), button("Sign out", () => setToken(null)))],
 	h("div.banner", { role: "alert", class: !offline && "hidden" }, offline && "The server cannot be reached. What you see may be out of date; it is tried again by itself."));
 }

@@ -47,19 +47,19 @@ export function runView({ app, element, id, query, signal }) {
 			error && failure(error, error.stepId && [" in ", button(error.stepId, () => select(error.stepId), "link")]),
 			waitingFor(run, app.say, take),
 			h("div.panes", { class: node && "has-step" },
-				h("section.panel", { "aria-label": "Graph" }, workflow !== undefined && h("div.graph", { ref: (box) => sized.observe(box) }, graph({ workflow, run, steps, selected: node }, element.clientWidth < 600))),
-				h("section.panel", { "aria-label": "Timeline of steps" }, timeline({ steps, earlier, chosen: step?.id }, draw)),
-				node && h("aside.panel.step", { "aria-label": "Step", key: "step" }, stepPanel(step, node)),
-				h("section", { "aria-label": "About the run", key: "about" }, tabs())));
+				h("section.panel", { ariaLabel: "Graph" }, workflow !== undefined && h("div.graph", { ref: (box) => sized.observe(box) }, graph({ workflow, run, steps, selected: node }, element.clientWidth < 600))),
+				h("section.panel", { ariaLabel: "Timeline of steps" }, timeline({ steps, earlier, chosen: step?.id }, draw)),
+				node && h("aside.panel.step", { ariaLabel: "Step", key: "step" }, stepPanel(step, node)),
+				h("section", { ariaLabel: "About the run", key: "about" }, tabs())));
 	}
 
-	const failure = ({ code, message, retryable }, where) => h("section.failure", { "aria-label": "Error" },
+	const failure = ({ code, message, retryable }, where) => h("section.failure", { ariaLabel: "Error" },
 		h("p", h("code", code), where, h("span.soft", ` · a retry ${retryable ? "may help" : "will meet it again"}`)), h("pre", { tabindex: 0 }, message));
 
 	function stepPanel(step, node) {
 		const times = step ? [...(earlier.get(step.id) ?? []), step] : [], shown = times.find((each) => each.attempt === attempt) ?? step;
 		const waits = run.waitingFor?.some(({ stepId }) => stepId === node), same = steps.filter(({ stepId }) => stepId === node);
-		return [h("div.heading", h("h2", node), shown && badge(waits ? "waiting" : shown.status), button(icon("close"), () => select(null), { class: "quiet", "aria-label": "Close the step" })),
+		return [h("div.heading", h("h2", node), shown && badge(waits ? "waiting" : shown.status), button(icon("close"), () => select(null), { class: "quiet", ariaLabel: "Close the step" })),
 			times.length > 1 && chips("Attempt", times.map((each) => h("div", { key: each.attempt }, chip(each.status, `Attempt ${each.attempt}`, each === shown, () => {
 				({ attempt } = each);
 				draw();
@@ -90,7 +90,7 @@ export function runView({ app, element, id, query, signal }) {
 				({ artifactId, note, output }) => (artifactId ? artifact({ id: artifactId }, true) : note ? soft(note) : json(output)))),
 			Artifacts: () => later(`${steps.map((each) => each.outputArtifactIds)}`, () => all(`${path}/artifacts`, signal), (found) => (found.length ? found.map((each) => artifact(each)) : soft("Its steps have saved none."))),
 		};
-		return [h("div.tabs", { role: "tablist", onkeydown: move }, TABS.map((each) => button(each, () => go({ tab: each }), { role: "tab", id: `tab-${each}`, "aria-selected": String(each === tab), "aria-controls": "tab", tabindex: each === tab ? 0 : -1 }))),
+		return [h("div.tabs", { role: "tablist", onkeydown: move }, TABS.map((each) => button(each, () => go({ tab: each }), { role: "tab", id: `tab-${each}`, ariaSelected: each === tab, "aria-controls": "tab", tabindex: each === tab ? 0 : -1 }))),
 			h("div.panel", { role: "tabpanel", id: "tab", tabindex: 0, "aria-labelledby": `tab-${tab}`, key: tab }, content[tab]())];
 	}
 

@@ -12,7 +12,7 @@ const SINCE = [["15", "Last 15 minutes"], ["60", "Last hour"], ["1440", "Last 24
 const ERRORS = "STEP_FAILED STEP_TIMED_OUT RUN_TIMED_OUT WORKFLOW_FAILED WORKFLOW_CHANGED STATE_TOO_LARGE VALUE_NOT_STORABLE WORKER_LOST WORKER_STOPPED WAITING_TIMED_OUT".split(" ");
 const PAGE = 50;
 
-const select = (label, none, list, value, onchange) => h("select", { key: label, "aria-label": label, value: value ?? "", onchange: ({ target }) => onchange(target.value) },
+const select = (label, none, list, value, onchange) => h("select", { key: label, ariaLabel: label, value: value ?? "", onchange: ({ target }) => onchange(target.value) },
 	options([["", none], ...list]));
 
 // A table of runs with pages, selection and actions. `load(query)` returns a page of those of `filter(query)`.
@@ -77,7 +77,7 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 		const why = error ? `${error.stepId ? `${error.stepId}: ` : ""}${error.message}` : run.waitingFor && `waits at ${run.waitingFor.map(({ stepId }) => stepId).join(", ")}`;
 		return h("tr", { key: id, class: chosen.has(id) && "picked", onclick: ({ target }) => {
 			if (!target.closest("a, input") && !getSelection().toString()) location.hash = href;
-		} }, h("td.pick", h("input", { type: "checkbox", "aria-label": `Select run ${shortId(id)}`, checked: chosen.has(id), onclick: (event) => pick(event, run) })),
+		} }, h("td.pick", h("input", { type: "checkbox", ariaLabel: `Select run ${shortId(id)}`, checked: chosen.has(id), onclick: (event) => pick(event, run) })),
 		h("td.status", badge(statusOf(run)), attempt > 1 && h("span.soft", ` attempt ${attempt}`)), h("td.name", h("a", { href }, run.workflowName), why && h("span.why", { title: why }, why)), h("td.id", h("code", { title: id }, shortId(id))),
 		campaigns && h("td.campaign", campaign && idLink("campaigns", campaign)), h("td.when", when(run.createdAt)), h("td.took", tookOf(run)));
 	}
@@ -101,11 +101,11 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 			if (!page) return h("div.table", h("div.state", problem ? alert(problem) : soft("Loading…")));
 			const { runs, nextPageToken: next } = page, here = runs.filter(({ id }) => chosen.has(id)).length, first = before.length === 0;
 			return h("div.table", problem && alert(problem), runs.length === 0 ? h("div.state", empty(query)) : h("table.runs",
-				heads([h("input", { type: "checkbox", "aria-label": "Select all of this page", checked: here === runs.length, indeterminate: here > 0 && here < runs.length, onclick: ({ target }) => choose(runs, target.checked) }),
+				heads([h("input", { type: "checkbox", ariaLabel: "Select all of this page", checked: here === runs.length, indeterminate: here > 0 && here < runs.length, onclick: ({ target }) => choose(runs, target.checked) }),
 					...["Status", "Workflow", "Run", campaigns && "Campaign", "Triggered", "Took"].filter(Boolean)]), h("tbody", { onkeydown: keys }, runs.map(row))),
 			(!first || next) && h("div.pager", button("Newest", () => turn([], ""), { disabled: first }), button("Newer", () => turn(before.slice(0, -1), before.at(-1)), { disabled: first }),
 				button("Older", () => turn([...before, token], next), { disabled: !next }), h("span.soft", `Page ${before.length + 1}`)),
-			chosen.size > 0 && h("div.selection", { role: "region", "aria-label": "Selected runs" }, h("b", matching ? "All that match" : `${chosen.size} selected`), button("Retry", () => act("retry")), button("Cancel", () => act("cancel"), "danger"),
+			chosen.size > 0 && h("div.selection", { role: "region", ariaLabel: "Selected runs" }, h("b", matching ? "All that match" : `${chosen.size} selected`), button("Retry", () => act("retry")), button("Cancel", () => act("cancel"), "danger"),
 				here === runs.length && (next || !first) && !matching && button("Select all that match", () => {
 					matching = true;
 					draw();
@@ -116,7 +116,7 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 
 const toggled = (list, id) => (list.includes(id) ? list.filter((each) => each !== id) : [...list, id]);
 
-// "All", unless `others` choose too, and each status; `go(statuses)` is called for a choice.
+// `others`: something else is chosen.
 const statusChips = (chosen, go, others, counts) => [chip("all", "All", !chosen.length && !others, () => go([]), counts && STATUSES.reduce((sum, each) => sum + counts[each], 0)),
 	...STATUSES.map((each) => chip(each, each, chosen.includes(each), () => go(toggled(chosen, each)), counts?.[each]))];
 
@@ -161,7 +161,7 @@ export function campaignView({ app, element, id, query: first, signal }) {
 		render(element, h("div.heading", h("h1", "Campaign"), status && badge(status), copyable(id), trigger("Trigger a run")),
 			campaign === null && soft("No campaign has this id. Runs may name it all the same, and update none."),
 			campaign && [facts(["Created", when(createdAt)], ["Changed", when(updatedAt)], ["Latest finished run", latestRunId ? idLink("runs", latestRunId) : "none yet"]),
-				h("section.panel", { "aria-label": "Bundle" }, bundleUrl ? [h("h2", status === "live" ? "Live bundle" : "Last good bundle"), artifact({ id: bundleUrl.split("/").pop() }, true)] : soft("No bundle yet: a run that completes with one puts it here."))],
+				h("section.panel", { ariaLabel: "Bundle" }, bundleUrl ? [h("h2", status === "live" ? "Live bundle" : "Last good bundle"), artifact({ id: bundleUrl.split("/").pop() }, true)] : soft("No bundle yet: a run that completes with one puts it here."))],
 			h("h2", "Runs"), counts && chips("Status", statusChips(chosen, go, false, counts)), table.describe());
 	}
 

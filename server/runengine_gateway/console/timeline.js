@@ -76,12 +76,12 @@ export function timelineOf(onSelect) {
 			return h("li", { key: id }, count && button(icon("fold"), () => {
 				if (!unfolded.delete(id)) unfolded.add(id);
 				redraw();
-			}, { class: "fold", "aria-expanded": String(unfolded.has(id)), "aria-label": `${count} steps within ${stepId}` }),
-			h("button.row", { type: "button", "aria-pressed": String(id === chosen), onclick: () => onSelect(step) },
+			}, { class: "fold", ariaExpanded: unfolded.has(id), ariaLabel: `${count} steps within ${stepId}` }),
+			h("button.row", { type: "button", ariaPressed: id === chosen, onclick: () => onSelect(step) },
 				h("span.name", { class: `is-${status}`, style: { paddingInlineStart: `${depth * 14}px` } }, icon(status), h("span.words", stepId.split(":").pop()), h("span.hidden", ` ${status} `)), h("span.track", bars.map(bar)), h("span.took", took)));
 		}
 
-		return h("div.timeline", h("div.axis", { "aria-hidden": "true" },
+		return h("div.timeline", h("div.axis", { ariaHidden: true },
 			cuts.length === 0 && marksOf(length).map((mark) => h("span", { key: mark, style: { left: percent(mark / length) } }, mark ? duration(mark) : "0")),
 			cuts.map(({ left, pause }, index) => h("span.cut", { key: `cut ${index}`, title: "Nothing ran meanwhile", style: { left: percent(left) } }, duration(pause)))),
 		h("ol", { onkeydown: move }, rows.slice(0, MOST).map(row)), rows.length > MOST && soft(`The first ${MOST} of ${rows.length} steps.`));

@@ -16,7 +16,7 @@ export function waitingFor(run, say, changed) {
 				say(error.message, "bad");
 			}
 		}, props);
-		return h("section.waits", { key: id, "aria-label": `Waits at ${stepId}` }, h("h2", "Waits for you at ", h("code", stepId), h("span.soft", " since ", when(since))), note && soft(note),
+		return h("section.waits", { key: id, ariaLabel: `Waits at ${stepId}` }, h("h2", "Waits for you at ", h("code", stepId), h("span.soft", " since ", when(since))), note && soft(note),
 			typeof value === "string" ? h("p.asks", value) : value !== null && json(value),
 			// Made once: what is being typed stays.
 			h("div.stack", { own: true, ref: (element) => render(element, form(id, value, answer)) }));
@@ -34,7 +34,7 @@ function form(id, value, answer) {
 	}
 	const read = () => (valueOf(`${id}-kind`) === "as JSON" ? asJson(valueOf(id), "The answer") : valueOf(id));
 	return [h("div.buttons", answer("Approve", () => true, "primary"), answer("Decline", () => false), h("span.soft", "send true or false; or")), field(id, "Another answer", h("textarea", { rows: 1 })),
-		h("div.buttons", h("select", { id: `${id}-kind`, "aria-label": "Kind of answer" }, options(["as text", "as JSON"])), answer("Send", read))];
+		h("div.buttons", h("select", { id: `${id}-kind`, ariaLabel: "Kind of answer" }, options(["as text", "as JSON"])), answer("Send", read))];
 }
 
 // What LangChain's HumanInTheLoopMiddleware asks for each call of a tool.

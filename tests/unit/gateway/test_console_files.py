@@ -14,7 +14,7 @@ from runengine_gateway.app import create_gateway
 from runengine_gateway.console_files import console_files
 
 # Of all files together: scripts, styles and markup, comments and all, uncompressed.
-MOST_BYTES = 90 * 1024
+MOST_BYTES = 89 * 1024
 MOST_LINES = 400
 FILES = dict(console_files())
 
