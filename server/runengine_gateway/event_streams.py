@@ -30,6 +30,10 @@ _RETRY = b"retry: 1000\n"
 _PASSING = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 
 _TOKEN = "resume_token"
+
+# The initial metadata of a stream that goes on, and has nothing to say yet.
+_BEGUN = "runengine-stream"
+
 _Call: TypeAlias = grpc.aio.UnaryStreamCall[Message, Message]
 
 
@@ -86,7 +90,7 @@ class EventStream:
         )
 
     async def __call__(self, request: Request) -> Response:
-        """Returns the stream, or a problem: its first message is read before the response begins."""
+        """Returns the stream, or a problem: the response begins when the stream has."""
         caller = caller_metadata(request)
         try:
             message, _ = await self._reader.read(request)
@@ -95,23 +99,32 @@ class EventStream:
         if "last-event-id" in request.headers and not getattr(message, _TOKEN):
             setattr(message, _TOKEN, request.headers["last-event-id"])
         call = self._call(message, metadata=caller)
+        self._streams.add(call)
+        first = None
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                first = await call.read()
+                metadata = await call.initial_metadata()
+                if all(key != _BEGUN for key, _ in metadata or ()):
+                    first = await call.read()
         except grpc.aio.AioRpcError as error:
             return _refusal(explain(error, self._rpc))
         except TimeoutError:
+            call.cancel()
             return _refusal(deadline_exceeded())
-        if not isinstance(first, Message):
+        except asyncio.CancelledError:
+            if not call.cancelled():
+                raise
+            return _refusal(interrupted())
+        if first is grpc.aio.EOF:
             return Response(status_code=204)
         if request.method == "HEAD":
             call.cancel()
             return Response(media_type="text/event-stream")
-        self._streams.add(call)
         return _Stream(call, self._events(call, first))
 
-    async def _events(self, call: _Call, first: Message) -> AsyncIterator[bytes]:
-        yield _RETRY + self._event(first)
+    async def _events(self, call: _Call, first: Any) -> AsyncIterator[bytes]:
+        # Something at once, or some proxies would not let the response begin.
+        yield _RETRY + (_COMMENT if first is None else self._event(first))
         reading: asyncio.Task[Any] | None = None
         try:
             while True:

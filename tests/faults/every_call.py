@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -63,6 +64,10 @@ class Api:
     async def rest_outcome(self, method: str, path: str, body: Any = None) -> Outcome:
         """How one request ends."""
         response = await self.rest.request(method, path, json=body)
+        if response.headers.get("content-type", "").startswith("text/event-stream"):
+            # A stream says in its events what passes.
+            problem = json.loads(response.text.partition("\ndata: ")[2])
+            return Outcome(problem["status"], problem["reason"])
         return Outcome(response.status_code, response.json()["reason"] if response.is_error else None)
 
     async def every_rpc(self, seconds: float | None = SECONDS) -> list[Outcome]:

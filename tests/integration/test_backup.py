@@ -251,7 +251,7 @@ DAMAGE = {
         ALTER TABLE run_events ADD FOREIGN KEY (tenant_id, run_id) REFERENCES runs NOT VALID""":
         "the table run_events has no valid foreign key to runs",
     "ALTER TABLE step_cache DROP CONSTRAINT step_cache_pkey": "the table step_cache has no primary key",
-    "DROP TABLE run_events": "a table is missing",
+    "DROP TABLE run_events CASCADE": "a table is missing",
     "ALTER TABLE runs ALTER encoded_state DROP EXPRESSION": "the column runs.encoded_state is not generated",
     "DROP FUNCTION touch(timestamptz)": "the function touch(timestamptz) is missing",
 }  # fmt: skip

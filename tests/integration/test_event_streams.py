@@ -141,6 +141,22 @@ async def test_a_gateway_that_stops_alone_ends_its_streams_at_once(
         await stopping
 
 
+async def test_a_stream_that_goes_on_begins_before_there_is_anything_to_say(
+    client: RunEngineClient, rest: httpx.AsyncClient
+) -> None:
+    run = await client.trigger_run("unserved")
+    async with rest.stream("GET", f"/runs/{run.id}/watch") as response:
+        events = events_of(response)
+        while (event := await anext(events))["event"] != "snapshotEnd":
+            pass
+    headers = {"Last-Event-ID": event["id"]}
+    async with rest.stream("GET", f"/runs/{run.id}/watch", headers=headers) as response:
+        assert response.status_code == 200
+        await client.cancel_run(run.id)
+        reasons = [json.loads(each["data"])["reason"] async for each in events_of(response)]
+    assert reasons == ["CANCELLED"]
+
+
 async def test_a_stream_without_a_server_is_one_that_says_so_and_when_to_come_again(
     organisation: str, stack: Stack, database_url: str, state_dir: Path
 ) -> None:

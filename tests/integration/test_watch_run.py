@@ -124,9 +124,8 @@ async def test_a_watch_ends_when_its_token_expires(engine: Engine) -> None:
     seen: list[WatchRunResponse] = []
 
     async def watch() -> None:
-        stream = watch_runs(watches, caller, Scope(engine.tenant_id, run_id), None)
-        while True:
-            seen.append(WatchRunResponse.FromString(await anext(stream)))
+        async for each in watch_runs(watches, caller, Scope(engine.tenant_id, run_id), None):
+            seen.append(WatchRunResponse.FromString(each or b""))  # noqa: PERF401 - until it raises
 
     with pytest.raises(Interrupted):
         await watch()

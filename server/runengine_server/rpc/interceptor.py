@@ -44,6 +44,10 @@ _MAX_PUBLIC_CALLS = 32
 READER_SECONDS = 60.0
 
 
+# What a stream sends that has begun, and may have nothing to say for long.
+STREAM_BEGUN = (("runengine-stream", "begun"),)
+
+
 @dataclass(frozen=True, slots=True)
 class StreamLimit:
     """How many streams of a kind there may be at once: in this process, of a tenant, and of a caller."""
@@ -172,7 +176,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     async with aclosing(handle(request, context)) as responses:
                         async for response in responses:
                             async with asyncio.timeout(READER_SECONDS):
-                                await context.write(response)
+                                if response is None:
+                                    await context.send_initial_metadata(STREAM_BEGUN)
+                                else:
+                                    await context.write(response)
             except grpc.aio.InternalError:
                 return  # the reader has gone away
             except TimeoutError:

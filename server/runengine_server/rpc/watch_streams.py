@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from functools import lru_cache
 
 from runengine.v1.run_service_pb2 import WatchRunResponse
@@ -30,12 +30,13 @@ async def watch_runs(
     *,
     limit: int = 1,
     with_progress: bool = True,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes | None]:
     """A snapshot, of several runs of up to `limit`, unless the caller goes on from a position; then what
     happens from there on. The stream of one run ends when the run has.
 
-    Yields encoded messages, of WatchRunResponse or WatchRunsResponse. Raises RunNotFound, ResumeTokenExpired,
-    Unavailable, and Interrupted when the process stops and when the caller's token expires.
+    Yields encoded messages, of WatchRunResponse or WatchRunsResponse, and None where it goes on and has
+    nothing to send yet. Raises RunNotFound, ResumeTokenExpired, Unavailable, and Interrupted when the process
+    stops and when the caller's token expires.
     """
     is_of_one = scope.run_id is not None
     with watches.watch(scope, with_progress=with_progress, until=caller.expires) as watch:
@@ -58,6 +59,8 @@ async def watch_runs(
                 raise ResumeTokenExpired
             watch.position = position
             has_ended = resumed.status in ENDED
+            if not has_ended:
+                yield None
         watches.reader.add(watch)
         # Of a run that had ended nothing but what was before that is still to come.
         while not (has_ended and watch.is_current):
