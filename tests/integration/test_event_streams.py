@@ -27,10 +27,11 @@ async def events_of(response: httpx.Response) -> AsyncIterator[Event]:
     """The events of a stream, by the rules of HTML."""
     event: Event = {}
     async for line in response.aiter_lines():
-        if not line and event:
-            yield event
+        if not line:
+            if "data" in event:
+                yield event
             event = {}
-        elif not line.startswith(":") and line:
+        elif not line.startswith(":"):
             name, _, value = line.partition(": ")
             event[name] = value
 
