@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from http import HTTPStatus
 from typing import Any, TypeAlias
 
 import grpc
@@ -27,7 +26,8 @@ _COMMENT = b":\n\n"
 # After so many milliseconds an EventSource comes again.
 _RETRY = b"retry: 1000\n"
 
-_PASSING = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+# What is over in a moment: the server is away, or stops, or takes long.
+_PASSING = ("UNAVAILABLE", "INTERRUPTED", "DEADLINE_EXCEEDED")
 
 _TOKEN = "resume_token"
 
@@ -161,7 +161,7 @@ def _problem(found: Problem) -> bytes:
 
 
 def _refusal(found: Problem) -> Response:
-    if found.status not in _PASSING:
+    if found.reason not in _PASSING:
         return found.response()
     return Response(_RETRY + _problem(found), media_type="text/event-stream")
 

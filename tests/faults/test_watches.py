@@ -126,16 +126,16 @@ async def test_watchers_see_what_the_tables_have_whatever_is_started_again(
     database_url: str, state_dir: Path, database: asyncpg.Connection
 ) -> None:
     stack, campaign_id, tenant_id = Stack(database_url, state_dir), uuid4(), f"org_{uuid4().hex}"
-    (serve,) = await stack.start("serve")
-    (gateway,) = await stack.start("gateway")
-    await stack.start("worker")
     watchers = [Watcher() for _ in range(CLIENTS + BROWSERS)]
 
     def token(number: int) -> str:
         return development.sign(state_dir, tenant_id, f"user_{number}", 3600)
 
-    async with AsyncExitStack() as exits, asyncio.timeout(SECONDS * 4):
-        watching = []
+    async with AsyncExitStack() as exits, asyncio.timeout(SECONDS * 4), asyncio.TaskGroup() as group:
+        exits.push_async_callback(stack.stop)
+        (serve,) = await stack.start("serve")
+        (gateway,) = await stack.start("gateway")
+        await stack.start("worker")
         for number, watcher in enumerate(watchers):
             if number < CLIENTS:
                 client = await exits.enter_async_context(stack.client(token(number)))
@@ -143,7 +143,7 @@ async def test_watchers_see_what_the_tables_have_whatever_is_started_again(
             else:
                 page = await exits.enter_async_context(stack.rest(token(number)))
                 reading = watcher.by_browser(page, campaign_id)
-            watching.append(asyncio.create_task(reading))
+            group.create_task(reading)
         await asyncio.gather(*(each.has_begun.wait() for each in watchers))
         for started_again in ("serve", "gateway", "serve", "gateway"):
             async with stack.client(token(0)) as client:
@@ -154,10 +154,8 @@ async def test_watchers_see_what_the_tables_have_whatever_is_started_again(
             else:
                 await gateway.stop()
                 (gateway,) = await stack.start("gateway")
-        await asyncio.gather(*watching)
     rows = await database.fetch(LOGGED, tenant_id)
     expected = [(str(run_id), what, status) for run_id, what, status in rows]
     for watcher in watchers:
         assert Counter(watcher.seen) == Counter(expected)
         assert by_run(watcher.seen) == by_run(expected)
-    await stack.stop()
