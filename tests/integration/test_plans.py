@@ -222,7 +222,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("list_run_steps", (COMPLETED, None, 0, 1001), 1, {"runs": 1, "run_steps": 1}),
     ("get_run_step_data", (COMPLETED, COMPLETED, None), 1, {"runs": 1, "run_steps": 1}),
     ("get_run_step_data", (COMPLETED, COMPLETED, 1), 1, {"runs": 1, "run_steps": 1}),
-    ("list_run_events_after", (COMPLETED, 0, 1001), 1, {"runs": 1, "run_events": 1}),
+    ("list_run_events", (COMPLETED, 0, 1001), 1, {"runs": 1, "run_events": 1}),
     ("begin_watch", (COMPLETED, None, None), 3, {"runs": 2, "run_steps": 1}),
     # Of seven that have not ended their steps.
     ("begin_watch", (None, CAMPAIGN, 20), 28, {"runs": 47, "run_steps": 7}),

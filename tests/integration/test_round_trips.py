@@ -96,7 +96,7 @@ async def test_each_call_is_one_statement(proxy: Proxy, counted: RunEngineClient
     assert await statements_of(some) == ["list_campaign_runs_by_status"]
     assert await statements_of(counted.get_run(run.id)) == ["get_run"]
     assert await statements_of(counted.list_run_steps(run.id)) == ["list_run_steps"]
-    assert await statements_of(counted.list_run_events(run.id)) == ["list_run_events_after"]
+    assert await statements_of(counted.list_run_events(run.id)) == ["list_run_events"]
     with pytest.raises(RunNotCompleted):
         await counted.get_run_output(run.id)
     assert asked(proxy) == ["get_run_output"]

@@ -14,11 +14,13 @@ from runengine_client import RunEngineClient
 from runengine_server.database.database import Database
 from runengine_server.database.functions import tenant_function
 from runengine_server.domain.caller import Actor
+from runengine_server.domain.changes import Position, Scope
 from runengine_server.domain.errors import StatementRefused
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
+from runengine_server.repositories.change_repository import ChangeRepository, Reader
 from runengine_server.repositories.run_repository import Outcome, RunRepository
 
 from tests.support.rewritten_functions import replace_all
@@ -102,15 +104,35 @@ async def what_is_seen(database: Database, tenant_id: str, theirs: Theirs) -> li
     return [
         await runs.get(theirs.run_id),
         await runs.list_steps(theirs.run_id, None) or None,
-        await runs.get_events_after(theirs.run_id, 0),
+        await runs.list_events(theirs.run_id),
         await runs.get_output(theirs.run_id),
         page.runs or None,
         filtered.runs or None,
         sum(page.counts) or None,
+        *await what_is_streamed(database, tenant_id, theirs),
         *(None if move.outcome is Outcome.RUN_NOT_FOUND else move.outcome for move in moves),
         await CampaignRepository(scope).get(theirs.campaign_id),
         await ArtifactRepository(scope).get(theirs.artifact_id),
         *(each or None for each in items),
+    ]
+
+
+async def what_is_streamed(database: Database, tenant_id: str, theirs: Theirs) -> list[Any]:
+    """As what_is_seen, to those who watch."""
+    changes, run_id = ChangeRepository(database), theirs.run_id
+    of_run = Scope(tenant_id, run_id=run_id)
+    scopes = of_run, Scope(tenant_id, campaign_id=theirs.campaign_id), Scope(tenant_id)
+    snapshots = [await changes.begin(scope, 10) for scope in scopes]
+    readers = [
+        Reader(tenant_id, Position(None), (run_id,)),
+        Reader(tenant_id, Position("1:1:"), (run_id, uuid.uuid4())),
+        Reader(tenant_id, Position("1:1:"), None),
+    ]
+    return [
+        *(each.runs or None for each in snapshots),
+        snapshots[0].steps or None,
+        (await changes.resume(of_run, Position("1:1:"))).status,
+        *(each.changes or None for each in await changes.read(readers)),
     ]
 
 

@@ -5,7 +5,7 @@ run in order, whatever is lost and whichever transaction commits last.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,7 +17,12 @@ from runengine.v1.run_pb2 import RunStatus, StepStatus
 from runengine.v1.watch_runs_pb2 import WatchRunsResponse
 from runengine_server.database.functions import schema
 from runengine_server.domain import page_token
-from runengine_server.domain.changes import Position, Scope
+from runengine_server.domain.caller import Caller
+from runengine_server.domain.changes import Change, Changes, Position, Scope
+from runengine_server.domain.errors import ResumeTokenExpired
+from runengine_server.rpc.run_watch import MAX_WAITING, RunWatch
+from runengine_server.rpc.run_watches import RunWatches
+from runengine_server.rpc.watch_streams import watch_runs
 
 from tests.support.own_worker import Engine, Held, Ran, chain, fork, serving
 from tests.support.stack import Stack
@@ -229,3 +234,57 @@ async def test_a_watch_of_several_runs_has_their_progress_where_it_asks_for_it(
         for watched in (told, untold):
             await until_ended(watched, [run_id])
     assert untold.progress() == []
+
+
+async def next_of(stream: AsyncIterator[bytes | None]) -> WatchRunsResponse:
+    encoded = await anext(stream)
+    return WatchRunsResponse.FromString(encoded or b"")
+
+
+def test_a_watch_keeps_a_bounded_number_of_transitions() -> None:
+    watch, change = RunWatch(Scope("org")), Change(1, uuid4(), "workflow", None, 1, None, None)
+    for number in range(1, 4):
+        batch = [change] * MAX_WAITING
+        watch.add_changes(
+            Changes("1:1:", f"{number + 1}:{number + 1}:", batch, is_whole=True, is_latest=True)
+        )
+    assert watch.is_behind
+    assert watch.position == Position("2:2:")
+    assert len(list(watch.take_changes())) == MAX_WAITING
+
+
+async def test_a_reader_who_is_slow_gets_all_of_it_once(
+    engine: Engine, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runengine_server.rpc.run_watch.MAX_WAITING", 4)
+    monkeypatch.setattr("runengine_server.repositories.change_repository.MAX_CHANGES", 3)
+    run_id = await engine.trigger()
+    watches, scope = RunWatches(engine.database), Scope(engine.tenant_id)
+    stream = watch_runs(watches, Caller(engine.tenant_id, "user"), scope, None, limit=0)
+    assert await anext(stream)
+    # The reader runs from the first wait on.
+    await engine.cancel(run_id)
+    responses = [await next_of(stream)]
+    for _ in range(15):
+        await engine.retry(run_id)
+        await engine.cancel(run_id)
+    # By now it has read as much as may wait, and no more.
+    expected = (await logged(database, engine))[1:]
+    while len(responses) < len(expected):
+        responses.append(await next_of(stream))
+    assert shown(responses) == expected
+    await stream.aclose()
+
+
+async def test_a_token_after_which_too_much_has_happened_has_expired(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await engine.trigger()
+    watches, scope = RunWatches(engine.database), Scope(engine.tenant_id)
+    position = (await watches.changes.begin(scope, 0)).position
+    assert (await watches.changes.resume(scope, position)).can_go_on
+    await engine.cancel(run_id)
+    monkeypatch.setattr("runengine_server.repositories.change_repository.MAX_MISSED", 1)
+    stream = watch_runs(watches, Caller(engine.tenant_id, "user"), scope, position)
+    with pytest.raises(ResumeTokenExpired):
+        await anext(stream)

@@ -284,8 +284,7 @@ async def until(ask: Callable[[], Awaitable[Answer]], holds: Callable[[Answer], 
 
 async def events_of(runs: RunRepository, run_id: UUID) -> list[RunEvent]:
     """The transitions of the run, in order; none where there is no such run."""
-    run = await runs.get_events_after(run_id, 0)
-    return [] if run is None else [event for _, event in run.events]
+    return [event for _, event in await runs.list_events(run_id) or ()]
 
 
 @asynccontextmanager

@@ -144,7 +144,7 @@ runs = Table(
     Column("thread_base_seq", BigInteger),
     Column("error_code", Text, Computed("public.code_of_error(error)", persisted=True)),
     PrimaryKeyConstraint("tenant_id", "id"),
-    # One, because each costs every statement that updates a run: as four they took 8 % of a claim.
+    # One, because each costs every statement that updates a run: as four they took 4 % more of it.
     CheckConstraint(
         """CASE status
         WHEN 'running' THEN error IS NULL AND (lease_expires_at IS NOT NULL OR encoded_waiting IS NOT NULL)

@@ -141,6 +141,8 @@ class BulkOperationRepository:
             self._scope.notifier.notify(CANCELLED, run_and_attempt)
         if queued:
             self._scope.notifier.notify(QUEUED)
+        if decided:
+            self._scope.notify_changed()
         return int(decided)
 
 

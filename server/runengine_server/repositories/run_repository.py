@@ -36,7 +36,7 @@ _RETRY = tenant_function("retry_run")
 _RESUME = tenant_function("resume_run")
 _LIST_OF_CAMPAIGN = tenant_function("list_campaign_runs")
 _LIST_OF_CAMPAIGN_BY_STATUS = tenant_function("list_campaign_runs_by_status")
-_LIST_EVENTS_AFTER = tenant_function("list_run_events_after")
+_LIST_EVENTS = tenant_function("list_run_events")
 _LIST_STEPS = tenant_function("list_run_steps")
 
 
@@ -86,19 +86,6 @@ class StoredOutput:
     status: RunStatus
     attempt: int
     encoded: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedRun:
-    """A run as it is, or has become: its `epoch` and `status`, and the number of its last transition.
-    `response` is an encoded GetRunResponse, `events` are the transitions with their numbers, where asked for.
-    """
-
-    epoch: int
-    status: RunStatus
-    last_event: int
-    response: bytes = b""
-    events: Sequence[tuple[int, RunEvent]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,15 +302,13 @@ class RunRepository:
         rows = await self._scope.call(_LIST_STEPS, run_id, attempt, after, limit)
         return [run_step(row) for row in rows if row["id"] is not None] if rows else None
 
-    async def get_events_after(
-        self, run_id: UUID, last_event: int, limit: int | None = None
-    ) -> WatchedRun | None:
-        """What has become of the run, with up to `limit` transitions since that one, in order; None when
-        there is no such run.
+    async def list_events(
+        self, run_id: UUID, after: int = 0, limit: int | None = None
+    ) -> list[tuple[int, RunEvent]] | None:
+        """Up to `limit` transitions of the run, each with its number, after that of the number `after`. None
+        when there is no such run.
         """
-        rows = await self._scope.call(_LIST_EVENTS_AFTER, run_id, last_event, limit)
+        rows = await self._scope.call(_LIST_EVENTS, run_id, after, limit)
         if not rows:
             return None
-        events = [(row["seq"], run_event(row, row["attempt"])) for row in rows if row["seq"] is not None]
-        last_event = events[-1][0] if events else last_event
-        return WatchedRun(rows[0]["epoch"], RunStatus(rows[0]["status"]), last_event, events=events)
+        return [(row["seq"], run_event(row, row["attempt"])) for row in rows if row["seq"] is not None]

@@ -130,15 +130,16 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         self, request: run_service_pb2.ListRunEventsRequest, context: Context
     ) -> run_service_pb2.ListRunEventsResponse:
         run_id, after, limit = _page_of_run(request, page_token.decode_event)
-        run = await self._runs().get_events_after(run_id, after, limit + 1)
-        if run is None:
+        # One more than the page, to know whether there is another.
+        events = await self._runs().list_events(run_id, after, limit + 1)
+        if events is None:
             raise RunNotFound
-        page = run.events[:limit]
+        page = events[:limit]
         return run_service_pb2.ListRunEventsResponse(
             events=[event_message(event) for _, event in page],
             limit=limit,
             next_page_token=page_token.encode_event(page[-1][0], caller().tenant_id, run_id)
-            if len(run.events) > limit
+            if len(events) > limit
             else None,
         )
 

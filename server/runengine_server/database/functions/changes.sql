@@ -221,3 +221,20 @@ BEGIN
     ) AS newest ORDER BY created_at DESC, id DESC LIMIT _limit);
 END
 $$;
+
+-- Up to _limit transitions of a run, or all with NULL, after the one of _after, in order; where there is none, a
+-- row of nulls. No row means no run.
+CREATE FUNCTION list_run_events(_tenant text, _id uuid, _after bigint, _limit int)
+RETURNS TABLE (seq bigint, at timestamptz, from_status text, to_status text, attempt int, actor text, reason text,
+    trace_id text, error bytea, operation_id uuid)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    RETURN QUERY SELECT event.seq, event.at, event.from_status, event.to_status, event.attempt, event.actor,
+            event.reason, event.trace_id, event.error, event.operation_id
+        FROM public.runs LEFT JOIN public.run_events AS event
+            ON event.tenant_id = _tenant AND event.run_id = _id AND event.seq > _after
+        WHERE runs.tenant_id = _tenant AND runs.id = _id ORDER BY event.seq LIMIT _limit;
+END
+$$;

@@ -19,21 +19,3 @@ BEGIN
     END LOOP;
 END
 $$;
-
--- Up to _limit transitions of a run, or all with NULL, after the one of _after, in order; each row has the epoch and the status of the run
--- with it, and where there is no such transition, a row has these alone. No row means no run. The number of a
--- transition, seq, is taken while the run's row is locked, so that of one run a later one has a greater.
-CREATE FUNCTION list_run_events_after(_tenant text, _id uuid, _after bigint, _limit int)
-RETURNS TABLE (epoch bigint, status text, seq bigint, at timestamptz, from_status text, to_status text,
-    attempt int, actor text, reason text, trace_id text, error bytea, operation_id uuid)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
-#variable_conflict use_column
-BEGIN
-    PERFORM set_config('runengine.tenant', _tenant, true);
-    RETURN QUERY SELECT runs.epoch, runs.status, event.seq, event.at, event.from_status, event.to_status,
-            event.attempt, event.actor, event.reason, event.trace_id, event.error, event.operation_id
-        FROM public.runs LEFT JOIN public.run_events AS event
-            ON event.tenant_id = _tenant AND event.run_id = _id AND event.seq > _after
-        WHERE runs.tenant_id = _tenant AND runs.id = _id ORDER BY event.seq LIMIT _limit;
-END
-$$;
