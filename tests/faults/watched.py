@@ -130,9 +130,12 @@ class Watched:
         """Brings each pool to its size: connections of serve and of worker, and threads for nodes."""
         token = self.stack.token(f"org_{uuid.uuid4().hex}")
         async with self.stack.client(token) as client:
-            await fill_server(client, self._superuser_url, "leaks-serve")
             await fill_worker(client, self._superuser_url, "leaks-worker", "leaks-wide")
             await fill_notifier(client, "leaks-bundling")
+        # The last, when nobody watches any more: a watch that ends in the middle of a statement takes its
+        # connection with it.
+        async with self.stack.client(token) as client:
+            await fill_server(client, self._superuser_url, "leaks-serve")
 
     def complaints(self) -> list[str]:
         """The lines of all logs that tell of something that nobody waited for or closed."""

@@ -128,11 +128,13 @@ async def what_is_streamed(database: Database, tenant_id: str, theirs: Theirs) -
         Reader(tenant_id, Position("1:1:"), (run_id, uuid.uuid4())),
         Reader(tenant_id, Position("1:1:"), None),
     ]
+    async with database.listening_connection(lambda channel, payload: None) as connection:
+        read = await changes.read(connection, readers)
     return [
         *(each.runs or None for each in snapshots),
         snapshots[0].steps or None,
         (await changes.resume(of_run, Position("1:1:"))).status,
-        *(each.changes or None for each in await changes.read(readers)),
+        *(each.changes or None for each in read),
     ]
 
 

@@ -253,8 +253,8 @@ class Engine(
     BulkOperationServiceServicer,
 ):
     """Has RUNS, WAITING, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, then each of `before_end`,
-    and then ends as `end`. Whoever watches one gets `watched`, and whoever watches several `watched_runs`,
-    where NEVER is a pause without an end.
+    and then ends as `end`. Whoever watches one gets `watched`, where an Event is a pause until it is set, and
+    whoever watches several `watched_runs`. NEVER is a pause without an end.
     """
 
     def __init__(self) -> None:
@@ -321,7 +321,10 @@ class Engine(
         for response in self.watched:
             if response is NEVER:
                 await asyncio.Event().wait()
-            yield response
+            if isinstance(response, asyncio.Event):
+                await response.wait()
+            else:
+                yield response
 
     async def WatchRuns(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.note(request, context)

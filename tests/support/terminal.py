@@ -9,7 +9,7 @@ import pty
 import re
 import struct
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tests.support.patience import SECONDS
@@ -41,8 +41,15 @@ class Terminal:
 
     async def until(self, words: str) -> None:
         """Returns when these words have been written, wherever lines ended."""
+        await self._until(lambda: words in " ".join(self.text.split()))
+
+    async def until_drawn_again(self) -> None:
+        """Returns when the cursor has gone up, over what was drawn before."""
+        await self._until(lambda: "\x1b[1A" in self.raw)
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
         async with asyncio.timeout(SECONDS):
-            while words not in " ".join(self.text.split()):
+            while not is_so():
                 self._has_written.clear()
                 await self._has_written.wait()
 

@@ -12,7 +12,7 @@ import asyncpg
 from runengine_server.database.connecting import Connection, Connector, backend_pid
 from runengine_server.database.connections import TRANSACTION_SECONDS, fetch
 from runengine_server.database.driver_errors import translate_driver_errors
-from runengine_server.database.functions import DispatchFunction
+from runengine_server.database.functions import DispatchFunction, EachCall
 from runengine_server.database.notifier import notification
 
 
@@ -25,19 +25,30 @@ class ListeningConnection:
         self._connector = connector
         self._connection = connection
         self._listening_pid = listening_pid
+        self._using = asyncio.Lock()
 
     async def notify(self, channel: str, payload: str, seconds: float) -> None:
         """Notifies workers. It works where no event loop runs that could send it later, as Notifier does."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds), self._using:
             await self._connection.execute(notification(channel, payload))
 
     async def ensure_listening(self, seconds: float) -> None:
         """Returns when every notification that was committed before has been received. Raises ConnectionError
         when the connection leads to another server process than the one that executed LISTEN.
         """
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds), self._using:
             if await backend_pid(self._connection) != self._listening_pid:
                 raise ConnectionResetError("a pooler has given the session to others")
+
+    async def call_each(
+        self, function: EachCall, *columns: Sequence[Any], seconds: float
+    ) -> Sequence[asyncpg.Record]:
+        """The rows of several calls, each for its own tenant, by one statement."""
+        return await self._fetch(function.many, *columns, seconds=seconds)
+
+    async def _fetch(self, sql: str, *arguments: Any, seconds: float) -> Sequence[asyncpg.Record]:
+        async with asyncio.timeout(seconds), self._using:
+            return await fetch(self._connector, self._connection, sql, *arguments)
 
 
 class DispatchConnection(ListeningConnection):
@@ -47,8 +58,7 @@ class DispatchConnection(ListeningConnection):
         self, function: DispatchFunction, *arguments: Any, seconds: float
     ) -> Sequence[asyncpg.Record]:
         """The rows of a function."""
-        async with asyncio.timeout(seconds):
-            return await fetch(self._connector, self._connection, function.call, *arguments)
+        return await self._fetch(function.call, *arguments, seconds=seconds)
 
 
 Opened = TypeVar("Opened", bound=ListeningConnection)

@@ -14,7 +14,7 @@ from runengine_server.database.channels import CHANGED
 from runengine_server.database.connecting import Connection
 from runengine_server.database.connections import Connections, Rows, commit
 from runengine_server.database.driver_errors import translate_driver_errors
-from runengine_server.database.functions import DispatchFunction, EachCall, TenantFunction
+from runengine_server.database.functions import DispatchFunction, TenantFunction
 
 # A notification has at most 7,999 bytes. Whoever watches a tenant with a longer id polls.
 _MAX_TENANT_NOTIFIED = 1000
@@ -102,9 +102,3 @@ class DispatchScope(Scope):
     def call(self, function: DispatchFunction, *arguments: Any) -> Rows:
         """As TenantScope.call, without a tenant."""
         return self._call(function, *arguments)
-
-    async def call_each(self, function: EachCall, *columns: Sequence[Any]) -> Sequence[asyncpg.Record]:
-        """The rows of several calls, each for its own tenant, by one statement."""
-        with translate_driver_errors():
-            async with self._connections.connection(writes=not function.one.is_reading) as connection:
-                return await self._connections.fetch_on(connection, function.many, *columns)

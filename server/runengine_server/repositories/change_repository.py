@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from runengine_server.database.connections import TRANSACTION_SECONDS
 from runengine_server.database.functions import each_call, tenant_function
 from runengine_server.domain.changes import Change, Changes, Position, Scope
 from runengine_server.domain.run import Failure, RunStatus, RunStep, StepStatus
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from runengine_server.database.database import Database
+    from runengine_server.database.dispatch_connection import ListeningConnection
 
 _LIST_CHANGES = each_call("list_changes", "list_changes_of_readers")
 _RESUME_WATCH = tenant_function("resume_watch")
@@ -99,9 +101,11 @@ class ChangeRepository:
         can_go_on, status = rows[0]
         return Resumed(can_go_on, None if status is None else RunStatus(status))
 
-    async def read(self, readers: Sequence[Reader]) -> list[Changes]:
-        """What has become since the position of each, all up to the same moment where that is whole."""
-        rows = await self._database.dispatch().call_each(
+    async def read(self, connection: ListeningConnection, readers: Sequence[Reader]) -> list[Changes]:
+        """What has become since the position of each, all up to the same moment where that is whole. Raises
+        as the driver does, and TimeoutError.
+        """
+        rows = await connection.call_each(
             _LIST_CHANGES,
             [each.tenant_id for each in readers],
             [each.position.since for each in readers],
@@ -109,6 +113,7 @@ class ChangeRepository:
             [each.position.last for each in readers],
             [None if each.run_ids is None else f"{{{','.join(map(str, each.run_ids))}}}" for each in readers],
             [MAX_CHANGES] * len(readers),
+            seconds=TRANSACTION_SECONDS,
         )
         now = ""
         found: list[list[Change]] = [[] for _ in readers]

@@ -8,10 +8,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from uuid import UUID
 
-import structlog
-
+from runengine_server.database.dispatch_connection import ListeningConnection
 from runengine_server.domain.changes import Position
-from runengine_server.domain.errors import Unavailable
 from runengine_server.repositories.change_repository import ChangeRepository, Reader
 from runengine_server.rpc.run_watch import RunWatch
 
@@ -19,12 +17,8 @@ from runengine_server.rpc.run_watch import RunWatch
 # none.
 POLL_SECONDS = 2.0
 
-_RETRY_SECONDS = 0.5
-
 # How many readers a statement has at most: of a poll each takes PostgreSQL some 20 µs.
 _MAX_READERS = 200
-
-_log = structlog.get_logger()
 
 
 class ChangeReader:
@@ -65,30 +59,20 @@ class ChangeReader:
         self._due.update(self._watches)
         self._woken.set()
 
-    async def run(self) -> None:
-        """Reads until it is cancelled."""
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._woken.wait()
-            if not self._woken.is_set():
-                self._due.update(self._watches)
-            self._woken.clear()
-            due, self._due = self._due, set()
-            try:
-                await self._read(due)
-            except Unavailable:
-                await self._try_again(due)
-            except Exception as error:
-                _log.error("cannot read what has become of runs; trying again", exc_info=error)
-                await self._try_again(due)
+    async def read(self, connection: ListeningConnection) -> None:
+        """Waits for a hint, or for as long as there may be none, and reads. Raises as ChangeRepository.read
+        does; then hint_all() is due.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._woken.wait()
+        if not self._woken.is_set():
+            self._due.update(self._watches)
+        self._woken.clear()
+        due, self._due = self._due, set()
+        await self._read(connection, due)
 
-    async def _try_again(self, due: Collection[str]) -> None:
-        await asyncio.sleep(_RETRY_SECONDS)
-        self._due.update(due)
-        self._woken.set()
-
-    async def _read(self, tenant_ids: Collection[str]) -> None:
+    async def _read(self, connection: ListeningConnection, tenant_ids: Collection[str]) -> None:
         groups: defaultdict[tuple[str, Position], list[RunWatch]] = defaultdict(list)
         for tenant_id in tenant_ids:
             for watch in self._watches.get(tenant_id, ()):
@@ -98,7 +82,8 @@ class ChangeReader:
         for first in range(0, len(waiting), _MAX_READERS):
             part = waiting[first : first + _MAX_READERS]
             readers = [Reader(*place, _run_ids(watches)) for place, watches in part]
-            for (place, watches), changes in zip(part, await self._repository.read(readers), strict=True):
+            found = await self._repository.read(connection, readers)
+            for (place, watches), changes in zip(part, found, strict=True):
                 for watch in watches:
                     watch.add_changes(changes)
                 if not changes.is_latest:

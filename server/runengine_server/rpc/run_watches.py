@@ -41,8 +41,8 @@ _log = structlog.get_logger()
 
 
 class RunWatches:
-    """All watches of this process: one connection that listens, and one statement at a time that reads, while
-    anybody watches.
+    """All watches of this process, with one connection that listens and reads for all of them while anybody
+    watches.
 
     Workers hear every five seconds which runs are watched here, and of which tenants all. What they tell is
     live: it is lost while the connection is.
@@ -58,10 +58,9 @@ class RunWatches:
         self.reader = ChangeReader(self.changes)
         # For what a stream reads at its beginning: a thousand that come at once take one connection.
         self.beginning = asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._listening: asyncio.Task[None] | None = None
         self._connection: ListeningConnection | None = None
         self._connected = asyncio.Event()
-        self._checking = asyncio.Lock()
 
     @contextmanager
     def watch(self, scope: Scope, *, with_progress: bool = True, until: float) -> Iterator[RunWatch]:
@@ -72,11 +71,8 @@ class RunWatches:
         )
         watches.add(watch)
         self._watches.add(watch)
-        if not self._tasks:
-            self._tasks = [
-                asyncio.create_task(self._listen(), name="run watches"),
-                asyncio.create_task(self.reader.run(), name="reader of changes"),
-            ]
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._listen(), name="run watches")
         elif self._connection is not None:
             self._announce([watch])
         # call_later takes a finite time.
@@ -95,10 +91,9 @@ class RunWatches:
             del self._of_runs[scope.run_id]
         if scope.run_id is None and not self._of_tenants[scope.tenant_id]:
             del self._of_tenants[scope.tenant_id]
-        if not self._watches:
-            for task in self._tasks:
-                task.cancel()
-            self._tasks = []
+        if not self._watches and self._listening is not None:
+            self._listening.cancel()
+            self._listening = None
 
     async def wait_connected(self) -> None:
         """Returns once what workers tell can be received, and after a second all the same."""
@@ -110,7 +105,7 @@ class RunWatches:
         """Returns when all that workers have sent until now has come, unless the connection is lost."""
         if (connection := self._connection) is not None:
             with suppress(Exception):
-                await self._check(connection)
+                await connection.ensure_listening(_CHECK_SECONDS)
 
     def stop(self) -> None:
         """Ends all watches, for the process is about to end."""
@@ -127,10 +122,7 @@ class RunWatches:
                     self._connection = connection
                     self._connected.set()
                     self.reader.hint_all()
-                    while True:
-                        self._announce(list(self._watches))
-                        await asyncio.sleep(_ANNOUNCE_SECONDS)
-                        await self._check(connection)
+                    await self._go_on(connection)
             except Unavailable:
                 pass
             except Exception as error:
@@ -140,9 +132,14 @@ class RunWatches:
                 self._connected.clear()
             await asyncio.sleep(_RECONNECT_SECONDS)
 
-    async def _check(self, connection: ListeningConnection) -> None:
-        async with self._checking:
-            await connection.ensure_listening(_CHECK_SECONDS)
+    async def _go_on(self, connection: ListeningConnection) -> None:
+        announce_at = time.monotonic()
+        while True:
+            if time.monotonic() >= announce_at:
+                self._announce(list(self._watches))
+                await connection.ensure_listening(_CHECK_SECONDS)
+                announce_at = time.monotonic() + _ANNOUNCE_SECONDS
+            await self.reader.read(connection)
 
     def _announce(self, watches: Sequence[RunWatch]) -> None:
         run_ids = list({each.scope.run_id for each in watches if each.scope.run_id is not None})
