@@ -247,9 +247,9 @@ DAMAGE = {
         "the table runs is empty, but run_events is not",
     "ALTER TABLE run_steps DROP CONSTRAINT run_steps_tenant_id_run_id_fkey":
         "the table run_steps has no valid foreign key to runs",
-    """ALTER TABLE run_events DROP CONSTRAINT run_events_tenant_id_run_id_fkey;
-        ALTER TABLE run_events ADD FOREIGN KEY (tenant_id, run_id) REFERENCES runs NOT VALID""":
-        "the table run_events has no valid foreign key to runs",
+    """ALTER TABLE artifacts DROP CONSTRAINT artifacts_tenant_id_run_id_fkey;
+        ALTER TABLE artifacts ADD FOREIGN KEY (tenant_id, run_id) REFERENCES runs NOT VALID""":
+        "the table artifacts has no valid foreign key to runs",
     "ALTER TABLE step_cache DROP CONSTRAINT step_cache_pkey": "the table step_cache has no primary key",
     "DROP TABLE run_events CASCADE": "a table is missing",
     "ALTER TABLE runs ALTER encoded_state DROP EXPRESSION": "the column runs.encoded_state is not generated",
