@@ -46,8 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
     async def prepare() -> str:
         owner_url, url = await postgres.start()
         admin = await asyncpg.connect(url.replace("runengine_app@", "postgres@"))
-        # Two test workers with several sets of processes each; and nothing here outlives its machine.
-        await admin.execute("ALTER SYSTEM SET max_connections = 400")
+        # Test workers with several sets of processes each; and nothing here outlives its machine.
+        await admin.execute("ALTER SYSTEM SET max_connections = 1000")
         await admin.execute("ALTER SYSTEM SET fsync = off")
         await admin.close()
         postgres.stop()
@@ -63,6 +63,11 @@ def pytest_configure(config: pytest.Config) -> None:
         shutil.rmtree(directory)
 
     config.add_cleanup(clean_up)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two a core: tests wait, for leases, processes and each other, for half of their time."""
+    return min(2 * (os.cpu_count() or 1), 8)
 
 
 @pytest.hookimpl(wrapper=True)
