@@ -88,7 +88,7 @@ export const acting = (label, act, props) => button(label, async ({ currentTarge
 
 const RING = "M8 3.5a4.5 4.5 0 1 0 0 9 4.5 4.5 0 0 0 0-9", TICK = "m3.5 8.5 3 3 6-7", CROSS = "m4.5 4.5 7 7m0-7-7 7", DASH = "M4 8h8";
 const PATHS = {
-	queued: RING, pending: RING, draft: RING, running: "M8 2.5a5.5 5.5 0 1 0 5.5 5.5", waiting: "M6 4v8M10 4v8", completed: TICK, live: TICK,
+	queued: RING, pending: RING, draft: RING, idle: RING, running: "M8 2.5a5.5 5.5 0 1 0 5.5 5.5", waiting: "M6 4v8M10 4v8", completed: TICK, live: TICK,
 	failed: CROSS, close: CROSS, cancelled: DASH, skipped: DASH, copy: "M6 6h7v7H6zM3 10V3h7", fold: "m6 4 4 4-4 4",
 };
 

@@ -1,12 +1,16 @@
-// Draws the graph of a workflow, with what a run has made of each node.
+// Draws the graph of a workflow, with what a run has made of each node. A graph within a node is a list in that node.
 
-import { h, soft } from "./dom.js";
-import { layOut } from "./layout.js";
+import { Graph, layout } from "./dagre.js";
+import { button, h, icon, soft } from "./dom.js";
 import { duration } from "./words.js";
 
-const WIDTH = 168, HEIGHT = 46, DOT = 14, MARGIN = 12;
+const WIDTH = 168, HEIGHT = 46, ROW = 26, DOT = 14, MARGIN = 20; // px
 const DOTS = ["__start__", "__end__"];
-const LEAST_SCALE = 0.68; // below it the graph scrolls
+const NARROW = 600; // the graph leads down then
+const LEAST_ZOOM = 0.68; // below it the graph scrolls
+const WORDS = { waiting: "waits", running: "running", pending: "due again", skipped: "skipped" };
+
+const partsOf = (id) => id.split(":");
 
 // Map id of a node -> { status, step, times }.
 function statesOf(steps, run) {
@@ -21,69 +25,64 @@ function statesOf(steps, run) {
 	return states;
 }
 
-// A graph within a node is that node: its steps are in the timeline.
-function place({ nodes, edges }, upright) {
-	const outer = (id) => id.split(":")[0], links = new Map();
-	for (const { source, target, conditional } of edges) {
-		const [from, to] = [outer(source), outer(target)], key = JSON.stringify([from, to]);
-		if (from !== to || source === target) links.set(key, { source: from, target: to, conditional: conditional && (links.get(key)?.conditional ?? true) });
+// `heightOf(id)`: in px. Returns the graph with a place for each node, and the bends of each edge.
+function place({ nodes, edges }, upright, heightOf) {
+	const graph = new Graph(), outer = (id) => partsOf(id)[0];
+	graph.setGraph({ rankdir: upright ? "TB" : "LR", ranksep: 36, nodesep: 14, marginx: MARGIN, marginy: MARGIN });
+	for (const id of new Set(nodes.map((each) => outer(each.id)))) graph.setNode(id, DOTS.includes(id) ? { width: DOT, height: DOT } : { width: WIDTH, height: heightOf(id) });
+	// Of nodes side by side, dagre places that above whose edge came last.
+	for (const { source, target, conditional } of edges.toReversed()) {
+		const [from, to] = [outer(source), outer(target)];
+		if (from !== to || source === target) graph.setEdge(from, to, { conditional: conditional && (graph.edge(from, to)?.conditional ?? true) });
 	}
-	const turn = ({ x, y }) => (upright ? { x: y, y: x } : { x, y });
-	const sized = [...new Set(nodes.map(({ id }) => outer(id)))].map((id) => {
-		const { x: along, y: across } = DOTS.includes(id) ? { x: DOT, y: DOT } : turn({ x: WIDTH, y: HEIGHT });
-		return { id, along, across };
-	});
-	const ways = [...links.values()], onItself = ({ source, target }) => source === target;
-	const laid = layOut(sized, ways.filter((each) => !onItself(each)), upright ? 34 : 38, 14);
-	const places = new Map([...laid.places].map(([id, node]) => [id, turn(node)]));
-	const lines = laid.edges.map(({ edge, back, points }) => ({ ...edge, d: curve(points, edge, back, laid.places, turn) }));
-	const loops = ways.filter(onItself).map((edge) => {
-		const { x, y } = places.get(edge.source);
-		return { ...edge, d: `M${x + 22} ${y - HEIGHT / 2}c0-17 34-17 34-3` };
-	});
-	return { places, lines: [...lines, ...loops], ...turn(laid) };
+	layout(graph);
+	return graph;
 }
 
-// From border to border, smooth through the points between. Two edges between the same nodes run side by side.
-function curve(points, { source, target }, back, places, turn) {
-	const all = points.map(({ x, y }) => ({ x, y: y + (back ? 9 : 0) })), way = back ? -1 : 1;
-	all[0].x += way * places.get(source).along / 2;
-	all.at(-1).x -= way * (places.get(target).along / 2 + 3);
-	const text = (x, { y }) => Object.values(turn({ x, y })).map((each) => each.toFixed(1)).join(" ");
-	return all.slice(1).reduce((path, to, index) => {
-		const from = all[index], middle = (to.x + from.x) / 2;
-		return `${path}C${text(middle, from)} ${text(middle, to)} ${text(to.x, to)}`;
-	}, `M${text(all[0].x, all[0])}`);
+// From side to side, smooth through the bends between. Two edges between the same nodes run side by side.
+function curve(graph, edge, upright) {
+	const [from, to] = [graph.node(edge.v), graph.node(edge.w)], turn = (x, y) => (upright ? [y, x] : [x, y]), at = ({ x, y }) => turn(x, y);
+	if (from === to) return `M${from.x - 60} ${from.y - from.height / 2}c0-17 34-17 34-3`;
+	const back = at(from)[0] > at(to)[0], out = (back ? -1 : 1) / 2;
+	const side = (node, way) => [at(node)[0] + way * turn(node.width, node.height)[0], at(node)[1] + (back ? 9 : 0)];
+	const { points } = graph.edge(edge), bends = points.length > 3 ? points.slice(1, -1).map(at) : []; // one alone is between two layers
+	const [first, ...others] = [side(from, out), ...bends, side(to, -out)], text = (x, y) => turn(x, y).map((each) => each.toFixed(1)).join(" ");
+	others.at(-1)[0] -= 6 * out; // for the point of the arrow
+	return others.reduce(([path, [x, y]], next) => [`${path}C${text((x + next[0]) / 2, y)} ${text((x + next[0]) / 2, next[1])} ${text(...next)}`, next], [`M${text(...first)}`, first])[0];
 }
 
-// Returns `draw(state, upright)`; `onSelect(stepId)` is called for a node that is chosen.
+// Returns `draw(state, room, redraw)` with the width that there is; `onSelect(stepId)` is called for a node that is chosen.
 export function graphOf(onSelect) {
-	let placed, key;
+	const unfolded = new Set();
+	let graph, drawn;
 
-	return ({ workflow, run, steps, selected }, upright) => {
+	return ({ workflow, run, steps, selected }, room, redraw) => {
 		if (!workflow?.nodes.length) return soft(workflow?.note ?? "No worker has described the graph of this workflow.");
-		if (key !== workflow.registeredAt + upright) [placed, key] = [place(workflow, upright), workflow.registeredAt + upright];
-		const { places, lines, x, y } = placed, states = statesOf(steps, run), width = x + 2 * MARGIN, height = y + 2 * MARGIN + 8;
-		const reached = (id) => (id === "__start__" ? steps.length > 0 : id === "__end__" ? run.status === "completed" : states.has(id));
+		const upright = room < NARROW, states = statesOf(steps, run), known = new Set([...workflow.nodes.flatMap(({ id }) => partsOf(id).map((_, index, all) => all.slice(0, index + 1).join(":"))), ...states.keys()]);
+		const within = Map.groupBy([...known].filter((id) => id.includes(":") && !DOTS.includes(partsOf(id).at(-1))), (id) => partsOf(id)[0]);
+		const rowsOf = (id) => (within.has(id) ? 1 + (unfolded.has(id) && within.get(id).length) : 0), wanted = JSON.stringify([workflow.registeredAt, upright, [...within.keys()].map(rowsOf)]);
+		if (drawn !== wanted) [graph, drawn] = [place(workflow, upright, (id) => HEIGHT + ROW * rowsOf(id)), wanted];
+		const { width, height } = graph.graph(), reached = (id) => (id === DOTS[0] ? steps.length > 0 : id === DOTS[1] ? run.status === "completed" : states.has(id));
 
-		function node([id, at]) {
-			if (DOTS.includes(id)) return h("g.dot", { key: id, class: reached(id) && "is-reached", transform: `translate(${at.x} ${at.y})` }, h("circle", { r: DOT / 2 - 1 }), h("circle.inner", { r: 2.5 }));
-			const { status = "idle", step, times } = states.get(id) ?? {};
-			const { cacheHit, durationMs, attempt } = step ?? {}, meta = [{ waiting: "waits", running: "running", pending: "due again", skipped: "skipped" }[status],
-				cacheHit ? "from the cache" : duration(durationMs), attempt > 1 && `attempt ${attempt}`, times > 1 && `${times} times`].filter(Boolean).join(" · ");
-			return h("g.node", {
-				key: id, "data-node": id, class: `is-${status} ${id === selected ? "is-selected" : ""} ${cacheHit ? "is-cached" : ""}`, tabindex: 0, role: "button", ariaPressed: id === selected,
-				ariaLabel: `${id}: ${status === "idle" ? "not reached" : status}${meta && `, ${meta}`}`, transform: `translate(${at.x - WIDTH / 2} ${at.y - HEIGHT / 2})`, onclick: () => onSelect(id),
-				onkeydown: (event) => ["Enter", " "].includes(event.key) && (event.preventDefault(), onSelect(id)),
-			}, h("title", id), h("rect", { width: WIDTH, height: HEIGHT, rx: 9 }), h("circle.mark", { cx: 17, cy: 17, r: 4.5 }), h("circle.ring", { cx: 17, cy: 17, r: 7.5 }),
-			h("text", { x: 31, y: 21 }, id.length > 17 ? `${id.slice(0, 16)}…` : id), h("text.meta", { x: 31, y: 36 }, meta || status.replace("idle", "")));
+		function node(id) {
+			const { status = "idle", step: { cacheHit, durationMs, attempt } = {}, times } = states.get(id) ?? {}, [name, ...above] = partsOf(id).reverse();
+			const about = [WORDS[status], cacheHit ? "from the cache" : duration(durationMs), attempt > 1 && `attempt ${attempt}`, times > 1 && `${times} times`].filter(Boolean).join(" · ");
+			return button([icon(status), h("span.words", name), h("span.words.soft", about)], () => onSelect(id), { key: id, "data-node": id, class: `node is-${status}`, title: id, style: { paddingInlineStart: `${10 + 8 * above.length}px` },
+				ariaPressed: id === selected, ariaLabel: `${id}: ${status === "idle" ? "not reached" : status}${about && `, ${about}`}` });
 		}
 
-		return h("svg", {
-			viewBox: `${-MARGIN} ${-MARGIN - 8} ${width} ${height}`, width, height, role: "group", ariaLabel: `Graph of ${workflow.name}`,
-			style: { minWidth: `${width * LEAST_SCALE}px` },
-		}, h("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, h("path", { d: "M1 1l6 3-6 3" })),
-		lines.map(({ source, target, conditional, d }) => h("path.edge", { d, "marker-end": "url(#arrow)", class: `${conditional ? "is-conditional" : ""} ${reached(source) && reached(target) ? "is-taken" : ""}` })),
-		[...places].map(node));
+		function spot(id) {
+			const { x, y, width: wide, height: high } = graph.node(id), inner = within.get(id), opened = unfolded.has(id), props = { key: id, style: { left: `${x - wide / 2}px`, top: `${y - high / 2}px`, width: `${wide}px`, height: `${high}px` } };
+			if (DOTS.includes(id)) return h("div.dot", { ...props, class: reached(id) && "is-reached" });
+			return h("div.spot", { ...props, class: `is-${states.get(id)?.status ?? "idle"}` }, node(id), inner && button([icon("fold"), `${inner.filter((each) => states.get(each)?.status === "completed").length} of ${inner.length} steps`], () => {
+				if (!unfolded.delete(id)) unfolded.add(id);
+				redraw();
+			}, { class: "fold", ariaExpanded: opened, title: `Steps within ${id}` }), opened && inner.map(node));
+		}
+
+		return h("div.drawing", { role: "group", ariaLabel: `Graph of ${workflow.name}`, style: { width: `${width}px`, height: `${height}px`, zoom: Math.min(1, Math.max(LEAST_ZOOM, room / width)) } },
+			h("svg", { width, height, ariaHidden: true }, h("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, h("path", { d: "M1 1l6 3-6 3" })),
+				graph.edges().map((edge) => h("path.edge", { d: curve(graph, edge, upright), "marker-end": "url(#arrow)", class: `${graph.edge(edge).conditional ? "is-conditional" : ""} ${reached(edge.v) && reached(edge.w) ? "is-taken" : ""}` }))),
+			graph.nodes().map(spot));
 	};
 }

@@ -15,7 +15,7 @@ const TABS = ["History", "Output", "Artifacts", "Payload", "Context"];
 
 export function runView({ app, element, id, query, signal }) {
 	const path = `runs/${id}`, earlier = new Map();
-	let run, steps = [], events = [], workflow, attempt, watching = false;
+	let run, steps = [], events = [], workflow, attempt, box, watching = false;
 	app.title(`Run ${shortId(id)}`);
 	render(element, soft("Loading…"));
 
@@ -47,7 +47,7 @@ export function runView({ app, element, id, query, signal }) {
 			error && failure(error, error.stepId && [" in ", button(error.stepId, () => select(error.stepId), "link")]),
 			waitingFor(run, app.say, take),
 			h("div.panes", { class: node && "has-step" },
-				h("section.panel", { ariaLabel: "Graph" }, workflow !== undefined && h("div.graph", { ref: (box) => sized.observe(box) }, graph({ workflow, run, steps, selected: node }, element.clientWidth < 600))),
+				h("section.panel", { ariaLabel: "Graph" }, workflow !== undefined && h("div.graph", { ref: (made) => sized.observe(box = made) }, graph({ workflow, run, steps, selected: node }, (box ?? element).clientWidth, draw))),
 				h("section.panel", { ariaLabel: "Timeline of steps" }, timeline({ steps, earlier, chosen: step?.id }, draw)),
 				node && h("aside.panel.step", { ariaLabel: "Step", key: "step" }, stepPanel(step, node)),
 				h("section", { ariaLabel: "About the run", key: "about" }, tabs())));

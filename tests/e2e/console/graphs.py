@@ -1,4 +1,4 @@
-"""Workflows whose artifacts mean harm to whoever looks at them."""
+"""Workflows for the console alone: artifacts that mean harm to those who look at them, and graphs in nodes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any, TypedDict
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
 from runengine.context import RunContext
+
+from tests.support.graphs import GATED
+from tests.support.graphs import State as Gated
 
 ATTACK = """
   try { parent.document.title = "taken over"; } catch {}
@@ -33,4 +36,17 @@ async def publish(state: State, runtime: Runtime[RunContext]) -> State:
 graph = StateGraph(State, context_schema=RunContext)
 graph.add_node("publish", publish)
 graph.add_edge(START, "publish")
-WORKFLOWS: dict[str, Any] = {"hostile-artifacts": graph}
+
+
+async def call(state: Gated) -> dict[str, Any]:
+    # Compiled here, because LangGraph describes a graph that it finds compiled in a node's function.
+    return await GATED.compile().ainvoke(state)
+
+
+within = StateGraph(Gated)
+within.add_node("described", GATED.compile())
+within.add_node("calling", call)
+within.add_edge(START, "described")
+within.add_edge("described", "calling")
+
+WORKFLOWS: dict[str, Any] = {"hostile-artifacts": graph, "graphs-within": within}

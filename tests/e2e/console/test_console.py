@@ -348,6 +348,37 @@ async def hostile(stack: Stack, client: RunEngineClient) -> str:
     return run.id
 
 
+async def test_a_graph_within_a_node_is_unfolded_there(
+    console: Console, stack: Stack, token: str, client: RunEngineClient, gates: Gates
+) -> None:
+    await stack.start("worker", WORKFLOWS="tests.e2e.console.graphs:WORKFLOWS")
+    run = await client.trigger_run("graphs-within", trigger_payload={"gates": gates.path})
+    page = await console.open(token, f"/runs/{run.id}")
+    drawing = page.get_by_role("group", name="Graph of graphs-within")
+    gate = await gates.next()
+    fold = drawing.get_by_role("button", name="1 of 3 steps")
+    await node(page, "described").focus()
+    await page.keyboard.press("Tab")
+    await expect(fold).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(fold).to_have_attribute("aria-expanded", "true")
+    await expect(node(page, "described:first")).to_have_class(re.compile("is-completed"))
+    await expect(node(page, "described:held")).to_have_class(re.compile("is-running"))
+    await expect(node(page, "described:last")).to_have_class(re.compile("is-idle"))
+    assert await faults_of(page) == []
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("complementary", name="Step")).to_contain_text("described:first")
+    gate.open()
+    # What a node calls is in no description: it is known once it runs.
+    await expect(drawing.get_by_role("button", name="3 of 3 steps")).to_be_visible()
+    gate = await gates.next()
+    await drawing.get_by_role("button", name="1 of 2 steps").click()
+    await expect(node(page, "calling:held")).to_have_class(re.compile("is-running"))
+    gate.open()
+    await expect(node(page, "calling:last")).to_have_class(re.compile("is-completed"))
+
+
 async def test_an_artifact_runs_nothing_and_reaches_nothing(
     console: Console, token: str, hostile: str
 ) -> None:

@@ -13,10 +13,13 @@ import pytest
 from runengine_gateway.app import create_gateway
 from runengine_gateway.console_files import console_files
 
-# Of all files together: scripts, styles and markup, comments and all, uncompressed.
-MOST_BYTES = 89 * 1024
+# Of all files of our own together: scripts, styles and markup, comments and all, uncompressed.
+MOST_BYTES = 85 * 1024
 MOST_LINES = 400
 FILES = dict(console_files())
+# Files of others, by the digest of what is published: after the comments on what it is and its licence.
+VENDORED = {"dagre.js": "b0ddaf4af1417bec9bd89373a3a3987f081727d6cc6d95fc40dbf85a19bdf3b0"}
+OWN = [name for name in FILES if name not in VENDORED]
 
 
 @pytest.fixture
@@ -101,7 +104,14 @@ def directives(policy: str) -> dict[str, list[str]]:
 
 
 def test_the_console_is_small() -> None:
-    assert sum(map(len, FILES.values())) < MOST_BYTES
+    assert sum(len(FILES[name]) for name in OWN) < MOST_BYTES
+
+
+@pytest.mark.parametrize("name", VENDORED)
+def test_a_vendored_file_is_as_it_is_published(name: str) -> None:
+    notice, _, published = FILES[name].partition(b"*/\n")
+    assert b"@license" in notice
+    assert hashlib.sha256(published).hexdigest() == VENDORED[name]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -111,7 +121,7 @@ def test_a_file_names_no_other_host(name: str) -> None:
     assert found <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml"}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", OWN)
 def test_a_file_keeps_the_rules_of_the_house(name: str) -> None:
     text = FILES[name].decode()
     assert len(text.splitlines()) <= MOST_LINES
