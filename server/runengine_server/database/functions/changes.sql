@@ -48,15 +48,15 @@ BEGIN
 END
 $$;
 
--- The same with all that they show, of the runs in _runs, an array as text, or of all where it is NULL; _until NULL
--- is the snapshot of this statement. The first row has that snapshot alone. Of a step, what never changes is from
--- its row, as is what its execution ended with.
+-- The same with all that they show, of the runs in _runs, an array as text, or of all where it is NULL; _until
+-- NULL is the snapshot of this statement. The first row has that snapshot alone. Of a step, what never changes
+-- is from its row, as is what its execution ended with.
 CREATE FUNCTION list_changes(_tenant text, _since text, _until text, _after bigint, _runs text, _limit int)
 RETURNS TABLE (snapshot text, seq bigint, run_id uuid, epoch bigint, workflow_name text, campaign_id uuid,
     at timestamptz, from_status text, to_status text, run_attempt int, actor text, reason text, trace_id text,
-    error bytea, operation_id uuid, id uuid, parent_id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int,
-    step_error jsonb, output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz,
-    created_at timestamptz)
+    error bytea, operation_id uuid, id uuid, parent_id uuid, step_id text, skill_id text, status text,
+    cache_hit boolean, attempt int, step_error jsonb, output_artifact_ids uuid[], started_at timestamptz,
+    completed_at timestamptz, created_at timestamptz)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
@@ -65,16 +65,17 @@ BEGIN
     RETURN NEXT;
     RETURN QUERY SELECT NULL::text, found.seq, found.run_id, runs.epoch, runs.workflow_name, runs.campaign_id,
         found.at, event.from_status, event.to_status, event.attempt, event.actor, event.reason, event.trace_id,
-        event.error, event.operation_id, found.id, step.parent_id, step.step_id, step.skill_id, found.status, step.cache_hit,
-        found.attempt, step.error, step.output_artifact_ids || CASE WHEN found.status IN ('completed', 'failed')
+        event.error, event.operation_id, found.id, step.parent_id, step.step_id, step.skill_id, found.status,
+        step.cache_hit, found.attempt, step.error,
+        step.output_artifact_ids || CASE WHEN found.status IN ('completed', 'failed')
             THEN ARRAY(
                 SELECT artifacts.id FROM public.artifacts
                 WHERE artifacts.tenant_id = _tenant AND artifacts.run_id = found.run_id AND task_id = found.id
                     AND step_attempt = found.attempt
                 ORDER BY artifacts.id) END,
         step.started_at, step.completed_at, step.created_at
-    FROM find_changes(_tenant, _since::pg_snapshot, coalesce(_until::pg_snapshot, pg_current_snapshot()), _after,
-        _runs::uuid[], _limit) AS found
+    FROM find_changes(_tenant, _since::pg_snapshot, coalesce(_until::pg_snapshot, pg_current_snapshot()),
+        _after, _runs::uuid[], _limit) AS found
     -- LIMIT, or PostgreSQL may read all runs of the tenant for a few transitions.
     CROSS JOIN LATERAL (
         SELECT * FROM public.runs WHERE tenant_id = _tenant AND id = found.run_id LIMIT 1
@@ -85,7 +86,8 @@ BEGIN
     ) AS event ON true
     LEFT JOIN LATERAL (
         SELECT * FROM public.run_steps
-        WHERE tenant_id = _tenant AND run_id = found.run_id AND id = found.id AND attempt = found.attempt LIMIT 1
+        WHERE tenant_id = _tenant AND run_id = found.run_id AND id = found.id AND attempt = found.attempt
+        LIMIT 1
     ) AS step ON true
     ORDER BY found.seq;
 END
@@ -95,10 +97,10 @@ $$;
 CREATE FUNCTION list_changes_of_readers(_tenant text[], _since text[], _until text[], _after bigint[],
     _runs text[], _limit int[])
 RETURNS TABLE (place int, snapshot text, seq bigint, run_id uuid, epoch bigint, workflow_name text,
-    campaign_id uuid, at timestamptz, from_status text, to_status text, run_attempt int, actor text, reason text,
-    trace_id text, error bytea, operation_id uuid, id uuid, parent_id uuid, step_id text, skill_id text, status text,
-    cache_hit boolean, attempt int, step_error jsonb, output_artifact_ids uuid[], started_at timestamptz,
-    completed_at timestamptz, created_at timestamptz)
+    campaign_id uuid, at timestamptz, from_status text, to_status text, run_attempt int, actor text,
+    reason text, trace_id text, error bytea, operation_id uuid, id uuid, parent_id uuid, step_id text,
+    skill_id text, status text, cache_hit boolean, attempt int, step_error jsonb, output_artifact_ids uuid[],
+    started_at timestamptz, completed_at timestamptz, created_at timestamptz)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
     FOR reader IN 1..cardinality(_tenant) LOOP
@@ -152,10 +154,10 @@ $$;
 -- of the tenant where that is NULL, most recent first, each as get_run returns it; then the steps, of _run or
 -- else of those that have not ended. The first row has the snapshot alone.
 CREATE FUNCTION begin_watch(_tenant text, _run uuid, _campaign uuid, _limit int)
-RETURNS TABLE (snapshot text, run_id uuid, response bytea, epoch bigint, run_status text, place bigint, id uuid,
-    parent_id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int, error jsonb,
-    output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz, created_at timestamptz,
-    updated_at timestamptz)
+RETURNS TABLE (snapshot text, run_id uuid, response bytea, epoch bigint, run_status text, place bigint,
+    id uuid, parent_id uuid, step_id text, skill_id text, status text, cache_hit boolean, attempt int,
+    error jsonb, output_artifact_ids uuid[], started_at timestamptz, completed_at timestamptz,
+    created_at timestamptz, updated_at timestamptz)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
     shown uuid[];
@@ -222,11 +224,11 @@ BEGIN
 END
 $$;
 
--- Up to _limit transitions of a run, or all with NULL, after the one of _after, in order; where there is none, a
--- row of nulls. No row means no run.
+-- Up to _limit transitions of a run, or all with NULL, after the one of _after, in order; where there is none,
+-- a row of nulls. No row means no run.
 CREATE FUNCTION list_run_events(_tenant text, _id uuid, _after bigint, _limit int)
-RETURNS TABLE (seq bigint, at timestamptz, from_status text, to_status text, attempt int, actor text, reason text,
-    trace_id text, error bytea, operation_id uuid)
+RETURNS TABLE (seq bigint, at timestamptz, from_status text, to_status text, attempt int, actor text,
+    reason text, trace_id text, error bytea, operation_id uuid)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
