@@ -4,13 +4,12 @@ const BASE = new URL("../", import.meta.url);
 
 // Tells of `token` (another one, or none), `expired` (the server refuses it) and `reach` (`offline` has changed).
 export const session = Object.assign(new EventTarget(), { token: null, offline: false });
-const tell = (name) => session.dispatchEvent(new Event(name));
+const tell = name => session.dispatchEvent(new Event(name));
 
 // What a token says of its bearer; `null` for what is no JWT.
 export function claims(token = session.token) {
 	try {
-		const text = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));
-		const found = JSON.parse(new TextDecoder().decode(Uint8Array.from(text, (each) => each.charCodeAt(0))));
+		const found = JSON.parse(new TextDecoder().decode(Uint8Array.fromBase64(token.split(".")[1], { alphabet: "base64url" })));
 		return { tenant: found.o?.id ?? found.org_id ?? "", user: found.sub, expires: found.exp * 1000 };
 	} catch {
 		return null;
@@ -25,7 +24,7 @@ export function setToken(token) {
 // An error response, or none at all (status 0). The message says what is wrong, and what would be right.
 class Problem extends Error {
 	constructor(status, { detail = `The server responds with ${status}.`, metadata: { status: is, allowed } = {}, violations = [] } = {}) {
-		super([detail, is && !detail.includes(is) && `It is ${is}.`, allowed && `Possible now: ${allowed}.`, ...violations.map((each) => `${each.field} ${each.description}.`)].filter(Boolean).join(" "));
+		super([detail, is && !detail.includes(is) && `It is ${is}.`, allowed && `Possible now: ${allowed}.`, ...violations.map(each => `${each.field} ${each.description}.`)].filter(Boolean).join(" "));
 		this.status = status;
 	}
 }
@@ -85,7 +84,7 @@ export async function send(method, path, body) {
 	}
 }
 
-export const pause = (ms, signal) => new Promise((resolve) => {
+export const pause = (ms, signal) => new Promise(resolve => {
 	setTimeout(resolve, ms);
 	signal?.addEventListener("abort", resolve);
 });
@@ -95,7 +94,7 @@ async function* eventsOf(response) {
 	for (let rest = "", part = await reader.read(); !part.done; part = await reader.read()) {
 		const blocks = (rest + part.value).split("\n\n");
 		rest = blocks.pop();
-		for (const block of blocks) yield Object.fromEntries(block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/)?.slice(1)).filter(Boolean));
+		for (const block of blocks) yield Object.fromEntries(block.split("\n").map(line => line.match(/^(\w+): ?(.*)$/)?.slice(1)).filter(Boolean));
 	}
 }
 

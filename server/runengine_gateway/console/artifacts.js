@@ -4,9 +4,9 @@
 import { request } from "./api.js";
 import { acting, button, h, icon, json, later, render, soft } from "./dom.js";
 import { sizeText } from "./words.js";
-import { readZip } from "./zip.js";
+import { unzip } from "./unzipit.js";
 
-const MOST = 16 * 1024 * 1024, MOST_TEXT = 512 * 1024;
+const MOST = 16 * 1024 * 1024, TOO_LARGE = "It is too large to be shown here.", MOST_TEXT = 512 * 1024;
 const TYPES = { html: "text/html", svg: "image/svg+xml", png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif", webp: "image/webp", zip: "application/zip" };
 
 async function load(id) {
@@ -24,7 +24,7 @@ function save({ blob, name }) {
 
 async function preview({ blob, type, name }) {
 	const plain = type.split(";")[0].trim().toLowerCase();
-	if (blob.size > MOST) return soft("It is too large to be shown here.");
+	if (blob.size > MOST) return soft(TOO_LARGE);
 	if (plain.startsWith("image/") && Object.values(TYPES).includes(plain)) {
 		const src = URL.createObjectURL(new Blob([blob], { type: plain }));
 		return h("img.picture", { src, alt: name, onload: () => URL.revokeObjectURL(src) });
@@ -36,7 +36,7 @@ async function preview({ blob, type, name }) {
 			target.contentWindow.postMessage(html, "*");
 		} });
 	}
-	if (plain === "application/zip") return archive(await readZip(blob));
+	if (plain === "application/zip") return archive(Object.values((await unzip(blob)).entries).filter(each => !each.isDirectory));
 	if (!/^text\/|json|xml/.test(plain)) return soft(`Nothing here shows ${plain}.`);
 	const text = await blob.slice(0, MOST_TEXT).text();
 	try {
@@ -48,19 +48,20 @@ async function preview({ blob, type, name }) {
 
 function archive(files) {
 	let shown = files.find(({ name }) => name === "index.html") ?? files[0];
-	const content = async ({ name, read }) => ({ blob: await read(MOST), name, type: TYPES[name.split(".").pop().toLowerCase()] ?? "text/plain" });
-	return h("div.archive", { own: true, ref: function draw(element) {
-		render(element, h("ul.files", files.map((file) => h("li", button(file.name, () => {
+	// No more is unpacked than the size that the archive says.
+	const content = async () => ({ blob: await shown.blob(), name: shown.name, type: TYPES[shown.name.split(".").pop().toLowerCase()] ?? "text/plain" });
+	return h(".archive", { own: true, ref: function draw(element) {
+		render(element, h("ul.files", files.map(file => h("li", button(file.name, () => {
 			shown = file;
 			draw(element);
-		}, { class: "link", ariaPressed: file === shown }), h("span.soft", sizeText(file.size))))), shown && later(shown.name, () => content(shown), preview));
+		}, { class: "link", ariaPressed: file === shown }), h("span.soft", sizeText(file.size))))), shown && (shown.size > MOST ? soft(TOO_LARGE) : later(shown.name, content, preview)));
 	} });
 }
 
 // Its name, a preview to open, and a button that saves it.
 export function artifact({ id, name, mediaType = "", size }, open) {
 	const about = [mediaType.split(";")[0], size && sizeText(Number(size))].filter(Boolean).join(" · ");
-	return h("div.artifact", { key: id, own: true, ref: (element) => {
+	return h(".artifact", { key: id, own: true, ref: element => {
 		let loading, opened = false;
 		const draw = () => render(element,
 			h("details", { open, ontoggle: () => {
@@ -68,7 +69,7 @@ export function artifact({ id, name, mediaType = "", size }, open) {
 				draw();
 			} }, h("summary", icon("fold"), h("b", name ?? `Artifact ${id.slice(-8)}`), h("span.soft", about)), opened && later("preview", its, preview)),
 			acting("Save", async () => save(await its()), { class: "quiet", ariaLabel: `Save ${name ?? "it"}` }));
-		const its = () => (loading ??= load(id).then((found) => {
+		const its = () => (loading ??= load(id).then(found => {
 			({ name } = found);
 			draw();
 			return found;

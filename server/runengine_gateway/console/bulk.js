@@ -45,7 +45,7 @@ export async function actOnMany(action, runs) {
 			operation && !asks && [h("progress", { max: matched, value: matched - pending, ariaLabel: "Progress" }),
 				h("p", { role: "status" }, [counted(operation.done, done), refusals() && `refused: ${refusals()}`, pending > 0 && counted(pending, "to go"), operation.aborted > 0 && counted(operation.aborted, "left as they were")].filter(Boolean).join("; ")), note && soft(note)],
 			h("ul.refused", refused.slice(0, 100).map(({ runId, reason }) => h("li", { onclick: close }, idLink("runs", runId), ` ${reason}`))),
-			h("div.buttons", asks && button(`${verb} ${plural(pending, "run")}`, () => act(redraw), "primary"), status === "running" && button("Stop", () => call(redraw)), button(asks ? "Back" : "Close", close))];
+			h(".buttons", asks && button(`${verb} ${plural(pending, "run")}`, () => act(redraw), "primary"), status === "running" && button("Stop", () => call(redraw)), button(asks ? "Back" : "Close", close))];
 	});
 	closed = true;
 }

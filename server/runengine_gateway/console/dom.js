@@ -2,12 +2,12 @@
 
 const HTML = "http://www.w3.org/1999/xhtml", SVG = "http://www.w3.org/2000/svg";
 
-// h("a.button", { href, onclick }, "text", [more]): props may be left out, children absent. `key` keeps an element wherever it
+// h("a.button", { href, onclick }, "text", [more]), or h(".heading") for a div: props may be left out, children absent. `key` keeps an element wherever it
 // goes; `ref(element)` is called when it has been made; the children of one with `own` are not described here.
 export function h(name, props, ...children) {
 	if (props?.constructor !== Object || props.tag) return h(name, {}, props, ...children);
 	const [tag, ...classes] = name.split(".");
-	return { tag, props: { ...props, class: [...classes, props.class].filter(Boolean).join(" ") || null }, children };
+	return { tag: tag || "div", props: { ...props, class: [...classes, props.class].filter(Boolean).join(" ") || null }, children };
 }
 
 const described = new WeakMap(); // the props of each element
@@ -19,10 +19,10 @@ export function render(parent, ...children) {
 		const key = described.get(node)?.key;
 		key === undefined ? free.push(node) : byKey.set(key, node);
 	}
-	const nodes = children.flat(Infinity).filter((each) => each || each === 0).map((each) => {
+	const nodes = children.flat(Infinity).filter(each => each || each === 0).map(each => {
 		const key = each.props?.key, tag = each.tag ?? "#text";
 		let node = byKey.get(key);
-		const at = key === undefined ? free.findIndex((one) => one.nodeName.toLowerCase() === tag) : -1;
+		const at = key === undefined ? free.findIndex(one => one.nodeName.toLowerCase() === tag) : -1;
 		if (at >= 0) node = free.splice(0, at + 1).pop();
 		node ??= each.tag ? document.createElementNS(tag === "svg" || parent.namespaceURI === SVG ? SVG : HTML, tag) : new Text();
 		if (each.tag) update(node, each);
@@ -43,17 +43,17 @@ function update(node, { props, children }) {
 		const value = props[name];
 		if (value === old[name] || ["key", "ref", "own"].includes(name)) continue;
 		// A handler that returned false would keep the browser from what it does.
-		if (name.startsWith("on")) node[name] = value && ((event) => void value(event));
+		if (name.startsWith("on")) node[name] = value && (event => void value(event));
 		else if (/^(aria[A-Z].*|value|checked|indeterminate|disabled)$/.test(name)) node[name] = value ?? null;
 		else if (name === "style") Object.assign(node.style, value);
-		else if (value || value === 0 || value === "") node.setAttribute(name, value === true ? "" : value);
-		else node.removeAttribute(name);
+		else if (value === false || value == null) node.removeAttribute(name);
+		else node.setAttribute(name, value === true ? "" : value);
 	}
 	if (!before) props.ref?.(node);
 }
 
 // Made once for its key, from what `load` returns.
-export const later = (key, load, make) => h("div", { key, own: true, ref: async (element) => {
+export const later = (key, load, make) => h("div", { key, own: true, ref: async element => {
 	render(element, soft("Loading…"));
 	try {
 		render(element, await make(await load()));
@@ -67,14 +67,14 @@ export function dialog(make, firm) {
 	const element = document.body.appendChild(document.createElement("dialog"));
 	const redraw = () => render(element, make(() => element.close(), redraw));
 	redraw();
-	element.oncancel = (event) => firm && event.preventDefault();
+	element.oncancel = event => firm && event.preventDefault();
 	element.showModal();
-	return new Promise((resolve) => { element.onclose = resolve; }).then(() => element.remove());
+	return new Promise(resolve => { element.onclose = resolve; }).then(() => element.remove());
 }
 
 export const soft = (...text) => h("p.soft", ...text);
 
-export const alert = (text) => h("p.wrong", { role: "alert" }, text);
+export const alert = text => h("p.wrong", { role: "alert" }, text);
 
 // `props` may be a class alone.
 export const button = (label, onclick, props) => h("button", { type: "button", onclick, ...(props?.constructor === String ? { class: props } : props) }, label);
@@ -93,12 +93,12 @@ const PATHS = {
 };
 
 // Beside words: a screen reader hears these alone.
-export const icon = (name) => h(`svg.icon.icon-${name}`, { viewBox: "0 0 16 16", ariaHidden: true }, h("path", { d: PATHS[name] }));
+export const icon = name => h(`svg.icon.icon-${name}`, { viewBox: "0 0 16 16", ariaHidden: true }, h("path", { d: PATHS[name] }));
 
-export const badge = (status) => h(`span.badge.is-${status}`, icon(status), status);
+export const badge = status => h(`span.badge.is-${status}`, icon(status), status);
 
 // Options of a <select>: values, or pairs of a value and its text.
-export const options = (list) => list.map((each) => {
+export const options = list => list.map(each => {
 	const [value, text = value] = [each].flat();
 	return h("option", { key: value, value }, text);
 });
@@ -106,27 +106,40 @@ export const options = (list) => list.map((each) => {
 export const chip = (id, text, pressed, onclick, count) => button([PATHS[id] && icon(id), text, count !== undefined && h("span.count", count.toLocaleString())],
 	onclick, { key: id, class: `chip is-${id}`, ariaPressed: pressed });
 
-export const chips = (label, ...all) => h("div.chips", { role: "group", ariaLabel: label }, all);
+export const chips = (label, ...all) => h(".chips", { role: "group", ariaLabel: label }, all);
 
-export const heads = (names) => h("thead", h("tr", names.map((each) => h("th", { scope: "col" }, each))));
+export const heads = names => h("thead", h("tr", names.map(each => h("th", { scope: "col" }, each))));
 
 export const facts = (...pairs) => h("dl.facts", pairs.filter(Boolean).map(([name, value]) => h("div", h("dt", name), h("dd", value))));
 
-export const field = (id, label, input, about) => h("div.field", { key: id }, h("label", { for: id }, label),
+export const field = (id, label, input, about) => h(".field", { key: id }, h("label", { for: id }, label),
 	{ ...input, props: { id, spellcheck: "false", "aria-describedby": about && `${id}-about`, ...input.props } }, about && h("p.soft", { id: `${id}-about` }, about));
 
 export const idLink = (kind, id) => h("a", { href: `#/${kind}/${id}` }, h("code", shortId(id)));
 
 // Its end is in what ids of the same minute differ.
-export const shortId = (id) => id.slice(-8);
+export const shortId = id => id.slice(-8);
+
+// Folds what is within `id`, or unfolds it.
+export const fold = (unfolded, id, label, redraw, props) => button([icon("fold"), label], () => {
+	if (!unfolded.delete(id)) unfolded.add(id);
+	redraw();
+}, { class: "fold", ariaExpanded: unfolded.has(id), ...props });
+
+// Moves the focus to `selector` in the item before or after, by the arrow keys.
+export function arrows(event, item, selector) {
+	const next = { ArrowDown: item.nextElementSibling, ArrowUp: item.previousElementSibling }[event.key];
+	if (next) event.preventDefault();
+	next?.querySelector(selector).focus();
+}
 
 export const copyable = (text, label = text) => button([h("code", label), icon("copy")], ({ currentTarget: { classList } }) => {
 	navigator.clipboard?.writeText(text);
 	classList.add("done");
 	setTimeout(() => classList.remove("done"), 1200);
-}, { class: "copy", title: `Copy ${text.slice(0, 60)}`, ariaLabel: `Copy ${label}` });
+}, { class: "copy", ariaLabel: `Copy ${label}` });
 
 export function json(value) {
 	const text = JSON.stringify(value, null, 2);
-	return h("div.json", h("pre", { tabindex: 0 }, text), copyable(text, "JSON"));
+	return h(".json", h("pre", { tabindex: 0 }, text), copyable(text, "JSON"));
 }

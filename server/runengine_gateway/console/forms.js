@@ -17,15 +17,15 @@ export function asJson(text, name) {
 	}
 }
 
-export const valueOf = (id) => document.getElementById(id).value;
+export const valueOf = id => document.getElementById(id).value;
 
 // One field: its element, and what is in it; undefined where it is left empty.
 function part(name, schema, required, value, prefix) {
-	const id = `${prefix}-${name}`, given = value ?? schema.default, type = [schema.type].flat().find((each) => each !== "null");
+	const id = `${prefix}-${name}`, given = value ?? schema.default, type = [schema.type].flat().find(each => each !== "null");
 	const choices = schema.enum ?? (type === "boolean" && [true, false]);
 	const text = typeof given === "string" && !["array", "object"].includes(type) ? given : JSON.stringify(given ?? undefined) ?? "";
 	const input = choices ? h("select", { value: choices.indexOf(given) }, options([[-1, ""], ...choices.map((each, index) => [index, String(each)])]))
-		: h("textarea", { rows: 1, value: text, placeholder: { array: "[…]", object: "{…}", string: "", integer: "1", number: "1.5" }[type] ?? "text or JSON" });
+		: h("textarea", { rows: 1, value: text, placeholder: type ?? "text or JSON" });
 	const read = () => {
 		const typed = valueOf(id);
 		if (choices || !typed.trim()) return choices?.[typed];
@@ -48,12 +48,12 @@ export function schemaForm(schema, value, prefix) {
 		const parts = mode === "Form" && known.map(([name, each]) => part(name, plain(each, schema), root.required?.includes(name), current[name], prefix));
 		read = () => {
 			// What the schema does not know stays; `undefined` is in no JSON.
-			if (parts) return { ...current, ...Object.fromEntries(parts.map((each) => [each.name, each.read()])) };
+			if (parts) return { ...current, ...Object.fromEntries(parts.map(each => [each.name, each.read()])) };
 			const found = asJson(valueOf(id) || "{}", "This");
 			if (found?.constructor !== Object) throw new Error("This must be an object: {…}.");
 			return found;
 		};
-		const turn = (to) => {
+		const turn = to => {
 			try {
 				[current, mode, wrong] = [read(), to, ""];
 			} catch (error) {
@@ -61,9 +61,9 @@ export function schemaForm(schema, value, prefix) {
 			}
 			draw(element);
 		};
-		render(element, known.length > 0 && chips("Fill in as", ["Form", "JSON"].map((each) => chip(each, each, each === mode, () => turn(each)))),
-			parts ? parts.map((each) => each.element) : field(id, "As JSON", h("textarea.code", { rows: 10, value: JSON.stringify(current, null, 2) })), wrong && alert(wrong));
+		render(element, known.length > 0 && chips("Fill in as", ["Form", "JSON"].map(each => chip(each, each, each === mode, () => turn(each)))),
+			parts ? parts.map(each => each.element) : field(id, "As JSON", h("textarea.code", { rows: 10, value: JSON.stringify(current, null, 2) })), wrong && alert(wrong));
 	}
 
-	return { element: h("div.stack", { own: true, ref: draw, key: prefix }), read: () => read() };
+	return { element: h(".stack", { own: true, ref: draw, key: prefix }), read: () => read() };
 }

@@ -41,18 +41,18 @@ export function whileSeen(signal, start) {
 
 // Calls `onChange` whenever runs may have changed, `onState` with "live", "polling" (no stream is to be had) or "reconnecting".
 export function watchRuns(path, { signal, onChange, onState }) {
-	whileSeen(signal, async (seen) => {
+	whileSeen(signal, async seen => {
 		let polling = false;
 		const poll = async () => {
 			if (polling) return;
 			onState("polling");
 			for (polling = true; polling && !seen.aborted; await pause(POLL_MS, seen)) onChange();
 		};
-		const hear = (state) => {
+		const hear = state => {
 			if (state === "refused") return poll();
 			polling = false;
 			return onState(state);
 		};
-		await follow(path, { query: { snapshotLimit: 0 }, signal: seen, onEvent: (name) => CHANGES.includes(name) && onChange(), onState: hear }).catch(poll);
+		await follow(path, { query: { snapshotLimit: 0 }, signal: seen, onEvent: name => CHANGES.includes(name) && onChange(), onState: hear }).catch(poll);
 	});
 }

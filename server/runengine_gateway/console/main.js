@@ -3,29 +3,29 @@
 import { claims, get, session, setToken } from "./api.js";
 import { button, dialog, facts, field, h, render, soft } from "./dom.js";
 import { runView } from "./run.js";
-import { campaignView, runsView } from "./runs.js";
+import { runsView } from "./runs.js";
 import { triggerView } from "./trigger.js";
 import { UUID } from "./words.js";
 
-const [main, top, notices] = ["main", "top", "notices"].map((id) => document.getElementById(id));
-const VIEWS = { "/runs": runsView, "/runs/?": runView, "/campaigns/?": campaignView, "/trigger": triggerView }; // ? is an id
+const [main, top, notices] = ["main", "top", "notices"].map(id => document.getElementById(id));
+const VIEWS = { "/runs": runsView, "/runs/?": runView, "/campaigns/?": runsView, "/trigger": triggerView }; // ? is an id
+
+const JWT = /[\w\-]+\.[\w\-]+\.[\w\-]+/; // whatever was copied before it
 
 let shown = {}, live = "", tenant, asking = false; // no tenant yet: undefined; signed out: null
 
 // What views need of the shell.
 const app = {
 	link(path, query = {}) {
-		const search = new URLSearchParams(Object.entries(query).flatMap(([name, value]) => [value].flat().filter(Boolean).map((each) => [name, each])));
+		const search = new URLSearchParams(Object.entries(query).flatMap(([name, value]) => [value].flat().filter(Boolean).map(each => [name, each])));
 		return `#${path}${search.size ? `?${search}` : ""}`;
 	},
-	go(path, query, replace) {
-		if (!replace) location.hash = app.link(path, query);
-		else {
-			history.replaceState(null, "", app.link(path, query));
-			show();
-		}
+	go: (path, query) => { location.hash = app.link(path, query); },
+	replace(link) {
+		history.replaceState(null, "", link);
+		show();
 	},
-	title: (text) => { document.title = `${text} · runengine`; },
+	title: text => { document.title = `${text} · runengine`; },
 	live(state) {
 		live = state;
 		drawTop();
@@ -36,8 +36,8 @@ const app = {
 		setTimeout(() => notice.remove(), 8000);
 	},
 	// That there was no response, or that the token is refused, the page says already.
-	report: (error) => error.name !== "AbortError" && ![0, 401].includes(error.status) && app.say(error.message, "bad"),
-	idle: (headers) => (headers.get("runengine-workers") ? " No worker serves the workflow at the moment." : ""),
+	report: error => error.name !== "AbortError" && ![0, 401].includes(error.status) && app.say(error.message, "bad"),
+	idle: headers => (headers.get("runengine-workers") ? " No worker serves the workflow at the moment." : ""),
 };
 
 function takeToken() {
@@ -59,11 +59,11 @@ function show() {
 	if (session.token && shown.path === path && shown.update) return void shown.update(query);
 	leave();
 	const stop = new AbortController();
-	render(main, h("div.view", { key: stop }));
+	render(main, h(".view", { key: stop }, soft("Loading…")));
 	const element = main.firstChild;
 	window.scrollTo(0, 0);
 	if (session.token) {
-		const id = path.split("/").find((each) => UUID.test(each)), view = VIEWS[path.replace(id, "?")];
+		const id = path.split("/").find(each => UUID.test(each)), view = VIEWS[path.replace(id, "?")];
 		shown = { path, stop };
 		if (view) shown.update = view({ app, element, id, query, signal: stop.signal });
 		else render(element, h("h1", "There is no such page"), h("a", { href: "#/runs" }, "All runs"));
@@ -77,21 +77,18 @@ function show() {
 }
 
 function tokenForm(done) {
-	return h("form.stack", { onsubmit: (event) => {
+	return h("form.stack", { onsubmit: event => {
 		event.preventDefault();
-		const input = event.target.elements.token, token = input.value.trim().replace(/^(export RUNENGINE_TOKEN=|Bearer )/i, "");
-		input.setCustomValidity(claims(token) ? "" : "That is no JWT: three parts with dots between them.");
-		if (!input.reportValidity()) return;
-		setToken(token);
+		setToken(event.target.elements.token.value.match(JWT)[0]);
 		done?.();
-	} }, field("token", "Token", h("textarea", { rows: 4, required: true, autocomplete: "off", oninput: ({ target }) => target.setCustomValidity("") })),
+	} }, field("token", "Token", h("input", { required: true, autocomplete: "off", pattern: `.*${JWT.source}\\s*`, title: "A JWT: three parts with dots between them" })),
 	soft("It stays in the memory of this page, until that is closed or loaded again."), h("div", h("button.primary", "Continue")));
 }
 
 session.addEventListener("expired", async () => {
 	if (asking) return;
 	asking = true;
-	await dialog((close) => [h("h2", `The token ${claims()?.expires < Date.now() ? "has expired" : "is not accepted"}`), h("p", "What you see stays as it was. With a new token it goes on from here."), tokenForm(close), button("Sign out", () => {
+	await dialog(close => [h("h2", `The token ${claims()?.expires < Date.now() ? "has expired" : "is not accepted"}`), h("p", "What you see stays as it was. With a new token it goes on from here."), tokenForm(close), button("Sign out", () => {
 		close();
 		setToken(null);
 	}, "quiet")], true);
@@ -102,18 +99,17 @@ function drawTop() {
 	const { user, expires } = claims() ?? {}, { offline, token } = session, pulse = offline ? "offline" : live, link = (path, text) => h("a", { href: `#${path}`, "aria-current": shown.path === path && "page" }, text);
 	render(top, h("a.brand", { href: "#/runs", ariaLabel: "runengine" }, h("img", { src: "console/icon.svg", alt: "", width: 22, height: 22 }), h("span", "runengine")), token && [
 		h("nav", { ariaLabel: "Console" }, link("/runs", "Runs"), link("/trigger", "Trigger")),
-		h("form.find", { role: "search", onsubmit: find }, h("input", { name: "id", ariaLabel: "Run or campaign, by id", placeholder: "Run or campaign id", spellcheck: "false" })),
+		h("form.find", { role: "search", onsubmit: find }, h("input", { name: "id", ariaLabel: "Run or campaign, by id", placeholder: "Run or campaign id", pattern: `\\s*${UUID.source}\\s*`, title: "Like 0198d6a2-7c1e-7b53-9f4e-3d2c1b0a9f8e", required: true, spellcheck: "false" })),
 		h("span.pulse", { role: "status", class: `is-${pulse}` }, pulse),
 		button(tenant || "Token", null, { class: "who", popovertarget: "menu" }),
 		h("div", { id: "menu", popover: true }, facts(["Tenant", tenant], ["User", user], ["Good until", expires ? new Date(expires).toLocaleString() : "not said"]), button("Sign out", () => setToken(null)))],
-	h("div.banner", { role: "alert", class: !offline && "hidden" }, offline && "The server cannot be reached. What you see may be out of date; it is tried again by itself."));
+	h(".banner", { role: "alert", class: !offline && "hidden" }, offline && "The server cannot be reached. It is tried again by itself; what you see may be old."));
 }
 
 async function find(event) {
 	event.preventDefault();
 	const id = event.target.elements.id.value.trim().toLowerCase();
-	if (!UUID.test(id)) return app.say("An id looks like 0198d6a2-7c1e-7b53-9f4e-3d2c1b0a9f8e.", "bad");
-	return app.go(`/${await get(`runs/${id}`).then(() => "runs", () => "campaigns")}/${id}`);
+	app.go(`/${await get(`runs/${id}`).then(() => "runs", () => "campaigns")}/${id}`);
 }
 
 // A second page gets the token from the first, unless pages of two tenants are open.
@@ -140,11 +136,7 @@ window.addEventListener("hashchange", () => {
 	if (shown.path !== before) main.focus({ preventScroll: true });
 });
 
-// Not by its address, which would be another view.
-document.querySelector(".skip").onclick = (event) => {
-	event.preventDefault();
-	main.focus();
-};
+document.querySelector(".skip").onclick = () => main.focus();
 
 if (!takeToken()) {
 	show();

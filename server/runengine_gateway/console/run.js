@@ -11,21 +11,21 @@ import { duration, isActive, learnClock, statusOf, tookOf, when } from "./words.
 
 const MOST_EARLIER = 10; // attempts in the timeline
 const MOST_EVENTS = 300;
+const noted = (note, value) => (note ? soft(note) : json(value));
 const TABS = ["History", "Output", "Artifacts", "Payload", "Context"];
 
 export function runView({ app, element, id, query, signal }) {
 	const path = `runs/${id}`, earlier = new Map();
 	let run, steps = [], events = [], workflow, attempt, box, watching = false;
 	app.title(`Run ${shortId(id)}`);
-	render(element, soft("Loading…"));
 
-	const go = (changes) => app.go(`/runs/${id}`, { step: query.get("step"), tab: query.get("tab"), ...changes }, true);
+	const to = changes => app.link(`/${path}`, { ...Object.fromEntries(query), ...changes });
 	// The address names a step by its id, or by its node.
-	const select = (step) => {
+	const select = step => {
 		attempt = null;
-		go({ step: step === query.get("step") ? null : step });
+		app.replace(to({ step: step === query.get("step") ? null : step }));
 	};
-	const graph = graphOf(select), timeline = timelineOf((step) => select(step.id));
+	const graph = graphOf(select), timeline = timelineOf(step => select(step.id));
 
 	function take(changed) {
 		if (changed.updatedAt < run?.updatedAt) return;
@@ -37,61 +37,56 @@ export function runView({ app, element, id, query, signal }) {
 	function draw() {
 		if (!run || signal.aborted) return;
 		const { status, context, error, priority, startedAt } = run, chosen = query.get("step"), campaign = context?.campaignId;
-		const step = steps.find((each) => each.id === chosen) ?? steps.findLast((each) => each.stepId === chosen), node = step?.stepId ?? chosen;
+		const step = steps.find(each => each.id === chosen) ?? steps.findLast(each => each.stepId === chosen), node = step?.stepId ?? chosen;
 		render(element,
-			h("div.heading", h("h1", run.workflowName), badge(statusOf(run)), run.attempt > 1 && h("span.soft", `attempt ${run.attempt}`), copyable(id, shortId(id)),
-				h("div.buttons", isActive(run) && acting("Cancel", () => change("DELETE", path, "Cancelled."), { key: "cancel", class: "danger" }),
+			h(".heading", h("h1", run.workflowName), badge(statusOf(run)), run.attempt > 1 && h("span.soft", `attempt ${run.attempt}`), copyable(id, shortId(id)),
+				h(".buttons", isActive(run) && acting("Cancel", () => change("DELETE", path, "Cancelled."), { key: "cancel", class: "danger" }),
 					["failed", "cancelled"].includes(status) && acting("Retry", () => change("POST", `${path}/retry`, "Queued again."), { key: "retry", class: "primary" }), h("a.button", { href: app.link("/trigger", { from: id }) }, "Trigger again"))),
 			facts(["Triggered", when(run.createdAt)], ["Started", startedAt ? when(startedAt) : "not yet"], ["Took", tookOf(run) || "–"], campaign && ["Campaign", idLink("campaigns", campaign)],
 				context?.threadId && ["Thread", context.threadId], priority !== 0 && ["Priority", priority]),
 			error && failure(error, error.stepId && [" in ", button(error.stepId, () => select(error.stepId), "link")]),
 			waitingFor(run, app.say, take),
-			h("div.panes", { class: node && "has-step" },
-				h("section.panel", { ariaLabel: "Graph" }, workflow !== undefined && h("div.graph", { ref: (made) => sized.observe(box = made) }, graph({ workflow, run, steps, selected: node }, (box ?? element).clientWidth, draw))),
+			h(".panes", { class: node && "has-step" },
+				h("section.panel", { ariaLabel: "Graph" }, workflow !== undefined && h(".graph", { ref: made => sized.observe(box = made) }, graph({ workflow, run, steps, selected: node }, (box ?? element).clientWidth, draw))),
 				h("section.panel", { ariaLabel: "Timeline of steps" }, timeline({ steps, earlier, chosen: step?.id }, draw)),
 				node && h("aside.panel.step", { ariaLabel: "Step", key: "step" }, stepPanel(step, node)),
-				h("section", { ariaLabel: "About the run", key: "about" }, tabs())));
+				h("div", { key: "about" }, tabs())));
 	}
 
 	const failure = ({ code, message, retryable }, where) => h("section.failure", { ariaLabel: "Error" },
 		h("p", h("code", code), where, h("span.soft", ` · a retry ${retryable ? "may help" : "will meet it again"}`)), h("pre", { tabindex: 0 }, message));
 
 	function stepPanel(step, node) {
-		const times = step ? [...(earlier.get(step.id) ?? []), step] : [], shown = times.find((each) => each.attempt === attempt) ?? step;
+		const times = step ? [...(earlier.get(step.id) ?? []), step] : [], shown = times.find(each => each.attempt === attempt) ?? step;
 		const waits = run.waitingFor?.some(({ stepId }) => stepId === node), same = steps.filter(({ stepId }) => stepId === node);
-		return [h("div.heading", h("h2", node), shown && badge(waits ? "waiting" : shown.status), button(icon("close"), () => select(null), { class: "quiet", ariaLabel: "Close the step" })),
-			times.length > 1 && chips("Attempt", times.map((each) => h("div", { key: each.attempt }, chip(each.status, `Attempt ${each.attempt}`, each === shown, () => {
+		return [h(".heading", h("h2", node), shown && badge(waits ? "waiting" : shown.status), button(icon("close"), () => select(null), { class: "quiet", ariaLabel: "Close the step" })),
+			times.length > 1 && chips("Attempt", times.map(each => h("div", { key: each.attempt }, chip(each.status, `Attempt ${each.attempt}`, each === shown, () => {
 				({ attempt } = each);
 				draw();
 			})))),
 			!shown ? soft(isActive(run) ? "It has not run yet." : "The run did not come here.") : [
 				facts(["Skill", shown.skillId], ["Recorded", when(shown.createdAt)], shown.durationMs !== null && ["Took", duration(shown.durationMs)], shown.cacheHit && ["Cache", "its result came from there"],
 					same.length > 1 && ["Execution", `${same.indexOf(step) + 1} of ${same.length}`]),
-				shown.error && failure(shown.error), shown.outputArtifactIds?.map((each) => artifact({ id: each })),
+				shown.error && failure(shown.error), shown.outputArtifactIds?.map(each => artifact({ id: each })),
 				// With its end an attempt has an update.
 				later(`${shown.id} ${shown.attempt} ${shown.status}`, () => get(`${path}/steps/${shown.id}/data`, signal, { attempt: shown.attempt }), ({ input, inputNote, update, updateNote }) => [
-					h("h3", "Input"), inputNote ? soft(inputNote) : json(input), h("h3", "Update"), updateNote ? soft(updateNote) : shown.status === "completed" ? json(update) : soft("None: it has not completed.")])]];
+					h("h3", "Input"), noted(inputNote, input), h("h3", "Update"), noted(updateNote ?? (shown.status !== "completed" && "None: it has not completed."), update)])]];
 	}
 
 	function tabs() {
-		const tab = TABS.includes(query.get("tab")) ? query.get("tab") : TABS[0], given = (value) => (value === null ? soft("None was given.") : json(value));
-		const move = ({ key, currentTarget: { children } }) => {
-			const next = children[(TABS.indexOf(tab) + ({ ArrowRight: 1, ArrowLeft: -1 }[key] ?? NaN) + TABS.length) % TABS.length];
-			next?.focus();
-			next?.click();
-		};
+		const tab = TABS.find(each => each === query.get("tab")) ?? TABS[0], given = value => noted(value === null && "None was given.", value);
 		const event = ({ at, reason, toStatus, error, actor, impersonator, bulkOperationId, attempt: its }) => h("tr", [when(at), badge(reason === "WAITING" ? "waiting" : toStatus),
-			[h("code", reason), bulkOperationId && " with others", error && h("span.why", error.message)], [actor, impersonator && `, as whom ${impersonator} was signed in`], its].map((each) => h("td", each)));
+			[h("code", reason), bulkOperationId && " with others", error && h("span.why", error.message)], [actor, impersonator && `, as whom ${impersonator} was signed in`], its].map(each => h("td", each)));
 		const content = {
 			History: () => h("table", heads(["When", "Became", "Why", "Who", "Attempt"]), h("tbody", events.slice(-MOST_EVENTS).toReversed().map(event))),
 			Payload: () => given(run.triggerPayload),
 			Context: () => given(run.context),
-			Output: () => (run.status !== "completed" ? soft("A run has an output once it has completed.") : later("output", () => get(`${path}/output`, signal),
-				({ artifactId, note, output }) => (artifactId ? artifact({ id: artifactId }, true) : note ? soft(note) : json(output)))),
-			Artifacts: () => later(`${steps.map((each) => each.outputArtifactIds)}`, () => all(`${path}/artifacts`, signal), (found) => (found.length ? found.map((each) => artifact(each)) : soft("Its steps have saved none."))),
+			Output: () => (run.status !== "completed" ? soft("It has none until it has completed.") : later("output", () => get(`${path}/output`, signal),
+				({ artifactId, note, output }) => (artifactId ? artifact({ id: artifactId }, true) : noted(note, output)))),
+			Artifacts: () => later(`${steps.map(each => each.outputArtifactIds)}`, () => all(`${path}/artifacts`, signal), found => (found.length ? found.map(each => artifact(each)) : soft("Its steps have saved none."))),
 		};
-		return [h("div.tabs", { role: "tablist", onkeydown: move }, TABS.map((each) => button(each, () => go({ tab: each }), { role: "tab", id: `tab-${each}`, ariaSelected: each === tab, "aria-controls": "tab", tabindex: each === tab ? 0 : -1 }))),
-			h("div.panel", { role: "tabpanel", id: "tab", tabindex: 0, "aria-labelledby": `tab-${tab}`, key: tab }, content[tab]())];
+		return [h("nav.tabs", { ariaLabel: "About the run" }, TABS.map(each => h("a", { href: to({ tab: each }), "aria-current": each === tab && "page" }, each))),
+			h("section.panel.about", { ariaLabel: tab, tabindex: 0, key: tab }, content[tab]())];
 	}
 
 	async function change(method, to, words) {
@@ -106,20 +101,20 @@ export function runView({ app, element, id, query, signal }) {
 	}
 
 	async function readEarlier() {
-		const most = Math.max(1, ...steps.map((each) => each.attempt)), known = Math.max(0, ...[...earlier.values()].map((each) => each.at(-1).attempt));
+		const most = Math.max(1, ...steps.map(each => each.attempt)), known = Math.max(0, ...[...earlier.values()].map(each => each.at(-1).attempt));
 		for (let number = Math.max(known + 1, most - MOST_EARLIER); number < most; number += 1) {
-			for (const each of await all(`${path}/steps`, signal, { attempt: number })) if (each.attempt < steps.find((step) => step.id === each.id)?.attempt) addEarlier(each);
+			for (const each of await all(`${path}/steps`, signal, { attempt: number })) if (each.attempt < steps.find(step => step.id === each.id)?.attempt) addEarlier(each);
 		}
 	}
 
-	const addEarlier = (step) => earlier.set(step.id, [...(earlier.get(step.id) ?? []).filter((each) => each.attempt !== step.attempt), step]);
+	const addEarlier = step => earlier.set(step.id, [...(earlier.get(step.id) ?? []).filter(each => each.attempt !== step.attempt), step]);
 
 	const refresh = throttled(async () => {
 		try {
-			const found = await Promise.all([get(path, signal), all(`${path}/steps`, signal), all(`${path}/events`, signal)]);
-			[, steps, events] = found;
-			app.title(`${found[0].workflowName} ${shortId(id)}`);
-			take(found[0]);
+			let found;
+			[found, steps, events] = await Promise.all([get(path, signal), all(`${path}/steps`, signal), all(`${path}/events`, signal)]);
+			app.title(`${found.workflowName} ${shortId(id)}`);
+			take(found);
 			await readEarlier();
 			workflow ??= (await all("workflows", signal)).find(({ name }) => name === run.workflowName) ?? null;
 			draw();
@@ -137,7 +132,7 @@ export function runView({ app, element, id, query, signal }) {
 	function onEvent(name, data) {
 		if (name === "run") take(data);
 		else if (name === "step" || name === "stepTransition") {
-			const index = steps.findIndex((each) => each.id === data.id), before = steps[index];
+			const index = steps.findIndex(each => each.id === data.id), before = steps[index];
 			if (before?.attempt < data.attempt) addEarlier(before);
 			if (!before) steps.push(data);
 			else if (before.updatedAt < data.updatedAt) steps[index] = data;
@@ -150,7 +145,7 @@ export function runView({ app, element, id, query, signal }) {
 		if (!isActive(run)) return void app.live("ended");
 		watching = true;
 		const over = new AbortController();
-		whileSeen(AbortSignal.any([signal, over.signal]), async (seen) => {
+		whileSeen(AbortSignal.any([signal, over.signal]), async seen => {
 			await follow(`${path}/watch`, { signal: seen, onEvent, onState: app.live, isOver: () => !isActive(run) }).catch(app.report);
 			if (seen.aborted) return;
 			watching = false;
@@ -166,7 +161,7 @@ export function runView({ app, element, id, query, signal }) {
 	document.addEventListener("visibilitychange", refresh, { signal });
 	for (const name of ["token", "reach"]) session.addEventListener(name, () => session.offline || refresh(), { signal });
 	refresh();
-	return (changed) => {
+	return changed => {
 		query = changed;
 		draw();
 	};

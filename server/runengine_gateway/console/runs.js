@@ -3,7 +3,7 @@
 import { all, get } from "./api.js";
 import { artifact } from "./artifacts.js";
 import { actOnMany } from "./bulk.js";
-import { alert, badge, button, chip, chips, copyable, facts, h, heads, idLink, options, render, shortId, soft } from "./dom.js";
+import { alert, arrows, badge, button, chip, chips, copyable, facts, h, heads, idLink, options, render, shortId, soft } from "./dom.js";
 import { every, throttled, watchRuns } from "./live.js";
 import { now, statusOf, tookOf, when } from "./words.js";
 
@@ -54,15 +54,12 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 	}
 
 	function keys(event) {
-		const row = event.target.closest("tr"), to = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling }[event.key];
+		const row = event.target.closest("tr");
 		if (event.key === "x" && !event.ctrlKey && !event.metaKey) row.querySelector("input").click();
-		else if (to) {
-			event.preventDefault();
-			to.querySelector(event.target.type ? "input" : "a").focus();
-		}
+		arrows(event, row, event.target.type ? "input" : "a");
 	}
 
-	const act = async (action) => {
+	const act = async action => {
 		await actOnMany(action, matching ? { filter: filter(query) } : { ids: [...chosen] });
 		read();
 	};
@@ -73,11 +70,11 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 	}
 
 	function row(run) {
-		const { id, error, context, attempt } = run, href = app.link(`/runs/${id}`), campaign = context?.campaignId;
+		const { id, error, context, attempt } = run, href = `#/runs/${id}`, campaign = context?.campaignId;
 		const why = error ? `${error.stepId ? `${error.stepId}: ` : ""}${error.message}` : run.waitingFor && `waits at ${run.waitingFor.map(({ stepId }) => stepId).join(", ")}`;
 		return h("tr", { key: id, class: chosen.has(id) && "picked", onclick: ({ target }) => {
 			if (!target.closest("a, input") && !getSelection().toString()) location.hash = href;
-		} }, h("td.pick", h("input", { type: "checkbox", ariaLabel: `Select run ${shortId(id)}`, checked: chosen.has(id), onclick: (event) => pick(event, run) })),
+		} }, h("td.pick", h("input", { type: "checkbox", ariaLabel: `Select run ${shortId(id)}`, checked: chosen.has(id), onclick: event => pick(event, run) })),
 		h("td.status", badge(statusOf(run)), attempt > 1 && h("span.soft", ` attempt ${attempt}`)), h("td.name", h("a", { href }, run.workflowName), why && h("span.why", { title: why }, why)), h("td.id", h("code", { title: id }, shortId(id))),
 		campaigns && h("td.campaign", campaign && idLink("campaigns", campaign)), h("td.when", when(run.createdAt)), h("td.took", tookOf(run)));
 	}
@@ -98,14 +95,14 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 			turn([], "");
 		},
 		describe() {
-			if (!page) return h("div.table", h("div.state", problem ? alert(problem) : soft("Loading…")));
+			if (!page) return h(".table", h(".state", problem ? alert(problem) : soft("Loading…")));
 			const { runs, nextPageToken: next } = page, here = runs.filter(({ id }) => chosen.has(id)).length, first = before.length === 0;
-			return h("div.table", problem && alert(problem), runs.length === 0 ? h("div.state", empty(query)) : h("table.runs",
+			return h(".table", problem && alert(problem), runs.length === 0 ? h(".state", empty(query)) : h("table.runs",
 				heads([h("input", { type: "checkbox", ariaLabel: "Select all of this page", checked: here === runs.length, indeterminate: here > 0 && here < runs.length, onclick: ({ target }) => choose(runs, target.checked) }),
 					...["Status", "Workflow", "Run", campaigns && "Campaign", "Triggered", "Took"].filter(Boolean)]), h("tbody", { onkeydown: keys }, runs.map(row))),
-			(!first || next) && h("div.pager", button("Newest", () => turn([], ""), { disabled: first }), button("Newer", () => turn(before.slice(0, -1), before.at(-1)), { disabled: first }),
+			(!first || next) && h(".pager", button("Newest", () => turn([], ""), { disabled: first }), button("Newer", () => turn(before.slice(0, -1), before.at(-1)), { disabled: first }),
 				button("Older", () => turn([...before, token], next), { disabled: !next }), h("span.soft", `Page ${before.length + 1}`)),
-			chosen.size > 0 && h("div.selection", { role: "region", ariaLabel: "Selected runs" }, h("b", matching ? "All that match" : `${chosen.size} selected`), button("Retry", () => act("retry")), button("Cancel", () => act("cancel"), "danger"),
+			chosen.size > 0 && h(".selection", { role: "region", ariaLabel: "Selected runs" }, h("b", matching ? "All that match" : `${chosen.size} selected`), button("Retry", () => act("retry")), button("Cancel", () => act("cancel"), "danger"),
 				here === runs.length && (next || !first) && !matching && button("Select all that match", () => {
 					matching = true;
 					draw();
@@ -114,62 +111,47 @@ function runTable({ app, signal, query, watch, load, filter, draw: drawView, emp
 	};
 }
 
-const toggled = (list, id) => (list.includes(id) ? list.filter((each) => each !== id) : [...list, id]);
-
-// `others`: something else is chosen.
-const statusChips = (chosen, go, others, counts) => [chip("all", "All", !chosen.length && !others, () => go([]), counts && STATUSES.reduce((sum, each) => sum + counts[each], 0)),
-	...STATUSES.map((each) => chip(each, each, chosen.includes(each), () => go(toggled(chosen, each)), counts?.[each]))];
-
-export function runsView({ app, element, query: first, signal }) {
-	const trigger = (label) => h("a.button.primary", { href: "#/trigger" }, label);
-	let workflows = [];
-	app.title("Runs");
-	const table = runTable({ app, signal, query: first, watch: "runs/watch", draw, campaigns: true, load: (query) => get("runs", signal, query), filter: (query) => ({
-		status: query.getAll("status"), errorCode: query.get("error"), waiting: query.has("waiting") || null, workflowName: query.get("workflow"), campaignId: query.get("campaign"),
+// The runs of the tenant, or, with `id`, those of a campaign, whose counts are exact, under what has become of it.
+export function runsView({ app, element, id, query: first, signal }) {
+	const at = id ? `campaigns/${id}` : "runs", trigger = label => h("a.button.primary", { href: app.link("/trigger", { campaign: id }) }, label);
+	let workflows = [], campaign;
+	app.title(id ? `Campaign ${shortId(id)}` : "Runs");
+	const table = runTable({ app, signal, query: first, watch: `${at}${id ? "/runs" : ""}/watch`, draw, campaigns: !id, onChange: () => id && readCampaign(), filter: query => ({
+		status: query.getAll("status"), errorCode: query.get("error"), waiting: query.has("waiting") || null, workflowName: query.get("workflow"), campaignId: id ?? query.get("campaign"),
 		createdAfter: query.get("since") && new Date(now() - query.get("since") * 60000).toISOString(),
-	}), empty: ({ size }) => (size ? [h("h2", "No run matches"), h("a", { href: "#/runs" }, "Show all runs")] : [h("h2", "No runs yet"), soft("They appear here as they are triggered."), trigger("Trigger the first")]) });
+	}), load: ({ campaignId, ...query }) => (id ? get(`${at}/runs`, signal, query) : get("runs", signal, { ...query, campaignId })),
+	empty: ({ size }) => (size ? [h("h2", "No run matches"), h("a", { href: `#/${at}` }, "Show all runs")] : [h("h2", "No runs yet"), soft("They appear here as they are triggered."), trigger("Trigger the first")]) });
 
-	function draw(query) {
-		const status = query.getAll("status"), { waiting, error, workflow, campaign, since } = Object.fromEntries(query), none = { status: [], waiting: "", error: "" };
-		const go = (changes) => app.go("/runs", { status, waiting, error, workflow, campaign, since, ...changes });
-		const of = statusChips(status, (each) => go({ ...none, status: each }), waiting || error);
-		of.splice(3, 0, chip("waiting", "waiting", !!waiting, () => go({ ...none, waiting: waiting ? "" : "true" })));
-		render(element, h("div.heading", h("h1", "Runs"), trigger("Trigger a run")),
-			h("div.filters", chips("Status", of),
-				select("Workflow", "Any workflow", [...new Set([...workflows, workflow].filter(Boolean))], workflow, (value) => go({ workflow: value, campaign: "" })),
-				select("Triggered", "Any time", SINCE, since, (value) => go({ since: value })), select("Error", "Any error, or none", ERRORS, error, (value) => go({ ...none, error: value })),
-				campaign && chip("close", `Campaign ${shortId(campaign)}`, true, () => go({ campaign: "" }))), table.describe());
-	}
-
-	all("workflows", signal).then((found) => {
-		workflows = found.map(({ name }) => name);
-		table.draw();
-	}, () => undefined);
-	table.update(first);
-	return table.update;
-}
-
-export function campaignView({ app, element, id, query: first, signal }) {
-	const trigger = (label) => h("a.button.primary", { href: app.link("/trigger", { campaign: id }) }, label);
-	let campaign;
-	app.title(`Campaign ${shortId(id)}`);
-	const table = runTable({ app, signal, query: first, watch: `campaigns/${id}/runs/watch`, draw, onChange: () => read(), filter: (query) => ({ status: query.getAll("status"), campaignId: id }),
-		load: ({ campaignId, ...query }) => get(`campaigns/${campaignId}/runs`, signal, query), empty: ({ size }) => [h("h2", size ? "No run of these statuses" : "No runs yet"), trigger("Trigger a run of this campaign")] });
-
-	function draw(query) {
-		const { latestRunId, bundleUrl, status, createdAt, updatedAt } = campaign ?? {}, chosen = query.getAll("status"), { counts } = table, go = (statuses) => app.go(`/campaigns/${id}`, { status: statuses });
-		render(element, h("div.heading", h("h1", "Campaign"), status && badge(status), copyable(id), trigger("Trigger a run")),
+	function about() {
+		const { latestRunId, bundleUrl, status, createdAt, updatedAt } = campaign ?? {};
+		return [h(".heading", h("h1", "Campaign"), status && badge(status), copyable(id), trigger("Trigger a run")),
 			campaign === null && soft("No campaign has this id. Runs may name it all the same, and update none."),
 			campaign && [facts(["Created", when(createdAt)], ["Changed", when(updatedAt)], ["Latest finished run", latestRunId ? idLink("runs", latestRunId) : "none yet"]),
 				h("section.panel", { ariaLabel: "Bundle" }, bundleUrl ? [h("h2", status === "live" ? "Live bundle" : "Last good bundle"), artifact({ id: bundleUrl.split("/").pop() }, true)] : soft("No bundle yet: a run that completes with one puts it here."))],
-			h("h2", "Runs"), counts && chips("Status", statusChips(chosen, go, false, counts)), table.describe());
+			h("h2", "Runs")];
 	}
 
-	const read = throttled(async () => {
-		campaign = await get(`campaigns/${id}`, signal).catch((error) => (error.status === 404 ? null : campaign));
+	function draw(query) {
+		const chosen = query.getAll("status"), { waiting, error, workflow, campaign: only, since } = Object.fromEntries(query), none = { status: [], waiting: "", error: "" }, { counts } = table;
+		const go = changes => app.go(`/${at}`, { status: chosen, waiting, error, workflow, campaign: only, since, ...changes });
+		const of = STATUSES.map(each => chip(each, each, chosen.includes(each), () => go({ ...none, status: [...new Set(chosen).symmetricDifference(new Set([each]))] }), counts?.[each]));
+		render(element, id ? about() : h(".heading", h("h1", "Runs"), trigger("Trigger a run")),
+			h(".filters", chips("Status", chip("all", "All", !chosen.length && !waiting && !error, () => go(none), counts && Object.values(counts).reduce((sum, each) => sum + each)), of.slice(0, 2),
+				!id && chip("waiting", "waiting", !!waiting, () => go({ ...none, waiting: waiting ? "" : "true" })), of.slice(2)),
+			!id && [select("Workflow", "Any workflow", [...new Set([...workflows, workflow].filter(Boolean))], workflow, value => go({ workflow: value, campaign: "" })),
+				select("Triggered", "Any time", SINCE, since, value => go({ since: value })), select("Error", "Any error, or none", ERRORS, error, value => go({ ...none, error: value }))],
+			only && chip("close", `Campaign ${shortId(only)}`, true, () => go({ campaign: "" }))), table.describe());
+	}
+
+	const readCampaign = throttled(async () => {
+		campaign = await get(at, signal).catch(error => (error.status === 404 ? null : campaign));
 		if (!signal.aborted) table.draw();
 	}, 600);
-	read();
+	if (id) readCampaign();
+	else all("workflows", signal).then(found => {
+		workflows = found.map(({ name }) => name);
+		table.draw();
+	}, () => undefined);
 	table.update(first);
 	return table.update;
 }

@@ -9,7 +9,7 @@ const UNITS = [[86400, "d", 3600, "h"], [3600, "h", 60, "min"], [60, "min", 1, "
 let skew = 0;
 
 // Learns how far this machine's clock is behind the server's, from the time of what has just changed.
-export const learnClock = (text) => { skew = Math.max(skew, Date.parse(text) - Date.now()); };
+export const learnClock = text => { skew = Math.max(skew, Date.parse(text) - Date.now()); };
 
 // The time by the server's clock, in ms.
 export const now = () => Date.now() + skew;
@@ -27,15 +27,15 @@ export function when(text) {
 	return h("time", { datetime: text, title: FULL.format(at) }, (isToday ? CLOCK : DATE).format(at));
 }
 
-export const sizeText = (bytes) => (bytes < 1024 ? `${bytes} B` : bytes < 1024 ** 2 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1024 ** 2).toFixed(1)} MiB`);
+export const sizeText = bytes => (bytes < 1024 ? `${bytes} B` : bytes < 1024 ** 2 ? `${(bytes / 1024).toFixed(1)} KiB` : `${(bytes / 1024 ** 2).toFixed(1)} MiB`);
 
 export const plural = (number, word) => `${number.toLocaleString()} ${word}${number === 1 ? "" : "s"}`;
 
 export const isActive = ({ status }) => status === "queued" || status === "running";
 
 // A run that waits for somebody is not at work.
-export const statusOf = (run) => (run.waitingFor ? "waiting" : run.status);
+export const statusOf = run => (run.waitingFor ? "waiting" : run.status);
 
 export const tookOf = ({ durationMs, status, startedAt }) => duration(durationMs ?? (status === "running" && startedAt ? now() - Date.parse(startedAt) : null));
 
-export const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+export const UUID = /[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/;

@@ -1,4 +1,4 @@
-"""Workflows for the console alone: artifacts that mean harm to those who look at them, and graphs in nodes."""
+"""Workflows for the console alone: artifacts that mean harm to whoever opens them, and graphs in nodes."""
 
 from __future__ import annotations
 

@@ -27,6 +27,10 @@ def node(page: Page, name: str) -> Locator:
     return page.locator(f'[data-node="{name}"]')
 
 
+def tab(page: Page, name: str) -> Locator:
+    return page.get_by_role("navigation", name="About the run").get_by_role("link", name=name)
+
+
 async def test_a_run_that_is_triggered_goes_on_before_ones_eyes(
     console: Console, token: str, gates: Gates
 ) -> None:
@@ -42,8 +46,8 @@ async def test_a_run_that_is_triggered_goes_on_before_ones_eyes(
     gate.open()
     await expect(badge(page, "completed")).to_be_visible()
     await expect(node(page, "last")).to_have_class(re.compile("is-completed"))
-    await page.get_by_role("tab", name="Output").click()
-    await expect(page.get_by_role("tabpanel")).to_contain_text('"held"')
+    await tab(page, "Output").click()
+    await expect(page.get_by_role("region", name="Output")).to_contain_text('"held"')
     assert await page.evaluate("window.isTheSamePage")
 
 
@@ -115,7 +119,7 @@ async def test_many_runs_are_acted_on_by_one_operation(
     await dialog.get_by_role("button", name="Close").click()
     await expect(page.locator("tbody .is-cancelled")).to_have_count(3)
     await page.locator("tbody .is-cancelled").first.click()
-    await expect(page.get_by_role("tabpanel")).to_contain_text("CANCELLED with others")
+    await expect(page.get_by_role("region", name="History")).to_contain_text("CANCELLED with others")
     await page.go_back()
 
     await page.get_by_role("button", name="queued", exact=True).click()
@@ -139,7 +143,7 @@ async def test_a_run_that_waits_is_approved(console: Console, token: str, client
     await expect(badge(page, "completed")).to_be_visible()
     output = await client.get_run_output(run.id)
     assert output.value["seen"] == [{"colour": "blue"}]
-    await expect(page.get_by_role("tabpanel")).to_contain_text("RESUMED")
+    await expect(page.get_by_role("region", name="History")).to_contain_text("RESUMED")
 
 
 async def test_a_run_is_cancelled_and_retried_and_a_refusal_explains_itself(
@@ -224,7 +228,7 @@ async def test_a_link_leads_to_its_view_and_the_token_stays_out_of_the_address(
     await client.wait(run.id, timeout_seconds=SECONDS)
     page = await console.open(token, f"/runs/{run.id}?step=save_two&tab=Payload")
     await expect(page.get_by_role("complementary", name="Step")).to_contain_text("save_two")
-    await expect(page.get_by_role("tab", name="Payload")).to_have_attribute("aria-selected", "true")
+    await expect(tab(page, "Payload")).to_have_attribute("aria-current", "page")
     assert token not in page.url
     assert token not in str(
         await page.evaluate("[localStorage, sessionStorage, document.cookie, history.state]")
@@ -309,7 +313,7 @@ async def test_everything_is_reached_by_the_keyboard(
     page = await console.open(token)
     await expect(page.locator("tbody tr")).to_have_count(4)
     await page.keyboard.press("Tab")
-    await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    await expect(page.get_by_role("button", name="Skip to the content")).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(page.locator("main")).to_be_focused()
     await page.get_by_label("Select all of this page").focus()
@@ -334,10 +338,11 @@ async def test_everything_is_reached_by_the_keyboard(
     await page.keyboard.press("Enter")
     await expect(nodes.nth(2)).to_have_attribute("aria-pressed", "true")
     await expect(page.get_by_role("complementary", name="Step")).to_be_visible()
-    await page.get_by_role("tab", name="History").focus()
-    await page.keyboard.press("ArrowRight")
-    await expect(page.get_by_role("tab", name="Output")).to_be_focused()
-    await expect(page.get_by_role("tab", name="Output")).to_have_attribute("aria-selected", "true")
+    await tab(page, "History").focus()
+    await page.keyboard.press("Tab")
+    await expect(tab(page, "Output")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(tab(page, "Output")).to_have_attribute("aria-current", "page")
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ async def prepared(client: RunEngineClient, gates: Gates) -> Views:
     for _ in range(2):
         await client.trigger_run("unserved", context=context)
     return {
-        "sign-in": ("/runs", "textarea"),
+        "sign-in": ("/runs", "#token"),
         "runs": ("/runs", "tbody tr"),
         "runs-empty": ("/runs?workflow=none", "text=No run matches"),
         "campaign": (f"/campaigns/{campaign.id}", "iframe"),

@@ -14,11 +14,14 @@ from runengine_gateway.app import create_gateway
 from runengine_gateway.console_files import console_files
 
 # Of all files of our own together: scripts, styles and markup, comments and all, uncompressed.
-MOST_BYTES = 85 * 1024
+MOST_BYTES = 80 * 1024
 MOST_LINES = 400
 FILES = dict(console_files())
 # Files of others, by the digest of what is published: after the comments on what it is and its licence.
-VENDORED = {"dagre.js": "b0ddaf4af1417bec9bd89373a3a3987f081727d6cc6d95fc40dbf85a19bdf3b0"}
+VENDORED = {
+    "dagre.js": "b0ddaf4af1417bec9bd89373a3a3987f081727d6cc6d95fc40dbf85a19bdf3b0",
+    "unzipit.js": "139a2cf79cc0eff42a2a43b8cc6c98a9632f3bbb6decdebecb6f41d8699e0f93",
+}
 OWN = [name for name in FILES if name not in VENDORED]
 
 
@@ -116,7 +119,8 @@ def test_a_vendored_file_is_as_it_is_published(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_names_no_other_host(name: str) -> None:
-    text = FILES[name].decode()
+    # A comment may: it is read by people.
+    text = re.sub(r"^\s*//.*$", "", FILES[name].decode(), flags=re.MULTILINE)
     found = set(re.findall(r"(?:https?:|wss?:)?//[\w.-]+\.\w+[^\s\"')]*", text))
     assert found <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml"}
 
