@@ -1,122 +1,84 @@
 """`make bench`: measures each row against its reference in turn, and writes the table.
 
-`python -m tests.bench 1 3 6` measures those rows alone, and writes nothing.
+`python -m tests.bench 1 3 6` measures those rows alone, and writes them only with `--write`.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import platform
 import subprocess
-import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import uvloop
 from runengine_server.logs import configure_logging
 
+from tests.bench.cpu import Meter, Round
 from tests.bench.data import CONTEXT_BYTES, PAYLOAD_BYTES
 from tests.bench.goals import Row
+from tests.bench.load import Generator, Missing
 from tests.bench.profile import COSTS
 from tests.bench.rows import ROWS
-from tests.bench.servers import LOAD_CORE, SERVER_CORE, Bench, Missing
+from tests.bench.servers import LOAD_CORE, SERVER_CORE, Bench
+from tests.bench.verdicts import HEAD, Measured, merged
 from tests.support.stack import ROOT
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 # What was found out about the missed rows, by hand.
 NOTES = Path(__file__).with_name("NOTES.md")
 
-# A reference that moves by more than this says that it was the machine that was measured.
-_NOISE = 1.25
-_TRIES = 3
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the rounds of a row gave."""
-
-    row: Row
-    figures: list[float]
-    references: list[float]
-    tries: int
-
-    @property
-    def ratios(self) -> list[float]:
-        """One a round."""
-        return [figure / reference for figure, reference in zip(self.figures, self.references, strict=True)]
-
-    @property
-    def noisy(self) -> bool:
-        """Whether the reference moved."""
-        return max(self.references) > _NOISE * min(self.references)
-
-    @property
-    def met(self) -> bool:
-        """Whether the median ratio is as it has to be."""
-        return self.row.goal.met(median(self.ratios), self.figures)
-
-    def __str__(self) -> str:
-        row, ratios = self.row, self.ratios
-        verdict = "" if row.goal.bound is None else "met" if self.met else "**missed**"
-        if self.noisy:
-            verdict = f"{verdict} noisy ({self.tries} tries)".strip()
-        return " | ".join([
-            f"| {row.number}", f"{row.figure}: {_number(self.figures)} {row.unit}",
-            f"{row.reference}: {_number(self.references)} {row.unit}",
-            f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})", f"{row.goal}", f"{verdict} |",
-        ])  # fmt: skip
-
-
-def _number(values: list[float]) -> str:
-    value = median(values)
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
+_TRIES = 2
 
 
 async def _measure(row: Row, bench: Bench) -> Measured:
-    async with row.pair(bench) as (figure, reference):
+    """Again, where the machine was not calm."""
+    Generator.choose(row.h2load)
+    meter = Meter(bench.directories)
+    async with row.pair(bench) as pair:
         if row.warm:
-            await figure()
-            await reference()
-        for tries in range(1, _TRIES + 1):
-            figures, references = [], []
+            for measurement in pair:
+                await measurement()
+        for _ in range(_TRIES):
+            sides: tuple[list[Round], list[Round]] = [], []
             for _ in range(row.rounds):
-                figures.append(await figure())
-                references.append(await reference())
-            measured = Measured(row, figures, references, tries)
-            if not measured.noisy:
+                for measurement, calls, rounds in zip(pair, row.calls, sides, strict=True):
+                    rounds.append(await meter.round(measurement, Generator.counting(calls)))
+            measured = Measured(row, *sides)
+            if measured.calm:
                 break
     return measured
 
 
-HEAD = """\
-| # | figure | reference, same run | median ratio (spread) | goal | |
-|---|---|---|---|---|---|"""
-
-
-async def _table(rows: list[Row]) -> str:
-    begin = perf_counter()
-    print(HEAD, flush=True)
-    lines = [HEAD]
+async def _lines(rows: list[Row], verbose: bool) -> tuple[list[str], list[str]]:
+    """Those of the table, and what there is to say of all of them."""
+    begin, lines = perf_counter(), []
     async with Bench.open() as bench:
         for row in rows:
             try:
-                line = str(await _measure(row, bench))
+                measured = await _measure(row, bench)
+                line = f"{measured} | {_commit()} |"
             except Missing as missing:
-                line = f"| {row.number} | {row.figure} | {row.reference} | skipped | {row.goal} | {missing} |"
+                measured = None
+                line = (
+                    f"| {row.number} | {row.figure} | | {row.reference} | | | | {row.goal} "
+                    f"| **not measured**: {missing} | {_commit()} |"
+                )
             lines.append(line)
             print(line, flush=True)
+            if verbose and measured is not None:
+                print(f"  {measured.load}", flush=True)
         facts = [
-            f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit()}, in {perf_counter() - begin:.0f} s.",
+            f"{datetime.now(UTC):%Y-%m-%d}, in {perf_counter() - begin:.0f} s.",
             f"{_processor()}, {os.cpu_count()} cores: what is measured on core {SERVER_CORE}, the load and "
             f"PostgreSQL on core {LOAD_CORE}. Python {platform.python_version()}, {await bench.facts()}.",
             f"A run has a payload of {PAYLOAD_BYTES} bytes and a context of {CONTEXT_BYTES}.",
             *bench.notes,
         ]
-    return "\n".join([*lines, "", *facts, ""])
+    return lines, facts
 
 
 def _commit() -> str:
@@ -140,16 +102,23 @@ def _processor() -> str:
 def main() -> None:
     """Runs the rows that the arguments name, or all."""
     configure_logging()
-    numbers = {int(each) for each in sys.argv[1:]}
-    rows = [row for row in ROWS if not numbers or row.number in numbers]
+    parser = argparse.ArgumentParser(prog="python -m tests.bench")
+    parser.add_argument("rows", nargs="*", type=int, help="their numbers; none: all, with --write")
+    parser.add_argument("--verbose", action="store_true", help="say how much the load took, and others")
+    parser.add_argument("--write", action="store_true", help=f"put what is measured into {RESULTS.name}")
+    arguments = parser.parse_args()
+    rows = [row for row in ROWS if not arguments.rows or row.number in arguments.rows]
     os.sched_setaffinity(0, [LOAD_CORE])
+    print(HEAD, flush=True)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        table = runner.run(_table(rows))
-    if numbers:
-        print(table[table.index("\n\n") :])
-    else:
+        lines, facts = runner.run(_lines(rows, arguments.verbose))
+    print("", *facts, sep="\n")
+    if arguments.write or not arguments.rows:
+        before = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+        table = "\n".join([HEAD, *merged(ROWS, before, lines)])
         head = "# What was measured\n\n`make bench` writes this file.\n"
-        RESULTS.write_text("\n".join([head, table, NOTES.read_text(), COSTS.read_text()]))
+        facts_after = "\n".join([*facts, ""])
+        RESULTS.write_text("\n".join([head, table, "", facts_after, NOTES.read_text(), COSTS.read_text()]))
 
 
 if __name__ == "__main__":

@@ -2,18 +2,22 @@
 
 Both are alive at the same time and measured round by round, so that a drift of the machine meets both: one
 after the other they differed by up to 10 % of themselves. A rate has its ratio as it is, a time the other
-way round: above 1 is faster than before.
+way round: above 1 is faster than before. CPU is compared like a time; where the machine is not quiet, it is
+what to read, and the last column says how quiet it was.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 
+from tests.bench.cpu import POSTGRESQL, Round
 from tests.bench.goals import Row
 from tests.bench.rows import ROWS
+from tests.bench.verdicts import cpu_by_name, number
 from tests.support.stack import ROOT
 
 ROUNDS = 24
@@ -46,7 +50,8 @@ class Side:
     def __init__(self, checkout: Path, row: Row) -> None:
         place = [each for each in ROWS if each.number == row.number].index(row)
         self._process = subprocess.Popen(
-            [".venv/bin/python", str(ROOT / "tests/bench/rounds.py"), str(row.number), str(place)],
+            [".venv/bin/python", str(ROOT / "tests/bench/rounds.py"), str(row.number), str(place),
+             str(row.calls[0] or 0), "h2load" if row.h2load else "alone"],
             cwd=checkout, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.title = self._line()
@@ -57,12 +62,12 @@ class Side:
             raise RuntimeError(f"a bench ended with {self._process.wait()}")
         return line.strip()
 
-    def measure(self) -> float:
-        """The figure of one round."""
+    def measure(self) -> Round:
+        """One round."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return float(self._line())
+        return Round(**json.loads(self._line()))
 
     def close(self) -> None:
         """Ends it, and what it has started."""
@@ -76,7 +81,7 @@ def compare(row: Row, checkout: Path) -> str:
     sides = [Side(ROOT, row), Side(checkout, row)]
     try:
         if any(side.title.startswith("skipped") for side in sides):
-            return f"| {row.number} | {row.figure} | | | {sides[0].title} |"
+            return f"| {row.number} | {row.figure} | | | {sides[0].title} | | | | | |"
         rounds = []
         for turn in range(ROUNDS):
             # Each goes first in every other round.
@@ -86,11 +91,22 @@ def compare(row: Row, checkout: Path) -> str:
     finally:
         for side in sides:
             side.close()
-    ratios = [now / then if row.goal.at_least else then / now for now, then in rounds]
-    (_, now, _), (_, then, _) = (quantiles(figures, n=4) for figures in zip(*rounds, strict=True))
+    now, then = zip(*rounds, strict=True)
+    values = [(mine.value, theirs.value) for mine, theirs in rounds]
+    others = median(each.others for pair in rounds for each in pair)
+    return " | ".join([
+        f"| {row.number}", sides[0].title, *(number(median(each)) for each in zip(*values, strict=True)),
+        _quartiles([mine / theirs if row.goal.at_least else theirs / mine for mine, theirs in values]),
+        cpu_by_name(now), cpu_by_name(then),
+        _quartiles([theirs.micros() / mine.micros() for mine, theirs in rounds]),
+        _quartiles([theirs.micros(POSTGRESQL) / mine.micros(POSTGRESQL) for mine, theirs in rounds]),
+        f"{others:.2f} |",
+    ])  # fmt: skip
+
+
+def _quartiles(ratios: list[float]) -> str:
     low, middle, high = quantiles(ratios, n=4)
-    ratio = f"{middle:.2f} ({low:.2f}–{high:.2f})"
-    return f"| {row.number} | {sides[0].title} | {now:,.2f} | {then:,.2f} | {ratio} |"
+    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
 
 
 def main() -> None:
@@ -98,10 +114,14 @@ def main() -> None:
     if len(sys.argv) < 2:
         sys.exit("usage: make bench-against REV=<commit> [ROWS='1 2 6']")
     before, numbers = checkout_of(sys.argv[1]), sys.argv[2:] or DEFAULT_ROWS
-    print(f"| # | figure | now | {before.name} | median ratio (quartiles) |\n|---|---|---|---|---|")
-    for number in numbers:
+    columns = (
+        "#", "figure", "now", before.name, "ratio (quartiles)", "CPU µs each, now", before.name,
+        "ratio of CPU", "without PostgreSQL", "cores of others",
+    )  # fmt: skip
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    for wanted in map(int, numbers):
         for row in ROWS:
-            if row.number == int(number):
+            if row.number == wanted:
                 print(compare(row, before), flush=True)
 
 

@@ -20,6 +20,8 @@ class Goal:
     at_least: bool = True
     most: float | None = None
     """What no figure may exceed, besides."""
+    by_cpu: bool = False
+    """Whether the ratio of CPU a call decides, and not that of the figures."""
 
     def __str__(self) -> str:
         if self.bound is None:
@@ -48,10 +50,16 @@ class Row:
     rounds: int = 5
     warm: bool = True
     """Whether a round comes before, and does not count."""
+    calls: tuple[int | None, int | None] = (None, None)
+    """How many a round of either has, where neither its rate nor a generator of load says it."""
+    h2load: bool = False
+    """Whether all requests of a load are alike, so that h2load sends them."""
+    cores_own: bool = False
+    """Whether its CPU is that of the core that is measured: PostgreSQL, on the other, does not count."""
 
 
-def ratio_at_least(bound: float) -> Goal:
-    return Goal(bound, at_least=True)
+def ratio_at_least(bound: float, by_cpu: bool = False) -> Goal:
+    return Goal(bound, at_least=True, by_cpu=by_cpu)
 
 
 def ratio_at_most(bound: float) -> Goal:

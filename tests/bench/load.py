@@ -1,7 +1,8 @@
 """Load generators: a fixed number of requests in flight, sent as bytes, answered as bytes, parsed no further.
 
-A generator must not be the bottleneck of what it measures. grpc.aio's client costs as much a call as its
-bare server does, so gRPC is spoken here frame by frame.
+A generator must not be the bottleneck of what it measures: h2load sends the same request again and again
+for 40 µs. For requests that differ, which it cannot send, gRPC is spoken here frame by frame: grpc.aio's
+client costs as much a call as its bare server does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from time import perf_counter
 from typing import cast
+
+from tests.bench import h2load
 
 # Whatever is measured answers within this, or is broken.
 _SECONDS = 60
@@ -32,8 +35,34 @@ _LAST_CHUNK = b"0\r\n\r\n"
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
+class Missing(Exception):
+    """Something that measures, or is measured, is not installed."""
+
+
 class Refused(Exception):
     """An answer that is no success."""
+
+
+class Generator:
+    """Which one sends the requests of which each is like the first; and how many were answered, to any."""
+
+    with_h2load = False
+    answered = 0
+
+    @classmethod
+    def choose(cls, with_h2load: bool) -> None:
+        """Raises Missing."""
+        if with_h2load and not h2load.installed():
+            raise Missing(h2load.MISSING)
+        cls.with_h2load = with_h2load
+
+    @classmethod
+    def counting(cls, calls: int | None) -> Callable[[float, float], float]:
+        """How many calls a round has that begins now, from its figure and its seconds: as many as are said,
+        or answered to a generator, or else its rate times its seconds.
+        """
+        before = cls.answered
+        return lambda value, seconds: calls or cls.answered - before or value * seconds
 
 
 @dataclass(frozen=True)
@@ -42,6 +71,8 @@ class Load:
 
     latencies: list[float]
     seconds: float
+    length: int | None = None
+    """Bytes of the last answer, if they were told."""
 
     @property
     def rate(self) -> float:
@@ -69,6 +100,7 @@ class _Requests:
         self._last = self._begin
         self._latencies: list[float] = []
         self._under_way = 0
+        self.length: int | None = None
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def next(self) -> float | None:
@@ -97,7 +129,8 @@ class _Requests:
     async def all(self) -> Load:
         async with asyncio.timeout(_SECONDS):
             await self._done
-        return Load(self._latencies, self._last - self._begin)
+        Generator.answered += len(self._latencies)
+        return Load(self._latencies, self._last - self._begin, self.length)
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -133,7 +166,7 @@ class _Grpc(asyncio.Protocol):
         self._in_flight = in_flight
         self._stream = 1
         self._sent: dict[int, float] = {}
-        self._with_message: set[int] = set()
+        self._lengths: dict[int, int] = {}
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -178,17 +211,17 @@ class _Grpc(asyncio.Protocol):
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes, out: list[bytes]) -> None:
         if kind == _DATA:
-            self._with_message.add(stream)
+            self._lengths[stream] = self._lengths.get(stream, 0) + len(payload)
         elif kind in (_RST_STREAM, _GOAWAY):
             self._requests.fail(f"frame {kind}: {payload!r}")
         elif kind in (_SETTINGS, _PING) and not flags & _ACK:
             out.append(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
         if kind in (_DATA, _HEADERS) and flags & _END_STREAM:
             # A call that fails is answered with a status and no message.
-            if stream not in self._with_message:
+            if stream not in self._lengths:
                 self._requests.fail(f"a call failed: {payload!r}")
                 return
-            self._with_message.discard(stream)
+            self._requests.length = self._lengths.pop(stream)
             self._requests.answered(self._sent.pop(stream))
             self._send(out)
 
@@ -224,6 +257,7 @@ class _Http(asyncio.Protocol):
             self._requests.fail(self._received[:500].decode())
             return
         self._received = b""
+        self._requests.length = int(length[1]) if length else None
         self._requests.answered(self._sent)
         self._send()
         self._requests.end_if_done()
@@ -261,19 +295,26 @@ async def grpc_load(
     """Calls of `method` (`package.Service/Method`) with encoded requests in turn, for `seconds` or `calls`
     of them. Raises Refused when one fails.
     """
-    headers = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": f"/{method}",
-        ":authority": address,
+    sent = {
         "te": "trailers",
         "content-type": "application/grpc",
         "user-agent": "runengine-bench",
         "authorization": f"Bearer {token}",
     }
+    headers = {":method": "POST", ":scheme": "http", ":path": f"/{method}", ":authority": address, **sent}
     on_each = in_flight // connections
-    return await _drive(
-        address, lambda load: _Grpc(load, headers, bodies, on_each), connections, seconds, calls
+
+    async def alone(calls: int | None, connections: int, on_each: int) -> Load:
+        return await _drive(
+            address, lambda load: _Grpc(load, headers, bodies, on_each), connections, seconds, calls
+        )
+
+    if not Generator.with_h2load or len(bodies) > 1:
+        return await alone(calls, connections, on_each)
+    first = await alone(1, 1, 1)
+    message = struct.pack(">BI", 0, len(bodies[0])) + bodies[0]
+    return await _h2load(
+        f"http://{address}/{method}", sent, message, connections, on_each, False, seconds, calls, first
     )
 
 
@@ -290,12 +331,40 @@ async def http_load(
     calls: int | None = None,
 ) -> Load:
     """The same request on `in_flight` connections that are kept alive. Raises Refused unless all succeed,
-    with `containing` in the answer.
+    with `containing` in the answer; h2load sees that all have the length of the first.
     """
-    lines = [f"{method} {path} HTTP/1.1", f"host: {address}"]
-    if token is not None:
-        lines.append(f"authorization: Bearer {token}")
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
     if body:
-        lines += ["content-type: application/json", f"content-length: {len(body)}"]
+        headers["content-type"] = "application/json"
+    lines = [f"{method} {path} HTTP/1.1", f"host: {address}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if body:
+        lines.append(f"content-length: {len(body)}")
     request = "\r\n".join([*lines, "", ""]).encode() + body
-    return await _drive(address, lambda load: _Http(load, request, containing), in_flight, seconds, calls)
+
+    async def alone(calls: int | None, connections: int) -> Load:
+        return await _drive(
+            address, lambda load: _Http(load, request, containing), connections, seconds, calls
+        )
+
+    # It sends GET, or POST with a body.
+    if not Generator.with_h2load or method != ("POST" if body else "GET"):
+        return await alone(calls, in_flight)
+    first = await alone(1, 1)
+    return await _h2load(f"http://{address}{path}", headers, body, in_flight, 1, True, seconds, calls, first)
+
+
+async def _h2load(
+    url: str, headers: dict[str, str], body: bytes, clients: int, streams: int, http1: bool, seconds: float,
+    calls: int | None, first: Load,
+) -> Load:  # fmt: skip
+    """By h2load after the first call, which is one of the calls."""
+    try:
+        latencies, taken = await h2load.run(
+            url, headers, body, clients, streams, http1=http1, seconds=seconds,
+            calls=None if calls is None else calls - 1, length=first.length,
+        )  # fmt: skip
+    except h2load.Unanswered as unanswered:
+        raise Refused(str(unanswered)) from unanswered
+    Generator.answered += len(latencies)
+    return Load(latencies, taken, first.length)

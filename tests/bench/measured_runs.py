@@ -37,8 +37,8 @@ from tests.bench.servers import (
 )
 from tests.support.stack import ROOT, free_address
 
-_TRIGGERS = 60
-_CLAIMS = 40
+TRIGGERS = 60
+CLAIMS = 40
 
 RUNS = 300
 _SENDS = 12_000
@@ -163,7 +163,7 @@ async def first_node(bench: Bench, percentile: int) -> AsyncIterator[Pair]:
                     return (entered - acknowledged) / 1e6
 
                 async def delays() -> float:
-                    taken = [await delay() for _ in range(_TRIGGERS)]
+                    taken = [await delay() for _ in range(TRIGGERS)]
                     return quantiles(taken, n=100, method="inclusive")[percentile - 1]
 
                 async with notifications(bench, name) as notified:
@@ -177,7 +177,7 @@ async def bare_first_node(bench: Bench) -> AsyncIterator[Pair]:
         Script.started("first_node", bench.url(name)) as first_node,
         notifications(bench, name) as notified,
     ):
-        yield lambda: first_node.ask(_TRIGGERS), notified
+        yield lambda: first_node.ask(TRIGGERS), notified
 
 
 @asynccontextmanager
@@ -234,7 +234,7 @@ async def _backlog(bench: Bench, runs: int) -> AsyncIterator[Measurement]:
             return taken
 
         async def claims() -> float:
-            return median([await claim() for _ in range(_CLAIMS)])
+            return median([await claim() for _ in range(CLAIMS)])
 
         yield claims
 

@@ -24,7 +24,7 @@ from tests.bench.measured_runs import RUNS, notifications
 from tests.bench.servers import SERVER_CORE, UNSERVED, Bench, Working, list_runs, trigger, until_completed
 from tests.support.stack import Stack
 
-_TRANSITIONS = 200
+TRANSITIONS = 200
 _WATCHERS = 20
 
 
@@ -61,7 +61,7 @@ async def arrival(bench: Bench, percentile: int) -> AsyncIterator[Pair]:
                 return taken
 
             async def delays() -> float:
-                taken = [await delay() for _ in range(_TRANSITIONS)]
+                taken = [await delay() for _ in range(TRANSITIONS)]
                 return quantiles(taken, n=100, method="inclusive")[percentile - 1]
 
             yield delays, notified

@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from tests.bench.servers import SERVER_CORE, UNSERVED, Bench, Missing
+from tests.bench.load import Missing
+from tests.bench.servers import SERVER_CORE, UNSERVED, Bench
 from tests.support.stack import ROOT, Stack, environment, free_address
 
 _SLOW_FSYNC = Path(__file__).with_name("slow_fsync.c")
@@ -57,6 +58,7 @@ async def both_on_a_slow_disk(bench: Bench) -> AsyncIterator[tuple[Stack, str]]:
     async with AsyncExitStack() as exits:
         with slowed(bench.directory):
             slow = await exits.enter_async_context(Bench.open())
+        bench.directories.append(slow.directory)
         async with slow.admin() as admin:
             await admin.execute("ALTER SYSTEM SET wal_sync_method = fdatasync")
             await admin.execute("SELECT pg_reload_conf()")

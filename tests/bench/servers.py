@@ -33,7 +33,7 @@ from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 from runengine_server.repositories.queue_repository import QueueRepository
 
 from tests.bench import data
-from tests.bench.load import grpc_load
+from tests.bench.load import Missing, grpc_load
 from tests.support.stack import ROOT, Stack, environment, logging_to
 
 PEERS = Path(__file__).parent / "peers"
@@ -54,10 +54,6 @@ _LISTED = 1000
 BIG = 1_000_000
 _READY_SECONDS = 90
 _ANSWER_SECONDS = 120
-
-
-class Missing(Exception):
-    """A peer is not installed."""
 
 
 @contextmanager
@@ -232,6 +228,8 @@ class Bench:
         self.directory = directory
         self.socket_dir = socket_dir
         self.notes: list[str] = []
+        # Where its PostgreSQL has its data, and those that a row starts besides.
+        self.directories = [directory]
         self._log = directory / "log"
         self._log.touch()
         self._exit = AsyncExitStack()
