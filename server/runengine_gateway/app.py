@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import grpc
 from runengine.v1.artifact_service_pb2 import DownloadArtifactResponse
 from starlette.types import ASGIApp
 
 from runengine_gateway.calls import TokenCheck, UnaryCall
+from runengine_gateway.channel import Channel
 from runengine_gateway.console_files import console_endpoints
 from runengine_gateway.cors import with_cors
 from runengine_gateway.docs_page import docs_endpoint
@@ -20,7 +20,7 @@ from runengine_gateway.safe_responses import SafeResponses
 
 
 def create_gateway(
-    channel: grpc.aio.Channel,
+    channel: Channel,
     *,
     deadline_seconds: float = 10.0,
     cors_origins: Sequence[str] = (),

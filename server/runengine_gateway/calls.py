@@ -4,7 +4,6 @@ import logging
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from runengine.v1 import run_service_pb2
 from runengine.v1.run_service_pb2 import GetRunRequest, GetRunResponse
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runengine_gateway.cached_json import cached_json
+from runengine_gateway.channel import Channel, UnaryRpc
 from runengine_gateway.http_request import Metadata, RequestReader, caller_metadata, may_be_large
 from runengine_gateway.json_mapping import reply_encoder
 from runengine_gateway.problems import Problem, RefusedError, problem_of
@@ -37,7 +37,7 @@ class TokenCheck:
     check.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, deadline_seconds: float) -> None:
+    def __init__(self, channel: Channel, deadline_seconds: float) -> None:
         self._deadline_seconds = deadline_seconds
         self._get_run = channel.unary_unary(
             rpc_path(_GET_RUN),
@@ -63,7 +63,7 @@ class UnaryCall:
     """The endpoint of one binding whose RPC returns one message."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, binding: Binding, token_check: TokenCheck, deadline_seconds: float
+        self, channel: Channel, binding: Binding, token_check: TokenCheck, deadline_seconds: float
     ) -> None:
         """Raises TypeError where request or response have a field without a JSON mapping."""
         self._rpc = binding.rpc
@@ -74,7 +74,7 @@ class UnaryCall:
         self._status = 201 if binding.creates else 200
         as_json = reply_encoder(binding.rpc.output_type, binding.response_body)
         self._json = cached_json(as_json) if binding.http_method == "GET" else as_json
-        self._call: grpc.aio.UnaryUnaryMultiCallable[Message, bytes] = channel.unary_unary(
+        self._call = channel.unary_unary(
             rpc_path(binding.rpc),
             request_serializer=GetMessageClass(binding.rpc.input_type).SerializeToString,
         )
@@ -106,7 +106,7 @@ class UnaryCall:
         return Response(self._json(reply), self._status, headers, media_type="application/json")
 
 
-async def _headers(call: grpc.aio.UnaryUnaryCall[Message, bytes]) -> dict[str, str]:
+async def _headers(call: UnaryRpc) -> dict[str, str]:
     return {key: str(value) for key, value in await call.trailing_metadata() if key in METADATA_AS_HEADERS}
 
 

@@ -3,22 +3,19 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import TypeAlias
 from urllib.parse import quote
 
 import grpc
-from google.protobuf.message import Message
 from runengine.v1.artifact_service_pb2 import DownloadArtifactRequest, DownloadArtifactResponse
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from runengine_gateway.calls import TokenCheck, explain, rpc_path
+from runengine_gateway.channel import Channel, StreamRpc
 from runengine_gateway.http_request import RequestReader, caller_metadata
 from runengine_gateway.problems import RefusedError, deadline_exceeded
 from runengine_gateway.routes import Binding
-
-_Call: TypeAlias = grpc.aio.UnaryStreamCall[Message, DownloadArtifactResponse]
 
 # The author of a step has chosen the media type, and only a valid one may become a header. Names follow RFC
 # 6838.
@@ -35,7 +32,7 @@ class ArtifactDownload:
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, binding: Binding, token_check: TokenCheck, deadline_seconds: float
+        self, channel: Channel, binding: Binding, token_check: TokenCheck, deadline_seconds: float
     ) -> None:
         self._rpc = binding.rpc
         self._token_check = token_check
@@ -86,7 +83,7 @@ def _disposition(name: str) -> str:
 class _Download(StreamingResponse):
     """A response that ends the RPC when it is complete, or when the caller has gone away."""
 
-    def __init__(self, call: _Call, size: int, deadline_seconds: float, headers: dict[str, str]) -> None:
+    def __init__(self, call: StreamRpc, size: int, deadline_seconds: float, headers: dict[str, str]) -> None:
         super().__init__(_data(call, size, deadline_seconds), headers=headers)
         self._call = call
 
@@ -97,7 +94,7 @@ class _Download(StreamingResponse):
             self._call.cancel()
 
 
-async def _read_header(call: _Call, deadline_seconds: float) -> DownloadArtifactResponse.Header:
+async def _read_header(call: StreamRpc, deadline_seconds: float) -> DownloadArtifactResponse.Header:
     first = await _read(call, deadline_seconds)
     if first is None or not first.HasField("header"):
         call.cancel()
@@ -105,7 +102,7 @@ async def _read_header(call: _Call, deadline_seconds: float) -> DownloadArtifact
     return first.header
 
 
-async def _data(call: _Call, size: int, deadline_seconds: float) -> AsyncIterator[bytes]:
+async def _data(call: StreamRpc, size: int, deadline_seconds: float) -> AsyncIterator[bytes]:
     sent = 0
     while (part := await _read(call, deadline_seconds)) is not None:
         sent += len(part.data)
@@ -116,7 +113,7 @@ async def _data(call: _Call, size: int, deadline_seconds: float) -> AsyncIterato
         raise RuntimeError(f"DownloadArtifact announced {size} bytes and sent {sent}")
 
 
-async def _read(call: _Call, deadline_seconds: float) -> DownloadArtifactResponse | None:
+async def _read(call: StreamRpc, deadline_seconds: float) -> DownloadArtifactResponse | None:
     """The next message, or None at the end. Raises TimeoutError, which ends the call, and AioRpcError."""
     async with asyncio.timeout(deadline_seconds):
         message = await call.read()

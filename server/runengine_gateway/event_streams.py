@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import orjson
@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from runengine_gateway.calls import TokenCheck, explain, rpc_path
+from runengine_gateway.channel import Channel, StreamRpc
 from runengine_gateway.http_request import RequestReader, caller_metadata
 from runengine_gateway.problems import Problem, RefusedError, deadline_exceeded, interrupted
 from runengine_gateway.routes import Binding
@@ -34,16 +35,14 @@ _TOKEN = "resume_token"
 # The initial metadata of a stream that goes on, and has nothing to say yet.
 _BEGUN = "runengine-stream"
 
-_Call: TypeAlias = grpc.aio.UnaryStreamCall[Message, Message]
-
 
 class OpenStreams:
     """The streams of a process, which would last longer than it may take to end."""
 
     def __init__(self) -> None:
-        self._calls: set[_Call] = set()
+        self._calls: set[StreamRpc] = set()
 
-    def add(self, call: _Call) -> None:
+    def add(self, call: StreamRpc) -> None:
         """Knows the stream until it ends."""
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -65,7 +64,7 @@ class EventStream:
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        channel: Channel,
         binding: Binding,
         token_check: TokenCheck,
         deadline_seconds: float,
@@ -122,7 +121,7 @@ class EventStream:
             return Response(media_type="text/event-stream")
         return _Stream(call, self._events(call, first))
 
-    async def _events(self, call: _Call, first: Any) -> AsyncIterator[bytes]:
+    async def _events(self, call: StreamRpc, first: Any) -> AsyncIterator[bytes]:
         # Something at once, or some proxies would not let the response begin.
         yield _RETRY + (_COMMENT if first is None else self._event(first))
         reading: asyncio.Task[Any] | None = None
@@ -166,14 +165,14 @@ def _refusal(found: Problem) -> Response:
     return Response(_RETRY + _problem(found), media_type="text/event-stream")
 
 
-async def _read(call: _Call) -> Any:
+async def _read(call: StreamRpc) -> Any:
     return await call.read()
 
 
 class _Stream(StreamingResponse):
     """A response that ends the RPC when it is complete, or when the caller has gone away."""
 
-    def __init__(self, call: _Call, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, call: StreamRpc, events: AsyncIterator[bytes]) -> None:
         super().__init__(events, media_type="text/event-stream")
         self._call = call
 

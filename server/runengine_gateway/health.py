@@ -5,6 +5,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from runengine_gateway.channel import Channel
 from runengine_gateway.problems import unavailable
 from runengine_gateway.routes import Endpoint
 
@@ -16,7 +17,7 @@ async def alive(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def ready(channel: grpc.aio.Channel) -> Endpoint:
+def ready(channel: Channel) -> Endpoint:
     """The endpoint that returns 200 when the server's health service says SERVING in a second, else 503."""
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",

@@ -162,6 +162,7 @@ async def test_a_message_too_large_for_the_transport_is_413_and_the_token_comes_
     assert server.names == ["GetRun", "GetRun"]
 
 
+@pytest.mark.parametrize("running", ["over the network"], indirect=True)  # the other takes any
 async def test_a_reply_too_large_for_the_channel_is_no_fault_of_the_caller(
     client: httpx.AsyncClient, server: Server
 ) -> None:
