@@ -107,9 +107,12 @@ def state_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 async def stack(database_url: str, state_dir: Path) -> AsyncIterator[Stack]:
-    """serve, gateway and worker as real processes; the worker knows tests.support.graphs and the sample."""
+    """serve with REST, a gateway and a worker as real processes; the worker knows tests.support.graphs and
+    the sample.
+    """
     stack = Stack(database_url, state_dir)
-    await stack.start("serve", "gateway", "worker")
+    await stack.start("serve", "worker", rest_by="serve")
+    await stack.start("gateway", REST_ADDRESS=stack.gateway_address)
     # A workflow that can be triggered, but that no worker takes: its runs stay queued.
     admin = await asyncpg.connect(database_url.replace("runengine_app@", "postgres@"))
     await admin.execute("INSERT INTO workflows (name) VALUES ('unserved')")
@@ -136,8 +139,14 @@ async def client(stack: Stack, token: str) -> AsyncIterator[RunEngineClient]:
 
 
 @pytest.fixture
-async def rest(stack: Stack, token: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with stack.rest(token) as rest:
+def rest_address(stack: Stack, request: pytest.FixtureRequest) -> str:
+    """Where REST is: at serve, or in a test of OVER_BOTH at the gateway too."""
+    return stack.gateway_address if getattr(request, "param", None) == "gateway" else stack.rest_address
+
+
+@pytest.fixture
+async def rest(stack: Stack, token: str, rest_address: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with stack.rest(token, rest_address) as rest:
         yield rest
 
 

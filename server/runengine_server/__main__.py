@@ -45,11 +45,11 @@ def _dev() -> None:
 @cli.command("serve")
 def _serve(
     processes: Annotated[
-        int, typer.Option(help="The number of processes that share the port, such as one a core.", min=1)
+        int, typer.Option(help="The number of processes that share the ports, such as one a core.", min=1)
     ] = 1,
     shares_port: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
-    """The gRPC server alone."""
+    """The gRPC server, and REST where RUNENGINE_REST_ADDRESS is set."""
     from runengine_server.processes.serve import serve, serve_processes
 
     if processes > 1:
@@ -60,7 +60,7 @@ def _serve(
 
 @cli.command("gateway")
 def _gateway() -> None:
-    """The REST gateway alone."""
+    """The REST gateway, as a process of its own."""
     from runengine_server.processes.gateway import gateway
 
     _run(gateway)

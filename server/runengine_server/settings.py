@@ -127,6 +127,11 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def serves_rest(self) -> bool:
+        """Whether `serve` serves REST: where it was told an address. The default is the gateway's alone."""
+        return "rest_address" in self.model_fields_set
+
+    @property
     def artifact_url_base(self) -> str:
         """The URL to which `/artifacts/{id}` is appended."""
         return (self.public_url or f"http://{self.rest_address}").rstrip("/")

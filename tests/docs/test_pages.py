@@ -129,7 +129,7 @@ def _transcripts() -> list[tuple[str, str]]:
     for block in blocks(TROUBLESHOOTING, "console"):
         for typed in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
             command, _, said = typed.partition("\n")
-            # A gateway without its server, and a worker that goes on, are not for these.
+            # A server without its database, and a worker that goes on, are not for these.
             if not command.startswith(("curl", "runengine-server worker")):
                 found.append((command, said))
     return found
@@ -150,7 +150,7 @@ async def test_trouble_looks_as_the_page_shows_it(reader: Reader, command: str, 
 
 
 @pytest.mark.skipif(shutil.which("psql") is None, reason="needs psql")
-async def test_the_page_on_deploying_leads_to_a_gateway_that_is_ready(clone: Path) -> None:
+async def test_the_page_on_deploying_leads_to_a_server_that_is_ready(clone: Path) -> None:
     directory = clone / "postgres"
     directory.mkdir()
     readable_by_all(directory)
@@ -171,14 +171,13 @@ async def test_the_page_on_deploying_leads_to_a_gateway_that_is_ready(clone: Pat
         await reader.shell(roles)
         await reader.shell(migrate)
         exported = migrate.splitlines()[0]
-        serve, worker, gateway = (f"{exported}\n{text}" for text in processes)
+        address = reader.environment["RUNENGINE_REST_ADDRESS"]
+        serve, worker = (f"{exported}\n{text}".replace("0.0.0.0:8080", address) for text in processes)
         async with (
-            reader.running(serve, until='"serving gRPC"'),
+            reader.running(serve, until='"serving gRPC and REST"'),
             reader.running(worker, until='"working"'),
-            reader.running(gateway, until='"serving REST"'),
+            httpx.AsyncClient() as client,
         ):
-            address = reader.environment["RUNENGINE_REST_ADDRESS"]
-            async with httpx.AsyncClient() as client:
-                assert (await client.get(f"http://{address}/readyz")).status_code == 200
+            assert (await client.get(f"http://{address}/readyz")).status_code == 200
     finally:
         postgres.stop()

@@ -1,4 +1,4 @@
-"""`serve --processes`: several servers share one port, and end together."""
+"""`serve --processes`: several servers share the ports of gRPC and REST, and end together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runengine.v1 import run_service_pb2, run_service_pb2_grpc
 from runengine_server.processes.children import Child, ChildFailed
 
 from tests.support.patience import SECONDS
-from tests.support.stack import Stack
+from tests.support.stack import Stack, free_address
 
 PROCESSES = 2
 CONNECTIONS = 40
@@ -70,15 +70,25 @@ def connections_of(pid: int, address: str) -> int:
     return sum(os.readlink(each) in established for each in Path(f"/proc/{pid}/fd").iterdir())
 
 
+@asynccontextmanager
+async def answered_over_rest(stack: Stack, token: str) -> AsyncIterator[list[bool]]:
+    """The same over REST."""
+    async with AsyncExitStack() as exit_:
+        clients = [await exit_.enter_async_context(stack.rest(token)) for _ in range(CONNECTIONS)]
+        responses = await asyncio.gather(*(each.get("/runs/none") for each in clients))
+        yield [each.status_code == 400 for each in responses]
+
+
 async def test_each_process_gets_its_share_of_the_connections(shared: Stack, token: str) -> None:
-    (parent,) = await shared.start(f"serve --processes {PROCESSES}")
-    async with answered(shared, token) as answers:
-        assert all(answers)
-        shares = [connections_of(pid, shared.grpc_address) for pid in children_of(parent)]
-    # One in 2^39 times they would all have gone to the same.
-    assert len(shares) == PROCESSES
-    assert min(shares) > 0
-    assert sum(shares) == CONNECTIONS
+    (parent,) = await shared.start(f"serve --processes {PROCESSES}", rest_by="serve")
+    for ask, address in ((answered, shared.grpc_address), (answered_over_rest, shared.rest_address)):
+        async with ask(shared, token) as answers:
+            assert all(answers)
+            shares = [connections_of(pid, address) for pid in children_of(parent)]
+        # One in 2^39 times they would all have gone to the same.
+        assert len(shares) == PROCESSES
+        assert min(shares) > 0
+        assert sum(shares) == CONNECTIONS
 
 
 async def test_a_process_that_dies_is_started_again_and_all_end_with_the_first(
@@ -99,10 +109,12 @@ async def test_a_process_that_dies_is_started_again_and_all_end_with_the_first(
             os.kill(pid, 0)
 
 
-async def test_a_port_that_is_taken_is_not_shared(shared: Stack) -> None:
-    await shared.start("serve")
-    with pytest.raises(ChildFailed):
-        await shared.start(f"serve --processes {PROCESSES}")
+async def test_a_port_that_is_taken_is_not_shared(shared: Stack, capfd: pytest.CaptureFixture[str]) -> None:
+    await shared.start("serve", rest_by="serve")
+    for port, settings in (("GRPC", {}), ("REST", {"GRPC_ADDRESS": free_address()})):
+        with pytest.raises(ChildFailed):
+            await shared.start(f"serve --processes {PROCESSES}", rest_by="serve", **settings)
+        assert f"RUNENGINE_{port}_ADDRESS: " in capfd.readouterr().err
 
 
 async def test_a_process_that_cannot_start_ends_them_all(shared: Stack) -> None:

@@ -17,7 +17,7 @@ from runengine_client import RunEngineClient
 
 from tests.support.own_worker import until
 from tests.support.patience import SECONDS
-from tests.support.stack import Stack
+from tests.support.stack import OVER_BOTH, Stack
 from tests.support.watching import watching
 
 Event = dict[str, str]
@@ -43,6 +43,7 @@ async def all_events(rest: httpx.AsyncClient, path: str, **headers: str) -> list
         return [each async for each in events_of(response)]
 
 
+@OVER_BOTH
 async def test_a_stream_of_rest_has_what_rest_shows(client: RunEngineClient, rest: httpx.AsyncClient) -> None:
     run = await client.wait((await client.trigger_run("rejecting")).id)
     path = f"/runs/{run.id}"
@@ -63,6 +64,7 @@ async def test_a_stream_of_rest_has_what_rest_shows(client: RunEngineClient, res
     assert [each["data"] for each in by_query] == [each["data"] for each in again]
 
 
+@OVER_BOTH
 async def test_a_stream_that_cannot_begin_is_a_problem(rest: httpx.AsyncClient) -> None:
     absent = await rest.get(f"/runs/{uuid4()}/watch")
     assert (absent.status_code, absent.json()["reason"]) == (404, "RUN_NOT_FOUND")
@@ -95,12 +97,18 @@ async def test_a_caller_watches_sixteen_runs_at_once(
     assert await until(again, bool)
 
 
+@pytest.mark.parametrize("commands", [["serve"], ["serve", "gateway"]], ids=" ".join)
 async def test_a_process_that_stops_ends_its_streams(
-    stack: Stack, client: RunEngineClient, organisation: str, database_url: str, state_dir: Path
+    stack: Stack,
+    client: RunEngineClient,
+    organisation: str,
+    database_url: str,
+    state_dir: Path,
+    commands: list[str],
 ) -> None:
     run = await client.trigger_run("unserved")
     own = Stack(database_url, state_dir)
-    await own.start("serve", "gateway", REST_ADDRESS=own.rest_address)
+    await own.start(*commands, rest_by=commands[-1])
     async with (
         watching(own, organisation, UUID(run.id)) as watched,
         own.rest(own.token(organisation)) as rest,
@@ -129,7 +137,7 @@ async def test_a_gateway_that_stops_alone_ends_its_streams_at_once(
 ) -> None:
     run = await client.trigger_run("unserved")
     own = Stack(database_url, state_dir)
-    await own.start("gateway", REST_ADDRESS=own.rest_address, GRPC_ADDRESS=stack.grpc_address)
+    await own.start("gateway", GRPC_ADDRESS=stack.grpc_address)
     async with (
         own.rest(stack.token(organisation)) as rest,
         rest.stream("GET", f"/runs/{run.id}/watch") as response,
@@ -142,6 +150,7 @@ async def test_a_gateway_that_stops_alone_ends_its_streams_at_once(
         await stopping
 
 
+@OVER_BOTH
 async def test_a_stream_that_goes_on_begins_before_there_is_anything_to_say(
     client: RunEngineClient, rest: httpx.AsyncClient
 ) -> None:
@@ -162,7 +171,7 @@ async def test_a_stream_without_a_server_is_one_that_says_so_and_when_to_come_ag
     organisation: str, stack: Stack, database_url: str, state_dir: Path
 ) -> None:
     own = Stack(database_url, state_dir)
-    await own.start("gateway", REST_ADDRESS=own.rest_address)
+    await own.start("gateway")
     async with own.rest(stack.token(organisation)) as rest:
         (event,) = await all_events(rest, "/runs/watch")
     assert (event["event"], event["retry"]) == ("problem", "1000")

@@ -40,11 +40,11 @@ async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tu
 async def logged_stack(
     postgres: tuple[EmbeddedPostgres, str], state_dir: Path, tmp_path: Path
 ) -> AsyncIterator[tuple[Stack, Path]]:
-    """serve, gateway and worker on it, with what they log; the URL has a password that is a canary."""
+    """serve and worker on it, with what they log; the URL has a password that is a canary."""
     log = tmp_path / "log"
     stack = Stack(postgres[1].replace("runengine_app@", f"runengine_app:{CANARY}@"), state_dir)
     with logging_to(log):
-        await stack.start("serve", "gateway", "worker")
+        await stack.start("serve", "worker", rest_by="serve")
     yield stack, log
     await stack.stop()
 

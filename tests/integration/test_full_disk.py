@@ -84,7 +84,7 @@ async def test_readiness_follows_the_room_on_the_disk_of_the_database(
             stack = Stack(server.url("app"), state_dir)
             try:
                 with logging_to(log):
-                    await stack.start("serve", "gateway")
+                    await stack.start("serve", rest_by="serve")
                 async with httpx.AsyncClient(base_url=f"http://{stack.rest_address}") as rest:
 
                     async def ready() -> httpx.Response:

@@ -25,7 +25,7 @@ async def test_readiness_follows_the_database_and_liveness_does_not(
     async with own_postgres(tmp_path_factory.mktemp("postgres")) as (postgres, url):
         stack = Stack(url, state_dir)
         try:
-            await stack.start("serve", "gateway")
+            await stack.start("serve", rest_by="serve")
             async with stack.rest() as rest:
                 await until(rest, 200)
                 postgres.stop()

@@ -6,6 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.stack import OVER_BOTH
+
 
 async def no_chunks() -> AsyncIterator[bytes]:
     """A body that is sent in chunks, of which there are none."""
@@ -13,6 +15,7 @@ async def no_chunks() -> AsyncIterator[bytes]:
     yield b""
 
 
+@OVER_BOTH
 @pytest.mark.parametrize(
     "sent",
     [
@@ -29,6 +32,7 @@ async def test_a_campaign_needs_no_body(rest: httpx.AsyncClient, sent: dict[str,
     assert (created.status_code, created.json()["status"]) == (201, "draft")
 
 
+@OVER_BOTH
 async def test_a_run_whose_optional_members_are_null_is_one_without_them(rest: httpx.AsyncClient) -> None:
     body = {"workflowName": "unserved", "triggerPayload": None, "context": None, "priority": None}
     run = await rest.post("/runs", json=body)
@@ -37,6 +41,7 @@ async def test_a_run_whose_optional_members_are_null_is_one_without_them(rest: h
     assert given == {**body, "priority": 0}
 
 
+@OVER_BOTH
 async def test_null_for_a_required_member_is_refused_as_if_it_were_missing(rest: httpx.AsyncClient) -> None:
     null, missing = [await rest.post("/runs", json=body) for body in ({"workflowName": None}, {})]
     assert null.status_code == missing.status_code == 400
@@ -44,6 +49,7 @@ async def test_null_for_a_required_member_is_refused_as_if_it_were_missing(rest:
     assert null.json() == missing.json()
 
 
+@OVER_BOTH
 @pytest.mark.parametrize(
     ("charset", "status"), [("utf8", 201), ('"UTF-8"; profile=a', 201), ("iso-8859-1", 415)]
 )

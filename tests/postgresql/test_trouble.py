@@ -162,7 +162,7 @@ async def test_readiness_says_whether_the_database_can_be_written(
     stack = Stack(server.url("app"), state_dir)
     log = tmp_path / "log"
     with logging_to(log):
-        serve, _ = await stack.start("serve", "gateway")
+        (serve,) = await stack.start("serve", rest_by="serve")
     rest = stack.rest(stack.token("org_a"))
 
     async def until_ready(status: int) -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 from runengine_client import RunEngineClient
 from runengine_server.auth import development
 from runengine_server.database.migrations.migrate import migrate
@@ -26,6 +27,9 @@ WORKFLOWS = "runengine_samples.campaign_bundle:WORKFLOWS,tests.support.graphs:WO
 # A guard of the product that its processes are to be without, so that a test can be seen to fail.
 MUTANT = "RUNENGINE_MUTANT"
 UNDER_TEST = "tests.faults.process"
+
+# Has a test done with the REST of serve, and with that of a gateway.
+OVER_BOTH = pytest.mark.parametrize("rest_address", ["serve", "gateway"], indirect=True)
 
 
 def free_address() -> str:
@@ -93,12 +97,15 @@ async def own_postgres(directory: Path) -> AsyncIterator[tuple[EmbeddedPostgres,
 
 
 class Stack:
-    """Any of serve, gateway and worker on one database."""
+    """Any of serve, gateway and worker on one database. A gateway beside a serve that serves REST too is at
+    `gateway_address`.
+    """
 
     def __init__(self, database_url: str, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.grpc_address = free_address()
         self.rest_address = free_address()
+        self.gateway_address = free_address()
         self.settings = {
             "DATABASE_URL": database_url,
             "STATE_DIR": str(state_dir),
@@ -110,11 +117,19 @@ class Stack:
         }
         self._children: list[Child] = []
 
-    async def start(self, *commands: str, module: str | None = None, **settings: str) -> list[Child]:
-        """Starts processes, with settings that differ, and returns when they are ready: all, or none."""
+    async def start(
+        self, *commands: str, module: str | None = None, rest_by: str = "gateway", **settings: str
+    ) -> list[Child]:
+        """Starts processes, with settings that differ, and returns when they are ready: all, or none.
+        `rest_by`: which of them serves REST, "serve" or "gateway".
+        """
         module = module or (UNDER_TEST if MUTANT in os.environ else "runengine_server")
         environ = environment(**{**self.settings, **settings})
-        children = [Child(command, environ, module) for command in commands]
+        without_rest = {key: value for key, value in environ.items() if key != "RUNENGINE_REST_ADDRESS"}
+        of_serve = environ if rest_by == "serve" else without_rest
+        children = [
+            Child(each, of_serve if each.startswith("serve") else environ, module) for each in commands
+        ]
         self._children += children
         try:
             for child in children:
@@ -134,6 +149,7 @@ class Stack:
     def client(self, token: str) -> RunEngineClient:
         return RunEngineClient(self.grpc_address, token, timeout_seconds=SECONDS)
 
-    def rest(self, token: str | None = None) -> httpx.AsyncClient:
+    def rest(self, token: str | None = None, address: str | None = None) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {token}"} if token is not None else {}
-        return httpx.AsyncClient(base_url=f"http://{self.rest_address}", headers=headers, timeout=SECONDS)
+        url = f"http://{address or self.rest_address}"
+        return httpx.AsyncClient(base_url=url, headers=headers, timeout=SECONDS)

@@ -7,14 +7,16 @@ import socket
 from runengine_server.settings import SettingsError
 
 
-def bind(variable: str, address: str) -> socket.socket:
-    """A listening socket on HOST:PORT. Raises SettingsError, which names the variable, when the address
-    cannot be bound.
+def bind(variable: str, address: str, shares_port: bool = False) -> socket.socket:
+    """A listening socket on HOST:PORT; with `shares_port` one of several, of which each gets its share of the
+    connections. Raises SettingsError, which names the variable, when the address cannot be bound.
     """
     host, _, port = address.rpartition(":")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=1024)
+        return socket.create_server(
+            (host.strip("[]"), int(port)), family=family, backlog=1024, reuse_port=shares_port
+        )
     except OSError:
         raise address_taken(variable, address) from None
 

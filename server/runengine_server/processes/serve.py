@@ -1,15 +1,17 @@
-"""Builds the gRPC server: one process, or several that share its port."""
+"""Builds the gRPC server, with REST where that has an address: one process, or several that share ports."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from typing import Any
 
 from runengine_server.lifecycle import ProcessLifecycle
 from runengine_server.processes.addresses import address_taken, bind
 from runengine_server.processes.children import Child
 from runengine_server.processes.open_database import open_database
+from runengine_server.processes.rest_server import RestServer
 from runengine_server.processes.state_directory import open_artifact_store
 from runengine_server.processes.token_verifier import create_verifier
 from runengine_server.processes.watch_database import record_use, watch_database
@@ -25,7 +27,7 @@ _GRACE_SECONDS = 3.0
 
 
 async def serve(settings: Settings, shares_port: bool = False) -> None:
-    """The gRPC server, until it is told to stop."""
+    """The gRPC server, with REST where that has an address, until it is told to stop."""
     verifier, artifacts = create_verifier(settings), open_artifact_store(settings)
     lifecycle = ProcessLifecycle()
     database = await open_database(settings, "serve", connections=16, kept_for_reads=4)
@@ -33,19 +35,29 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
     watches = RunWatches(database)
     queued_limit = settings.tenant_queued_limit
     bulk_runner = BulkRunner(database, queued_limit)
-    server, health = create_server(
+    server, health, channel = create_server(
         database, artifacts, verifier, served, watches, bulk_runner, queued_limit, shares_port
     )
     try:
         server.add_insecure_port(settings.grpc_address)
     except RuntimeError:
         raise address_taken("RUNENGINE_GRPC_ADDRESS", settings.grpc_address) from None
+    rest = None
+    if settings.serves_rest:
+        listening = bind("RUNENGINE_REST_ADDRESS", settings.rest_address, shares_port)
+        rest = RestServer(channel, listening, settings.cors_origins)
     with lifecycle.handle_signals():
         await served.refresh()
         following = asyncio.create_task(served.keep_current())
         await server.start()
         health.set_serving(True)
-        lifecycle.announce_ready("serving gRPC", address=settings.grpc_address)
+        serving_rest: list[asyncio.Task[None]] = []
+        if rest is None:
+            _announce(lifecycle, settings)
+        else:
+            running = rest.serve_until(lifecycle.stopping, partial(_announce, lifecycle, settings))
+            serving_rest.append(asyncio.create_task(running))
+            serving_rest[0].add_done_callback(lambda _: lifecycle.stopping.set())
         watching = [
             asyncio.create_task(watch_database(database, health.set_serving)),
             asyncio.create_task(record_use(database)),
@@ -56,17 +68,28 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
             task.cancel()
         health.stop()
         watches.stop()
-        await server.stop(_GRACE_SECONDS)
+        # REST ends first: until then its requests may make calls.
+        await asyncio.gather(server.stop(_GRACE_SECONDS), *serving_rest)
+        await channel.stop(0)
         await database.close()
 
 
+def _announce(lifecycle: ProcessLifecycle, settings: Settings, **details: int) -> None:
+    event, addresses = "serving gRPC", {"address": settings.grpc_address}
+    if settings.serves_rest:
+        event, addresses["rest_address"] = "serving gRPC and REST", settings.rest_address
+    lifecycle.announce_ready(event, **addresses, **details)
+
+
 async def serve_processes(settings: Settings, processes: int) -> None:
-    """Runs `processes` gRPC servers on one port, until this process is told to stop. Raises ChildFailed when
-    one of them ends before it is ready.
+    """Runs `processes` servers on the same addresses, until this process is told to stop. Raises ChildFailed
+    when one of them ends before it is ready.
     """
     lifecycle = ProcessLifecycle()
-    # The servers share the port, so only this process can notice that another program has it.
+    # The servers share the ports, so only this process can notice that another program has one.
     bind("RUNENGINE_GRPC_ADDRESS", settings.grpc_address).close()
+    if settings.serves_rest:
+        bind("RUNENGINE_REST_ADDRESS", settings.rest_address).close()
     children: list[Child] = []
     with lifecycle.handle_signals():
         stopping = asyncio.create_task(lifecycle.stopping.wait())
@@ -79,7 +102,7 @@ async def serve_processes(settings: Settings, processes: int) -> None:
             await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
                 ready.result()
-                lifecycle.announce_ready("serving gRPC", address=settings.grpc_address, processes=processes)
+                _announce(lifecycle, settings, processes=processes)
                 supervising = asyncio.gather(*(child.supervise() for child in children))
                 await stopping
                 supervising.cancel()

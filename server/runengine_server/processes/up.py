@@ -1,4 +1,4 @@
-"""Runs everything on one machine: PostgreSQL, migrations, and one process each for gRPC, REST and work."""
+"""Runs everything on one machine: PostgreSQL, migrations, and one process each for the APIs and for work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runengine_server.processes.state_directory import lock_state_directory
 from runengine_server.processes.watched_files import WatchedFiles
 from runengine_server.settings import SAMPLE, Settings, SettingsError
 
-_PROCESSES = ("serve", "worker", "gateway")
+_PROCESSES = ("serve", "worker")
 _POSTGRES_CHECK_SECONDS = 0.5
 
 _BRIEF = (
@@ -84,6 +84,7 @@ async def _prepare(settings: Settings, postgres: EmbeddedPostgres | None) -> dic
     # The worker runs users' code, which must not see the owner's credentials.
     environment.pop("RUNENGINE_OWNER_DATABASE_URL", None)
     environment["RUNENGINE_STATE_DIR"] = str(settings.state_dir.absolute())
+    environment["RUNENGINE_REST_ADDRESS"] = settings.rest_address
     if postgres is None:
         await migrate(settings)
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 from runengine.v1 import (
@@ -25,6 +27,7 @@ from runengine_server.rpc.artifact_servicer import ArtifactServicer
 from runengine_server.rpc.bulk_operation_servicer import BulkOperationServicer
 from runengine_server.rpc.bulk_runner import BulkRunner
 from runengine_server.rpc.campaign_servicer import CampaignServicer
+from runengine_server.rpc.in_process import InProcessChannel
 from runengine_server.rpc.interceptor import CallInterceptor
 from runengine_server.rpc.reflection import add_reflection
 from runengine_server.rpc.run_servicer import RunServicer
@@ -60,13 +63,16 @@ def create_server(
     bulk_runner: BulkRunner,
     queued_limit: int | None,
     shares_port: bool = False,
-) -> tuple[grpc.aio.Server, health.HealthServicer]:
-    """The server, not started, and its health service. Needs a running event loop. `queued_limit`: how
-    many runs a tenant may have queued. `shares_port`: with other processes, each of which gets its share of
-    the connections.
+) -> tuple[grpc.aio.Server, health.HealthServicer, InProcessChannel]:
+    """The server, not started, its health service, and a channel to the same services within the process.
+    Needs a running event loop. `queued_limit`: how many runs a tenant may have queued. `shares_port`: with
+    other processes, each of which gets its share of the connections.
     """
+    # One for both, so that its limits are of all calls, however they come.
+    interceptor = CallInterceptor(verifier)
+    channel = InProcessChannel(interceptor, _MAX_REQUEST_BYTES)
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(verifier)],
+        interceptors=[interceptor],
         options=[
             *_KEEPALIVE,
             ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
@@ -84,17 +90,10 @@ def create_server(
             ("grpc.so_reuseport", int(shares_port)),
         ],
     )
-    run_service_pb2_grpc.add_RunServiceServicer_to_server(
-        RunServicer(database, served, queued_limit, watches), server
-    )
-    campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server(CampaignServicer(database), server)
-    artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(
-        ArtifactServicer(database, artifacts), server
-    )
-    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(WorkflowServicer(database), server)
-    bulk_operation_service_pb2_grpc.add_BulkOperationServiceServicer_to_server(
-        BulkOperationServicer(database, bulk_runner), server
-    )
+    runs = RunServicer(database, served, queued_limit, watches)
+    campaigns, workflows = CampaignServicer(database), WorkflowServicer(database)
+    artifact_servicer = ArtifactServicer(database, artifacts)
+    operations = BulkOperationServicer(database, bulk_runner)
     services = [
         file.DESCRIPTOR.services_by_name[name].full_name
         for file, name in (
@@ -106,6 +105,13 @@ def create_server(
         )
     ]
     servicer = health.HealthServicer(services)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    both: tuple[Any, ...] = server, channel
+    for each in both:
+        run_service_pb2_grpc.add_RunServiceServicer_to_server(runs, each)
+        campaign_service_pb2_grpc.add_CampaignServiceServicer_to_server(campaigns, each)
+        artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact_servicer, each)
+        workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, each)
+        bulk_operation_service_pb2_grpc.add_BulkOperationServiceServicer_to_server(operations, each)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, each)
     add_reflection([*services, health.SERVICE_NAME], server)
-    return server, servicer
+    return server, servicer, channel
