@@ -82,6 +82,19 @@ async def rest_rate(bench: Bench) -> AsyncIterator[Pair]:
 
 
 @asynccontextmanager
+async def rest_against_bare(bench: Bench) -> AsyncIterator[Pair]:
+    served = await bench.served()
+    async with list_rate(bench) as (_, bare):
+        yield _rest(served, served.stack.rest_address), bare
+
+
+@asynccontextmanager
+async def rest_against_gateway(bench: Bench) -> AsyncIterator[Pair]:
+    served = await bench.served()
+    yield _rest(served, served.stack.rest_address), _rest(served, served.stack.gateway_address)
+
+
+@asynccontextmanager
 async def bare_rest_rate(bench: Bench) -> AsyncIterator[Pair]:
     served, address = await bench.served(), free_address()
     async with served.stack.rest(served.token) as rest:

@@ -1,4 +1,4 @@
-"""`make profile`: where the time goes in row 1's server, in row 3's gateway and in row 8's worker.
+"""`make profile`: where the time goes in row 1's server, in row 3's and in row 8's worker.
 
 Writes a flame graph of each into `profile/`, prints the functions and the packages with the largest self
 time, those of C code among them, and writes the three largest of each into `profile/COSTS.md`, which `make
@@ -135,9 +135,9 @@ async def _profiles() -> None:
             ),
             bench,
         )
-        gateway = await _profile(
-            "row-3-gateway",
-            served.gateway_pid,
+        rest = await _profile(
+            "row-3-serve",
+            served.serve_pid,
             lambda: http_load(
                 served.stack.rest_address,
                 "GET",
@@ -151,7 +151,7 @@ async def _profiles() -> None:
         working = await bench.one_working()
         worker = await _profile("row-8-worker", working.worker_pids[0], await four_steps(bench), bench)
     head = "## Where the time goes\n\n`make profile` writes this part, and a flame graph of each."
-    COSTS.write_text("\n\n".join([head, serve, gateway, worker]))
+    COSTS.write_text("\n\n".join([head, serve, rest, worker]))
 
 
 def main() -> None:

@@ -298,10 +298,12 @@ class Bench:
         finally:
             await stack.stop()
 
-    async def start(self, stack: Stack, core: int | None, *commands: str, **settings: str) -> list[Child]:
+    async def start(
+        self, stack: Stack, core: int | None, *commands: str, rest_by: str = "gateway", **settings: str
+    ) -> list[Child]:
         """Starts processes of the stack on a core, or on any, with settings that differ."""
         with pinned(core), logging_to(self._log):
-            return await stack.start(*commands, **settings)
+            return await stack.start(*commands, rest_by=rest_by, **settings)
 
     async def served(self) -> Served:
         """The one of this bench."""
@@ -311,12 +313,13 @@ class Bench:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Served]:
-        """serve and gateway on the server's core."""
+        """serve, with REST, and a gateway apart on the server's core."""
         name = await self.create_database()
         campaign_id = uuid4()
         await self.register(name, UNSERVED)
         async with self.stack(name) as stack:
-            serve, gateway = await self.start(stack, SERVER_CORE, "serve", "gateway")
+            (serve,) = await self.start(stack, SERVER_CORE, "serve", rest_by="serve")
+            (gateway,) = await self.start(stack, SERVER_CORE, "gateway", REST_ADDRESS=stack.gateway_address)
             token = stack.token("org_bench")
             (worker,) = await self.start(stack, None, "worker")
             await trigger(stack, token, campaign_id, "four-steps", _LISTED)
