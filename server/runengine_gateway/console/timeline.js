@@ -38,7 +38,7 @@ function scaleOf(spans) {
 
 // Round times for the marks of an axis.
 function marksOf(length) {
-	const unit = 10 ** Math.floor(Math.log10(length / 4)), step = [1, 2, 5, 10].map(each => each * unit).find(each => each >= length / 4);
+	const unit = 10 ** Math.max(0, Math.floor(Math.log10(length / 4))), step = [1, 2, 5, 10].map(each => each * unit).find(each => each >= length / 4);
 	return Array.from({ length: Math.floor(length / step) + 1 }, (_, index) => index * step);
 }
 
