@@ -27,12 +27,10 @@ async def main(workflow: str, payload: dict[str, object]) -> None:
         print("run", triggered.id)
 
         async for message in client.watch_run(triggered.id):  # until the run has ended
-            if message.HasField("step_transition"):
-                print(
-                    " ",
-                    message.step_transition.step_id,
-                    word(StepStatus.Name(message.step_transition.status)),
-                )
+            # How the steps stand at first, and then each change.
+            for step in (message.step, message.step_transition):
+                if step.id:
+                    print(" ", step.step_id, word(StepStatus.Name(step.status)))
         run = await client.get_run(triggered.id)
         print(word(RunStatus.Name(run.status)), run.error.message)
 
