@@ -166,7 +166,9 @@ async def notified_later(
         body, token = data.trigger_request(UNSERVED, uuid4()), stack.token("org_bench")
 
         def rate_at(address: str) -> Measurement:
-            return lambda: _rate(grpc_load(address, TRIGGER, [body], token, IN_FLIGHT, seconds=SECONDS))
+            return lambda: _rate(
+                grpc_load(address, TRIGGER, [body], token, IN_FLIGHT, seconds=SECONDS, connections=IN_FLIGHT)
+            )
 
         yield rate_at(stack.grpc_address), rate_at(notifying)
 

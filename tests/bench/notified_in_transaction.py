@@ -1,4 +1,6 @@
-"""serve, and beside it one whose triggers notify in their transaction, on a disk as it is or a slow one."""
+"""Four servers, and beside them four whose triggers notify in their transaction, on a disk as it is or a slow
+one. One server alone sends triggers that wait at the same time as one transaction, and so with one NOTIFY.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ from tests.support.stack import ROOT, Stack, environment, free_address
 _SLOW_FSYNC = Path(__file__).with_name("slow_fsync.c")
 _NOTIFYING = "tests.bench.peers.notifying_serve"
 _COMMITS = 50
+_SERVERS = ["serve --shares-port"] * 4
 
 
 @contextmanager
@@ -38,7 +41,7 @@ def slowed(directory: Path) -> Iterator[None]:
 
 @asynccontextmanager
 async def both(bench: Bench) -> AsyncIterator[tuple[Stack, str]]:
-    """The stack, and the address of the other serve. Nobody else uses them, and no worker listens."""
+    """The stack, and the address of the others. Nobody else uses them, and no worker listens."""
     name = await bench.create_database()
     await bench.register(name, UNSERVED)
     async with bench.stack(name) as stack:
@@ -47,8 +50,8 @@ async def both(bench: Bench) -> AsyncIterator[tuple[Stack, str]]:
         migrate = await asyncio.create_subprocess_exec(*command, env=environ, cwd=ROOT)
         assert await migrate.wait() == 0
         address = free_address()
-        await bench.start(stack, SERVER_CORE, "serve")
-        await bench.start(stack, SERVER_CORE, "serve", module=_NOTIFYING, GRPC_ADDRESS=address)
+        await bench.start(stack, SERVER_CORE, *_SERVERS)
+        await bench.start(stack, SERVER_CORE, *_SERVERS, module=_NOTIFYING, GRPC_ADDRESS=address)
         yield stack, address
 
 
