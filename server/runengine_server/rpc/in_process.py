@@ -59,6 +59,9 @@ class InProcessChannel:
     """
 
     def __init__(self, interceptor: grpc.aio.ServerInterceptor, max_request_bytes: int) -> None:
+        """Needs a running event loop."""
+        # Kept, because Python 3.11 asks the kernel for its process id whenever it looks for the loop.
+        self.loop = asyncio.get_running_loop()
         self._interceptor = interceptor
         self._max_request_bytes = max_request_bytes
         self._services: list[grpc.GenericRpcHandler] = []
@@ -105,12 +108,11 @@ class InProcessChannel:
         if self._is_stopping:
             call.end(_AWAY)
             return
-        loop = asyncio.get_running_loop()
-        call.task = loop.create_task(self._serve(call, method, request, metadata), name=method)
+        call.task = self.loop.create_task(self._serve(call, method, request, metadata), name=method)
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         if timeout is not None:
-            call.timer = loop.call_later(timeout, call.break_off, _DEADLINE)
+            call.timer = self.loop.call_later(timeout, call.break_off, _DEADLINE)
 
     async def _serve(self, call: _Call, method: str, request: bytes, metadata: Metadata) -> None:
         context, status = HandlerContext(call, metadata), _EXCEPTION
@@ -172,7 +174,7 @@ class _Method(Generic[C]):
 
     def __call__(self, request: Any, *, timeout: float | None = None, metadata: Metadata = ()) -> C:
         data = request if self._serialize is None else self._serialize(request)
-        call = self._call_class(self._deserialize)
+        call = self._call_class(self._channel.loop, self._deserialize)
         self._channel.start(call, self._method, data, tuple(metadata), timeout)
         return call
 
@@ -180,7 +182,8 @@ class _Method(Generic[C]):
 class _Call:
     """A call, between its handler and its caller. It has ended when it has a status; one waits at a time."""
 
-    def __init__(self, deserialize: Callable[[bytes], Any] | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, deserialize: Callable[[bytes], Any] | None) -> None:
+        self._loop = loop
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self._deserialize = deserialize
@@ -245,7 +248,7 @@ class _Call:
 
     async def _wait(self) -> None:
         """Until something has come. Who is cancelled here gives up the call, as with grpc.aio."""
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting = self._loop.create_future()
         try:
             await self._waiting
         except asyncio.CancelledError:
@@ -291,8 +294,8 @@ class InProcessUnaryCall(_Call):
 class InProcessStreamCall(_Call):
     """A call with any number of responses."""
 
-    def __init__(self, deserialize: Callable[[bytes], Any] | None) -> None:
-        super().__init__(deserialize)
+    def __init__(self, loop: asyncio.AbstractEventLoop, deserialize: Callable[[bytes], Any] | None) -> None:
+        super().__init__(loop, deserialize)
         self._has_room = asyncio.Event()
         self._waiting_bytes = 0
 
