@@ -45,6 +45,7 @@ class _Status:
     trailing_metadata: Metadata = ()
 
 
+_OK = _Status(grpc.StatusCode.OK)
 _UNKNOWN_METHOD = _Status(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 _EXCEPTION = _Status(grpc.StatusCode.UNKNOWN, "Unexpected exception in the handler")
 _DEADLINE = _Status(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
@@ -152,7 +153,8 @@ class InProcessChannel:
         else:
             response = await handler.unary_unary(handler.request_deserializer(request), context)
             context.call.receive(handler.response_serializer(response))
-        return _Status(grpc.StatusCode.OK, "", context.trailing_metadata)
+        trailing = context.trailing_metadata
+        return _Status(grpc.StatusCode.OK, "", trailing) if trailing else _OK
 
 
 class _Method(Generic[C]):
