@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     grpc_address: str = "127.0.0.1:50051"
     rest_address: str = "127.0.0.1:8080"
     public_url: str | None = None
+    metrics_address: str | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
     clerk_issuer: str | None = None
@@ -100,9 +101,11 @@ class Settings(BaseSettings):
             raise ValueError('must be JSON such as {"mch_1": ["org_a", "org_b"]}: a machine and its tenants')
         return machines
 
-    @field_validator("grpc_address", "rest_address")
+    @field_validator("grpc_address", "rest_address", "metrics_address")
     @classmethod
-    def _is_host_and_port(cls, value: str) -> str:
+    def _is_host_and_port(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         host, _, port = value.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080")

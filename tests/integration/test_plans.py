@@ -185,6 +185,7 @@ ACTOR, NO_KEY = ("user_test", None), (None, None)
 AFTER = (BEGIN + timedelta(seconds=100_000), UUID(int=100_000))
 QUEUED = OF_THREAD - 1
 QUEUED += sum(STATUSES[number // 7 % len(STATUSES)] == "queued" for number in range(1, RUNS + 1))
+ASKING = sum(STATUSES[number // 7 % len(STATUSES)] == "waiting" for number in range(1, RUNS + 1))
 HELD_RUNS = 1 + sum(
     number % 2 == 0 and STATUSES[number // 7 % len(STATUSES)] == "running" for number in range(1, RUNS + 1)
 )
@@ -329,6 +330,8 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     # Only what people and a `serve` ask for once in a while reads all that is queued.
     ("served_workflows", (True,), 1, {"workflows": 1, "runs": QUEUED}),
     ("list_workflows", (), 1, {"workflows": 1, "runs": QUEUED}),
+    # One worker does, every 15 s. Those of the thread are not due.
+    ("count_backlog", (), 1, {"workflows": 1, "runs": QUEUED - OF_THREAD + 1 + ASKING}),
     ("write_temporary_file", (), 1, {}),
     (
         "record_progress",

@@ -13,7 +13,7 @@ from runengine_server.database.batcher import BatchedFunction, Batcher, Result
 from runengine_server.database.connecting import Connection, Connector
 from runengine_server.database.deadline_extender import DeadlineExtender
 from runengine_server.database.notifier import Notifier
-from runengine_server.database.pool import Pool
+from runengine_server.database.pool import Pool, PoolUse
 from runengine_server.domain.errors import StatementRefused
 
 # How long a transaction may take, with the wait for its connection. Less than the ten seconds after which a
@@ -49,6 +49,11 @@ class Connections:
         """Waits for the connections in use, for a second at most, then closes all."""
         await self.notifier.close()
         await self._pool.close(seconds=1)
+
+    @property
+    def pool_use(self) -> PoolUse:
+        """How its connections are used at the moment."""
+        return self._pool.use
 
     @property
     def begin(self) -> str:

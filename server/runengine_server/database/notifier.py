@@ -45,7 +45,7 @@ class Notifier:
 
     The connection is opened with the first notification. What cannot be sent is tried again with growing
     pauses, and dropped when a thousand wait. The session has no state, and its statements have no names, so
-    it may be one of a pooler's.
+    it may be one of a pooler's. `sent` is how many were sent.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[asyncpg.Connection]]) -> None:
@@ -54,6 +54,7 @@ class Notifier:
         self._waiting: dict[tuple[str, str], None] = {}
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
+        self.sent = 0
         self._allowed, self._counted_at = _BURST, 0.0  # statements, at that time.monotonic()
 
     def notify(self, channel: str, payload: str = "") -> None:
@@ -98,6 +99,7 @@ class Notifier:
                 if failures > 1:
                     _log.info("notifications are sent again")
                 failures = 0
+                self.sent += len(batch)
 
     async def _pace(self) -> None:
         now = time.monotonic()

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -23,6 +24,16 @@ _ABANDON_SECONDS = 3.0
 
 # How long the busy connections have to move data, after another one did not respond at all.
 STALLED_SECONDS = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """How many connections a pool may have, has in use and idle, and how many calls wait for one."""
+
+    size: int
+    busy: int
+    idle: int
+    waiting: int
 
 
 class Pool:
@@ -45,6 +56,11 @@ class Pool:
         self._refused_until = 0.0
         self._none_busy = asyncio.Event()
         self._is_closed = False
+
+    @property
+    def use(self) -> PoolUse:
+        """How it is used at the moment."""
+        return PoolUse(self._size, len(self._busy), len(self._idle), len(self._waiting))
 
     async def take(self) -> Connection:
         """A connection, to be put back. Raises as `connect` does, and ConnectionError after close()."""

@@ -12,6 +12,9 @@ from runengine_gateway.app import create_gateway
 from runengine_gateway.channel import Channel
 from runengine_gateway.event_streams import OpenStreams
 from runengine_gateway.http_protocol import BoundedHttp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from runengine_server.metrics import RESPONSES
 
 # How long requests under way may take once the process has been told to stop.
 _GRACE_SECONDS = 3
@@ -20,12 +23,21 @@ _GRACE_SECONDS = 3
 class RestServer(uvicorn.Server):
     """Serves REST over `channel`, in the loop of the process, which handles the signals."""
 
-    def __init__(self, channel: Channel, listening: socket.socket, cors_origins: Sequence[str]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        listening: socket.socket,
+        cors_origins: Sequence[str],
+        *,
+        counts_responses: bool = False,
+    ) -> None:
+        """`counts_responses`: for metrics."""
         self._listening = listening
         self._streams = OpenStreams()
         self._on_ready: Callable[[], None]
+        app = create_gateway(channel, cors_origins=cors_origins, streams=self._streams)
         config = uvicorn.Config(
-            create_gateway(channel, cors_origins=cors_origins, streams=self._streams),
+            _counting_responses(app) if counts_responses else app,
             http=BoundedHttp,
             ws="none",
             lifespan="off",
@@ -61,3 +73,15 @@ class RestServer(uvicorn.Server):
         """Says that it is ready."""
         await super().startup(sockets)
         self._on_ready()
+
+
+def _counting_responses(app: ASGIApp) -> ASGIApp:
+    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                RESPONSES.labels(message["status"]).inc()
+            await send(message)
+
+        await app(scope, receive, counted)
+
+    return counting

@@ -10,6 +10,7 @@ from typing import Any
 from runengine_server.lifecycle import ProcessLifecycle
 from runengine_server.processes.addresses import address_taken, bind
 from runengine_server.processes.children import Child
+from runengine_server.processes.metrics_server import metrics_environment, serve_metrics
 from runengine_server.processes.open_database import open_database
 from runengine_server.processes.rest_server import RestServer
 from runengine_server.processes.state_directory import open_artifact_store
@@ -35,8 +36,9 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
     watches = RunWatches(database)
     queued_limit = settings.tenant_queued_limit
     bulk_runner = BulkRunner(database, queued_limit)
+    observes_calls = serve_metrics(settings, database)
     server, health, channel = create_server(
-        database, artifacts, verifier, served, watches, bulk_runner, queued_limit, shares_port
+        database, artifacts, verifier, served, watches, bulk_runner, queued_limit, shares_port, observes_calls
     )
     try:
         server.add_insecure_port(settings.grpc_address)
@@ -45,7 +47,7 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
     rest = None
     if settings.serves_rest:
         listening = bind("RUNENGINE_REST_ADDRESS", settings.rest_address, shares_port)
-        rest = RestServer(channel, listening, settings.cors_origins)
+        rest = RestServer(channel, listening, settings.cors_origins, counts_responses=observes_calls)
     with lifecycle.handle_signals():
         await served.refresh()
         following = asyncio.create_task(served.keep_current())
@@ -94,10 +96,12 @@ async def serve_processes(settings: Settings, processes: int) -> None:
     with lifecycle.handle_signals():
         stopping = asyncio.create_task(lifecycle.stopping.wait())
         try:
-            for _ in range(processes):
+            for place in range(processes):
                 # One at a time: when one fails to start, the ones before it are in `children` and are
                 # stopped.
-                children += [Child("serve --shares-port", dict(os.environ))]
+                children += [
+                    Child("serve --shares-port", {**os.environ, **metrics_environment(settings, place)})
+                ]
             ready: asyncio.Future[Any] = asyncio.gather(*(child.until_ready() for child in children))
             await asyncio.wait({ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if ready.done():

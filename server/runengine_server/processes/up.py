@@ -17,6 +17,7 @@ from runengine_server.auth import development
 from runengine_server.processes.addresses import bind
 from runengine_server.processes.children import Child
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
+from runengine_server.processes.metrics_server import metrics_environment
 from runengine_server.processes.migrate import migrate
 from runengine_server.processes.reloaded_worker import ReloadedWorker
 from runengine_server.processes.state_directory import lock_state_directory
@@ -112,6 +113,8 @@ async def _run(
         await _run_processes(_PROCESSES, settings, postgres, environment, children)
         return
     files = WatchedFiles(settings.workflows)
+    # A worker and its successor run beside each other, and cannot have the same port.
+    environment.pop("RUNENGINE_METRICS_ADDRESS", None)
     worker = ReloadedWorker(files, environment, children)
     working = asyncio.create_task(worker.work())
     others = [command for command in _PROCESSES if command != "worker"]
@@ -135,9 +138,9 @@ async def _run_processes(
     worker: ReloadedWorker | None = None,
 ) -> None:
     own: list[Child] = []
-    for command in commands:
+    for place, command in enumerate(commands):
         # One at a time: when one fails to start, the ones before it are in `children` and are stopped.
-        own.append(Child(command, environment))
+        own.append(Child(command, {**environment, **metrics_environment(settings, place)}))
         children.append(own[-1])
     await asyncio.gather(*(child.until_ready() for child in own))
     if worker is not None:

@@ -13,6 +13,7 @@ import structlog
 from runengine_server.database.connecting import NotWritable
 from runengine_server.database.database import Database
 from runengine_server.database.driver_errors import DENIALS, error_fields
+from runengine_server.metrics import DATABASE_UP
 
 # How often the database is checked, and how long a check may take.
 WATCH_SECONDS = 1.5
@@ -39,6 +40,7 @@ async def watch_database(
     The checks also find connections that the network has dropped without a reset, and close them.
     """
     working, disk_is_due = True, time.monotonic()
+    DATABASE_UP.set(1)
     while True:
         await asyncio.sleep(seconds)
         try:
@@ -52,6 +54,7 @@ async def watch_database(
         if working == (failure is None):
             continue
         working = failure is None
+        DATABASE_UP.set(working)
         if on_change is not None:
             on_change(working)
         _log_change(failure)

@@ -14,6 +14,7 @@ from runengine_server import logs
 from runengine_server.domain.errors import Unavailable
 from runengine_server.lifecycle import ProcessLifecycle, terminate_leftovers
 from runengine_server.processes.forks import detach_forked_children
+from runengine_server.processes.metrics_server import serve_metrics
 from runengine_server.processes.open_database import (
     cannot_connect,
     database_urls,
@@ -32,6 +33,7 @@ from runengine_server.worker.graph.log_fields import fields_of_node
 from runengine_server.worker.loop_watch import INTERRUPTING
 from runengine_server.worker.node_threads import NodeThreads
 from runengine_server.worker.processor import LangGraphRunProcessor
+from runengine_server.worker.queue_watch import watch_queue
 from runengine_server.worker.worker import Worker
 
 _log = structlog.get_logger()
@@ -80,6 +82,7 @@ async def _work(settings: Settings, artifacts: ArtifactStore, workflows: dict[st
         settings, "worker", connections=settings.worker_concurrency + 2, kept_for_reads=1
     )
     await ensure_listening_works(settings, database)
+    is_read = serve_metrics(settings, database)
     queue = QueueRepository(
         database, name, list(workflows), settings.lease_seconds, settings.tenant_running_limit
     )
@@ -115,6 +118,8 @@ async def _work(settings: Settings, artifacts: ArtifactStore, workflows: dict[st
         except Unavailable as error:
             raise cannot_connect("RUNENGINE_DATABASE_URL", database_urls(settings)[1], error) from None
         watching = [asyncio.create_task(each) for each in (watch_database(database), record_use(database))]
+        if is_read:
+            watching.append(asyncio.create_task(watch_queue(queue)))
         working = asyncio.create_task(claiming.work())
         lifecycle.announce_ready("working", workflows=sorted(workflows))
         stopping = asyncio.create_task(lifecycle.stopping.wait())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -24,6 +25,7 @@ _CLAIM_EXPIRED = dispatch_function("claim_expired")
 _HEARTBEAT = dispatch_function("heartbeat")
 _HAND_BACK = dispatch_function("hand_back")
 _BEGIN_CHORE = dispatch_function("begin_chore")
+_COUNT_BACKLOG = dispatch_function("count_backlog")
 
 # For how long a run is left alone that is handed back for the second time in a row; then for twice as long
 # each time, up to 30 s.
@@ -31,6 +33,18 @@ HAND_BACK_PAUSE_SECONDS = 0.25
 
 # For how many leases a registration of a worker counts.
 LEASES_REGISTERED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many runs of a workflow are queued and due, for how long the oldest has been, and how many wait for
+    somebody; 100,000 stands for as many or more.
+    """
+
+    workflow: str
+    queued: int
+    oldest_seconds: float
+    waiting: int
 
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
@@ -169,6 +183,10 @@ class QueueRepository:
     async def begin_chore(self, name: str, seconds: float) -> bool:
         """Whether this worker is the one to do that chore now: one of all does, at most once in `seconds`."""
         return bool(await self._dispatch.call(_BEGIN_CHORE, name, seconds))
+
+    async def count_backlog(self) -> list[Backlog]:
+        """Of each workflow, of all tenants."""
+        return [Backlog(*row) for row in await self._dispatch.call(_COUNT_BACKLOG)]
 
 
 class LeaseRenewer:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -27,6 +28,8 @@ from runengine_server.domain.errors import (
     RunEngineError,
     Violation,
 )
+from runengine_server.metrics import CALLS_IN_FLIGHT
+from runengine_server.rpc.observed_call import ObservedCall, note_code
 from runengine_server.rpc.statuses import internal_status, status_of
 
 # The standard services, which need no token: they show nothing of any tenant.
@@ -59,6 +62,7 @@ class StreamLimit:
     words: str
 
 
+_CALLS = "calls"
 _DOWNLOADS = StreamLimit("downloads", 64, 16, 16, "downloads may be under way")
 # A stream that waits takes 31 KiB (`python -m tests.bench.idle_watchers`).
 _WATCHES = StreamLimit("watches", 2048, 256, 16, "streams may watch runs")
@@ -86,10 +90,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, verifier: ClerkVerifier, max_calls: int = 256, downloads: StreamLimit = _DOWNLOADS
+        self,
+        verifier: ClerkVerifier,
+        max_calls: int = 256,
+        downloads: StreamLimit = _DOWNLOADS,
+        observes_calls: bool = False,
     ) -> None:
         """At most `max_calls` are under way; the next is refused at once, because a queue would only make
         all of them late. Streams, which last as long as their readers like, have limits of their own.
+        `observes_calls`: for metrics.
         """
         self._verifier = verifier
         self._refusals = RefusalLog()
@@ -100,6 +109,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # By kind, tenant, and caller or "" for all of the tenant.
         self._streams: Counter[tuple[str, str, str]] = Counter()
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}  # by method
+        self._observes_calls = observes_calls
+        if observes_calls:
+            for kind in (_CALLS, _WATCHES.kind, downloads.kind):
+                CALLS_IN_FLIGHT.labels(kind).set_function(partial(self._under_way.__getitem__, kind))
 
     async def intercept_service(
         self,
@@ -119,6 +132,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return None
             if not method.startswith(_PUBLIC_SERVICES):
                 handler = self._guarded[method] = self._guard_handler(method, handler)
+        if self._observes_calls and not method.startswith(_PUBLIC_SERVICES):
+            ObservedCall(method, handler.response_streaming).begin()
         try:
             if method.startswith(_PUBLIC_SERVICES):
                 self._count_call(method, _MAX_PUBLIC_CALLS)
@@ -127,7 +142,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._count_call(limit.kind, limit.in_all)
                 await self._admit(handler_call_details.invocation_metadata)
             else:
-                self._count_call("calls", self._max_calls)
+                self._count_call(_CALLS, self._max_calls)
                 await self._admit(handler_call_details.invocation_metadata)
         except RunEngineError as error:
             return _failing_handler(method, handler.response_streaming, error)
@@ -181,7 +196,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                                 else:
                                     await context.write(response)
             except grpc.aio.InternalError:
-                return  # the reader has gone away
+                note_code(grpc.StatusCode.CANCELLED)  # the reader has gone away
             except TimeoutError:
                 # The status waits behind what the reader has not read; but not for ever.
                 async with asyncio.timeout(READER_SECONDS):
@@ -268,6 +283,7 @@ async def abort(method: str, context: grpc.aio.ServicerContext[Any, Any], error:
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         if task is not None and task.cancelling():
+            note_code(grpc.StatusCode.CANCELLED)
             raise error  # the caller went away
         # Raised by our own code, it would leave the caller to hang until the deadline.
         error = Interrupted()
@@ -285,5 +301,6 @@ async def abort(method: str, context: grpc.aio.ServicerContext[Any, Any], error:
 async def _abort_with(
     context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, status: status_pb2.Status
 ) -> None:
+    note_code(code)
     metadata = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(code, status.message, metadata)

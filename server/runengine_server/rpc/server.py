@@ -63,13 +63,14 @@ def create_server(
     bulk_runner: BulkRunner,
     queued_limit: int | None,
     shares_port: bool = False,
+    observes_calls: bool = False,
 ) -> tuple[grpc.aio.Server, health.HealthServicer, InProcessChannel]:
     """The server, not started, its health service, and a channel to the same services within the process.
     Needs a running event loop. `queued_limit`: how many runs a tenant may have queued. `shares_port`: with
-    other processes, each of which gets its share of the connections.
+    other processes, each of which gets its share of the connections. `observes_calls`: as of CallInterceptor.
     """
     # One for both, so that its limits are of all calls, however they come.
-    interceptor = CallInterceptor(verifier)
+    interceptor = CallInterceptor(verifier, observes_calls=observes_calls)
     channel = InProcessChannel(interceptor, _MAX_REQUEST_BYTES)
     server = grpc.aio.server(
         interceptors=[interceptor],

@@ -18,6 +18,7 @@ import uvloop
 from runengine_server.database.channels import CANCELLED, TENANTS_WATCHED, WATCHED
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ClaimedRun
+from runengine_server.metrics import HEARTBEAT_FAILURES, LOOP_BLOCKED
 from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRepository
 from runengine_server.worker.graph.log_fields import fields_of_frame, run_id_of, stack_of
 from runengine_server.worker.loop_watch import CHECK_SECONDS, LoopWatch
@@ -161,8 +162,9 @@ class Heartbeat:
                     self._call_in_workers_loop(self._on_runs_to_claim, "")
                     await self._beat(renewer)
             except Unavailable:
-                pass
+                HEARTBEAT_FAILURES.inc()
             except Exception as error:
+                HEARTBEAT_FAILURES.inc()
                 # Without heartbeats all runs would be lost, and the process would look healthy.
                 _log.error("heartbeat failed; starting it again", exc_info=error)
             await asyncio.sleep(self._retry_seconds)
@@ -215,6 +217,7 @@ class Heartbeat:
             fields = fields_of_frame(frame)
             if not is_logged:
                 is_logged = True
+                LOOP_BLOCKED.inc()
                 _log.error(
                     "the event loop is blocked", **fields, seconds=round(blocked, 1), place=stack_of(frame)
                 )

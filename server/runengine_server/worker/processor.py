@@ -31,6 +31,7 @@ from runengine_server.domain.run import (
     WaitingFor,
 )
 from runengine_server.domain.struct import to_dict
+from runengine_server.metrics import FENCED
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.progress_repository import ProgressRepository
@@ -133,10 +134,11 @@ class LangGraphRunProcessor:
         try:
             if (failure := _failure_without_execution(run)) is not None:
                 await self._fail(held, failure)
-                log.info("run failed", code=failure.code)
+                log.ended("failed", failure.code)
                 return
             await self._execute_and_end(held, progress, holds_lease, log)
         except Fenced:
+            FENCED.inc()
             log.info("run is no longer ours")
         except (Unavailable, asyncio.CancelledError) as stopped:
             if isinstance(stopped, asyncio.CancelledError):
@@ -175,17 +177,17 @@ class LangGraphRunProcessor:
             failure = execution.failure(error)
             await execution.fail_steps_with_threads()
             await self._fail(held, failure)
-            log.info("run failed", step=failure.step_id, code=failure.code, exc_info=error)
+            log.ended("failed", failure.code, step=failure.step_id, exc_info=error)
             for each in within(error):
                 log.info("failed within the run", step=failure.step_id, exc_info=each)
         else:
             if isinstance(result, _Result):
                 await self._complete(held, result)
-                log.info("run completed")
+                log.ended("completed")
             else:
                 seconds = self._workflows[held.run.workflow_name].waiting_timeout_seconds
                 await held.wait(result, seconds, execution.gates.kept())
-                log.info("run waits", steps=[each.step_id for each in result])
+                log.ended("waiting", steps=[each.step_id for each in result])
 
     async def _execute_until_stopped(self, execution: Execution) -> _Result | list[WaitingFor]:
         """As _execute; but when the execution is stopped, this call is cancelled, or the run's time is over,

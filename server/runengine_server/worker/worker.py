@@ -12,11 +12,20 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from prometheus_client import Counter
 
 from runengine_server.database.channels import HANDED_BACK
 from runengine_server.database.driver_errors import error_fields
 from runengine_server.domain.errors import Denied, Unavailable
 from runengine_server.domain.run import ClaimedRun
+from runengine_server.metrics import (
+    CLAIMED,
+    CONCURRENCY,
+    LEASES_LOST,
+    RUNS_HANDED_BACK,
+    RUNS_HELD,
+    TAKEN_OVER,
+)
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.worker.heartbeat import Heartbeat
 
@@ -95,6 +104,8 @@ class Worker:
         self._claim_expired_at = 0.0
         self._stopping = False
         self._stopped_claiming = asyncio.Event()
+        CONCURRENCY.set(concurrency)
+        RUNS_HELD.set_function(lambda: len(self._held))
         self._trouble: dict[str, str | None] | None = None
         self._was_denied = False
         self.has_uncancellable = False
@@ -162,15 +173,16 @@ class Worker:
             in_quarantine = sum(run.in_quarantine for run, _ in self._held.values())
             free = self._concurrency - len(self._held)
             runs = await self._queue.claim_expired(free, quarantine=max(0, 1 - in_quarantine))
-            claimed += self._start(runs, now)
+            claimed += self._start(runs, now, TAKEN_OVER)
         if len(self._held) < self._concurrency:
             now = time.monotonic()
             runs = await self._queue.claim_queued(self._concurrency - len(self._held))
-            claimed += self._start(runs, now)
+            claimed += self._start(runs, now, CLAIMED)
         return claimed
 
-    def _start(self, runs: Sequence[ClaimedRun], since: float) -> int:
+    def _start(self, runs: Sequence[ClaimedRun], since: float, counted: Counter) -> int:
         for run in runs:
+            counted.labels(run.workflow_name).inc()
             # It may be this worker's own, whose lease ended while the database was away.
             if (former := self._held.pop(run.id, None)) is not None:
                 former[1].cancel()
@@ -214,10 +226,12 @@ class Worker:
         """
         if runs := list(self._to_hand_back):
             locked = await self._queue.hand_back(runs)
+            RUNS_HANDED_BACK.inc(len(runs) - len(locked))
             self._to_hand_back[: len(runs)] = [run for run in runs if run.id in locked]
 
     def on_lost(self, lost: ClaimedRun) -> None:
         """Stops the execution of a run whose lease is lost."""
+        LEASES_LOST.inc()
         run, task = self._held.get(lost.id, (None, None))
         if run is not None and task is not None and run.epoch == lost.epoch:
             task.cancel("run is no longer ours")

@@ -32,7 +32,7 @@ from runengine_server.worker.graph.failures import (
 from runengine_server.worker.graph.gates import Gates
 from runengine_server.worker.graph.namespaces import step_path
 from runengine_server.worker.graph.open_writes import OpenWrites
-from runengine_server.worker.graph.run_log import fields_of_run
+from runengine_server.worker.graph.run_log import step_failed
 from runengine_server.worker.graph.steps import BegunStep
 from runengine_server.worker.graph.time_limit import MAY_STILL_RUN
 from runengine_server.worker.graph.wide_supersteps import WIDE, JointReturn
@@ -287,21 +287,13 @@ class Execution:
         await self.end_within(step, well=False)
         code, message, retryable = self._causes.words_of(step, error, self.describe(error))
         await self.fenced(self.held.fail_step(step.id, step.attempt, code, message, retryable, again))
+        step_failed(self.run, step, code, error, again=again)
         step.is_failed = True
         if step.parent is not None:
             # Of a graph that stores nothing nobody else tells.
             self._causes.add(error, step)
             if not again:
                 step.parent.open.pop(step.id, None)
-        if again:
-            _log.info(
-                "a step failed and runs again",
-                **fields_of_run(self.run),
-                step=step.name,
-                step_attempt=step.attempt,
-                code=code,
-                exc_info=error,
-            )
 
     def leave_thread(self, task_id: UUID | None) -> None:
         """A thread of the execution that the task has begun was abandoned."""
@@ -339,6 +331,8 @@ class Execution:
         await self.fenced(
             self.held.fail_step(step.id, step.attempt, code, message, retryable, again=False, handled=handled)
         )
+        if not step.is_failed:
+            step_failed(self.run, step, code, error, again=False)
 
     async def discard_rejected_writes(self, error: BaseException) -> None:
         """Where `error` means that a channel did not take what tasks wrote: forgets those writes, so that

@@ -31,6 +31,7 @@ from langgraph.types import CachePolicy, RetryPolicy
 from runengine.context import RunContext
 
 from runengine_server.domain.errors import LeaseEnded
+from runengine_server.metrics import STEPS
 from runengine_server.worker.graph.execution import EXECUTION, Execution, ExecutionStopped
 from runengine_server.worker.graph.failures import matches, raise_contained
 from runengine_server.worker.graph.fingerprint import fingerprint
@@ -144,6 +145,7 @@ class RecordedNode(Runnable[Any, Any]):
         shown = input_of_step(self._shown(input), self.untracked, execution.step_data_bytes)
         cached = await execution.begin_step(task_id, step, self.skill_id, cache_key, shown)
         if cached is not None:
+            STEPS.labels(execution.run.workflow_name, "cached").inc()
             step.returned = step.is_over = True
         own, executions = _config_of_step(config, execution, step)
         return Begun(execution, step, task_id, own, executions, cache_key, cached, key_error)
@@ -173,6 +175,7 @@ class RecordedNode(Runnable[Any, Any]):
     async def _end_well(self, begun: Begun, result: Any) -> Any:
         if begun.cache_key:
             result = await self._save_cached(begun, begun.cache_key, result)
+        STEPS.labels(begun.execution.run.workflow_name, "returned").inc()
         begun.step.returned = True
         if (joint := begun.execution.joint_return(begun.step)) is not None:
             await joint
