@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
+LINTERS := .venv-deploy/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install node-packages run demo test compat faults soak mutants peers bench bench-peers bench-against profile pictures lint format protos
+.PHONY: help install node-packages run demo test compat faults soak mutants peers bench bench-peers bench-against profile pictures lint lint-deploy format protos
 
 help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -89,6 +90,22 @@ lint: $(INSTALLED) ## Check style, types, import directions and protos, these al
 	@if git rev-parse --quiet --verify refs/heads/main >/dev/null; then \
 		cd protos && ../$(BIN)/buf breaking --against '../.git#branch=main,subdir=protos'; \
 	else echo 'There is no branch main here, so the protos are not compared with it.'; fi
+
+lint-deploy: $(LINTERS) ## Check the Dockerfile, compose.yaml and the manifests in deploy/
+	.venv-deploy/bin/hadolint deploy/Dockerfile
+	.venv-deploy/bin/yamllint --strict deploy
+	.venv-deploy/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	.venv-deploy/bin/kubernetes-validate --strict --no-warn --quiet \
+		$$(find deploy/kubernetes -name '*.yaml' ! -name kustomization.yaml)
+	@if command -v kubectl >/dev/null; then \
+		built=$$(kubectl kustomize deploy/kubernetes/example) && \
+		echo "$$built" | .venv-deploy/bin/kubernetes-validate --strict --no-warn --quiet - ; \
+	else echo 'There is no kubectl here, so the kustomizations are not built.'; fi
+
+$(LINTERS): deploy/linters.txt
+	@test -x .venv-deploy/bin/python || $(PYTHON) -m venv .venv-deploy
+	@.venv-deploy/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
 
 format: $(INSTALLED) ## Put everything into the common style
 	$(BIN)/ruff check --fix
