@@ -258,7 +258,7 @@ class Soak(SoakClients):
         pids = {kept.pid: name for name, kept in self.measured.items()}
         addresses = [
             kept.settings[key]
-            for kept in (*self.servers, *self.gateways)
+            for kept in self.gateways
             for key in ("GRPC_ADDRESS", "REST_ADDRESS")
         ]
         reading = await self._reports.read(pids, ports_of(addresses), collect=True)

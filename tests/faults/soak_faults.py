@@ -63,9 +63,9 @@ class SoakFaults(Breaking):
         )
         common[REPORTS.removeprefix("RUNENGINE_")] = str(self.directory / "reports")
         for number in range(2):
-            address = {"GRPC_ADDRESS": free_address(), "REST_ADDRESS": free_address()}
-            self.servers.append(self._kept("serve", number, {**common, **address}))
-            self.gateways.append(self._kept("gateway", number, {**common, **address}))
+            server = {**common, "GRPC_ADDRESS": free_address()}
+            self.servers.append(self._kept("serve", number, server))
+            self.gateways.append(self._kept("gateway", number, {**server, "REST_ADDRESS": free_address()}))
         for number in range(self._workers):
             spared = number == 0
             names = ("SPARING", "FILL", *(() if spared else ("DEADLY", "DEPLOYED")))

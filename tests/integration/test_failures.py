@@ -12,6 +12,7 @@ import pytest
 from langgraph.runtime import Runtime
 from langgraph.types import Command, RetryPolicy
 from runengine.context import RunContext
+from runengine_server import logs
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
@@ -167,6 +168,7 @@ async def test_a_group_of_errors_says_what_failed_within_and_where(
         assert steps is not None
         assert steps[0].error is not None
         assert steps[0].error.message == words
+        logs.flush()
         logged = [line for line in capfd.readouterr().err.splitlines() if str(run.id) in line]
         for place in ("refuse", "fall"):
             assert any(re.search(rf"{Path(__file__).name}:\d+ {place}\b", line) for line in logged)
