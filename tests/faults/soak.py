@@ -256,11 +256,7 @@ class Soak(SoakClients):
     async def read(self) -> Reading:
         """What each process has, once it has collected its garbage."""
         pids = {kept.pid: name for name, kept in self.measured.items()}
-        addresses = [
-            kept.settings[key]
-            for kept in self.gateways
-            for key in ("GRPC_ADDRESS", "REST_ADDRESS")
-        ]
+        addresses = [kept.settings[key] for kept in self.gateways for key in ("GRPC_ADDRESS", "REST_ADDRESS")]
         reading = await self._reports.read(pids, ports_of(addresses), collect=True)
         for pid, name in pids.items():
             reading[name]["memory"] = Counter({"of its own": memory_of(pid)})
