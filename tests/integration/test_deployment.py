@@ -31,6 +31,7 @@ COMPOSE: Json = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"
 MANIFESTS: list[Json] = [
     each for path in sorted(KUBERNETES.rglob("*.yaml")) for each in yaml.safe_load_all(path.read_text())
 ]
+PORTS = ("grpc", "rest", "metrics")
 ARTIFACTS = "/var/lib/runengine/artifacts"
 
 # How long a process takes to end besides: a worker that cancels nodes, hands back and closes; a server whose
@@ -52,6 +53,12 @@ def _pods() -> dict[str, Json]:
 
 def _environment(container: Json) -> dict[str, str]:
     return {each["name"]: each.get("value", "") for each in container["env"]}
+
+
+def _base_settings() -> dict[str, str]:
+    """What the base gives all processes but `migrate`."""
+    (generator,) = yaml.safe_load((KUBERNETES / "base/kustomization.yaml").read_text())["configMapGenerator"]
+    return dict(each.split("=", 1) for each in generator["literals"])
 
 
 def _processes() -> dict[str, tuple[str, dict[str, str], float]]:
@@ -122,16 +129,17 @@ def test_each_port_is_the_one_of_its_address() -> None:
     for name, pod in _pods().items():
         (container,) = pod["containers"]
         ports = {each["name"]: each["containerPort"] for each in container.get("ports", [])}
-        listening = {
+        given = {**(_base_settings() if "envFrom" in container else {}), **_environment(container)}
+        addresses = {kind: given.get(f"RUNENGINE_{kind.upper()}_ADDRESS", "") for kind in PORTS}
+        assert ports == {
             kind: int(address.rpartition(":")[2])
-            for kind in ("grpc", "rest")
-            if (address := _environment(container).get(f"RUNENGINE_{kind.upper()}_ADDRESS", ""))
-            and address.startswith("0.0.0.0:")
+            for kind, address in addresses.items()
+            if address.startswith("0.0.0.0:")
         }
-        assert listening == ports, name
-        if ports:
+        if "rest" in ports:
             service = _of_kind("Service")[name]["spec"]
-            assert {each["targetPort"]: each["port"] for each in service["ports"]} == ports
+            offered = {each["targetPort"]: each["port"] for each in service["ports"]}
+            assert offered == {kind: port for kind, port in ports.items() if kind != "metrics"}
             assert ports["rest"] == 8080  # of the probe in compose.yaml
     assert _environment(_pods()["gateway"]["containers"][0])["RUNENGINE_GRPC_ADDRESS"] == "serve:50051"
 
@@ -141,7 +149,7 @@ async def test_each_probe_asks_for_what_is_there(rest: httpx.AsyncClient) -> Non
     for name, pod in _pods().items():
         (container,) = pod["containers"]
         probes = [probe for key, probe in container.items() if key.endswith("Probe")]
-        assert bool(probes) == ("ports" in container), name
+        assert bool(probes) == (name in ("serve", "gateway")), name
         for probe in probes:
             if "httpGet" in probe:
                 paths.add(probe["httpGet"]["path"])
