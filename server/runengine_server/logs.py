@@ -21,6 +21,7 @@ import orjson
 import structlog
 
 from runengine_server.log_output import LogOutput
+from runengine_server.tracing import current_trace_id
 
 _log = structlog.get_logger()
 
@@ -251,6 +252,8 @@ def _with_fields(event: MutableMapping[str, Any], fields: Mapping[str, object]) 
 
 def _merge_contextvars(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """As that of structlog, and the fields of the node that logs."""
+    if (trace_id := current_trace_id()) is not None:
+        event.setdefault("trace_id", trace_id)
     return _with_fields(_structlogs_merge(logger, method, event), _fields())
 
 

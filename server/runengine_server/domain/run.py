@@ -135,6 +135,7 @@ class ClaimedRun:
     `running_seconds` how long ago the first of them took it, by the database's clock, without the time that
     it has waited. `resume_values` is what came with ResumeRun since then; `waiting_timed_out` says that
     nobody resumed it in time. `thread_id` is that of its thread, of which it is the only run that is held.
+    `trace_id` is that of the call that has queued or resumed it.
     """
 
     tenant_id: str
@@ -151,6 +152,7 @@ class ClaimedRun:
     resume_values: Struct = field(default_factory=Struct)
     waiting_timed_out: bool = False
     thread_id: str | None = None
+    trace_id: str | None = None
 
     @property
     def in_quarantine(self) -> bool:

@@ -15,6 +15,7 @@ from runengine_server.processes.open_database import open_database
 from runengine_server.processes.rest_server import RestServer
 from runengine_server.processes.state_directory import open_artifact_store
 from runengine_server.processes.token_verifier import create_verifier
+from runengine_server.processes.tracing_sdk import export_traces
 from runengine_server.processes.watch_database import record_use, watch_database
 from runengine_server.repositories.workflow_repository import WorkflowRepository
 from runengine_server.rpc.bulk_runner import BulkRunner
@@ -36,9 +37,17 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
     watches = RunWatches(database)
     queued_limit = settings.tenant_queued_limit
     bulk_runner = BulkRunner(database, queued_limit)
-    observes_calls = serve_metrics(settings, database)
+    is_counting, is_tracing = serve_metrics(settings, database), export_traces("serve")
     server, health, channel = create_server(
-        database, artifacts, verifier, served, watches, bulk_runner, queued_limit, shares_port, observes_calls
+        database,
+        artifacts,
+        verifier,
+        served,
+        watches,
+        bulk_runner,
+        queued_limit,
+        shares_port,
+        is_counting or is_tracing,
     )
     try:
         server.add_insecure_port(settings.grpc_address)
@@ -47,7 +56,7 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
     rest = None
     if settings.serves_rest:
         listening = bind("RUNENGINE_REST_ADDRESS", settings.rest_address, shares_port)
-        rest = RestServer(channel, listening, settings.cors_origins, counts_responses=observes_calls)
+        rest = RestServer(channel, listening, settings.cors_origins, counts_responses=is_counting)
     with lifecycle.handle_signals():
         await served.refresh()
         following = asyncio.create_task(served.keep_current())

@@ -22,6 +22,7 @@ from runengine_server.processes.open_database import (
     open_database,
 )
 from runengine_server.processes.state_directory import open_artifact_store
+from runengine_server.processes.tracing_sdk import export_traces
 from runengine_server.processes.watch_database import record_use, watch_database
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.queue_repository import QueueRepository
@@ -83,6 +84,7 @@ async def _work(settings: Settings, artifacts: ArtifactStore, workflows: dict[st
     )
     await ensure_listening_works(settings, database)
     is_read = serve_metrics(settings, database)
+    export_traces("worker")
     queue = QueueRepository(
         database, name, list(workflows), settings.lease_seconds, settings.tenant_running_limit
     )

@@ -49,7 +49,7 @@ class Backlog:
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
     tenant_id, run_id, epoch, workflow_name, attempt, losses, hand_backs, *rest = row
-    campaign_id, encoded_input, seconds, resume_values, waiting_timed_out, thread_id, _ = rest
+    campaign_id, encoded_input, seconds, resume_values, waiting_timed_out, thread_id, trace_id, _ = rest
     return ClaimedRun(
         tenant_id,
         run_id,
@@ -64,6 +64,7 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
         Struct.FromString(resume_values or b""),
         waiting_timed_out,
         thread_id,
+        trace_id,
     )
 
 

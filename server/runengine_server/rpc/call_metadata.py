@@ -13,6 +13,7 @@ from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import InvalidArgument, Violation
 from runengine_server.repositories.run_repository import IdempotencyKey, MutationResult, Outcome
 from runengine_server.rpc.interceptor import caller
+from runengine_server.tracing import current_trace_id
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Metadata = tuple[tuple[str, str], ...]
@@ -46,10 +47,11 @@ def idempotency_key(context: Context, request: Message) -> IdempotencyKey | None
 
 
 def actor_of(context: Context) -> Actor:
-    """The caller, with the trace of the call. A W3C traceparent that is missing or malformed is no error, and
-    gives no trace.
+    """The caller, with the trace of the call: that of its span where spans are made. A W3C traceparent that
+    is missing or malformed is no error, and gives no trace.
     """
-    trace_id = None
+    if (trace_id := current_trace_id()) is not None:
+        return Actor(caller().actor, trace_id)
     for name, value in context.invocation_metadata() or ():
         if name == "traceparent" and (match := _TRACEPARENT.fullmatch(str(value))):
             trace_id = match[1] if match[1].strip("0") else None

@@ -98,7 +98,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> None:
         """At most `max_calls` are under way; the next is refused at once, because a queue would only make
         all of them late. Streams, which last as long as their readers like, have limits of their own.
-        `observes_calls`: for metrics.
+        `observes_calls`: for metrics and traces.
         """
         self._verifier = verifier
         self._refusals = RefusalLog()
@@ -133,7 +133,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if not method.startswith(_PUBLIC_SERVICES):
                 handler = self._guarded[method] = self._guard_handler(method, handler)
         if self._observes_calls and not method.startswith(_PUBLIC_SERVICES):
-            ObservedCall(method, handler.response_streaming).begin()
+            metadata = handler_call_details.invocation_metadata
+            ObservedCall(method, handler.response_streaming, metadata).begin()
         try:
             if method.startswith(_PUBLIC_SERVICES):
                 self._count_call(method, _MAX_PUBLIC_CALLS)

@@ -36,6 +36,7 @@ from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.progress_repository import ProgressRepository
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
+from runengine_server.tracing import run_span
 from runengine_server.worker.campaign_service import CampaignService
 from runengine_server.worker.graph import recording, wide_supersteps
 from runengine_server.worker.graph.checkpointer import FencedCheckpointer
@@ -128,6 +129,10 @@ class LangGraphRunProcessor:
         Unavailable when the database has gone away: the run stays as it is, to be handed back. Who
         cancels this says why, in the words of the log's line.
         """
+        with run_span(run, self._worker):
+            await self._process(run, holds_lease)
+
+    async def _process(self, run: ClaimedRun, holds_lease: Callable[[], bool]) -> None:
         log = RunLog(run)
         progress = self.progress.open(run)
         held = HeldRunRepository(self._database, run, self._worker, progress.tell_changed)

@@ -32,6 +32,7 @@ from runengine.context import RunContext
 
 from runengine_server.domain.errors import LeaseEnded
 from runengine_server.metrics import STEPS
+from runengine_server.tracing import StepSpan
 from runengine_server.worker.graph.execution import EXECUTION, Execution, ExecutionStopped
 from runengine_server.worker.graph.failures import matches, raise_contained
 from runengine_server.worker.graph.fingerprint import fingerprint
@@ -100,7 +101,7 @@ class RecordedNode(Runnable[Any, Any]):
             return SERIALISER.loads_typed(begun.cached)
         try:
             begun.check()
-            with telling(begun.config) as config, _AsCurrent(config):
+            with telling(begun.config) as config, _AsCurrent(config, begun.step, self.skill_id):
                 result = self._call(input, config, **kwargs)
         except BaseException as error:
             execution.wait_for(self._end_badly(begun, error))
@@ -119,7 +120,7 @@ class RecordedNode(Runnable[Any, Any]):
             return SERIALISER.loads_typed(begun.cached)
         try:
             begun.check()
-            with telling(begun.config) as config, _AsCurrent(config):
+            with telling(begun.config) as config, _AsCurrent(config, begun.step, self.skill_id):
                 result = await self._acall(input, config, **kwargs)
         except (asyncio.CancelledError, GeneratorExit):
             raise
@@ -218,18 +219,21 @@ class _AsCurrent:
     LangGraph has put the config that it made before ours.
     """
 
-    __slots__ = ("_config", "_token")
+    __slots__ = ("_config", "_skill_id", "_span", "_step", "_token")
 
-    def __init__(self, config: RunnableConfig) -> None:
-        self._config = config
+    def __init__(self, config: RunnableConfig, step: BegunStep, skill_id: str) -> None:
+        self._config, self._step, self._skill_id = config, step, skill_id
 
     def __enter__(self) -> None:
         self._token = var_child_runnable_config.set(self._config)
         CONFIG_OF_NODE.set(self._config)
+        self._span = StepSpan(self._step.name, self._skill_id, self._step.attempt)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         with contextlib.suppress(ValueError):  # an abandoned one is closed in another context
             var_child_runnable_config.reset(self._token)
+        is_failure = isinstance(error, Exception) and not isinstance(error, GraphBubbleUp)
+        self._span.end(type(error).__name__ if is_failure else None)
         if error is not None:
             raise_contained(error)
 

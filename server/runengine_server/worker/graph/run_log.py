@@ -8,6 +8,7 @@ import structlog
 
 from runengine_server.domain.run import ClaimedRun
 from runengine_server.metrics import RUN_SECONDS, RUNS_ENDED, STEPS
+from runengine_server.tracing import end_run
 from runengine_server.worker.graph.steps import BegunStep
 
 _EVENTS = {"completed": "run completed", "failed": "run failed", "waiting": "run waits"}
@@ -17,12 +18,13 @@ _log = structlog.get_logger()
 
 def fields_of_run(run: ClaimedRun) -> dict[str, object]:
     """What each line about a run says of it; `attempt` is the run's."""
-    return {
+    fields: dict[str, object] = {
         "run_id": str(run.id),
         "tenant": run.tenant_id,
         "workflow": run.workflow_name,
         "attempt": run.attempt,
     }
+    return fields if run.trace_id is None else {**fields, "trace_id": run.trace_id}
 
 
 class RunLog:
@@ -40,6 +42,7 @@ class RunLog:
 
     def ended(self, status: str, code: str = "", **fields: object) -> None:
         """One line for the end of an execution, which is counted: the run has completed, failed, or waits."""
+        end_run(status, code)
         RUNS_ENDED.labels(self._workflow, status, code).inc()
         if status != "waiting":
             RUN_SECONDS.labels(self._workflow).observe(time.monotonic() - self._began)
