@@ -1,8 +1,9 @@
 """What a process counts for Prometheus, each by its name; processes/metrics_server.py serves it.
 
 No label names a tenant, a run or a step, of which there is no end: labels are methods, codes, statuses, and
-the names of workflows. What happens in a worker is counted whether anybody reads it or not, at about 1 µs;
-calls, of which `serve` has thousands a second, only where they are read.
+the names of workflows. What happens in a worker is counted whether anybody reads it or not, which takes 3 µs
+of a step, with a span that goes nowhere; calls, of which `serve` has thousands a second, only where they are
+read or traced: 14 µs of some 300.
 """
 
 from __future__ import annotations
