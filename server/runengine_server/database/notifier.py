@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from itertools import islice
 
 import asyncpg
 import structlog
+
+from runengine_server.database.pace import Pace
 
 # How many statements a second there are where notifications come without end, and how many may come at once
 # before. Those that come meanwhile are sent together: at 1,800 triggers/s a hundred statements a second cost
@@ -55,7 +56,7 @@ class Notifier:
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
         self.sent = 0
-        self._allowed, self._counted_at = _BURST, 0.0  # statements, at that time.monotonic()
+        self._pace = Pace(_BURST, _STATEMENTS_PER_SECOND)
 
     def notify(self, channel: str, payload: str = "") -> None:
         """Sends a notification soon, in the background. Call it after the commit that the notification is
@@ -80,7 +81,7 @@ class Notifier:
     async def _send_waiting(self) -> None:
         failures = 0
         while self._waiting:
-            await self._pace()
+            await self._pace.wait()
             # A notification from now on may be about a later commit, so it is sent after this batch.
             batch, self._waiting = self._waiting, {}
             try:
@@ -100,13 +101,6 @@ class Notifier:
                     _log.info("notifications are sent again")
                 failures = 0
                 self.sent += len(batch)
-
-    async def _pace(self) -> None:
-        now = time.monotonic()
-        self._allowed += (now - self._counted_at) * _STATEMENTS_PER_SECOND
-        self._allowed, self._counted_at = min(self._allowed, _BURST) - 1, now
-        if self._allowed < 0:
-            await asyncio.sleep(-self._allowed / _STATEMENTS_PER_SECOND)
 
     async def send(self, batch: dict[tuple[str, str], None]) -> None:
         """Sends (channel, payload) of each. Raises as the driver does, and TimeoutError."""
