@@ -55,6 +55,10 @@ class ChangeReader:
         if not watches:
             del self._watches[watch.scope.tenant_id]
 
+    def wake(self) -> None:
+        """Has read() return, though nothing may have changed."""
+        self._woken.set()
+
     def hint(self, tenant_id: str) -> None:
         """Something may have changed for those who watch that tenant."""
         if tenant_id in self._watches:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID, uuid4
 
@@ -54,6 +54,7 @@ class RunWatches:
         self._of_runs: defaultdict[UUID, set[RunWatch]] = defaultdict(set)
         self._of_tenants: defaultdict[str, set[RunWatch]] = defaultdict(set)
         self._watches: set[RunWatch] = set()
+        self._unannounced: set[RunWatch] = set()
         self.changes = ChangeRepository(database)
         self.reader = ChangeReader(self.changes)
         # For what a stream reads at its beginning: a thousand that come at once take one connection.
@@ -73,8 +74,8 @@ class RunWatches:
         self._watches.add(watch)
         if self._listening is None:
             self._listening = asyncio.create_task(self._listen(), name="run watches")
-        elif self._connection is not None:
-            self._announce([watch])
+        self._unannounced.add(watch)
+        self.reader.wake()
         # call_later takes a finite time.
         expiry = asyncio.get_running_loop().call_later(min(until - time.time(), 10**8), watch.end)
         try:
@@ -83,6 +84,7 @@ class RunWatches:
             expiry.cancel()
             self.reader.remove(watch)
             self._watches.remove(watch)
+            self._unannounced.discard(watch)
             watches.remove(watch)
             self._forget(scope)
 
@@ -136,21 +138,24 @@ class RunWatches:
         announce_at = time.monotonic()
         while True:
             if time.monotonic() >= announce_at:
-                self._announce(list(self._watches))
+                self._unannounced.update(self._watches)
                 await connection.ensure_listening(_CHECK_SECONDS)
                 announce_at = time.monotonic() + _ANNOUNCE_SECONDS
+            watches, self._unannounced = self._unannounced, set()
+            for channel, payload in self._announcements(watches):
+                await connection.notify(channel, payload, _CHECK_SECONDS)
             await self.reader.read(connection)
 
-    def _announce(self, watches: Sequence[RunWatch]) -> None:
+    def _announcements(self, watches: Collection[RunWatch]) -> Iterator[tuple[str, str]]:
         run_ids = list({each.scope.run_id for each in watches if each.scope.run_id is not None})
         for first in range(0, len(run_ids), _MAX_IDS):
             ids = [self._process_id, *run_ids[first : first + _MAX_IDS]]
-            self._database.notifier.notify(WATCHED, " ".join(map(str, ids)))
+            yield WATCHED, " ".join(map(str, ids))
         tenants = {
             (each.scope.tenant_id, each.with_progress) for each in watches if each.scope.run_id is None
         }
         for payload in WatchedTenants(self._process_id, list(tenants)).encode():
-            self._database.notifier.notify(TENANTS_WATCHED, payload)
+            yield TENANTS_WATCHED, payload
 
     def _on_notification(self, channel: str, payload: str) -> None:
         if channel == CHANGED:
