@@ -26,7 +26,7 @@ from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import Failure, NewRun, RunStatus
 from runengine_server.repositories.run_repository import IdempotencyKey, Outcome, RunRepository
 
-from tests.support.own_worker import ACTOR, events_of, run_of
+from tests.support.own_worker import ACTOR, events_of, run_of, until
 
 ERROR = {
     "code": "STEP_FAILED",
@@ -249,3 +249,33 @@ async def test_functions_of_a_version_are_pruned_a_day_after_a_server_last_used_
     await owner.close()
     monkeypatch.undo()
     functions.schema.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [("runs", "run_events"), ("run_events", "runs")],
+    ids=["in the order of writes", "the other way round"],
+)
+async def test_the_drop_of_a_foreign_key_deadlocks_with_nobody(
+    urls: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tables: tuple[str, str]
+) -> None:
+    owner_url, url = urls
+    upgrade = command.upgrade
+    with monkeypatch.context() as before:
+        before.setattr(command, "upgrade", lambda config, _: upgrade(config, "0025"))
+        before.setattr(functions, "install", nothing)
+        await migrate(owner_url, url)
+    other, admin = [await asyncpg.connect(url.replace("runengine_app@", "postgres@")) for _ in range(2)]
+    waiting = """SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+        WHERE datname = current_database() AND NOT granted"""
+    async with other.transaction():
+        await other.execute(f"LOCK TABLE {tables[0]} IN ROW EXCLUSIVE MODE")
+        migrating = asyncio.create_task(migrate(owner_url, url))
+        await until(lambda: admin.fetchval(waiting), lambda count: count > 0)
+        await other.execute(f"LOCK TABLE {tables[1]} IN ROW EXCLUSIVE MODE")
+    await migrating
+    assert not await admin.fetch(
+        "SELECT FROM pg_constraint WHERE conrelid = 'run_events'::regclass AND contype = 'f'"
+    )
+    await other.close()
+    await admin.close()
