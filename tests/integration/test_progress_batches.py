@@ -98,6 +98,30 @@ async def test_a_run_that_is_lost_loses_no_other(
 
 
 @pytest.mark.parametrize("tenants", [1, 3])
+async def test_a_run_that_its_own_worker_has_taken_over_is_told_apart_by_epoch(
+    engine: Engine, tenants: int
+) -> None:
+    held = await claim(engine, tenants)
+    await engine.lose(held[3].run.id)
+    (again,) = await engine.queue.claim_expired(1)
+    successor = HeldRunRepository(engine.database, again, "worker:test")
+    step_id = uuid4()
+
+    def begin_step(of: HeldRunRepository) -> asyncio.Task[int]:
+        return asyncio.create_task(of.begin_step(step_id, "one", "one", False))
+
+    attempts = await asyncio.gather(
+        *map(begin, held[:3]),
+        begin_step(held[3]),
+        begin_step(successor),
+        *map(begin, held[4:]),
+        return_exceptions=True,
+    )
+    assert isinstance(attempts.pop(3), Fenced)
+    assert attempts == [1] * RUNS
+
+
+@pytest.mark.parametrize("tenants", [1, 3])
 async def test_a_refusal_of_one_run_refuses_nothing_of_another(engine: Engine, tenants: int) -> None:
     held = await claim(engine, tenants)
     begins = [begin(each, "no \0 name" if each is held[3] else "one") for each in held]
@@ -131,6 +155,6 @@ async def test_a_statement_writes_for_the_runs_of_its_tenant_alone(
     of_both: list[Call] = [(engine.tenant_id, each.run.id, each.run.epoch, []) for each in held]
     sql, arguments = RECORD_PROGRESS.statement(of_both)
     rows = await engine.tenant.fetch(sql, *arguments)
-    assert {row["run"] for row in rows} == {
+    assert {arguments[1][row["place"] - 1] for row in rows} == {
         each.run.id for each in held if each.run.tenant_id == engine.tenant_id
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -41,7 +40,7 @@ class RecordProgress:
     def statement(self, calls: Sequence[Any]) -> tuple[str, Sequence[Any]]:
         """The statement for these calls, and its arguments."""
         if len(calls) > 1:
-            calls = sorted(calls, key=itemgetter(1))  # the order in which it locks them
+            calls = [calls[each] for each in _lock_order(calls)]
         rows = _rows_of(calls)
         if len(calls) == 1 and (next_step := rows.next_step()) is not None:
             tenant, run_id, epoch, _ = calls[0]
@@ -57,12 +56,15 @@ class RecordProgress:
         self, calls: Sequence[Any], rows: Sequence[asyncpg.Record]
     ) -> Sequence[Mapping[UUID, int] | None]:
         """The result of each call."""
-        attempts: dict[UUID, dict[UUID, int]] = {}
-        for run_id, step_id, attempt in rows:
-            of_run = attempts.setdefault(run_id, {})
+        attempts: dict[int, dict[UUID, int]] = {}
+        for place, step_id, attempt in rows:
+            of_call = attempts.setdefault(place, {})
             if step_id is not None:
-                of_run[step_id] = attempt
-        return [attempts.get(run_id) for _, run_id, _, _ in calls]
+                of_call[step_id] = attempt
+        results: list[dict[UUID, int] | None] = [None] * len(calls)
+        for place, each in enumerate(_lock_order(calls), 1):
+            results[each] = attempts.get(place)
+        return results
 
 
 RECORD_PROGRESS = RecordProgress()
@@ -101,6 +103,13 @@ class _Rows:
             *_columns(self.dropped, _DROPPED),
             *_columns(self.begun, _BEGUN),
         ]
+
+
+def _lock_order(calls: Sequence[Call]) -> Sequence[int]:
+    """The indices of the calls in the order in which the statement locks their runs. A run that its own
+    worker has lost and taken over may be there twice, under two epochs: a result is known by its place.
+    """
+    return sorted(range(len(calls)), key=lambda each: calls[each][1])
 
 
 def _rows_of(calls: Sequence[Call]) -> _Rows:

@@ -23,10 +23,10 @@ $$;
 -- deleted, and the namespaces _dropped as a whole. _…_run is the place in _runs of the run that each is of. A
 -- step completes (running -> completed) in one transaction with the writes that make it so, or with the
 -- checkpoint that sums them up: it is completed exactly when LangGraph will not run it again. _updates and
--- _begun_inputs are kept with the steps. NULL is no rows of a kind. Returns a row for each run that is still
--- held, and nothing is written for another; and one for each step that begins, with its attempt. Several runs,
--- which are in the order of their ids, so that two batches cannot deadlock, wait 0.1 s for a lock at most: then
--- each has to wait alone.
+-- _begun_inputs are kept with the steps. NULL is no rows of a kind. Returns the place of each run that is still
+-- held, and nothing is written for another; and a row for each step that begins, with its attempt. A run may be
+-- there twice, under two epochs, of which one is held at most. Several runs, which are in the order of their
+-- ids, so that two batches cannot deadlock, wait 0.1 s for a lock at most: then each has to wait alone.
 CREATE FUNCTION record_progress(_tenant text, _runs uuid[], _epochs bigint[], _completed_run int[],
     _completed uuid[], _updates bytea[], _write_run int[], _write_ns text[], _write_checkpoints text[],
     _write_tasks text[], _write_paths text[], _write_idx int[], _write_channels text[], _write_types text[],
@@ -34,21 +34,22 @@ CREATE FUNCTION record_progress(_tenant text, _runs uuid[], _epochs bigint[], _c
     _types text[], _values bytea[], _metadata bytea[], _pruned_run int[], _pruned text[], _oldest_needed text[],
     _dropped_run int[], _dropped text[], _begun_run int[], _begun uuid[], _begun_steps text[],
     _begun_skills text[], _begun_cache_hits boolean[], _begun_inputs bytea[], _begun_parents uuid[])
-RETURNS TABLE (run uuid, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+RETURNS TABLE (place int, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
+    run uuid;
     held int[];
     any_held boolean := false;
     begun_first uuid[];
-    begun_of int;
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     IF cardinality(_runs) > 1 THEN
         PERFORM set_config('lock_timeout', '100ms', true);
     END IF;
-    FOR place IN 1..cardinality(_runs) LOOP
-        run := _runs[place];
+    FOR number IN 1..cardinality(_runs) LOOP
+        run := _runs[number];
         IF run IS NOT NULL THEN
+            place := number;
             held[place] := hold_lease(_tenant, run, _epochs[place]);
             IF held[place] IS NOT NULL THEN
                 any_held := true;
@@ -109,14 +110,14 @@ BEGIN
         RETURNING id
     )
     SELECT coalesce(array_agg(id), '{}') INTO begun_first FROM begun;
-    FOR place IN 1..cardinality(_begun) LOOP
-        begun_of := _begun_run[place];
-        IF held[begun_of] IS NOT NULL THEN
-            run := _runs[begun_of];
-            id := _begun[place];
+    FOR number IN 1..cardinality(_begun) LOOP
+        place := _begun_run[number];
+        IF held[place] IS NOT NULL THEN
+            id := _begun[number];
             attempt := CASE WHEN cardinality(begun_first) = cardinality(_begun) OR id = ANY(begun_first) THEN 1
-                ELSE begin_step_again(_tenant, run, held[begun_of], id, _begun_steps[place], _begun_skills[place],
-                    _begun_cache_hits[place], _begun_inputs[place], _begun_parents[place]) END;
+                ELSE begin_step_again(_tenant, _runs[place], held[place], id, _begun_steps[number],
+                    _begun_skills[number], _begun_cache_hits[number], _begun_inputs[number],
+                    _begun_parents[number]) END;
             RETURN NEXT;
         END IF;
     END LOOP;
@@ -128,7 +129,7 @@ $$;
 CREATE FUNCTION record_next_step(_tenant text, _run uuid, _epoch bigint, _completed uuid, _update bytea,
     _namespace text, _checkpoint text, _parent text, _type text, _value bytea, _metadata bytea, _begun uuid,
     _step text, _skill text, _cache_hit boolean, _input bytea, _begun_parent uuid)
-RETURNS TABLE (run uuid, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+RETURNS TABLE (place int, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
     held int;
@@ -155,7 +156,7 @@ BEGIN
     VALUES (_tenant, _run, _begun, 1, held, _step, _skill, 'running', _cache_hit, _begun_parent,
         public.now_ms(), _input)
     ON CONFLICT DO NOTHING;
-    run := _run;
+    place := 1;
     id := _begun;
     attempt := CASE WHEN FOUND THEN 1 ELSE begin_step_again(_tenant, _run, held, _begun, _step, _skill,
         _cache_hit, _input, _begun_parent) END;
@@ -172,15 +173,15 @@ CREATE FUNCTION record_progress_of_tenants(_tenant text[], _runs uuid[], _epochs
     _pruned_run int[], _pruned text[], _oldest_needed text[], _dropped_run int[], _dropped text[],
     _begun_run int[], _begun uuid[], _begun_steps text[], _begun_skills text[], _begun_cache_hits boolean[],
     _begun_inputs bytea[], _begun_parents uuid[])
-RETURNS TABLE (run uuid, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+RETURNS TABLE (place int, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     own text;
     own_runs uuid[];
 BEGIN
     -- In one order, so that two batches cannot deadlock.
     FOR own IN SELECT DISTINCT unnest(_tenant) ORDER BY 1 LOOP
-        SELECT array_agg(CASE WHEN each_tenant = own THEN each_run END ORDER BY place) INTO own_runs
-        FROM unnest(_tenant, _runs) WITH ORDINALITY AS each(each_tenant, each_run, place);
+        SELECT array_agg(CASE WHEN each_tenant = own THEN each_run END ORDER BY number) INTO own_runs
+        FROM unnest(_tenant, _runs) WITH ORDINALITY AS each(each_tenant, each_run, number);
         RETURN QUERY SELECT * FROM record_progress(own, own_runs, _epochs, _completed_run, _completed, _updates,
             _write_run, _write_ns, _write_checkpoints, _write_tasks, _write_paths, _write_idx, _write_channels,
             _write_types, _write_values, _checkpoint_run, _namespaces, _checkpoints, _parents, _types, _values,
