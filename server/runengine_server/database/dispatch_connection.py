@@ -13,7 +13,7 @@ from runengine_server.database.connecting import Connection, Connector, backend_
 from runengine_server.database.connections import TRANSACTION_SECONDS, fetch
 from runengine_server.database.driver_errors import translate_driver_errors
 from runengine_server.database.functions import DispatchFunction, EachCall
-from runengine_server.database.notifier import notification
+from runengine_server.database.notifier import ADVANCE_QUEUE_TAIL, notification
 
 
 class ListeningConnection:
@@ -28,9 +28,14 @@ class ListeningConnection:
         self._using = asyncio.Lock()
 
     async def notify(self, channel: str, payload: str, seconds: float) -> None:
-        """Notifies workers. It works where no event loop runs that could send it later, as Notifier does."""
+        """Notifies workers. It works where no event loop runs that could send it later, as Notifier does. Not
+        sent when the queue of notifications is full: no connection is worth losing for a hint.
+        """
         async with asyncio.timeout(seconds), self._using:
-            await self._connection.execute(notification(channel, payload))
+            try:
+                await self._connection.execute(notification(channel, payload))
+            except asyncpg.ProgramLimitExceededError:
+                await self._connection.execute(ADVANCE_QUEUE_TAIL)
 
     async def ensure_listening(self, seconds: float) -> None:
         """Returns when every notification that was committed before has been received. Raises ConnectionError
