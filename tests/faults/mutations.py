@@ -239,9 +239,9 @@ def abandoned_threads_are_replaced() -> None:
 
 
 def patience_with_a_slow_link() -> None:
-    from runengine_server.database.deadline_extender import DeadlineExtender
+    from runengine_server.database import deadline_extender
 
-    _put(DeadlineExtender, "extend_moving", lambda self: None)
+    _put(deadline_extender, "transfer_counters", lambda connection: ())
 
 
 def denial_is_no_refusal() -> None:

@@ -12,7 +12,7 @@ def be_patient() -> None:
     from runengine_server.database.database import Database
 
     connection: Any = Database.connection
-    connection.__wrapped__.__defaults__ = (3600,)
+    connection.__defaults__ = (3600,)
     CALL_SETTINGS["statement_timeout"] = "0"
     gateway: Any = create_gateway
     gateway.__kwdefaults__["deadline_seconds"] = 3600

@@ -85,7 +85,7 @@ async def test_reads_go_on_while_commits_wait_for_a_standby_that_is_gone(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection: Any = Database.connection
-    monkeypatch.setattr(connection.__wrapped__, "__defaults__", (3600,))
+    monkeypatch.setattr(connection, "__defaults__", (3600,))
     monkeypatch.setitem(CALL_SETTINGS, "statement_timeout", "0")
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = 'app'"
     triggering = f"{waiting} AND query NOT LIKE 'NOTIFY%'"

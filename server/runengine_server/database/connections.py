@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -19,8 +18,6 @@ from runengine_server.domain.errors import StatementRefused
 # How long a transaction may take, with the wait for its connection. Less than the ten seconds after which a
 # process that was cut off from the database has to work again.
 TRANSACTION_SECONDS = 9
-
-_NO_LIMIT: nullcontext[None] = nullcontext()
 
 Rows: TypeAlias = Coroutine[Any, Any, Sequence[asyncpg.Record]]
 
@@ -60,39 +57,15 @@ class Connections:
         """The statement that begins a transaction."""
         return self._connector.begin
 
-    @asynccontextmanager
-    async def connection(
-        self, seconds: float | None = None, *, writes: bool = False
-    ) -> AsyncIterator[Connection]:
-        """A connection that sees no tenant's rows until the transaction of a Scope begins.
+    def connection(self, seconds: float | None = None, *, writes: bool = False) -> _Use:
+        """A connection that sees no tenant's rows until the transaction of a Scope begins, within a block.
 
         Raises TimeoutError when the block, with the wait for the connection, takes longer than `seconds`,
         nine by default, and no data moves on the connection any more; and OSError, asyncpg.InterfaceError or
         asyncpg.PostgresError as the driver does.
         """
         seconds = TRANSACTION_SECONDS if seconds is None else seconds
-        try:
-            async with asyncio.timeout(seconds) as deadline, self._write_slots if writes else _NO_LIMIT:
-                connection = await self._pool.take()
-                self._deadlines.begin(deadline, seconds, connection)
-                try:
-                    yield connection
-                except Exception:
-                    await _roll_back(connection)
-                    raise
-                except BaseException:
-                    # The connection may be in the middle of a statement. asyncpg would wait until the server
-                    # has agreed to cancel it, and a server that does not respond would hold up the call.
-                    self._pool.abandon(connection)
-                    raise
-                finally:
-                    self._deadlines.end(deadline)
-                    self._pool.put_back(connection)
-        except TimeoutError:
-            # When the server has gone without a reset, the idle connections are dead too, and would fail the
-            # calls that get them, one after the other.
-            self._pool.drop_idle()
-            raise
+        return _Use(self._pool, self._deadlines, self._write_slots if writes else None, seconds)
 
     def fetch_on(self, connection: Connection, sql: str, *arguments: Any) -> Rows:
         """The rows of one statement, in a transaction of its own, on a connection of connection()."""
@@ -107,6 +80,59 @@ class Connections:
     async def _write(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
         async with self.connection(writes=True) as connection:
             return await self.fetch_on(connection, sql, *arguments)
+
+
+class _Use:
+    """The use of a connection. Written out, it takes half the time of a generator with a context manager of
+    its own for each of these."""
+
+    __slots__ = ("_connection", "_deadline", "_deadlines", "_pool", "_seconds", "_slots")
+
+    def __init__(
+        self, pool: Pool, deadlines: DeadlineExtender, slots: asyncio.Semaphore | None, seconds: float
+    ) -> None:
+        self._pool, self._deadlines, self._slots, self._seconds = pool, deadlines, slots, seconds
+
+    async def __aenter__(self) -> Connection:
+        self._deadline = await asyncio.timeout(None).__aenter__()
+        self._deadlines.begin(self._deadline, self._seconds)
+        has_slot = False
+        try:
+            if self._slots is not None:
+                has_slot = await self._slots.acquire()
+            connection = self._connection = await self._pool.take()
+        except BaseException as error:
+            await self._end(error, has_slot)
+            raise
+        self._deadlines.follow(self._deadline, connection)
+        return connection
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception):
+            await _roll_back(self._connection)
+        elif error is not None:
+            # The connection may be in the middle of a statement. asyncpg would wait until the server has
+            # agreed to cancel it, and a server that does not respond would hold up the call.
+            self._pool.abandon(self._connection)
+        self._pool.put_back(self._connection)
+        await self._end(error, has_slot=True)
+
+    async def _end(self, error: BaseException | None, has_slot: bool) -> None:
+        self._deadlines.end(self._deadline)
+        if self._slots is not None and has_slot:
+            self._slots.release()
+        try:
+            await self._deadline.__aexit__(type(error) if error is not None else None, error, None)
+        except TimeoutError:
+            self._drop_idle()
+            raise
+        if isinstance(error, TimeoutError):
+            self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        # When the server has gone without a reset, the idle connections are dead too, and would fail the
+        # calls that get them, one after the other.
+        self._pool.drop_idle()
 
 
 def fetch(connector: Connector, connection: Connection, sql: str, *arguments: Any) -> Rows:

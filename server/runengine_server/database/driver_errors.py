@@ -39,6 +39,8 @@ TRANSIENT_ERRORS = (
     asyncpg.InternalClientError,
 )
 
+DRIVER_ERRORS = (*DENIALS, *PERMANENT_ERRORS, *TRANSIENT_ERRORS)
+
 # How often one kind of error is logged.
 _LOG_SECONDS = 30.0
 
@@ -54,7 +56,7 @@ def translate_driver_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (*DENIALS, *PERMANENT_ERRORS, *TRANSIENT_ERRORS) as error:
+    except DRIVER_ERRORS as error:
         raise translated(error) from error
 
 

@@ -13,7 +13,7 @@ from runengine_server.database.batcher import BatchedFunction, Result
 from runengine_server.database.channels import CHANGED
 from runengine_server.database.connecting import Connection
 from runengine_server.database.connections import Connections, Rows, commit
-from runengine_server.database.driver_errors import translate_driver_errors
+from runengine_server.database.driver_errors import DRIVER_ERRORS, translate_driver_errors, translated
 from runengine_server.database.functions import DispatchFunction, TenantFunction
 
 # A notification has at most 7,999 bytes. Whoever watches a tenant with a longer id polls.
@@ -49,9 +49,11 @@ class Scope:
     async def _call(
         self, function: TenantFunction | DispatchFunction, *arguments: Any
     ) -> Sequence[asyncpg.Record]:
-        with translate_driver_errors():
+        try:
             async with self._connections.connection(writes=not function.is_reading) as connection:
                 return await self._connections.fetch_on(connection, function.call, *arguments)
+        except DRIVER_ERRORS as error:
+            raise translated(error) from error
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[asyncpg.Record]:
         """The rows of one statement, in three round trips: for what is rare."""

@@ -125,18 +125,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         it takes no memory but what the flow-control windows of HTTP/2 let in unread.
         """
         method = handler_call_details.method
+        is_public = method.startswith(_PUBLIC_SERVICES)
         handler = self._guarded.get(method)
         if handler is None:
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            if not method.startswith(_PUBLIC_SERVICES):
+            if not is_public:
                 handler = self._guarded[method] = self._guard_handler(method, handler)
-        if self._observes_calls and not method.startswith(_PUBLIC_SERVICES):
+        if self._observes_calls and not is_public:
             metadata = handler_call_details.invocation_metadata
             ObservedCall(method, handler.response_streaming, metadata).begin()
         try:
-            if method.startswith(_PUBLIC_SERVICES):
+            if is_public:
                 self._count_call(method, _MAX_PUBLIC_CALLS)
             elif handler.response_streaming:
                 limit = self._limit_of(method)
@@ -154,9 +155,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         task = asyncio.current_task()
         assert task is not None
         self._under_way[kind] += 1
-        task.add_done_callback(lambda _: self._under_way.subtract((kind,)))
+        task.add_done_callback(partial(self._uncount_call, kind))
         if self._under_way[kind] > limit:
             raise Overloaded
+
+    def _uncount_call(self, kind: str, _: asyncio.Task[Any]) -> None:
+        self._under_way[kind] -= 1
 
     def _guard_handler(
         self, method: str, handler: grpc.RpcMethodHandler[Any, Any]

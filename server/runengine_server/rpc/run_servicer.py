@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import grpc
@@ -286,8 +285,7 @@ def _page_of_run(
     return run_id, after, request.limit if request.HasField("limit") else _LIMIT_OF_A_RUN
 
 
-@dataclass(frozen=True, slots=True)
-class _ListQuery:
+class _ListQuery(NamedTuple):
     """A ListCampaignRunsRequest that has passed every check."""
 
     campaign_id: UUID

@@ -6,7 +6,7 @@ where protovalidate 2.1 takes 9, and has descriptions of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -19,7 +19,7 @@ from runengine.rules import alternatives_of, is_required, rules_of
 from runengine_server.domain.errors import InvalidArgument, Violation
 from runengine_server.domain.ids import NOT_A_UUID, is_uuid
 
-_Check = Callable[[Any], list[Violation]]
+_Check = Callable[[Any], Sequence[Violation]]
 
 
 def require_valid(request: Message) -> None:
@@ -32,8 +32,8 @@ def violations_of(request: Message) -> list[Violation]:
     """What the rules forbid, in the order of the fields. Raises TypeError for a rule not known here."""
     found: list[Violation] = []
     for name, has_presence, check in checks_of(request.DESCRIPTOR):
-        if not has_presence or request.HasField(name):
-            found += check(request)
+        if (not has_presence or request.HasField(name)) and (violations := check(request)):
+            found += violations
     return found
 
 
@@ -78,7 +78,7 @@ def _check_of(field: FieldDescriptor) -> _Check | None:
 
 def _value_check(field: FieldDescriptor, is_good: Callable[[Any], bool], otherwise: str) -> _Check:
     read, wrong = attrgetter(field.name), [Violation(field.name, otherwise)]
-    return lambda request: [] if is_good(read(request)) else wrong
+    return lambda request: () if is_good(read(request)) else wrong
 
 
 def _alternatives_check(message: Descriptor, names: list[str]) -> _Check:
@@ -117,8 +117,10 @@ def _enums_check(field: FieldDescriptor, most: int) -> _Check:
     known = {number: word for number, word in words_of(field.enum_type).items() if number != 0}
     read, name, one_of = attrgetter(field.name), field.name, f"must be one of {', '.join(known.values())}"
 
-    def check(request: Any) -> list[Violation]:
+    def check(request: Any) -> Sequence[Violation]:
         given = read(request)
+        if not given:
+            return ()
         # A message of 2 MiB holds two million of them, which took 3.8 s to find wrong one by one.
         if len(given) > most:
             return [Violation(name, f"is given more than {most} times")]
