@@ -16,6 +16,7 @@ from tests.faults.approval_mutants import APPROVALS
 from tests.faults.batch_mutants import BATCHES
 from tests.faults.judging import judge, missing, run_pytest
 from tests.faults.judging import mutant_of as _mutant
+from tests.faults.lease_mutants import LEASES
 from tests.faults.mutations import rewriting
 from tests.faults.nested_step_mutants import STEPS_WITHIN_STEPS
 from tests.faults.progress_mutants import PROGRESS
@@ -68,11 +69,6 @@ MUTANTS = (
     _mutant("epoch in an artifact", without.epoch_of("save_artifact"), _LOST),
     _mutant("epoch in a cache entry", without.epoch_of("save_cached"), _LOST),
     _mutant(
-        "epoch in the heartbeat and the handing back",
-        rewriting(["own_runs", "lock_own_runs"], "AND runs.epoch = held.epoch", ""),
-        _LOST,
-    ),
-    _mutant(
         "a claim raises the epoch",
         rewriting(["claim_queued", "claim_expired"], "epoch = epoch + 1", "epoch = epoch"),
         _LOST,
@@ -102,27 +98,6 @@ MUTANTS = (
         "SKIP LOCKED",
         rewriting(without.CLAIMS, "FOR UPDATE SKIP LOCKED", "FOR UPDATE"),
         "faults/test_guards.py::test_a_claimer_does_not_wait_for_a_run_that_another_has_locked",
-    ),
-    _mutant(
-        "SKIP LOCKED in the heartbeat",
-        rewriting(["lock_own_runs"], " SKIP LOCKED", ""),
-        f"{_HEARTBEATS}::test_a_run_that_is_locked_keeps_no_other_from_being_renewed",
-        f"{_HEARTBEATS}::test_a_run_that_is_locked_keeps_no_other_from_being_handed_back",
-    ),
-    _mutant(
-        "lock of the fence",
-        rewriting(["hold_lease"], " FOR KEY SHARE", ""),
-        f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
-    ),
-    _mutant(
-        "heartbeat beside the fence",
-        rewriting(["hold_lease"], "FOR KEY SHARE", "FOR SHARE"),
-        f"{_HEARTBEATS}::test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored",
-    ),
-    _mutant(
-        "end of a lease before a clock that went back",
-        rewriting(["claim_expired"], "secs => lease_seconds + 1", "secs => 1e9"),
-        f"{_CLOCKS}::test_a_run_whose_worker_is_lost_goes_on_a_lease_after_the_clock_went_back",
     ),
     _mutant(
         "patience with a slow link",
@@ -349,6 +324,7 @@ MUTANTS = (
     *APPROVALS,
     *PROGRESS,
     *THREADS,
+    *LEASES,
     *BATCHES,
     *STEPS,
     *STEPS_WITHIN_STEPS,

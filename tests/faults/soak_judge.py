@@ -13,6 +13,7 @@ from tests.faults.facts import Facts
 from tests.faults.invariants import PASSING
 from tests.faults.resources import Figures, Reading
 from tests.faults.soak_graphs import ANYWAY, CODES, NODES
+from tests.support.leases import LEASE_ENDS
 
 # By how much the memory of a process may be more than after the warm-up, in MiB. Code that is met for the
 # first time, and its caches, take some; a leak of a kilobyte a run takes more than that in ten thousand.
@@ -59,8 +60,8 @@ def wrong_answers(facts: Facts) -> list[str]:
 async def stuck(admin: asyncpg.Connection, tenants: list[str]) -> list[str]:
     """Each run that is under way although nothing is broken, and what it waits for."""
     rows = await admin.fetch(
-        """SELECT id, workflow_name, status, attempt, epoch, losses, hand_backs, handed_back,
-            round(extract(epoch FROM lease_expires_at - clock_timestamp())::numeric, 1) AS lease,
+        f"""SELECT id, workflow_name, status, attempt, epoch, losses, hand_backs, handed_back,
+            round(extract(epoch FROM {LEASE_ENDS} - clock_timestamp())::numeric, 1) AS lease,
             (SELECT string_agg(step_id || ' ' || run_steps.status, ', ') FROM run_steps
             WHERE run_id = runs.id AND run_steps.status IN ('running', 'pending')) AS steps,
             (SELECT actor FROM run_events WHERE run_id = runs.id ORDER BY seq DESC LIMIT 1) AS actor

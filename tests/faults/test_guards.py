@@ -32,6 +32,7 @@ from runengine_server.repositories.queue_repository import LeaseRenewer, QueueRe
 from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.worker.campaign_service import CampaignService
 
+from tests.support.leases import LEASE_ENDS
 from tests.support.own_worker import (
     LEASE_SECONDS,
     SECONDS,
@@ -265,7 +266,7 @@ async def test_leases_follow_the_clock_of_the_database_alone(
             await line.heartbeat([claimed], SECONDS)
         assert await other.claim_expired(1) == []
         row = await engine.tenant.fetchrow(
-            "SELECT lease_expires_at < clock_timestamp() + interval '1 hour' AS soon FROM runs"
+            f"SELECT {LEASE_ENDS} < clock_timestamp() + interval '1 hour' AS soon FROM runs"
         )
         assert row is not None
         assert row["soon"]

@@ -11,13 +11,14 @@ from runengine_client import RunEngineClient
 from tests.faults import recovery
 from tests.faults.arrivals import Arrivals
 from tests.faults.claims import claiming
+from tests.support.leases import LEASE_ENDS
 from tests.support.stack import Stack
 
 
 async def test_a_killed_workers_run_is_taken_over_each_time_and_not_before_its_lease_has_ended(
     stack: Stack, client: RunEngineClient, database: asyncpg.Connection
 ) -> None:
-    lease = "SELECT lease_expires_at FROM runs WHERE id = $1"
+    lease = f"SELECT {LEASE_ENDS} FROM runs WHERE id = $1"
     # Its time is in whole milliseconds.
     taken_over = """SELECT at + interval '1 ms' FROM run_events
         WHERE run_id = $1 AND reason = 'TAKEN_OVER' ORDER BY seq LIMIT 1"""

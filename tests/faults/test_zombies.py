@@ -29,6 +29,7 @@ from tests.faults.facts import Facts, read_rows
 from tests.faults.history import History, Note
 from tests.faults.invariants import violations
 from tests.faults.process import DOORS
+from tests.support.leases import LEASE_ENDS
 from tests.support.stack import UNDER_TEST, Stack
 
 # Nobody waits for its end: the clocks are moved. A heartbeat comes after a third of it.
@@ -344,7 +345,7 @@ async def test_the_heartbeat_of_a_zombie_does_not_prolong_the_lease_of_its_succe
     await second.until_ended()
 
     async def lease() -> Any:
-        return await scene.database.fetchval("SELECT lease_expires_at FROM runs WHERE id = $1", zombie.run_id)
+        return await scene.database.fetchval(f"SELECT {LEASE_ENDS} FROM runs WHERE id = $1", zombie.run_id)
 
     ends = await lease()
     assert ends is not None

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,9 +20,9 @@ from runengine_server.repositories.record_progress import RECORD_PROGRESS
 from runengine_server.worker.heartbeat import Heartbeat
 
 from tests.support.clock import Clock
+from tests.support.leases import LEASE_ENDS, beat, leases, other_worker
 from tests.support.own_worker import (
     SECONDS,
-    Engine,
     Held,
     Ran,
     State,
@@ -36,31 +35,21 @@ from tests.support.own_worker import (
 )
 
 
-async def beat(engine: Engine, held: Sequence[ClaimedRun]) -> set[UUID]:
-    async with engine.queue.lease_renewer(lambda channel, payload: None) as line:
-        kept, locked = await line.heartbeat(held, SECONDS)
-        assert not locked
-        return kept
-
-
-async def leases(engine: Engine) -> dict[UUID, datetime]:
-    rows = await engine.tenant.fetch("SELECT id, lease_expires_at FROM runs WHERE status = 'running'")
-    return {row["id"]: row["lease_expires_at"] for row in rows}
-
-
 async def test_a_heartbeat_keeps_what_is_held_and_says_what_is_not(database_url: str) -> None:
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         ids = [await engine.trigger() for _ in range(3)]
         kept, lost, cancelled = [await engine.claim() for _ in ids]
-        successor = await engine.take_over(lost.id)
+        await engine.lose(lost.id)
+        other = other_worker(engine)
+        (successor,) = await other.claim_expired(1)
         await engine.cancel(cancelled.id)
         before = await leases(engine)
-        assert await beat(engine, [kept, lost, cancelled]) == {kept.id}
+        assert await beat(engine.queue, [kept, lost, cancelled]) == {kept.id}
         after = await leases(engine)
         assert before[kept.id] < after[kept.id]
         # The lease of its successor is neither kept nor shortened by the old holder.
         assert before[lost.id] == after[lost.id]
-        assert await beat(engine, [successor]) == {lost.id}
+        assert await beat(other, [successor]) == {lost.id}
 
 
 async def test_a_run_that_is_locked_keeps_no_other_from_being_renewed(
@@ -69,9 +58,11 @@ async def test_a_run_that_is_locked_keeps_no_other_from_being_renewed(
     async with serving(database_url, chain(one=Ran().node("one"))) as engine:
         ids = [await engine.trigger() for _ in range(3)]
         held = [await engine.claim() for _ in ids]
+        # It has a lease of its own, which the heartbeat has to change.
+        await engine.lose(ids[0])
         before = await leases(engine)
         async with engine.queue.lease_renewer(lambda channel, payload: None) as line:
-            async with locked(database_url, ids[0]):
+            async with locked(database_url, ids[0]), locked(database_url, ids[1]):
                 renewed = await without_waiting(database, line.heartbeat(held, SECONDS))
                 assert renewed == (set(ids[1:]), {ids[0]})
                 after = await leases(engine)
@@ -103,7 +94,7 @@ async def test_a_run_is_renewed_while_a_large_state_of_its_own_is_stored(
             # It has taken its lock, and has not committed.
             sql, arguments = RECORD_PROGRESS.statement([(engine.tenant_id, run_id, run.epoch, [])])
             assert await storing.fetch(sql, *arguments)
-            assert await beat(engine, [run]) == {run_id}
+            assert await beat(engine.queue, [run]) == {run_id}
             await engine.lose(run_id)
             # However long it takes, nobody takes the run over.
             assert await engine.queue.claim_expired(1) == []
@@ -139,11 +130,12 @@ async def test_a_worker_renews_a_run_that_was_locked_as_soon_as_it_no_longer_is(
         for run in held:
             heartbeat.hold(run, time.monotonic())
         first, second = (run.id for run in held)
+        await engine.lose(first)
         async with asyncio.timeout(SECONDS), AsyncExitStack() as lock:
             await lock.enter_async_context(locked(database_url, first))
             async with heartbeat:
                 assert await beats.get() == ({second}, {first})
-                assert await beats.get() == (set(), {first})
+                assert await beats.get() == ({second}, {first})
                 await lock.aclose()
                 while first not in (await beats.get())[0]:
                     pass
@@ -221,7 +213,7 @@ async def test_a_node_that_blocks_the_event_loop_does_not_lose_its_run(database_
         thief = QueueRepository(database, "worker:thief", [engine.workflow], engine.lease_seconds)
         tenant = database.tenant(engine.tenant_id)
         async with asyncio.timeout(SECONDS):
-            first = await tenant.fetchrow("SELECT max(lease_expires_at) AS ends FROM runs")
+            first = await tenant.fetchrow(f"SELECT max({LEASE_ENDS}) AS ends FROM runs")
             over = "SELECT clock_timestamp() > $1::timestamptz + interval '0.3 s' AS is_over"
             assert first is not None
             while (row := await tenant.fetchrow(over, first["ends"])) and not row["is_over"]:
@@ -272,8 +264,7 @@ async def test_a_worker_that_cannot_renew_stops_its_graph_before_the_lease_ends_
             clock.ahead = engine.lease_seconds * 5 / 6
             await happened(execution.ended)
             lease_left = await database.fetchval(
-                "SELECT lease_expires_at - make_interval(secs => $2) > clock_timestamp() FROM runs "
-                "WHERE id = $1",
+                f"SELECT {LEASE_ENDS} - $2 * interval '1 s' > clock_timestamp() FROM runs WHERE id = $1",
                 run_id,
                 clock.ahead,
             )
@@ -293,9 +284,9 @@ async def test_a_heartbeat_that_comes_after_the_hand_back_keeps_the_run_from_nob
         await engine.trigger()
         run = await engine.claim()
         assert await engine.queue.hand_back([run]) == set()
-        assert await beat(engine, [run]) == set()
+        assert await beat(engine.queue, [run]) == set()
         # Nor does it count twice, where the answer to the first was lost.
         assert await engine.queue.hand_back([run]) == set()
         (successor,) = await engine.queue.claim_expired(1)
         assert (successor.hand_backs, successor.losses) == (1, 0)
-        assert await beat(engine, [successor]) == {run.id}
+        assert await beat(engine.queue, [successor]) == {run.id}

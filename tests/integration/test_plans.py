@@ -41,20 +41,28 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 # How many runs one thread has: one that is running, and those that wait for it.
 OF_THREAD = 5000
 
+# How many workers there are, who hold what is running of other tenants than the large one; the lease of LOST
+# has ended.
+WORKERS = 500
+LOST, HOLDER = 1, 3
+
 # Half of the runs are of one tenant and half of these of one campaign, a second apart. Each run has one row
 # in each of the other tables.
 FILL = f"""
 SET session_replication_role = replica;
 INSERT INTO workflows (name) VALUES ('{WORKFLOW}');
 INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, campaign_id, epoch, created_at,
-    queued_at, started_at, completed_at, lease_expires_at, encoded_waiting, waiting_expires_at, error)
+    queued_at, started_at, completed_at, lease_expires_at, worker_id, encoded_waiting, waiting_expires_at,
+    error)
 SELECT CASE WHEN n % 2 = 0 THEN '{TENANT}' ELSE 'org_' || n % 100 END,
     lpad(to_hex(n), 32, '0')::uuid, '{WORKFLOW}', '\\x{INPUT.hex()}',
     CASE status WHEN 'waiting' THEN 'running' ELSE status END,
     lpad(to_hex(CASE WHEN n % 4 = 0 THEN 1 ELSE n % 1000 END), 32, '0')::uuid, 1,
     at, at, CASE WHEN status <> 'queued' THEN at END,
     CASE WHEN status NOT IN ('queued', 'running', 'waiting') THEN at END,
-    CASE WHEN status = 'running' THEN now() + n % 100 * interval '1 day' - interval '1 hour' END,
+    CASE WHEN status <> 'running' THEN NULL WHEN n % 2 = 1 THEN 'infinity'
+        ELSE now() + n % 100 * interval '1 day' - interval '1 hour' END,
+    CASE WHEN status = 'running' AND n % 2 = 1 THEN lpad(to_hex(n % (2 * {WORKERS})), 32, '0')::uuid END,
     CASE WHEN status = 'waiting' THEN '\\x{WAITING_FOR.hex()}'::bytea END,
     CASE WHEN status = 'waiting' THEN now() + n % 100 * interval '1 day' - interval '1 hour' END,
     CASE WHEN status = 'failed' THEN '\\x{ERROR.hex()}'::bytea END
@@ -101,7 +109,10 @@ SELECT '{TENANT}', '{OPERATION}', n, lpad(to_hex(2 * (1 + (n - 1) % 100000)), 32
 FROM generate_series(1, {RUNS}) AS n;
 INSERT INTO threads (tenant_id, workflow_name, thread_id, last_place, state_run_id)
 SELECT '{TENANT}', '{WORKFLOW}', 'thread' || CASE WHEN n > 1 THEN n::text ELSE '' END, {OF_THREAD},
-    lpad(to_hex(2 * n), 32, '0')::uuid FROM generate_series(1, {RUNS}) AS n
+    lpad(to_hex(2 * n), 32, '0')::uuid FROM generate_series(1, {RUNS}) AS n;
+INSERT INTO worker_leases (worker_id, expires_at, lease_seconds)
+SELECT lpad(to_hex(n), 32, '0')::uuid, now() + CASE WHEN n = {LOST} THEN -1 ELSE 1 END * interval '1 day', 1e6
+FROM generate_series(1, 2 * {WORKERS}, 2) AS n
 """
 
 # Where autovacuum has been, an index alone may tell, and no row counts as read.
@@ -117,7 +128,10 @@ END
 $$
 """
 
-READ = """SELECT relname, coalesce(seq_tup_read, 0) AS all, coalesce(idx_tup_fetch, 0) AS by_index
+# worker_leases has a row a worker and is read whole: an index on when they expire would cost each heartbeat.
+READ = """SELECT relname, CASE relname WHEN 'worker_leases' THEN 0 ELSE coalesce(seq_tup_read, 0) END AS all,
+    coalesce(idx_tup_fetch, 0) + CASE relname WHEN 'worker_leases' THEN coalesce(seq_tup_read, 0) ELSE 0 END
+        AS needed
     FROM pg_stat_xact_user_tables"""
 
 
@@ -153,7 +167,7 @@ class Session:
                 raise Undone(len(rows), before, await transaction.fetch(READ))
         answered, before, after = undone.value.args
         assert [row["relname"] for row in after if row["all"] > before[row["relname"]]["all"]] == []
-        read = {row["relname"]: row["by_index"] - before[row["relname"]]["by_index"] for row in after}
+        read = {row["relname"]: row["needed"] - before[row["relname"]]["needed"] for row in after}
         return answered, {table: rows for table, rows in read.items() if rows}
 
 
@@ -176,11 +190,20 @@ def refusals_of_all() -> dict[str, dict[str, str]]:
 IN_THREAD = UUID(int=RUNS + 1)
 OUTPUT = (b"", UUID(int=9), "output.json", "application/json", 1, "key", None)
 NO_OUTPUT = (None,) * 7
-LEASE = ([WORKFLOW], 10, 30.0, "worker:test")
+LEASE = ([WORKFLOW], 10, 30.0, UUID(int=HOLDER), "worker:test")
 # Those of the runs here end in up to a hundred days.
-LONG_LEASE = ([WORKFLOW], 10, 1e7, "worker:test")
+LONG_LEASE = ([WORKFLOW], 10, 1e7, UUID(int=HOLDER), "worker:test")
 MANY = [run_of("running", number) for number in range(20_000, 30_000, 1_000)]
 KEPT = ([TENANT] * len(MANY), MANY, [1] * len(MANY))
+OF_LOST, OF_HOLDER = (
+    [
+        UUID(int=number)
+        for number in range(worker, RUNS + 1, 2 * WORKERS)
+        if STATUSES[number // 7 % len(STATUSES)] == "running"
+    ]
+    for worker in (LOST, HOLDER)
+)
+HELD_BY_ONE = ([f"org_{HOLDER}"] * len(OF_HOLDER), OF_HOLDER, [1] * len(OF_HOLDER))
 ACTOR, NO_KEY = ("user_test", None), (None, None)
 AFTER = (BEGIN + timedelta(seconds=100_000), UUID(int=100_000))
 QUEUED = OF_THREAD - 1
@@ -317,9 +340,21 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("list_run_artifacts", (COMPLETED, UUID(int=0), 101), 1, {"runs": 1, "artifacts": 1}),
     ("artifacts_without_row", ([COMPLETED], [uuid4()]), 1, {"runs": 1}),
     ("artifacts_without_row", ([COMPLETED], [COMPLETED]), 0, {"artifacts": 1}),
-    ("claim_queued", (*LEASE, "", None), 10, {"runs": 30, "campaign_run_counts": 10}),
-    ("claim_expired", (*LONG_LEASE, 2, 1), 10, {"runs": 20, "run_steps": 10}),
-    ("heartbeat", (*KEPT, 30.0), 10, {"runs": 20}),
+    ("claim_queued", (*LEASE, "", None), 10, {"runs": 30, "campaign_run_counts": 10, "worker_leases": 1}),
+    (
+        "claim_expired",
+        (*LONG_LEASE, 2, 1),
+        10,
+        {"runs": 20 + 2 * len(OF_LOST), "run_steps": 10, "worker_leases": WORKERS + 4},
+    ),
+    (
+        "heartbeat",
+        (UUID(int=HOLDER), *HELD_BY_ONE, 30.0),
+        len(OF_HOLDER),
+        {"runs": 2 * len(OF_HOLDER), "worker_leases": 1},
+    ),
+    # These have leases of their own.
+    ("heartbeat", (UUID(int=2), *KEPT, 30.0), 10, {"runs": 40}),
     ("hand_back", (*KEPT, 0.25), 10, {"runs": 20, "run_steps": 10}),
     ("begin_chore", ("new", 3600.0), 1, {}),
     ("register_workflows", (uuid4(), "worker:test", [WORKFLOW], 60.0), 1, {"workflows": 2}),

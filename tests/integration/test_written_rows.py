@@ -24,7 +24,7 @@ ROWS = {
     "checkpoints": (4, 0),  # the input, and one after each node but the last
 }
 BYTES_OF_A_RUN = 20_000
-BYTES_OF_A_HEARTBEAT = 4_800  # of ten runs
+BYTES_OF_A_HEARTBEAT = 200  # of ten runs: one row, and a page that is tidied
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from runengine_server.domain.run import RunStatus, whole_milliseconds
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 
+from tests.support.leases import LEASE_ENDS
 from tests.support.own_worker import (
     SECONDS,
     Engine,
@@ -78,8 +79,7 @@ def clock(moved: tuple[Server, Clock]) -> Clock:
 
 async def lease_left(engine: Engine, run_id: UUID) -> float:
     row = await engine.tenant.fetchrow(
-        "SELECT extract(epoch FROM lease_expires_at - clock_timestamp())::float AS left FROM runs "
-        "WHERE id = $1",
+        f"SELECT extract(epoch FROM {LEASE_ENDS} - clock_timestamp())::float AS left FROM runs WHERE id = $1",
         run_id,
     )
     assert row is not None

@@ -19,6 +19,7 @@ from runengine_server.processes.open_database import ensure_listening_works, ope
 from runengine_server.settings import Settings, SettingsError
 
 from tests.support.gates import Gates
+from tests.support.leases import LEASE_ENDS
 from tests.support.patience import SECONDS
 from tests.support.postgresql_servers import PgBouncer, Server, needs_pgbouncer, pgbouncer
 from tests.support.stack import Stack
@@ -54,7 +55,7 @@ async def work(stack: Stack, admin: asyncpg.Connection) -> None:
     async with Gates() as gates, clients_of(stack) as clients:
         held = await clients[0].trigger_run("gated", trigger_payload={"gates": gates.path})
         gate = await gates.next()
-        lease = await admin.fetchval("SELECT lease_expires_at FROM runs WHERE id = $1", held.id)
+        lease = await admin.fetchval(f"SELECT {LEASE_ENDS} FROM runs WHERE id = $1", held.id)
 
         async def call(client: RunEngineClient) -> None:
             run = await client.trigger_run("unserved")

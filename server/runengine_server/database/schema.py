@@ -62,6 +62,19 @@ workflow_workers = Table(
     ForeignKeyConstraint(["workflow_name"], ["workflows.name"], ondelete="CASCADE"),
 )
 
+# The lease of each worker, which is that of every run that it holds. A heartbeat writes this row alone, as a
+# HOT update: there is no index on expires_at, and room on the page. The next to claim deletes the row of a
+# worker that was lost.
+worker_leases = Table(
+    "worker_leases",
+    metadata,
+    Column("worker_id", Uuid, primary_key=True),
+    Column("expires_at", TIME, nullable=False),
+    # By which claim_expired detects that the clock has gone back.
+    Column("lease_seconds", Double, nullable=False),
+    postgresql_with={"fillfactor": 50},
+)
+
 # Chores that one worker does for all, with the time at which one was begun last.
 chores = Table(
     "chores",
@@ -87,7 +100,8 @@ campaigns = Table(
 )
 
 # The run row is the job: a worker holds the run while its status is running, the stored epoch is the
-# worker's, and the lease has not ended. A running run that waits for somebody has no lease. encoded_input has
+# worker's, and the lease has not ended: that of the worker worker_id in worker_leases, where lease_expires_at
+# is 'infinity', else the run's own. A running run that waits for somebody has no lease. encoded_input has
 # fields 1, 2, 4, 5 and 13 of runengine.v1.Run, and never changes; encoded_state has the others, and is
 # generated, so that no transition can forget it.
 runs = Table(
@@ -143,6 +157,7 @@ runs = Table(
     Column("thread_base", Uuid),
     Column("thread_base_seq", BigInteger),
     Column("error_code", Text, Computed("public.code_of_error(error)", persisted=True)),
+    Column("worker_id", Uuid),
     PrimaryKeyConstraint("tenant_id", "id"),
     # One, because each costs every statement that updates a run: as four they took 4 % more of it.
     CheckConstraint(
@@ -222,8 +237,8 @@ Index(
 # for which PostgreSQL would take one of them in place of the primary key.
 _is_held = runs.c.lease_expires_at.is_not(None)
 Index("runs_held", runs.c.tenant_id, runs.c.id, postgresql_where=_is_held)
-# claim_expired.
-Index("runs_lease_ends", runs.c.lease_expires_at, postgresql_where=_is_held)
+# claim_expired; and the runs that a worker holds.
+Index("runs_leases", runs.c.lease_expires_at, runs.c.worker_id, postgresql_where=_is_held)
 Index(
     "runs_waiting",
     runs.c.waiting_expires_at,

@@ -128,6 +128,7 @@ class QueueRepository:
             self._workflow_names,
             limit,
             self._lease,
+            self._worker_id,
             self._worker,
             self._cursor,
             self._running_limit,
@@ -145,6 +146,7 @@ class QueueRepository:
             self._workflow_names,
             limit,
             self._lease,
+            self._worker_id,
             self._worker,
             QUARANTINE_LOSSES,
             quarantine,
@@ -156,7 +158,7 @@ class QueueRepository:
         """A connection for heartbeats; `on_notification` gets (channel, payload) of each notification."""
         channels = QUEUED, CANCELLED, WATCHED, TENANTS_WATCHED
         async with self._database.dispatch_connection(on_notification, *channels) as connection:
-            yield LeaseRenewer(connection, self._lease)
+            yield LeaseRenewer(connection, self._worker_id, self._lease)
 
     async def hand_back(self, held: Sequence[ClaimedRun]) -> set[UUID]:
         """Ends the leases, so that another worker can go on and no loss is counted: at once, or after a pause
@@ -191,18 +193,21 @@ class QueueRepository:
 
 
 class LeaseRenewer:
-    """Renews the leases of a worker's runs, one statement for all, on a connection of its own."""
+    """Renews a worker's lease, which is that of all its runs, on a connection of its own."""
 
-    def __init__(self, connection: DispatchConnection, lease: float) -> None:
+    def __init__(self, connection: DispatchConnection, worker_id: UUID, lease: float) -> None:
         self._connection = connection
+        self._worker_id = worker_id
         self._lease = lease
 
     async def heartbeat(self, held: Sequence[ClaimedRun], seconds: float) -> tuple[set[UUID], set[UUID]]:
-        """Renews the leases within `seconds`. Returns the ids of those that are renewed, and of those that
-        are this worker's and could not be renewed because others have locked them at the moment.
+        """Renews the lease within `seconds`, of all runs that the worker holds: what is claimed and not in
+        `held` has another lease left. Returns the ids of those that are held, and of those that are this
+        worker's and could not be renewed because others have locked them at the moment.
         """
+        columns = _lease_columns(held)
         return _updated_and_locked(
-            await self._connection.call(_HEARTBEAT, *_lease_columns(held), self._lease, seconds=seconds)
+            await self._connection.call(_HEARTBEAT, self._worker_id, *columns, self._lease, seconds=seconds)
         )
 
     async def check_connection(self, seconds: float) -> None:

@@ -43,9 +43,9 @@ class _Lease:
 
 
 class Heartbeat:
-    """Renews all leases with one statement every third of a lease, from a thread and on a connection of its
-    own: a node that blocks the worker's event loop does not lose its run. Runs that others have locked are
-    renewed as soon as they are unlocked.
+    """Renews the lease of all runs with one statement every third of it, from a thread and on a connection of
+    its own: a node that blocks the worker's event loop does not lose its run. Runs that others have locked
+    are renewed as soon as they are unlocked.
 
     The callbacks named on_… are called in the event loop that enters the heartbeat. `on_lost` gets a run that
     is no longer the worker's, or whose lease could not be renewed until shortly before its end, by the
@@ -82,6 +82,9 @@ class Heartbeat:
         self._retry_seconds = min(0.5, self._interval / 4)
         # A sixth of the lease is left for graphs to stop in, and for clocks that differ in speed.
         self._kept_seconds = lease_seconds * 5 / 6
+        # A claim has half of the lease left at least.
+        self._claimed_seconds = lease_seconds / 3
+        self._renewed_until = 0.0
         self._on_lost, self._on_cancelled = on_lost, on_cancelled
         self._on_runs_to_claim, self._on_watched = on_runs_to_claim, on_watched
         self._held: dict[UUID, _Lease] = {}
@@ -91,7 +94,8 @@ class Heartbeat:
     def hold(self, run: ClaimedRun, since: float) -> None:
         """Renews from now on the lease of a run that was claimed not before `since`, on time.monotonic()."""
         with self._lock:
-            self._held[run.id] = _Lease(run, since + self._kept_seconds)
+            until = max(self._renewed_until, since + self._claimed_seconds)
+            self._held[run.id] = _Lease(run, until)
 
     def holds_lease(self, run: ClaimedRun) -> bool:
         """Whether the run's lease, as last renewed, is known not to have ended."""
@@ -175,7 +179,7 @@ class Heartbeat:
             locked = await self._renew(renewer, self._all_held())
             while locked and not self._blocked.is_set() and time.monotonic() + self._retry_seconds < due:
                 await self._wait(renewer, until=time.monotonic() + self._retry_seconds)
-                locked = await self._renew(renewer, locked)
+                locked = await self._renew(renewer, self._all_held())
             await self._wait(renewer, until=due)
             if self._blocked.is_set():
                 await renewer.hand_back([each.run for each in self._all_held()], self._interval)
@@ -189,9 +193,10 @@ class Heartbeat:
         kept, locked = await renewer.heartbeat(
             [each.run for each in held], min(self._interval, _HEARTBEAT_SECONDS)
         )
+        self._renewed_until = sent + self._kept_seconds
         for each in held:
             if each.run.id in kept:
-                each.until = sent + self._kept_seconds
+                each.until = self._renewed_until
             elif each.run.id not in locked:
                 self._give_up(each)
         return [each for each in held if each.run.id in locked]

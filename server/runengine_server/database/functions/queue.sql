@@ -15,8 +15,8 @@ CREATE TYPE claimed_run AS (tenant_id text, id uuid, epoch bigint, workflow_name
 -- order of its priorities. Runs of threads that are not due have the queued_at 'infinity', see threads.sql;
 -- with a condition on the queued_at alone PostgreSQL 18 would look for it at each priority (a skip scan), and for
 -- the workflow, the last column of the index, at each run: 60 µs of the 400 that it takes to find ten.
-CREATE FUNCTION claim_queued(_workflows text[], _limit int, _lease float, _worker text, _cursor text,
-    _running_limit int)
+CREATE FUNCTION claim_queued(_workflows text[], _limit int, _lease float, _worker_id uuid, _worker text,
+    _cursor text, _running_limit int)
 RETURNS SETOF claimed_run LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -79,8 +79,7 @@ BEGIN
     -- update ten rows.
     RETURN QUERY WITH claimed AS (
         UPDATE public.runs SET status = 'running', epoch = epoch + 1, started_at = public.now_ms(),
-            handed_back = false, lease_seconds = _lease,
-            lease_expires_at = clock_timestamp() + make_interval(secs => _lease),
+            handed_back = false, worker_id = _worker_id, lease_expires_at = 'infinity', lease_seconds = _lease,
             encoded_waiting = NULL, waiting_expires_at = NULL, waited_seconds = 0, resume_values = NULL,
             updated_at = public.touch(updated_at)
         FROM unnest(tenant_ids, ids) AS due(tenant_id, id)
@@ -108,6 +107,8 @@ BEGIN
         ON CONFLICT (tenant_id, campaign_id, slot) DO UPDATE
             SET queued = counts.queued + excluded.queued, running = counts.running + excluded.running;
     END IF;
+    -- Last, because a heartbeat waits for whoever renews the lease.
+    PERFORM renew_lease_in_time(_worker_id, _lease);
 END
 $$;
 
@@ -120,7 +121,7 @@ RETURN greatest(0, extract(epoch FROM clock_timestamp() - _at))::float;
 -- _quarantine_losses times may be what kills its workers, and with each worker everything that runs beside
 -- it. So a worker has one such run at a time (_quarantine is how many it may take now), those that were lost
 -- least often first: the innocent get through, and the culprit is left alone with its losses.
-CREATE FUNCTION claim_expired(_workflows text[], _limit int, _lease float, _worker text,
+CREATE FUNCTION claim_expired(_workflows text[], _limit int, _lease float, _worker_id uuid, _worker text,
     _quarantine_losses int, _quarantine int)
 RETURNS SETOF claimed_run LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
@@ -130,6 +131,10 @@ DECLARE
     lost_workers int[];
 BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
+    -- Its own lease before those of others, so that two workers whose leases have ended cannot deadlock.
+    PERFORM FROM public.worker_leases WHERE worker_id = _worker_id AND expires_at < clock_timestamp() FOR UPDATE;
+    PERFORM end_leases_of_lost_workers();
+    PERFORM renew_lease_in_time(_worker_id, _lease);
     -- A lease that ends later than its own length from now was given before the clock went back. It is given
     -- anew, and a worker that lives renews it in time. The index serves the condition on _lease; the other
     -- one alone would be checked for everything that is running. With a limit of 1,000 PostgreSQL expects so
@@ -137,7 +142,7 @@ BEGIN
     UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
     FROM (
         SELECT tenant_id, id FROM public.runs
-        WHERE status = 'running'
+        WHERE status = 'running' AND lease_expires_at < 'infinity'
             AND lease_expires_at > statement_timestamp() + make_interval(secs => _lease + 1)
             AND lease_expires_at > statement_timestamp() + make_interval(secs => lease_seconds + 1)
         ORDER BY lease_expires_at LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
@@ -165,7 +170,7 @@ BEGIN
 
     RETURN QUERY WITH claimed AS (
         UPDATE public.runs SET epoch = epoch + 1, losses = losses + lost.loss, handed_back = false,
-            lease_seconds = _lease, lease_expires_at = clock_timestamp() + make_interval(secs => _lease),
+            worker_id = _worker_id, lease_expires_at = 'infinity', lease_seconds = _lease,
             encoded_waiting = NULL, updated_at = CASE WHEN encoded_waiting IS NULL THEN updated_at
                 ELSE public.touch(updated_at) END
         FROM unnest(tenant_ids, ids, lost_workers) AS lost(tenant_id, id, loss)
@@ -217,24 +222,101 @@ BEGIN
 END
 $$;
 
--- Renews leases, and returns the runs renewed. Unless these are all, every run that is the worker's own is
--- also returned as locked.
-CREATE FUNCTION heartbeat(_tenants text[], _runs uuid[], _epochs bigint[], _lease float)
+-- Renews the worker's lease, which is that of each run that it holds, and returns those of the runs named that it
+-- does hold: only these are read, one row is written. A run with a lease of its own, see end_leases_of_lost_workers,
+-- gets the worker's again; where others have locked it, it is returned as locked. What the worker does not name,
+-- though it has claimed it, gets a lease of its own: the response to the claim was lost, or is under way, and then
+-- the next heartbeat names the run.
+CREATE FUNCTION heartbeat(_worker_id uuid, _tenants text[], _runs uuid[], _epochs bigint[], _lease float)
 RETURNS TABLE (id uuid, is_locked boolean) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
-    updated int;
+    kept int;
 BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
-    RETURN QUERY UPDATE public.runs SET lease_seconds = _lease,
-            lease_expires_at = clock_timestamp() + make_interval(secs => _lease)
-        FROM lock_own_runs(_tenants, _runs, _epochs) AS own
-        WHERE runs.tenant_id = own.tenant_id AND runs.id = own.id
-        RETURNING runs.id, false;
-    GET DIAGNOSTICS updated = ROW_COUNT;
-    IF updated < cardinality(_runs) THEN
-        RETURN QUERY SELECT id, true FROM own_runs(_tenants, _runs, _epochs);
+    -- The lock on this row lasts until what is read below is certain: see end_leases_of_lost_workers.
+    PERFORM renew_lease(_worker_id, _lease);
+    RETURN QUERY SELECT id, false FROM own_runs(_tenants, _runs, _epochs)
+        WHERE lease_expires_at = 'infinity' AND worker_id = _worker_id;
+    GET DIAGNOSTICS kept = ROW_COUNT;
+    IF kept < cardinality(_runs) THEN
+        RETURN QUERY UPDATE public.runs SET worker_id = _worker_id, lease_expires_at = 'infinity',
+                lease_seconds = _lease
+            FROM lock_own_runs(_tenants, _runs, _epochs) AS own
+            WHERE runs.tenant_id = own.tenant_id AND runs.id = own.id
+                AND (own.lease_expires_at, own.worker_id) IS DISTINCT FROM ('infinity'::timestamptz, _worker_id)
+            RETURNING runs.id, false;
+        RETURN QUERY SELECT id, true FROM own_runs(_tenants, _runs, _epochs)
+            WHERE (lease_expires_at, worker_id) IS DISTINCT FROM ('infinity'::timestamptz, _worker_id);
     END IF;
+    UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => _lease),
+        lease_seconds = _lease
+    FROM (
+        SELECT tenant_id, id FROM public.runs
+        WHERE lease_expires_at = 'infinity' AND worker_id = _worker_id AND id <> ALL(_runs)
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS unnamed
+    WHERE runs.tenant_id = unnamed.tenant_id AND runs.id = unnamed.id;
+END
+$$;
+
+CREATE FUNCTION renew_lease(_worker_id uuid, _lease float) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    -- A HOT update: 70 bytes of the write-ahead log.
+    UPDATE public.worker_leases SET expires_at = clock_timestamp() + make_interval(secs => _lease),
+        lease_seconds = _lease
+    WHERE worker_id = _worker_id;
+    IF NOT FOUND THEN
+        INSERT INTO public.worker_leases (worker_id, expires_at, lease_seconds)
+        VALUES (_worker_id, clock_timestamp() + make_interval(secs => _lease), _lease)
+        ON CONFLICT (worker_id) DO UPDATE
+            SET expires_at = excluded.expires_at, lease_seconds = excluded.lease_seconds;
+    END IF;
+END
+$$;
+
+-- Has half of the lease left at least, for what is claimed. Where heartbeats come in time it writes nothing.
+CREATE FUNCTION renew_lease_in_time(_worker_id uuid, _lease float) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM public.worker_leases
+    WHERE worker_id = _worker_id AND expires_at > clock_timestamp() + make_interval(secs => _lease / 2);
+    IF NOT FOUND THEN
+        PERFORM renew_lease(_worker_id, _lease);
+    END IF;
+END
+$$;
+
+-- The runs of a worker whose lease has ended get leases of their own, which have ended too: so that claim_expired,
+-- also that of the version before, finds them by an index. The worker's row stays locked meanwhile: a heartbeat
+-- comes wholly before this, and then the lease has not ended; or wholly after, and then it finds the runs with
+-- leases of their own, or of another epoch. Without that lock it could say that a run is still held which is taken
+-- over at the same moment. The table has a row a worker, and is read whole.
+CREATE FUNCTION end_leases_of_lost_workers() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    lease record;
+BEGIN
+    FOR lease IN
+        SELECT worker_id, expires_at FROM public.worker_leases
+        WHERE expires_at NOT BETWEEN statement_timestamp()
+            AND statement_timestamp() + make_interval(secs => lease_seconds + 1)
+        FOR UPDATE SKIP LOCKED
+    LOOP
+        IF lease.expires_at > statement_timestamp() THEN
+            -- Given before the clock went back.
+            UPDATE public.worker_leases SET expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
+            WHERE worker_id = lease.worker_id;
+            CONTINUE;
+        END IF;
+        UPDATE public.runs SET lease_expires_at = lease.expires_at
+        FROM (
+            SELECT tenant_id, id FROM public.runs
+            WHERE lease_expires_at = 'infinity' AND worker_id = lease.worker_id
+            LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
+        ) AS held
+        WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id;
+        DELETE FROM public.worker_leases WHERE worker_id = lease.worker_id AND NOT EXISTS (
+            SELECT FROM public.runs WHERE lease_expires_at = 'infinity' AND worker_id = lease.worker_id);
+    END LOOP;
 END
 $$;
 

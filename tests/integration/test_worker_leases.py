@@ -1,0 +1,110 @@
+"""A worker has one lease, which is that of all runs that it holds."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import asyncpg
+from runengine_server.database.functions import dispatch_function
+
+from tests.support.leases import LEASE_ENDS, beat, leases, other_worker
+from tests.support.own_worker import Ran, chain, serving, until, without_waiting
+
+WAITS = """SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+
+
+async def end_lease(database: asyncpg.Connection, run_id: UUID) -> UUID:
+    """Ends the lease of the worker that holds the run, and returns the worker's id."""
+    worker_id: UUID = await database.fetchval(
+        """UPDATE worker_leases SET expires_at = '2000-01-01' FROM runs
+        WHERE runs.id = $1 AND worker_leases.worker_id = runs.worker_id RETURNING worker_leases.worker_id""",
+        run_id,
+    )
+    return worker_id
+
+
+async def test_a_run_that_the_worker_does_not_name_gets_a_lease_of_its_own(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    """As if the response to its claim had been lost."""
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        run = await engine.claim()
+        other, before = other_worker(engine), await leases(engine)
+        assert await beat(engine.queue, []) == set()
+        # The response may be under way: the next heartbeat, which names the run, keeps it.
+        assert before[run_id] < (await leases(engine))[run_id]
+        assert await other.claim_expired(1) == []
+        await engine.lose(run_id)
+        assert await beat(engine.queue, [run]) == {run_id}
+        assert await other.claim_expired(1) == []
+        assert await beat(engine.queue, []) == set()
+        own = "SELECT lease_expires_at < 'infinity' FROM runs WHERE id = $1"
+        assert await database.fetchval(own, run_id)
+        await engine.lose(run_id)
+        assert [(run.id, run.losses) for run in await other.claim_expired(1)] == [(run_id, 1)]
+
+
+async def test_the_runs_of_a_worker_whose_lease_has_ended_are_taken_over(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        ids = {await engine.trigger() for _ in range(3)}
+        held = await engine.queue.claim_queued(3)
+        worker_id, other = await end_lease(database, held[0].id), other_worker(engine)
+        taken = await other.claim_expired(2)
+        taken += await other.claim_expired(2)
+        assert {(run.id, run.losses) for run in taken} == {(run_id, 1) for run_id in ids}
+        assert await beat(engine.queue, held) == set()
+        assert await beat(other, taken) == ids
+        left = "SELECT count(*) FROM worker_leases WHERE worker_id = $1"
+        assert await database.fetchval(left, worker_id) == 1  # of the heartbeat
+        await database.execute(
+            "UPDATE worker_leases SET expires_at = '2000-01-01' WHERE worker_id = $1", worker_id
+        )
+        assert await other.claim_expired(1) == []
+        assert await database.fetchval(left, worker_id) == 0
+
+
+async def test_a_heartbeat_comes_wholly_before_or_wholly_after_a_takeover(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        run = await engine.claim()
+        other, worker_id = other_worker(engine), await end_lease(database, run_id)
+        heartbeat = (worker_id, [run.tenant_id], [run.id], [run.epoch], engine.lease_seconds)
+        async with engine.database.dispatch().transaction() as beating:
+            # It has said that the run is still held, and has not committed.
+            assert await beating.fetch(dispatch_function("heartbeat").call, *heartbeat)
+            assert await without_waiting(database, other.claim_expired(1)) == []
+        assert await other.claim_expired(1) == []
+        await end_lease(database, run_id)
+        claim = ([engine.workflow], 1, engine.lease_seconds, UUID(int=1), "worker:other", 5, 1)
+        async with engine.database.dispatch().transaction() as taking:
+            assert len(await taking.fetch(dispatch_function("claim_expired").call, *claim)) == 1
+            beats = asyncio.create_task(beat(engine.queue, [run]))
+            await until(lambda: database.fetchval(WAITS), bool)
+        assert await beats == set()
+
+
+async def test_a_claim_has_half_of_the_lease_left_at_least(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        first, second = [await engine.trigger() for _ in range(2)]
+        await beat(engine.queue, [])
+        await engine.claim()
+        left = f"SELECT extract(epoch FROM {LEASE_ENDS} - clock_timestamp())::float FROM runs WHERE id = $1"
+        for claim, run_id in ((engine.claim, first), (engine.claim_expired, second)):
+            await database.execute(
+                """UPDATE worker_leases SET expires_at = clock_timestamp() + make_interval(secs => $2)
+                FROM runs WHERE runs.id = $1 AND worker_leases.worker_id = runs.worker_id""",
+                first,
+                engine.lease_seconds * 0.4,
+            )
+            await claim()
+            assert await database.fetchval(left, run_id) > engine.lease_seconds / 2
+            await engine.lose(second)
