@@ -4,9 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 LINTERS := .venv-deploy/installed
+MOTO := .venv-moto/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install node-packages run demo test compat faults soak mutants peers bench bench-peers bench-against profile pictures lint lint-deploy format protos
+.PHONY: help install node-packages moto run demo test compat faults soak mutants peers bench bench-peers bench-against profile pictures lint lint-deploy format protos
 
 help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -28,6 +29,13 @@ node-packages: ## Install what tests need of Node and of generators, where there
 		test -x .venv-generators/bin/python || $(PYTHON) -m venv .venv-generators; \
 		.venv-generators/bin/python -m pip install -qq --disable-pip-version-check -r tests/generators.txt; \
 	fi
+
+moto: $(MOTO) ## Install the S3 server that tests of buckets need
+
+$(MOTO): tests/moto.txt
+	@test -x .venv-moto/bin/python || $(PYTHON) -m venv .venv-moto
+	@.venv-moto/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
 
 run: $(INSTALLED) ## Start everything on an embedded PostgreSQL
 	@exec $(BIN)/runengine-server up

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -37,7 +38,7 @@ async def download(
 ) -> None:
     """Saves an artifact to a file."""
     # `campaign get` shows the URL, so people paste that.
-    artifact_id = artifact_id.rpartition("/artifacts/")[2]
+    artifact_id = urlsplit(artifact_id).path.rpartition("/")[2]
     artifact = await session.client.download_artifact(artifact_id)
     if output == "-":
         sys.stdout.buffer.write(artifact.data)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -34,10 +35,13 @@ class Settings(BaseSettings):
     owner_database_url: str | None = None
     listen_database_url: str | None = None
     state_dir: Path = Path(".runengine")
+    artifacts_url: str | None = None
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     grpc_address: str = "127.0.0.1:50051"
     rest_address: str = "127.0.0.1:8080"
     public_url: str | None = None
+    # AWS takes no more than seven days.
+    bundle_url_seconds: Annotated[int, Field(ge=1, le=7 * 24 * 3600)] | None = None
     metrics_address: str | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
@@ -118,6 +122,16 @@ class Settings(BaseSettings):
             parse_postgres_url(value)
         return value
 
+    @field_validator("artifacts_url")
+    @classmethod
+    def _is_store(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"file:///[^?#]+|(s3|gs)://[\w.-]+(/[^?#]*)?", value):
+            raise ValueError(
+                "must be s3://bucket/prefix, gs://bucket/prefix or file:///directory; credentials are taken "
+                "from the environment"
+            )
+        return value
+
     @field_validator("workflows")
     @classmethod
     def _are_attributes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -140,9 +154,16 @@ class Settings(BaseSettings):
         return (self.public_url or f"http://{self.rest_address}").rstrip("/")
 
     @property
+    def artifact_bucket(self) -> str | None:
+        """The URL of the bucket of the artifacts' bytes; None where they are in a directory."""
+        return None if (self.artifacts_url or "file:").startswith("file:") else self.artifacts_url
+
+    @property
     def artifact_directory(self) -> Path:
-        """The directory of the artifacts' bytes."""
-        return self.state_dir / "artifacts"
+        """The directory of the artifacts' bytes, where they are in one."""
+        if self.artifacts_url is None or self.artifact_bucket is not None:
+            return self.state_dir / "artifacts"
+        return Path(unquote(self.artifacts_url.removeprefix("file://")))
 
 
 def _is_origin(text: str) -> bool:

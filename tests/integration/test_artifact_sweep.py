@@ -16,7 +16,7 @@ from runengine.context import RunContext
 from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.repositories import artifact_store
-from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.artifact_store import ArtifactDirectory, ArtifactStore
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.worker.artifact_sweep import ArtifactSweep
 
@@ -37,7 +37,7 @@ async def engine(database_url: str) -> AsyncIterator[Engine]:
 
 
 def sweep_of(engine: Engine) -> ArtifactSweep:
-    return ArtifactSweep(engine.database, ArtifactStore(engine.directory), engine.queue)
+    return ArtifactSweep(engine.database, ArtifactDirectory(engine.directory), engine.queue)
 
 
 def age(path: Path, seconds: float = TWO_DAYS) -> Path:
@@ -48,7 +48,7 @@ def age(path: Path, seconds: float = TWO_DAYS) -> Path:
 async def put(engine: Engine, tenant_id: str, run_id: UUID) -> Path:
     """Bytes that no row tells of."""
     key = ArtifactStore.key(tenant_id, run_id, uuid4())
-    await ArtifactStore(engine.directory).put(key, b"left")
+    await ArtifactDirectory(engine.directory).put(key, b"left", "left.txt", "text/plain")
     return engine.directory / key
 
 

@@ -19,7 +19,7 @@ from runengine_client import RunEngineClient, RunNotCompleted, RunNotFound, RunO
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.artifact_repository import ArtifactRepository
-from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.artifact_store import ArtifactDirectory
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.worker.graph.output import MAX_OUTPUT_BYTES
 
@@ -169,7 +169,7 @@ async def test_an_output_of_one_mebibyte_is_kept_with_the_run_and_a_larger_one_i
         artifact = await ArtifactRepository(engine.tenant).get(uuid.UUID(output.artifact_id))
         assert artifact is not None
         assert (artifact.name, artifact.media_type) == ("output.json", "application/json")
-        store = ArtifactStore(engine.directory)
+        store = ArtifactDirectory(engine.directory)
         data = b"".join([chunk async for chunk in store.read(artifact.key)])
         assert artifact.size == len(data) == MAX_OUTPUT_BYTES + 1
         assert json.loads(data) == {"text": "x" * size}
@@ -182,11 +182,11 @@ async def test_an_output_of_one_mebibyte_is_kept_with_the_run_and_a_larger_one_i
 async def test_an_output_that_cannot_be_stored_does_not_fail_the_run(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(store: ArtifactStore, key: str, data: bytes) -> None:
+    async def full(store: ArtifactDirectory, key: str, *data: object) -> None:
         raise OSError(28, "No space left on device", "/secret/path")
 
     async with serving(database_url, talk(grow)) as engine:
-        monkeypatch.setattr(ArtifactStore, "put", full)
+        monkeypatch.setattr(ArtifactDirectory, "put", full)
         run = await engine.execute({"size": MAX_OUTPUT_BYTES})
         assert run.status is RunStatus.COMPLETED
         output = await kept(engine, run.id)

@@ -29,7 +29,7 @@ from langgraph.store.base import (
 )
 from langgraph.store.memory import InMemoryStore
 from runengine_server.domain.run import RunStatus
-from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.artifact_store import ArtifactDirectory
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.worker.graph.execution import Execution, ExecutionStopped
 from runengine_server.worker.graph.failures import StateTooLarge, ValueNotStorable
@@ -106,7 +106,9 @@ async def store_of(engine: Engine) -> AsyncIterator[TenantStore]:
     await engine.trigger()
     run = await engine.claim()
     held = HeldRunRepository(engine.database, run, "worker:test")
-    yield TenantStore(Execution(held, ArtifactStore(engine.directory), engine.processor.progress.open(run)))
+    yield TenantStore(
+        Execution(held, ArtifactDirectory(engine.directory), engine.processor.progress.open(run))
+    )
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from runengine_server.database.database import Database
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import Campaign, ClaimedRun, Failure, RunEvent, RunStatus
-from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.artifact_store import ArtifactDirectory, ArtifactStore
 from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.queue_repository import QueueRepository
@@ -120,13 +120,13 @@ class Engine:
         timeouts: Timeouts = NO_TIMEOUTS,
         max_state_bytes: int = DEFAULT_MAX_STATE_BYTES,
         step_data_bytes: int = DEFAULT_STEP_DATA_BYTES,
+        store: ArtifactStore | None = None,
     ) -> None:
         """Has the worker run `graph` from now on, also what another has begun."""
         workflows = {self.workflow: compile_workflow(self.workflow, graph, timeouts)}
-        store = ArtifactStore(self.directory)
         self.processor = LangGraphRunProcessor(
             self.database,
-            store,
+            store or ArtifactDirectory(self.directory),
             workflows,
             "http://runengine",
             "worker:test",

@@ -8,7 +8,7 @@ import asyncpg
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointMetadata, empty_checkpoint
 from runengine_server.domain.run import ClaimedRun
-from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.artifact_store import ArtifactDirectory
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.worker.graph.checkpointer import FencedCheckpointer
 from runengine_server.worker.graph.execution import Execution
@@ -21,7 +21,7 @@ METADATA: CheckpointMetadata = {"source": "loop", "step": 0, "parents": {}}
 def saver_of(engine: Engine, run: ClaimedRun) -> FencedCheckpointer:
     held = HeldRunRepository(engine.database, run, "worker:test")
     progress = engine.processor.progress.open(run)
-    return FencedCheckpointer(Execution(held, ArtifactStore(engine.directory), progress))
+    return FencedCheckpointer(Execution(held, ArtifactDirectory(engine.directory), progress))
 
 
 async def claimed(engine: Engine) -> ClaimedRun:

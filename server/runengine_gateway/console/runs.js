@@ -127,7 +127,7 @@ export function runsView({ app, element, id, query: first, signal }) {
 		return [h(".heading", h("h1", "Campaign"), status && badge(status), copyable(id), trigger("Trigger a run")),
 			campaign === null && soft("No campaign has this id. Runs may name it all the same, and update none."),
 			campaign && [facts(["Created", when(createdAt)], ["Changed", when(updatedAt)], ["Latest finished run", latestRunId ? idLink("runs", latestRunId) : "none yet"]),
-				h("section.panel", { ariaLabel: "Bundle" }, bundleUrl ? [h("h2", status === "live" ? "Live bundle" : "Last good bundle"), artifact({ id: bundleUrl.split("/").pop() }, true)] : soft("No bundle yet: a run that completes with one puts it here."))],
+				h("section.panel", { ariaLabel: "Bundle" }, bundleUrl ? [h("h2", status === "live" ? "Live bundle" : "Last good bundle"), artifact({ id: new URL(bundleUrl).pathname.split("/").pop() }, true)] : soft("No bundle yet: a run that completes with one puts it here."))],
 			h("h2", "Runs")];
 	}
 

@@ -1,8 +1,8 @@
 """`backup` and `restore`: the database and the artifacts in one file, by PostgreSQL's pg_dump and pg_restore.
 
 The file is a tar of a manifest, `runengine.json`, a dump in pg_dump's custom format, `database.dump`, and the
-artifacts that the database names, under `artifacts/`. Artifacts never change, so they are copied after the
-dump.
+artifacts that the database names, under `artifacts/`, unless they are in a bucket, where they stay. Artifacts
+never change, so they are copied after the dump.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ async def backup(settings: Settings, file: Path) -> None:
                 )  # fmt: skip
                 rows = await _count(connection)
                 artifacts = await connection.fetch("SELECT key, size FROM public.artifacts ORDER BY key")
+                if settings.artifact_bucket is not None:
+                    artifacts = []
             manifest = {
                 "format": _FORMAT,
                 "schema": await connection.fetchval("SELECT version_num FROM public.alembic_version"),
@@ -75,6 +77,9 @@ async def backup(settings: Settings, file: Path) -> None:
             sizes = {str(row["key"]): int(row["size"]) for row in artifacts}
             missing = await asyncio.to_thread(_pack, settings, scratch, manifest, sizes)
             os.replace(scratch / "archive", file)
+    if settings.artifact_bucket is not None:
+        _print(f"{file}: {rows['runs']} runs; the artifacts stay in {settings.artifact_bucket}")
+        return
     _print(f"{file}: {rows['runs']} runs, {len(sizes) - missing} artifacts")
     if missing:
         _print(f"{missing} artifacts that the database names are not in {settings.artifact_directory}")
@@ -84,8 +89,13 @@ async def restore(settings: Settings, file: Path) -> None:
     """Fills an empty database and an empty artifact directory from `file`, completely or, when something
     fails, not at all. Raises SettingsError.
     """
-    directory = settings.artifact_directory
     manifest = await asyncio.to_thread(_read_manifest, file)
+    directory = settings.artifact_directory
+    if settings.artifact_bucket is not None and manifest["artifacts"]:
+        raise SettingsError(
+            f"{file} has artifacts, which are restored into a directory: leave RUNENGINE_ARTIFACTS_URL "
+            "out, and copy them from there into the bucket"
+        )
     if directory.exists() and any(directory.iterdir()):
         raise SettingsError(f"{directory} is not empty: restore into another RUNENGINE_STATE_DIR")
     async with _database(settings, new=True) as url, _connected(url) as connection:

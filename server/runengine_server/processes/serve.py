@@ -11,9 +11,9 @@ from runengine_server.lifecycle import ProcessLifecycle
 from runengine_server.processes.addresses import address_taken, bind
 from runengine_server.processes.children import Child
 from runengine_server.processes.metrics_server import metrics_environment, serve_metrics
+from runengine_server.processes.open_artifacts import open_artifact_store
 from runengine_server.processes.open_database import open_database
 from runengine_server.processes.rest_server import RestServer
-from runengine_server.processes.state_directory import open_artifact_store
 from runengine_server.processes.token_verifier import create_verifier
 from runengine_server.processes.tracing_sdk import export_traces
 from runengine_server.processes.watch_database import record_use, watch_database
@@ -30,7 +30,7 @@ _GRACE_SECONDS = 3.0
 
 async def serve(settings: Settings, shares_port: bool = False) -> None:
     """The gRPC server, with REST where that has an address, until it is told to stop."""
-    verifier, artifacts = create_verifier(settings), open_artifact_store(settings)
+    verifier, artifacts = create_verifier(settings), await open_artifact_store(settings)
     lifecycle = ProcessLifecycle()
     database = await open_database(settings, "serve", connections=16, kept_for_reads=4)
     served = ServedWorkflows(WorkflowRepository(database))

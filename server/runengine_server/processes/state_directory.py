@@ -1,4 +1,4 @@
-"""The state directory: the lock on it, and the artifacts in it."""
+"""The lock on the state directory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from runengine_server.repositories.artifact_store import ArtifactStore
-from runengine_server.settings import Settings, SettingsError
+from runengine_server.settings import SettingsError
 
 
 @contextlib.contextmanager
@@ -33,13 +32,3 @@ def lock_state_directory(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def open_artifact_store(settings: Settings) -> ArtifactStore:
-    """The store of artifacts in the state directory. Raises SettingsError when it cannot be written."""
-    try:
-        return ArtifactStore(settings.artifact_directory)
-    except Exception as error:
-        raise SettingsError(
-            f"RUNENGINE_STATE_DIR: cannot write {settings.artifact_directory}: {error}"
-        ) from None

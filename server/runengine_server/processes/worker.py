@@ -15,13 +15,13 @@ from runengine_server.domain.errors import Unavailable
 from runengine_server.lifecycle import ProcessLifecycle, terminate_leftovers
 from runengine_server.processes.forks import detach_forked_children
 from runengine_server.processes.metrics_server import serve_metrics
+from runengine_server.processes.open_artifacts import open_artifact_store
 from runengine_server.processes.open_database import (
     cannot_connect,
     database_urls,
     ensure_listening_works,
     open_database,
 )
-from runengine_server.processes.state_directory import open_artifact_store
 from runengine_server.processes.tracing_sdk import export_traces
 from runengine_server.processes.watch_database import record_use, watch_database
 from runengine_server.repositories.artifact_store import ArtifactStore
@@ -46,7 +46,7 @@ _CLOSE_SECONDS = 2.0
 async def worker(settings: Settings) -> None:
     """One worker, until it is told to stop. It then hands its runs back, for other workers."""
     logs.log_users_code(settings.log_level, fields_of_node)
-    artifacts = open_artifact_store(settings)
+    artifacts = await open_artifact_store(settings)
     opened = AsyncExitStack()
     try:
         workflows = await load_workflows(

@@ -31,7 +31,7 @@ from runengine_server.domain.encoded_run import failure_of
 from runengine_server.domain.run import Artifact, Failure, RunStatus, RunStep
 from runengine_server.processes.shared_postgres import shared_postgres
 from runengine_server.repositories.artifact_repository import ArtifactRepository
-from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.artifact_store import ArtifactDirectory
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.run_repository import MutationResult, RunRepository
 from runengine_server.worker.graph.entries import workflow_of
@@ -106,7 +106,7 @@ class WorkflowRunner:
         self._workflow = workflow.name
         self._runs = RunRepository(tenant)
         self._artifacts = ArtifactRepository(tenant)
-        self._store = ArtifactStore(directory)
+        self._store = ArtifactDirectory(directory)
         self.queue = QueueRepository(database, _WORKER, [workflow.name], _LEASE_SECONDS)
         self._processor = LangGraphRunProcessor(
             database, self._store, {workflow.name: workflow}, "http://127.0.0.1:8080", _WORKER

@@ -1,9 +1,10 @@
-"""Where the bytes of artifacts lie: a directory, or a bucket."""
+"""Where the bytes of artifacts lie: a directory, or a bucket (artifact_bucket.py)."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,21 +33,32 @@ class StoredArtifact:
     artifact_id: UUID
 
 
-class ArtifactStore:
+class ArtifactStore(ABC):
     """Bytes by key. A key starts with its tenant and its run, so that either can be removed whole."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._store: ObjectStore = LocalStore(prefix=directory, mkdir=True)
+    presigns = False
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
 
     @staticmethod
     def key(tenant_id: str, run_id: UUID, artifact_id: UUID) -> str:
         """The key of an artifact. Tenant ids come from tokens and may hold anything, so quoted."""
         return f"{quote(tenant_id, safe='').replace('.', '%2E')}/{run_id}/{artifact_id}"
 
-    async def put(self, key: str, data: bytes) -> None:
+    @abstractmethod
+    async def put(self, key: str, data: bytes, name: str, media_type: str) -> None:
         """Stores `data`, whole or not at all."""
-        await self._store.put_async(key, data)
+
+    @abstractmethod
+    async def delete_unfinished(self, seconds: float) -> int:
+        """Deletes what a process began to store longer ago than that, and was killed; how many there were."""
+
+    async def presigned(self, key: str) -> str | None:
+        """A URL at which whoever has it gets the bytes for a time, without a token; None unless the store
+        `presigns`.
+        """
+        return None
 
     async def delete(self, key: str) -> None:
         """Deletes the bytes, if they are there."""
@@ -62,8 +74,26 @@ class ArtifactStore:
             found = [_parsed(each["path"]) for each in page if each["last_modified"] < before]
             yield [each for each in found if each is not None]
 
-    async def delete_unfinished(self, seconds: float) -> int:
-        """Deletes what a process began to store longer ago than that, and was killed; how many there were."""
+    async def read(self, key: str) -> AsyncIterator[bytes]:
+        """The bytes, in chunks of at most 64 KiB. Raises FileNotFoundError."""
+        result = await self._store.get_async(key)
+        async for part in result.stream(min_chunk_size=_CHUNK):
+            view = memoryview(part)
+            for start in range(0, len(view), _CHUNK):
+                yield bytes(view[start : start + _CHUNK])
+
+
+class ArtifactDirectory(ArtifactStore):
+    """A directory of this machine, or one that several share."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(LocalStore(prefix=directory, mkdir=True))
+        self._directory = directory
+
+    async def put(self, key: str, data: bytes, name: str, media_type: str) -> None:  # noqa: D102
+        await self._store.put_async(key, data)
+
+    async def delete_unfinished(self, seconds: float) -> int:  # noqa: D102
         return await asyncio.to_thread(self._delete_unfinished, seconds)
 
     def _delete_unfinished(self, seconds: float) -> int:
@@ -74,14 +104,6 @@ class ArtifactStore:
                     path.unlink()
                     deleted += 1
         return deleted
-
-    async def read(self, key: str) -> AsyncIterator[bytes]:
-        """The bytes, in chunks of at most 64 KiB. Raises FileNotFoundError."""
-        result = await self._store.get_async(key)
-        async for part in result.stream(min_chunk_size=_CHUNK):
-            view = memoryview(part)
-            for start in range(0, len(view), _CHUNK):
-                yield bytes(view[start : start + _CHUNK])
 
 
 def _parsed(key: str) -> StoredArtifact | None:

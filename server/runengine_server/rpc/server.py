@@ -92,7 +92,7 @@ def create_server(
         ],
     )
     runs = RunServicer(database, served, queued_limit, watches)
-    campaigns, workflows = CampaignServicer(database), WorkflowServicer(database)
+    campaigns, workflows = CampaignServicer(database, artifacts), WorkflowServicer(database)
     artifact_servicer = ArtifactServicer(database, artifacts)
     operations = BulkOperationServicer(database, bulk_runner)
     services = [

@@ -57,7 +57,7 @@ async def stored_output(run: ClaimedRun, artifacts: ArtifactStore, value: Any) -
     artifact_id = uuid_utils.compat.uuid7()
     key = artifacts.key(run.tenant_id, run.id, artifact_id)
     try:
-        await artifacts.put(key, output)
+        await artifacts.put(key, output, ARTIFACT_NAME, ARTIFACT_MEDIA_TYPE)
     except Exception as error:
         _log.error("the output of a run was not stored", run_id=str(run.id), exc_info=error)
         note = f"The output, {len(output):,} bytes of JSON, could not be stored as an artifact."

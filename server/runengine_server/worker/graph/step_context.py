@@ -61,7 +61,7 @@ async def _save_artifact(
     artifact_id = uuid_utils.compat.uuid7()
     key = store.key(run.tenant_id, run.id, artifact_id)
     try:
-        await store.put(key, data)
+        await store.put(key, data, name, media_type)
     except Exception as error:
         _log.error("artifact not stored", run_id=str(run.id), exc_info=error)
         raise ArtifactNotStored("The artifact could not be stored.") from None
