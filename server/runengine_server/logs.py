@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 
 # What a worker has of its own, and what nodes call most. At INFO LangGraph quotes the errors of nodes, and
 # HTTP clients the URLs of their requests, in which there may be keys.
-_QUIET_LIBRARIES = ("langgraph", "httpx", "httpcore", "urllib3")
+_QUIET_LIBRARIES = ("langgraph", "httpx", "httpcore", "urllib3", "temporalio")
 
 # Loggers whose exceptions may quote what the engine gave them.
 _ENGINES_LOGGERS = ("asyncio", "asyncpg", "langchain_core", "langgraph", "runengine_server", "sqlalchemy")

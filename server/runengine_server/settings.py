@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     worker_concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 3
     blocked_seconds: Annotated[float, Field(ge=1, le=3600)] = 30
+    dispatch: Literal["postgres", "temporal"] = "postgres"
+    temporal_task_queue: Annotated[str, Field(min_length=1, max_length=200)] = "runengine"
     max_state_bytes: Annotated[int, Field(ge=1024, le=512 * 1024 * 1024)] = DEFAULT_MAX_STATE_BYTES
     step_data_bytes: Annotated[int, Field(ge=0, le=1024 * 1024)] = DEFAULT_STEP_DATA_BYTES
     run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None

@@ -18,6 +18,7 @@ from tests.faults.arrivals import Arrival
 from tests.faults.process import SERVER_POINTS, WORKER_POINTS
 from tests.faults.standing import AWAY, Standing, cancel
 from tests.support.patience import SECONDS
+from tests.support.temporal_server import TemporalServer
 
 LEASE_SECONDS = 1.0
 ZOMBIES_A_ROUND = 16
@@ -38,6 +39,7 @@ KINDS = (
     "overload",
     "client vanished",
 )
+TEMPORAL_AWAY = "temporal away"
 POISON = "poison run"
 POINTS = tuple(f"kill -9 {point}" for point in (*WORKER_POINTS, *SERVER_POINTS))
 
@@ -54,6 +56,7 @@ class Breaking(Standing):
     deadly = "storm"
     lease_seconds = LEASE_SECONDS
     zombies_made = 0
+    temporal: TemporalServer | None = None  # where it dispatches
 
     async def kill_at_points(self) -> None:
         """Kills each process -9 exactly at the point at which it arrives."""
@@ -230,6 +233,20 @@ class Breaking(Standing):
                 self.hit("SIGTERM mid-step", run=run.id)
         await self.until_ended([run.id])
 
+    async def lose_temporal(self) -> None:
+        """Temporal is killed, and has forgotten all that it was given when it is back. What it meets is a run
+        that is triggered meanwhile.
+        """
+        assert self.temporal is not None
+        self.temporal.kill()
+        tenant = self.random.choice(self.tenants)
+        payload = self.payload(second={})
+        run = await tenant.trigger_until_told("storm", payload, None, payload["key"])
+        await asyncio.sleep(self.random.uniform(0.2, 2.0))
+        await self.temporal.start()
+        await self.until_ended([run.id])
+        self.hit(TEMPORAL_AWAY, run=run.id)
+
     async def fill_disk(self) -> None:
         before = await self.sql("SELECT last_value FROM disk_full_hits")
         await self.sql("UPDATE disk SET is_full = true")
@@ -309,4 +326,5 @@ class Breaking(Standing):
             "disk full": self.fill_disk,
             "overload": self.overload,
             "client vanished": self.vanish,
+            TEMPORAL_AWAY: self.lose_temporal,
         }

@@ -34,7 +34,7 @@ LEASES = (
     mutant_of(
         "end of a lease before a clock that went back",
         rewriting(
-            ["claim_expired", "end_leases_of_lost_workers"], "secs => lease_seconds + 1", "secs => 1e9"
+            ["renew_leases_ahead", "end_leases_of_lost_workers"], "secs => lease_seconds + 1", "secs => 1e9"
         ),
         f"{_CLOCKS}::test_a_run_whose_worker_is_lost_goes_on_a_lease_after_the_clock_went_back",
     ),

@@ -230,6 +230,17 @@ def _install_worker(points: _Points) -> None:
     for name in ("claim_queued", "claim_expired"):
         _wrap(QueueRepository, name, claim)
 
+    def claim_one(real: Any) -> Any:
+        async def call(self: Any, *arguments: Any, **named: Any) -> Any:
+            run, was_held = await real(self, *arguments, **named)
+            if run is not None:
+                ours.note("claimed", run=str(run.id), epoch=run.epoch, attempt=run.attempt)
+            return run, was_held
+
+        return call
+
+    _wrap(QueueRepository, "claim_handed_over", claim_one)
+
     def heartbeat(real: Any) -> Any:
         async def call(self: Any, held: Sequence[ClaimedRun], *arguments: Any, **named: Any) -> Any:
             async with contextlib.AsyncExitStack() as doors:

@@ -18,15 +18,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from runengine_server.logs import configure_logging
 
 from tests.faults import claims, recovery
 from tests.faults.arrivals import Arrivals
-from tests.faults.breaking import KINDS, LEASE_SECONDS, POINTS, POISON, ZOMBIES_A_ROUND, Breaking
+from tests.faults.breaking import (
+    KINDS,
+    LEASE_SECONDS,
+    POINTS,
+    POISON,
+    TEMPORAL_AWAY,
+    ZOMBIES_A_ROUND,
+    Breaking,
+)
 from tests.faults.facts import Facts
 from tests.faults.invariants import violations
 from tests.faults.process import DOORS, SERVER_POINTS, WORKER_POINTS
@@ -34,6 +43,9 @@ from tests.faults.resuming import RESUMES
 from tests.faults.standing import Kept, cancel
 from tests.support.patience import SECONDS
 from tests.support.stack import Stack, free_address, open_directory, own_postgres
+from tests.support.temporal_server import TemporalServer, dispatching
+
+Outcome = TypeVar("Outcome")
 
 AT_LEAST = 3
 MAX_RECOVERY_LEASES = 1.7
@@ -86,8 +98,10 @@ class Storm(Breaking):
         say: Callable[[str], object],
         points: dict[str, int],
         zombies: bool,
+        temporal: TemporalServer | None = None,
     ) -> None:
         super().__init__(seed, directory, history, say)
+        self.temporal = temporal
         self.report = Report(seed, self.hits)
         self._points, self._zombies = points, zombies
 
@@ -203,14 +217,17 @@ async def storm(
     poison: bool = True,
     keep: Path | None = None,
     say: Callable[[str], object] = lambda line: None,
+    temporal: TemporalServer | None = None,
 ) -> Report:
-    """A storm of at least so many runs; `keep` is where its history goes, `say` hears of each fault."""
+    """A storm of at least so many runs; `keep` is where its history goes, `say` hears of each fault. With a
+    server it is Temporal that dispatches, and forgets everything.
+    """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="storm-") as name:
         directory = Path(name)
         os.chmod(directory, 0o755)  # for PostgreSQL's own user
         history = keep or directory / "history"
-        it = Storm(seed, directory, history, say, dict.fromkeys(points, times), "zombies" in kinds)
+        it = Storm(seed, directory, history, say, dict.fromkeys(points, times), "zombies" in kinds, temporal)
         async with it.standing():
             over = asyncio.Event()
             always = [
@@ -273,6 +290,7 @@ def main() -> None:
     parser.add_argument("--claims", action="store_true", help="let many claim at once instead")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--runs", type=int, default=300)
+    parser.add_argument("--dispatch", choices=("postgres", "temporal"), default="postgres")
     parser.add_argument("--keep", type=Path, help="where the history goes")
     options = parser.parse_args()
     configure_logging()
@@ -283,12 +301,25 @@ def main() -> None:
     def say(line: str) -> None:
         sys.stderr.write(f"{time.monotonic() - began:6.1f} {line}\n")
 
+    async def dispatched(measure: Callable[[TemporalServer | None], Awaitable[Outcome]]) -> Outcome:
+        async with dispatching(options.dispatch) as temporal:
+            return await measure(temporal)
+
     if options.recovery or options.claims:
-        lines = asyncio.run(measure_recovery(kills=20) if options.recovery else measure_claims())
+        lines = asyncio.run(
+            dispatched(lambda _: measure_recovery(kills=20) if options.recovery else measure_claims())
+        )
         sys.stdout.write("\n".join(lines) + "\n")
         sys.exit(any(line.startswith("VIOLATION") for line in lines))
-    report = asyncio.run(storm(options.seed, options.runs, keep=options.keep, say=say))
-    kinds = (*POINTS, *KINDS, *RESUMES, POISON)
+    broken = (*KINDS, *([TEMPORAL_AWAY] if options.dispatch == "temporal" else []))
+    report = asyncio.run(
+        dispatched(
+            lambda temporal: storm(
+                options.seed, options.runs, kinds=broken, keep=options.keep, say=say, temporal=temporal
+            )
+        )
+    )
+    kinds = (*POINTS, *broken, *RESUMES, POISON)
     sys.stdout.write("\n".join(report.lines(kinds, AT_LEAST)) + "\n")
     if report.violations or any(report.hits[kind] < AT_LEAST for kind in kinds):
         sys.exit(1)

@@ -20,6 +20,7 @@ from runengine_server.logs import configure_logging
 from tests.faults.arrivals import SECONDS, Arrivals
 from tests.faults.history import History
 from tests.support.stack import UNDER_TEST, Stack, open_directory, own_postgres
+from tests.support.temporal_server import dispatching
 
 DOOR = "after_begin_step"
 
@@ -128,9 +129,16 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.zombies_enter", description=__doc__)
     parser.add_argument("--aimed", type=int, default=200)
-    aimed = parser.parse_args().aimed
+    parser.add_argument("--dispatch", choices=("postgres", "temporal"), default="postgres")
+    options = parser.parse_args()
+    aimed: int = options.aimed
     configure_logging()
-    entered = asyncio.run(measure(aimed))
+
+    async def dispatched() -> int:
+        async with dispatching(options.dispatch):
+            return await measure(aimed)
+
+    entered = asyncio.run(dispatched())
     sys.stdout.write(f"{aimed} zombies aimed at a node: {entered} entered it\n")
     if entered:
         sys.stdout.write(f"VIOLATION I12: {entered} nodes were entered\n")

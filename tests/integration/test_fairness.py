@@ -171,7 +171,7 @@ async def test_a_claim_reads_what_it_takes_however_many_are_queued(
             status,
         )
     await database.execute("ANALYZE runs")
-    arguments = ([engine.workflow], 10, LEASE_SECONDS, uuid4(), "worker:test", "", limit)
+    arguments = ([engine.workflow], 10, LEASE_SECONDS, uuid4(), "worker:test", "", limit, *[None] * 4)
     async with engine.database.dispatch().transaction() as transaction:
         taken = await transaction.fetch(dispatch_function("claim_queued").call, *arguments)
         all_read, fetched = await read_rows(transaction)
@@ -195,7 +195,7 @@ async def test_a_look_for_lost_runs_reads_no_others(engine: Engine, database: as
         engine.workflow,
     )
     await database.execute("ANALYZE runs")
-    arguments = ([engine.workflow], 10, 7200.0, uuid4(), "worker:test", 2, 1)
+    arguments = ([engine.workflow], 10, 7200.0, uuid4(), "worker:test", 2, 1, *[None] * 4)
     async with engine.database.dispatch().transaction() as transaction:
         taken = await transaction.fetch(dispatch_function("claim_expired").call, *arguments)
         all_read, fetched = await read_rows(transaction)

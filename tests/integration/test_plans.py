@@ -193,6 +193,11 @@ NO_OUTPUT = (None,) * 7
 LEASE = ([WORKFLOW], 10, 30.0, UUID(int=HOLDER), "worker:test")
 # Those of the runs here end in up to a hundred days.
 LONG_LEASE = ([WORKFLOW], 10, 1e7, UUID(int=HOLDER), "worker:test")
+ANY = (None,) * 4
+QUEUED_RUN = (TENANT, run_of("queued"), 1, 1)
+# Leases of their own end after as many days as the number of the run has, modulo 100.
+EXPIRED = next(each for each in range(50_000, RUNS, 100) if STATUSES[each // 7 % len(STATUSES)] == "running")
+EXPIRED_RUN = (TENANT, UUID(int=EXPIRED), 1, 1)
 MANY = [run_of("running", number) for number in range(20_000, 30_000, 1_000)]
 KEPT = ([TENANT] * len(MANY), MANY, [1] * len(MANY))
 OF_LOST, OF_HOLDER = (
@@ -340,10 +345,29 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("list_run_artifacts", (COMPLETED, UUID(int=0), 101), 1, {"runs": 1, "artifacts": 1}),
     ("artifacts_without_row", ([COMPLETED], [uuid4()]), 1, {"runs": 1}),
     ("artifacts_without_row", ([COMPLETED], [COMPLETED]), 0, {"artifacts": 1}),
-    ("claim_queued", (*LEASE, "", None), 10, {"runs": 30, "campaign_run_counts": 10, "worker_leases": 1}),
+    (
+        "claim_queued",
+        (*LEASE, "", None, *ANY),
+        10,
+        {"runs": 30, "campaign_run_counts": 10, "worker_leases": 1},
+    ),
+    (
+        "claim_queued",
+        (*LEASE, "", None, *QUEUED_RUN),
+        1,
+        {"runs": 2, "campaign_run_counts": 1, "worker_leases": 1},
+    ),
+    ("claim_expired", (*LEASE, 2, 1, *EXPIRED_RUN), 1, {"runs": 2, "run_steps": 1, "worker_leases": 1}),
+    (
+        "hand_over_runs",
+        ([WORKFLOW], 10, 1e7, uuid4(), "queue", "", None),
+        10,
+        {"runs": 20 + 2 * len(OF_LOST), "worker_leases": WORKERS + 1},
+    ),
+    ("end_handovers", (30.0,), 0, {}),
     (
         "claim_expired",
-        (*LONG_LEASE, 2, 1),
+        (*LONG_LEASE, 2, 1, *ANY),
         10,
         {"runs": 20 + 2 * len(OF_LOST), "run_steps": 10, "worker_leases": WORKERS + 4},
     ),

@@ -23,7 +23,8 @@ CATALOGS = {
         FROM pg_attribute LEFT JOIN pg_attrdef ON (adrelid, adnum) = (attrelid, attnum)
         JOIN pg_class ON pg_class.oid = attrelid
         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped""",
-    "tables": """SELECT oid::regclass::text, relrowsecurity, relforcerowsecurity, reloptions FROM pg_class
+    "tables": """SELECT oid::regclass::text, relpersistence, relrowsecurity, relforcerowsecurity, reloptions
+        FROM pg_class
         WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'""",
     "constraints": """SELECT conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
         FROM pg_constraint

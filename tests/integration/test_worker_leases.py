@@ -82,7 +82,7 @@ async def test_a_heartbeat_comes_wholly_before_or_wholly_after_a_takeover(
             assert await without_waiting(database, other.claim_expired(1)) == []
         assert await other.claim_expired(1) == []
         await end_lease(database, run_id)
-        claim = ([engine.workflow], 1, engine.lease_seconds, UUID(int=1), "worker:other", 5, 1)
+        claim = ([engine.workflow], 1, engine.lease_seconds, UUID(int=1), "worker:other", 5, 1, *[None] * 4)
         async with engine.database.dispatch().transaction() as taking:
             assert len(await taking.fetch(dispatch_function("claim_expired").call, *claim)) == 1
             beats = asyncio.create_task(beat(engine.queue, [run]))

@@ -135,7 +135,7 @@ async def test_a_function_means_the_same_on_any_path_of_who_calls_it(server: Ser
         try:
             assert await bare.fetch(get.call, "org_victim", run_id) == []
             assert len(await bare.fetch(get.call, engine.tenant_id, run_id)) == 1
-            arguments = ([engine.workflow], 5, 30.0, uuid4(), "worker:bare", "", None)
+            arguments = ([engine.workflow], 5, 30.0, uuid4(), "worker:bare", "", None, *[None] * 4)
             (claimed,) = await bare.fetch(claim.call, *arguments)
         except asyncpg.UndefinedFunctionError as error:
             raise AssertionError("a function looks for another on the path of who calls it") from error

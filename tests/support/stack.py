@@ -28,6 +28,9 @@ WORKFLOWS = "runengine_samples.campaign_bundle:WORKFLOWS,tests.support.graphs:WO
 MUTANT = "RUNENGINE_MUTANT"
 UNDER_TEST = "tests.faults.process"
 
+# Who dispatches runs to the processes, where it is not PostgreSQL; see temporal_server.py.
+DISPATCH = "RUNENGINE_DISPATCH"
+
 # Has a test done with the REST of serve, and with that of a gateway.
 OVER_BOTH = pytest.mark.parametrize("rest_address", ["serve", "gateway"], indirect=True)
 
@@ -43,7 +46,7 @@ def environment(**settings: str) -> dict[str, str]:
     inherited = {
         key: value
         for key, value in os.environ.items()
-        if (not key.startswith("RUNENGINE_") or key == MUTANT) and key != NO_FORK_SUPPORT
+        if (not key.startswith("RUNENGINE_") or key in (MUTANT, DISPATCH)) and key != NO_FORK_SUPPORT
     }
     return {
         **inherited,

@@ -36,6 +36,7 @@ from runengine_server.database.columns import metadata as metadata
 from runengine_server.database.event_tables import run_events, step_events
 from runengine_server.database.functions import ENCODING
 from runengine_server.database.graph_tables import step_cache
+from runengine_server.database.handover_tables import handovers
 from runengine_server.database.row_level_security import secure
 
 # The workflows that workers have registered, for all tenants. A trigger must name one of them. description
@@ -361,6 +362,7 @@ _OF_DISPATCH = {
     idempotency_keys,
     step_cache,
     bulk_operations,
+    handovers,
 }
 
 secure(metadata, _OF_DISPATCH)

@@ -16,6 +16,7 @@ from runengine_server.database.dispatch_connection import DispatchConnection
 from runengine_server.database.driver_errors import translate_driver_errors
 from runengine_server.database.functions import dispatch_function
 from runengine_server.domain.encoded_run import decode_input
+from runengine_server.domain.handover import Handover
 from runengine_server.domain.run import QUARANTINE_LOSSES, ClaimedRun
 from runengine_server.repositories.purges import purge_expired
 from runengine_server.repositories.workflow_repository import WorkflowRepository
@@ -30,6 +31,9 @@ _COUNT_BACKLOG = dispatch_function("count_backlog")
 # For how long a run is left alone that is handed back for the second time in a row; then for twice as long
 # each time, up to 30 s.
 HAND_BACK_PAUSE_SECONDS = 0.25
+
+# No run is named: whichever are due.
+_ANY = (None,) * 4
 
 # For how many leases a registration of a worker counts.
 LEASES_REGISTERED = 2
@@ -132,6 +136,7 @@ class QueueRepository:
             self._worker,
             self._cursor,
             self._running_limit,
+            *_ANY,
         )
         if rows:
             self._cursor = rows[0]["round_robin_cursor"]
@@ -150,8 +155,23 @@ class QueueRepository:
             self._worker,
             QUARANTINE_LOSSES,
             quarantine,
+            *_ANY,
         )
         return [_claimed(row) for row in rows]
+
+    async def claim_handed_over(
+        self, handover: Handover, quarantine: int
+    ) -> tuple[ClaimedRun, bool] | tuple[None, None]:
+        """Claims that run for one lease, and says whether others had it before. None when it is no longer as
+        it was when it was handed over, or is one that claim_expired leaves out with this `quarantine`.
+        """
+        named = handover.tenant_id, handover.run_id, handover.attempt, handover.epoch
+        common = self._workflow_names, 1, self._lease, self._worker_id, self._worker
+        if rows := await self._dispatch.call(_CLAIM_QUEUED, *common, "", None, *named):
+            return _claimed(rows[0]), False
+        if rows := await self._dispatch.call(_CLAIM_EXPIRED, *common, QUARANTINE_LOSSES, quarantine, *named):
+            return _claimed(rows[0]), True
+        return None, None
 
     @asynccontextmanager
     async def lease_renewer(self, on_notification: Callable[[str, str], None]) -> AsyncIterator[LeaseRenewer]:

@@ -15,8 +15,10 @@ CREATE TYPE claimed_run AS (tenant_id text, id uuid, epoch bigint, workflow_name
 -- order of its priorities. Runs of threads that are not due have the queued_at 'infinity', see threads.sql;
 -- with a condition on the queued_at alone PostgreSQL 18 would look for it at each priority (a skip scan), and for
 -- the workflow, the last column of the index, at each run: 60 µs of the 400 that it takes to find ten.
+--
+-- With a _run, that one alone, where it is still to be claimed as it was when it was handed over: see handovers.sql.
 CREATE FUNCTION claim_queued(_workflows text[], _limit int, _lease float, _worker_id uuid, _worker text,
-    _cursor text, _running_limit int)
+    _cursor text, _running_limit int, _tenant text, _run uuid, _attempt int, _epoch bigint)
 RETURNS SETOF claimed_run LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -29,48 +31,56 @@ DECLARE
     no_id CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
 BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
-    -- Under a limit, no two workers may count the running runs at the same time.
-    IF _running_limit IS NOT NULL THEN
-        PERFORM pg_advisory_xact_lock(7405113218);
+    IF _run IS NOT NULL THEN
+        SELECT ARRAY[tenant_id], ARRAY[id], ARRAY[campaign_id], (campaign_id IS NOT NULL)::int
+        INTO tenant_ids, ids, campaign_ids, of_campaigns FROM public.runs
+        WHERE tenant_id = _tenant AND id = _run AND attempt = _attempt AND epoch = _epoch AND status = 'queued'
+            AND queued_at < never AND workflow_name = ANY(_workflows)
+        FOR UPDATE;
+    ELSE
+        -- Under a limit, no two workers may count the running runs at the same time.
+        IF _running_limit IS NOT NULL THEN
+            PERFORM pg_advisory_xact_lock(7405113218);
+        END IF;
+        WITH RECURSIVE candidate AS (
+            SELECT _cursor AS tenant_id, false AS wrapped, 0::bigint AS capacity, 0 AS served, 0 AS step
+            UNION ALL
+            SELECT next.tenant_id, next.wrapped, next.capacity, served + (next.capacity > 0)::int, step + 1
+            FROM candidate CROSS JOIN LATERAL (
+                SELECT found.*, CASE WHEN _running_limit IS NULL THEN _limit ELSE _running_limit - (
+                    SELECT count(*) FROM (
+                        SELECT FROM public.runs WHERE runs.tenant_id = found.tenant_id
+                            AND lease_expires_at IS NOT NULL
+                        LIMIT _running_limit
+                    ) AS running) END AS capacity
+                FROM (
+                    (SELECT tenant_id, candidate.wrapped FROM public.runs
+                    WHERE status = 'queued' AND (queued_at, id) < (never, no_id)
+                        AND workflow_name = ANY(_workflows) AND tenant_id > candidate.tenant_id
+                    ORDER BY tenant_id, priority DESC LIMIT 1)
+                    UNION ALL
+                    (SELECT tenant_id, true FROM public.runs
+                    WHERE status = 'queued' AND (queued_at, id) < (never, no_id)
+                        AND workflow_name = ANY(_workflows) AND NOT candidate.wrapped
+                    ORDER BY tenant_id, priority DESC LIMIT 1)
+                    LIMIT 1
+                ) AS found
+            ) AS next
+            WHERE served < _limit AND NOT (next.wrapped AND next.tenant_id > _cursor)
+        ), due AS (
+            SELECT run.* FROM candidate CROSS JOIN LATERAL (
+                SELECT tenant_id, id, campaign_id FROM public.runs
+                WHERE runs.tenant_id = candidate.tenant_id AND status = 'queued'
+                    AND (queued_at, id) < (never, no_id) AND workflow_name = ANY(_workflows)
+                ORDER BY priority DESC, queued_at, id
+                LIMIT least(candidate.capacity, greatest(1, _limit / (SELECT max(served) FROM candidate)))
+                FOR UPDATE SKIP LOCKED
+            ) AS run WHERE candidate.capacity > 0
+        )
+        SELECT array_agg(tenant_id), array_agg(id), array_agg(campaign_id), count(campaign_id),
+            (SELECT tenant_id FROM candidate ORDER BY step DESC LIMIT 1)
+        INTO tenant_ids, ids, campaign_ids, of_campaigns, next_cursor FROM due;
     END IF;
-    WITH RECURSIVE candidate AS (
-        SELECT _cursor AS tenant_id, false AS wrapped, 0::bigint AS capacity, 0 AS served, 0 AS step
-        UNION ALL
-        SELECT next.tenant_id, next.wrapped, next.capacity, served + (next.capacity > 0)::int, step + 1
-        FROM candidate CROSS JOIN LATERAL (
-            SELECT found.*, CASE WHEN _running_limit IS NULL THEN _limit ELSE _running_limit - (
-                SELECT count(*) FROM (
-                    SELECT FROM public.runs WHERE runs.tenant_id = found.tenant_id
-                        AND lease_expires_at IS NOT NULL
-                    LIMIT _running_limit
-                ) AS running) END AS capacity
-            FROM (
-                (SELECT tenant_id, candidate.wrapped FROM public.runs
-                WHERE status = 'queued' AND (queued_at, id) < (never, no_id)
-                    AND workflow_name = ANY(_workflows) AND tenant_id > candidate.tenant_id
-                ORDER BY tenant_id, priority DESC LIMIT 1)
-                UNION ALL
-                (SELECT tenant_id, true FROM public.runs
-                WHERE status = 'queued' AND (queued_at, id) < (never, no_id)
-                    AND workflow_name = ANY(_workflows) AND NOT candidate.wrapped
-                ORDER BY tenant_id, priority DESC LIMIT 1)
-                LIMIT 1
-            ) AS found
-        ) AS next
-        WHERE served < _limit AND NOT (next.wrapped AND next.tenant_id > _cursor)
-    ), due AS (
-        SELECT run.* FROM candidate CROSS JOIN LATERAL (
-            SELECT tenant_id, id, campaign_id FROM public.runs
-            WHERE runs.tenant_id = candidate.tenant_id AND status = 'queued'
-                AND (queued_at, id) < (never, no_id) AND workflow_name = ANY(_workflows)
-            ORDER BY priority DESC, queued_at, id
-            LIMIT least(candidate.capacity, greatest(1, _limit / (SELECT max(served) FROM candidate)))
-            FOR UPDATE SKIP LOCKED
-        ) AS run WHERE candidate.capacity > 0
-    )
-    SELECT array_agg(tenant_id), array_agg(id), array_agg(campaign_id), count(campaign_id),
-        (SELECT tenant_id FROM candidate ORDER BY step DESC LIMIT 1)
-    INTO tenant_ids, ids, campaign_ids, of_campaigns, next_cursor FROM due;
     IF ids IS NULL THEN
         RETURN;
     END IF;
@@ -121,8 +131,10 @@ RETURN greatest(0, extract(epoch FROM clock_timestamp() - _at))::float;
 -- _quarantine_losses times may be what kills its workers, and with each worker everything that runs beside
 -- it. So a worker has one such run at a time (_quarantine is how many it may take now), those that were lost
 -- least often first: the innocent get through, and the culprit is left alone with its losses.
+--
+-- With a _run, that one alone, as claim_queued.
 CREATE FUNCTION claim_expired(_workflows text[], _limit int, _lease float, _worker_id uuid, _worker text,
-    _quarantine_losses int, _quarantine int)
+    _quarantine_losses int, _quarantine int, _tenant text, _run uuid, _attempt int, _epoch bigint)
 RETURNS SETOF claimed_run LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -131,42 +143,39 @@ DECLARE
     lost_workers int[];
 BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
-    -- Its own lease before those of others, so that two workers whose leases have ended cannot deadlock.
-    PERFORM FROM public.worker_leases WHERE worker_id = _worker_id AND expires_at < clock_timestamp() FOR UPDATE;
-    PERFORM end_leases_of_lost_workers();
-    PERFORM renew_lease_in_time(_worker_id, _lease);
-    -- A lease that ends later than its own length from now was given before the clock went back. It is given
-    -- anew, and a worker that lives renews it in time. The index serves the condition on _lease; the other
-    -- one alone would be checked for everything that is running. With a limit of 1,000 PostgreSQL expects so
-    -- many that, for one ANALYZE of six, it reads all that is running instead (28,597 rows for none).
-    UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
-    FROM (
-        SELECT tenant_id, id FROM public.runs
-        WHERE status = 'running' AND lease_expires_at < 'infinity'
-            AND lease_expires_at > statement_timestamp() + make_interval(secs => _lease + 1)
-            AND lease_expires_at > statement_timestamp() + make_interval(secs => lease_seconds + 1)
-        ORDER BY lease_expires_at LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
-    ) AS ahead
-    WHERE runs.tenant_id = ahead.tenant_id AND runs.id = ahead.id;
-
-    SELECT array_agg(tenant_id), array_agg(id), array_agg(loss) INTO tenant_ids, ids, lost_workers FROM (
-        SELECT * FROM (
-            SELECT tenant_id, id, is_loss(runs) AS loss FROM public.runs
-            WHERE status = 'running' AND lease_expires_at < statement_timestamp()
-                AND workflow_name = ANY(_workflows) AND losses + is_loss(runs) < _quarantine_losses
-            ORDER BY lease_expires_at LIMIT _limit FOR UPDATE SKIP LOCKED
-        ) AS innocent UNION ALL SELECT * FROM (
-            SELECT tenant_id, id, is_loss(runs) AS loss FROM public.runs
-            WHERE status = 'running' AND lease_expires_at < statement_timestamp()
-                AND workflow_name = ANY(_workflows) AND losses + is_loss(runs) >= _quarantine_losses
-            ORDER BY losses, lease_expires_at LIMIT _quarantine FOR UPDATE SKIP LOCKED
-        ) AS in_quarantine UNION ALL SELECT * FROM (
-            SELECT tenant_id, id, 0 AS loss FROM public.runs
-            WHERE status = 'running' AND lease_expires_at IS NULL
-                AND waiting_expires_at < statement_timestamp() AND workflow_name = ANY(_workflows)
-            ORDER BY waiting_expires_at LIMIT _limit FOR UPDATE SKIP LOCKED
-        ) AS timed_out LIMIT _limit
-    ) AS lost;
+    IF _run IS NOT NULL THEN
+        PERFORM renew_lease_in_time(_worker_id, _lease);
+        SELECT ARRAY[tenant_id], ARRAY[id], ARRAY[loss] INTO tenant_ids, ids, lost_workers
+        FROM public.runs CROSS JOIN LATERAL (SELECT coalesce(is_loss(runs), 0)) AS lost(loss)
+        WHERE tenant_id = _tenant AND id = _run AND attempt = _attempt AND epoch = _epoch AND status = 'running'
+            AND coalesce(lease_expires_at, waiting_expires_at) < statement_timestamp()
+            AND workflow_name = ANY(_workflows) AND (losses + loss < _quarantine_losses OR _quarantine > 0)
+        FOR UPDATE OF runs;
+    ELSE
+        -- Its own lease before those of others, so that two workers whose leases have ended cannot deadlock.
+        PERFORM FROM public.worker_leases WHERE worker_id = _worker_id AND expires_at < clock_timestamp() FOR UPDATE;
+        PERFORM end_leases_of_lost_workers();
+        PERFORM renew_lease_in_time(_worker_id, _lease);
+        PERFORM renew_leases_ahead(_lease);
+        SELECT array_agg(tenant_id), array_agg(id), array_agg(loss) INTO tenant_ids, ids, lost_workers FROM (
+            SELECT * FROM (
+                SELECT tenant_id, id, is_loss(runs) AS loss FROM public.runs
+                WHERE status = 'running' AND lease_expires_at < statement_timestamp()
+                    AND workflow_name = ANY(_workflows) AND losses + is_loss(runs) < _quarantine_losses
+                ORDER BY lease_expires_at LIMIT _limit FOR UPDATE SKIP LOCKED
+            ) AS innocent UNION ALL SELECT * FROM (
+                SELECT tenant_id, id, is_loss(runs) AS loss FROM public.runs
+                WHERE status = 'running' AND lease_expires_at < statement_timestamp()
+                    AND workflow_name = ANY(_workflows) AND losses + is_loss(runs) >= _quarantine_losses
+                ORDER BY losses, lease_expires_at LIMIT _quarantine FOR UPDATE SKIP LOCKED
+            ) AS in_quarantine UNION ALL SELECT * FROM (
+                SELECT tenant_id, id, 0 AS loss FROM public.runs
+                WHERE status = 'running' AND lease_expires_at IS NULL
+                    AND waiting_expires_at < statement_timestamp() AND workflow_name = ANY(_workflows)
+                ORDER BY waiting_expires_at LIMIT _limit FOR UPDATE SKIP LOCKED
+            ) AS timed_out LIMIT _limit
+        ) AS lost;
+    END IF;
 
     RETURN QUERY WITH claimed AS (
         UPDATE public.runs SET epoch = epoch + 1, losses = losses + lost.loss, handed_back = false,
@@ -194,6 +203,24 @@ BEGIN
         error = step_error('WORKER_LOST', 'Its worker went away.', step_id, attempt)
     FROM unnest(tenant_ids, ids) AS taken(tenant_id, id)
     WHERE run_steps.tenant_id = taken.tenant_id AND run_steps.run_id = taken.id AND status = 'running';
+END
+$$;
+
+-- A lease that ends later than its own length from now was given before the clock went back. It is given
+-- anew, and a worker that lives renews it in time. The index serves the condition on _lease; the other
+-- one alone would be checked for everything that is running. With a limit of 1,000 PostgreSQL expects so
+-- many that, for one ANALYZE of six, it reads all that is running instead (28,597 rows for none).
+CREATE FUNCTION renew_leases_ahead(_lease float) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
+    FROM (
+        SELECT tenant_id, id FROM public.runs
+        WHERE status = 'running' AND lease_expires_at < 'infinity'
+            AND lease_expires_at > statement_timestamp() + make_interval(secs => _lease + 1)
+            AND lease_expires_at > statement_timestamp() + make_interval(secs => lease_seconds + 1)
+        ORDER BY lease_expires_at LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
+    ) AS ahead
+    WHERE runs.tenant_id = ahead.tenant_id AND runs.id = ahead.id;
 END
 $$;
 

@@ -1,0 +1,1 @@
+"""Dispatch by Temporal: the only room that imports temporalio."""
