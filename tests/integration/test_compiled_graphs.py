@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import structlog
-from langchain_core.runnables import RunnableConfig
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import NodeError
@@ -36,6 +37,56 @@ async def test_a_compiled_graph_stops_at_its_own_recursion_limit(database_url: s
         assert run.error is not None
         assert "Recursion limit of 3" in run.error.message
         assert len(await engine.executions(run.id)) == 3
+
+
+class Heard(AsyncCallbackHandler):
+    """The names of what began and ended, in order."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    async def on_chain_start(self, *arguments: Any, **named: Any) -> None:
+        self.names.append(named["name"])
+
+    async def on_chain_end(self, *arguments: Any, **named: Any) -> None:
+        self.names.append("end")
+
+
+def heard_alike(names: list[str]) -> list[str]:
+    """Without that of the workflow, which the engine gives."""
+    return [name for name in names if not name.startswith(("workflow-", "LangGraph"))]
+
+
+@pytest.mark.parametrize("is_traced", [True, False])
+async def test_a_node_is_called_and_traced_as_in_langgraph(database_url: str, is_traced: bool) -> None:
+    """Without a handler LangGraph's callback managers are left out."""
+    seen: list[Any] = []
+    heard, own = Heard(), Heard()
+
+    async def within(value: str, config: RunnableConfig) -> str:
+        seen.append(sorted(config["metadata"].keys() & {"langgraph_node", "langgraph_step", "mood"}))
+        return value
+
+    async def node(state: State, config: RunnableConfig) -> State:
+        seen.append((config["tags"], config["metadata"]["langgraph_node"], config.get("run_name")))
+        called = RunnableLambda(within).with_config(callbacks=[own], run_name="within")
+        return {"seen": [await called.ainvoke("node")]}
+
+    config: RunnableConfig = {"tags": ["red"], "metadata": {"mood": "good"}}
+    graph = (
+        chain(one=node, two=node)
+        .compile()
+        .with_config({**config, **({"callbacks": [heard]} if is_traced else {})})
+    )
+    plain = await graph.ainvoke({})
+    by_langgraph = seen.copy(), heard_alike(heard.names), own.names.copy()
+    for each in (seen, heard.names, own.names):
+        each.clear()
+    async with serving(database_url, graph) as engine:
+        run = await engine.execute()
+        assert run.status is RunStatus.COMPLETED
+    assert plain == {"seen": ["node", "node"]}
+    assert (seen, heard_alike(heard.names), own.names) == by_langgraph
 
 
 @dataclass

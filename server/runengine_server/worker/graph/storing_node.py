@@ -32,6 +32,7 @@ from runengine_server.worker.graph.failures import ValueNotStorable, WorkflowErr
 from runengine_server.worker.graph.recorded_task import recorded
 from runengine_server.worker.graph.stored_values import FLAT, as_stored
 from runengine_server.worker.graph.time_limit import TimeLimit
+from runengine_server.worker.graph.untraced import UntracedSequence
 
 Future = asyncio.Future[Any] | concurrent.futures.Future[Any]
 Write = tuple[str, Any]
@@ -47,7 +48,7 @@ def store_writes(
     untracked = untracked_channels(graph)
     for name, node in graph.nodes.items():
         if (bound := node.node) is not None and not isinstance(bound, StoringNode):
-            _contain(bound, is_top)
+            bound = _contain(bound, is_top)
             vars(node)["node"] = StoringNode(name, bound, graph, untracked, is_top, records_tasks)
 
 
@@ -66,12 +67,18 @@ class _Contained(Runnable[Any, Any]):
         return await contained(self.bound.ainvoke(input, config, **kwargs))
 
 
-def _contain(node: Runnable[Any, Any], is_top: bool) -> None:
+def _contain(node: Runnable[Any, Any], is_top: bool) -> Runnable[Any, Any]:
     sequence = node.bound if isinstance(node, TimeLimit) else node
-    if isinstance(sequence, RunnableSeq):
-        sequence.steps = [_contained_edge(step) for step in sequence.steps]
-        if not is_top:  # a node at the top contains itself: see RecordedNode
-            sequence.steps[0] = _Contained(sequence.steps[0])
+    if not isinstance(sequence, RunnableSeq):
+        return node
+    steps = [_contained_edge(step) for step in sequence.steps]
+    if not is_top:  # a node at the top contains itself: see RecordedNode
+        steps[0] = _Contained(steps[0])
+    untraced = UntracedSequence(sequence, steps)
+    if not isinstance(node, TimeLimit):
+        return untraced
+    node.bound = untraced
+    return node
 
 
 def _contained_edge(step: Any) -> Any:
