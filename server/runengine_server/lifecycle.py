@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import multiprocessing
 import os
 import signal
@@ -15,6 +14,8 @@ from types import FrameType
 from typing import Any
 
 import structlog
+
+from runengine_server.garbage import keep_what_is_there
 
 _log = structlog.get_logger()
 
@@ -73,12 +74,7 @@ class ProcessLifecycle:
 
     def announce_ready(self, event: str, **details: object) -> None:
         """Says that the process does its work now: to the parent, or else in the log."""
-        # What has been allocated so far stays, so the collector need not scan it again: 300,000 objects in a
-        # worker, 4 % of its time. Nor most of what comes later, which is gone when it looks late enough: at
-        # Python's 700 objects it takes 5 % of a worker's time, at 10,000 less than 2.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(10_000)
+        keep_what_is_there()
         if self._parent is not None:
             self._parent.sendall(b"ready")
         else:

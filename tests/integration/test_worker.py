@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import suppress
 from typing import Any
 
@@ -49,6 +50,22 @@ async def test_runs_are_executed_although_the_next_claim_fails(
         monkeypatch.setattr(engine.queue, "claim_expired", away)
         async with engine.working():
             assert await ended(engine, run_id) is RunStatus.COMPLETED
+
+
+async def test_garbage_of_runs_is_collected_once_the_worker_has_none(database_url: str) -> None:
+    collected = asyncio.Event()
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        run_id = await engine.trigger()
+        gc.collect()
+        gc.disable()
+        gc.callbacks.append(note := lambda phase, _: collected.set())
+        try:
+            async with engine.working():
+                assert await ended(engine, run_id) is RunStatus.COMPLETED
+                await happened(collected)
+        finally:
+            gc.callbacks.remove(note)
+            gc.enable()
 
 
 async def test_heartbeats_go_on_after_one_has_failed_in_an_unforeseen_way(

@@ -18,6 +18,7 @@ from runengine_server.database.channels import HANDED_BACK
 from runengine_server.database.driver_errors import error_fields
 from runengine_server.domain.errors import Denied, Unavailable
 from runengine_server.domain.run import ClaimedRun
+from runengine_server.garbage import collect_in_pause
 from runengine_server.metrics import (
     CLAIMED,
     CONCURRENCY,
@@ -162,6 +163,8 @@ class Worker:
             if not self._stopping:
                 is_short = 0 < claimed < free and len(self._held) < self._concurrency
                 seconds = min(_CLAIM_AGAIN_SECONDS, self.poll_seconds) if is_short else self.poll_seconds
+                if not self._held:
+                    collect_in_pause()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await self._wake.wait()
