@@ -128,8 +128,8 @@ async def _ensure_roles(socket_dir: str) -> None:
         if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", OWNER):
             await connection.execute(f"CREATE ROLE {OWNER} LOGIN CREATEROLE")
         # Each step of a run replaces its checkpoint, and the replaced row takes space until autovacuum runs.
-        # A loop with a state of 2 MB took 550 MB with autovacuum once a minute, and takes 180 MB so. Every 2 s
-        # it would take 86 MB, but be in the way of one trigger in twenty to its first node.
+        # docs/postgresql.md has the disk that a loop takes. Every 2 s autovacuum would be in the way of one
+        # trigger in twenty to its first node.
         await connection.execute("ALTER SYSTEM SET autovacuum_naptime = '10s'")
         await connection.execute("SELECT pg_reload_conf()")
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE):
