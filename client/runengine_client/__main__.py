@@ -15,6 +15,7 @@ from runengine_client import (
     log_command,
     run_commands,
     watch_command,
+    webhook_commands,
 )
 from runengine_client.command import add_command, read_global_options
 
@@ -64,6 +65,16 @@ add_command(bulk_app, "show", bulk_commands.show)
 add_command(bulk_app, "items", bulk_commands.items)
 add_command(bulk_app, "abort", bulk_commands.abort)
 app.add_typer(bulk_app, name="bulk")
+
+_WEBHOOKS_HELP = "Has transitions of runs and campaigns sent to URLs."
+webhooks_app = typer.Typer(help=_WEBHOOKS_HELP, short_help=_WEBHOOKS_HELP, no_args_is_help=True)
+add_command(webhooks_app, "create", webhook_commands.create)
+add_command(webhooks_app, "list", webhook_commands.list_)
+add_command(webhooks_app, "update", webhook_commands.update)
+add_command(webhooks_app, "delete", webhook_commands.delete)
+add_command(webhooks_app, "deliveries", webhook_commands.deliveries)
+add_command(webhooks_app, "retry", webhook_commands.retry)
+app.add_typer(webhooks_app, name="webhooks")
 
 
 def main() -> None:

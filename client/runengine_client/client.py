@@ -37,6 +37,7 @@ from runengine_client.bulk_operations import BulkOperations
 from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
 from runengine_client.run_watches import TERMINAL, RunWatches
 from runengine_client.structs import to_value
+from runengine_client.webhooks import Webhooks
 
 __all__ = ["TERMINAL", "Artifact", "RunEngineClient", "RunOutput", "StepData"]
 
@@ -78,7 +79,7 @@ class StepData:
     update_note: str | None
 
 
-class RunEngineClient(RunWatches, BulkOperations):
+class RunEngineClient(RunWatches, BulkOperations, Webhooks):
     """Calls the run engine at `address` (`host:port`). Make it inside the event loop that uses it.
 
     `token` is the JWT that names the tenant, or a function that returns one, called before each call.

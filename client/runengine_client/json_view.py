@@ -21,6 +21,12 @@ from runengine.v1.run_service_pb2 import (
     WatchRunResponse,
 )
 from runengine.v1.watch_runs_pb2 import WatchRunsResponse
+from runengine.v1.webhook_service_pb2 import (
+    ListWebhookDeliveriesResponse,
+    ListWebhookEndpointsResponse,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 from runengine.v1.workflow_service_pb2 import ListWorkflowsResponse, Workflow
 
 from runengine_client.client import StepData
@@ -34,6 +40,10 @@ output_json = encoder_of(GetRunOutputResponse.DESCRIPTOR)
 operation_json = encoder_of(BulkOperation.DESCRIPTOR)
 operations_json = encoder_of(ListBulkOperationsResponse.DESCRIPTOR)
 operation_items_json = encoder_of(ListBulkOperationItemsResponse.DESCRIPTOR)
+endpoint_json = encoder_of(WebhookEndpoint.DESCRIPTOR)
+endpoints_json = encoder_of(ListWebhookEndpointsResponse.DESCRIPTOR)
+delivery_json = encoder_of(WebhookDelivery.DESCRIPTOR)
+deliveries_json = encoder_of(ListWebhookDeliveriesResponse.DESCRIPTOR)
 campaign_json = encoder_of(Campaign.DESCRIPTOR)
 step_json = encoder_of(RunStep.DESCRIPTOR)
 _artifact_json = encoder_of(Artifact.DESCRIPTOR)

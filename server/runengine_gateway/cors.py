@@ -26,7 +26,7 @@ def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=["GET", "HEAD", "POST", "DELETE"],
+        allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
         allow_headers=_REQUEST_HEADERS,
         expose_headers=_RESPONSE_HEADERS,
         max_age=_PREFLIGHT_SECONDS,

@@ -62,6 +62,7 @@ _RULES_OF_TYPES = _UUID_RULES | {
     "repeated.items.enum.defined_only",
     "repeated.items.enum.not_in",
 }
+_WORDS = "repeated.items.string.in"
 # The rules of buf.validate that are bounds, in the words of JSON Schema.
 _BOUNDS: Mapping[str, str] = {
     "string.min_len": "minLength",
@@ -237,9 +238,11 @@ class _Document:
             limit = 2 ** (_INTEGERS[field.type] - 1)
             schema |= {"minimum": -limit, "maximum": limit - 1}
         rules = rules_of(field)
-        if unknown := rules.keys() - _BOUNDS.keys() - _RULES_OF_TYPES:
+        if unknown := rules.keys() - _BOUNDS.keys() - _RULES_OF_TYPES - {_WORDS}:
             raise TypeError(f"the gateway has no JSON Schema for {', '.join(unknown)} of {field.full_name}")
         bounds = {_BOUNDS[rule]: value for rule, value in rules.items() if rule in _BOUNDS}
+        if words := rules.get(_WORDS):
+            schema = {**schema, "enum": list(words)}
         if field.is_repeated:
             return {"type": "array", "items": schema, **bounds}
         return schema | bounds

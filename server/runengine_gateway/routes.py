@@ -12,6 +12,7 @@ from runengine.v1 import (
     bulk_operation_service_pb2,
     campaign_service_pb2,
     run_service_pb2,
+    webhook_service_pb2,
     workflow_service_pb2,
 )
 from starlette.requests import Request
@@ -28,6 +29,7 @@ _PROTOS = (
     artifact_service_pb2,
     workflow_service_pb2,
     bulk_operation_service_pb2,
+    webhook_service_pb2,
 )
 
 

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runengine_server.database.postgres_url import parse_postgres_url
+from runengine_server.domain.webhook import UrlRules
 
 SAMPLE = "runengine_samples.campaign_bundle:WORKFLOWS"
 
@@ -66,6 +67,10 @@ class Settings(BaseSettings):
     # Counting the queued runs reads each of them: 100,000 take 10 ms.
     tenant_queued_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
     tenant_running_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+    webhook_allow_http: bool = False
+    webhook_allow_private: bool = False
+    webhook_timeout_seconds: Annotated[float, Field(ge=0.1, le=60)] = 10
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -149,6 +154,11 @@ class Settings(BaseSettings):
     def serves_rest(self) -> bool:
         """Whether `serve` serves REST: where it was told an address. The default is the gateway's alone."""
         return "rest_address" in self.model_fields_set
+
+    @property
+    def url_rules(self) -> UrlRules:
+        """Where webhooks may lead."""
+        return UrlRules(self.webhook_allow_http, self.webhook_allow_private)
 
     @property
     def artifact_url_base(self) -> str:

@@ -16,6 +16,7 @@ from runengine.v1 import (
     bulk_operation_service_pb2,
     campaign_service_pb2,
     run_service_pb2,
+    webhook_service_pb2,
     workflow_service_pb2,
 )
 from runengine.v1.error_reason_pb2 import ErrorReason
@@ -34,6 +35,7 @@ PROTOS = (
     artifact_service_pb2,
     workflow_service_pb2,
     bulk_operation_service_pb2,
+    webhook_service_pb2,
 )
 
 Json = dict[str, Any]
@@ -78,6 +80,7 @@ async def test_each_object_has_its_fields(document: Json) -> None:
         "page": "ListCampaignRunsResponse", "error": "RunError", "waiting": "WaitingFor",
         "artifact": "Artifact", "progress": "ProgressEvent", "workflow": "Workflow",
         "operation": "BulkOperation", "item": "BulkOperationItem",
+        "endpoint": "WebhookEndpoint", "delivery": "WebhookDelivery",
     }  # fmt: skip
     told = {name: "".join(code(fields)).split(", ") for name, fields in rows(REST, "## Objects")}
     properties = {key: document["components"]["schemas"][schema] for key, schema in schemas.items()}
@@ -88,6 +91,7 @@ async def test_each_status_is_named(document: Json) -> None:
     schemas = {
         "run": "RunStatus", "step": "StepStatus", "campaign": "CampaignStatus",
         "bulk operation": "BulkOperationStatus", "run of one": "BulkOutcome",
+        "delivery": "WebhookDeliveryStatus",
     }  # fmt: skip
     for name, text in rows(REST, "## Statuses"):
         words = set(re.findall(r"[a-z_]+", " ".join(code(text))))

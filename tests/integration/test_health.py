@@ -19,7 +19,8 @@ from tests.support.patience import SECONDS
 from tests.support.stack import Stack
 
 SERVICES = [
-    f"runengine.v1.{name}Service" for name in ("Artifact", "BulkOperation", "Campaign", "Run", "Workflow")
+    f"runengine.v1.{name}Service"
+    for name in ("Artifact", "BulkOperation", "Campaign", "Run", "Webhook", "Workflow")
 ]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

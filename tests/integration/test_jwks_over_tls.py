@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric import rsa
 from runengine_server.auth.jwks import JwksKeys
 from runengine_server.processes.token_verifier import create_verifier
 from runengine_server.settings import Settings, SettingsError
 
+from tests.support.certificates import self_signed
 from tests.support.jwks_server import ONE, TWO, Clock, JwksServer
 from tests.support.refusals import grpc_answer
 from tests.support.stack import Stack
@@ -91,25 +87,3 @@ async def test_the_server_itself_takes_its_keys_from_a_url(
             assert await code(ONE, "one") is grpc.StatusCode.NOT_FOUND
     finally:
         await stack.stop()
-
-
-def self_signed(directory: Path) -> Path:
-    """A certificate for localhost, with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "certificate.pem"
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(pem + certificate.public_bytes(Encoding.PEM))
-    return path

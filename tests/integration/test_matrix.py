@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import asyncpg
 import grpc
 import httpx
 import jwt
@@ -19,6 +20,7 @@ from runengine.v1 import (
     bulk_operation_service_pb2,
     campaign_service_pb2,
     run_service_pb2,
+    webhook_service_pb2,
     workflow_service_pb2,
 )
 from runengine_client import RunEngineClient
@@ -33,9 +35,10 @@ SERVICES = [
     artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"],
     workflow_service_pb2.DESCRIPTOR.services_by_name["WorkflowService"],
     bulk_operation_service_pb2.DESCRIPTOR.services_by_name["BulkOperationService"],
+    webhook_service_pb2.DESCRIPTOR.services_by_name["WebhookService"],
 ]
 METHODS: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
-BY = ("run_id", "campaign_id", "artifact_id", "operation_id")
+BY = ("run_id", "campaign_id", "artifact_id", "operation_id", "endpoint_id")
 # Those that look up one thing by its id; the others answer anyone's question about their own things.
 BY_ID = [
     method
@@ -46,11 +49,16 @@ BY_ID = [
 
 
 NO_RUN = str(uuid.uuid4())
+HOOK = "https://hooks.example.com"
+DELIVER = """
+INSERT INTO webhook_deliveries (tenant_id, endpoint_id, id, seq, event, run_id, payload, status, expires_at)
+VALUES ($1, $2, $2, 1, 'run.queued', $2, '{}', 'dead', 'infinity') RETURNING id"""
 
 # What a request needs besides the id, in gRPC and in REST, to be judged by it.
 VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ResumeRun": ({"value": Value(bool_value=True)}, {"value": True}),
     "CreateBulkOperation": ({"action": 2, "ids": [NO_RUN]}, {"action": "cancel", "ids": [NO_RUN]}),
+    "CreateWebhookEndpoint": ({"url": HOOK}, {"url": HOOK}),
 }
 
 
@@ -112,24 +120,30 @@ async def caller_with(stack: Stack) -> AsyncIterator[Make]:
 
 
 @pytest.fixture
-async def own(client: RunEngineClient) -> dict[str, str]:
+async def own(client: RunEngineClient, organisation: str, database_url: str) -> dict[str, str]:
     campaign = await client.create_campaign()
     run = await client.trigger_run("two-artifacts", campaign_id=campaign.id)
     await client.wait(run.id)
     (step,) = await client.list_run_steps(run.id)
     operation = await client.create_bulk_operation("cancel", ids=[NO_RUN], pace=1)
+    endpoint = await client.create_webhook_endpoint(HOOK, disabled=True)
+    admin = await asyncpg.connect(database_url.replace("runengine_app@", "postgres@"))
+    delivery_id = await admin.fetchval(DELIVER, organisation, endpoint.id)
+    await admin.close()
     return {
         "run_id": run.id,
         "id": step.id,
         "campaign_id": campaign.id,
         "artifact_id": step.output_artifact_ids[0],
         "operation_id": operation.id,
+        "endpoint_id": endpoint.id,
+        "delivery_id": str(delivery_id),
     }
 
 
 @pytest.fixture
 def absent() -> dict[str, str]:
-    return {name: str(uuid.uuid4()) for name in (*BY, "id")}
+    return {name: str(uuid.uuid4()) for name in (*BY, "id", "delivery_id")}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=name_of)
@@ -166,6 +180,7 @@ async def test_an_id_of_another_tenant_looks_like_an_absent_one_to_the_byte(
     own: dict[str, str],
     absent: dict[str, str],
     token: str,
+    client: RunEngineClient,
     method: MethodDescriptor,
 ) -> None:
     owner = caller_with(token)
@@ -174,6 +189,8 @@ async def test_an_id_of_another_tenant_looks_like_an_absent_one_to_the_byte(
     assert hidden[0] is grpc.StatusCode.NOT_FOUND
     assert hidden == await stranger.over_grpc(method, absent) == await owner.over_grpc(method, absent)
     assert (await owner.over_grpc(method, own))[0] is not grpc.StatusCode.NOT_FOUND
+    if method.name == "DeleteWebhookEndpoint":
+        own = {**own, "endpoint_id": (await client.create_webhook_endpoint(HOOK, disabled=True)).id}
     hidden = await stranger.over_rest(method, own)
     assert hidden[0] == 404
     assert hidden == await stranger.over_rest(method, absent) == await owner.over_rest(method, absent)
@@ -184,5 +201,5 @@ def test_the_matrix_knows_every_method_that_the_server_has() -> None:
     assert {method.name for method in METHODS} - {method.name for method in BY_ID} == {
         "TriggerRun", "ListRuns", "ListCampaignRuns", "WatchCampaignRuns", "WatchRuns", "CreateCampaign",
         "ListWorkflows",
-        "CreateBulkOperation", "ListBulkOperations",
+        "CreateBulkOperation", "ListBulkOperations", "CreateWebhookEndpoint", "ListWebhookEndpoints",
     }  # fmt: skip

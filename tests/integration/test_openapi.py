@@ -82,11 +82,13 @@ def authorization(stack: Stack) -> dict[str, str]:
 
 
 def make_meaningful(case: Case) -> None:
-    """Puts in what no schema can tell: the name of a workflow; and leaves out a token that is none, and what
-    does not go together.
+    """Puts in what no schema can tell: the name of a workflow, the URL of a webhook; and leaves out a token
+    that is none, and what does not go together.
     """
     if isinstance(case.body, dict) and isinstance(case.body.get("workflowName"), str):
         case.body["workflowName"] = case.body["workflowName"] and "rejecting"
+    if isinstance(case.body, dict) and isinstance(case.body.get("url"), str):
+        case.body["url"] = case.body["url"] and "https://hooks.example.com"
     if case.meta is not None and case.meta.generation.mode.is_positive:
         case.query.pop("pageToken", None)
         case.query.pop("resumeToken", None)

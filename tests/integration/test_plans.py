@@ -32,6 +32,7 @@ from tests.support.rewritten_functions import called, texts
 RUNS = 200_000
 TENANT, CAMPAIGN, WORKFLOW = "org_large", UUID(int=1), "workflow"
 OPERATION = UUID(int=2000)
+ENDPOINT = UUID(int=7)
 STATUSES = ("completed", "completed", "failed", "cancelled", "queued", "running", "waiting")
 INPUT = encode_input(NewRun(UUID(int=0), TriggerRunRequest(workflow_name=WORKFLOW)))
 WAITING_FOR = Run(waiting_for=[WaitingFor(id="gate")]).SerializeToString()
@@ -107,6 +108,19 @@ INSERT INTO bulk_operation_items (tenant_id, operation_id, place, run_id, outcom
 SELECT '{TENANT}', '{OPERATION}', n, lpad(to_hex(2 * (1 + (n - 1) % 100000)), 32, '0')::uuid,
     CASE WHEN n <= 100000 THEN (ARRAY['done', 'refused'])[1 + n % 2] END
 FROM generate_series(1, {RUNS}) AS n;
+INSERT INTO webhook_endpoints (tenant_id, id, url, secret, events, is_disabled, since)
+SELECT CASE WHEN n <= 20 THEN '{TENANT}' ELSE 'org_' || n END, lpad(to_hex(n), 32, '0')::uuid,
+    'https://example.com', '', '{{}}', false,
+    format('%1$s:%1$s:', (SELECT max(transaction)::text::bigint + 1 FROM run_events))
+FROM generate_series(1, 100) AS n;
+INSERT INTO webhook_deliveries (tenant_id, endpoint_id, id, seq, event, run_id, payload, status,
+    next_attempt_at, expires_at)
+SELECT '{TENANT}', '{ENDPOINT}', lpad(to_hex(n), 32, '0')::uuid, n, 'run.queued', '{ENDPOINT}', '', status,
+    CASE WHEN status = 'pending' THEN now() - n * interval '1 s' END, now() + interval '1 day'
+FROM (
+    SELECT n, (ARRAY['pending', 'delivered', 'dead'])[1 + n % 3] AS status
+    FROM generate_series(1, {RUNS}) AS n
+) AS n;
 INSERT INTO threads (tenant_id, workflow_name, thread_id, last_place, state_run_id)
 SELECT '{TENANT}', '{WORKFLOW}', 'thread' || CASE WHEN n > 1 THEN n::text ELSE '' END, {OF_THREAD},
     lpad(to_hex(2 * n), 32, '0')::uuid FROM generate_series(1, {RUNS}) AS n;
@@ -339,6 +353,28 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
             "campaign_run_counts": 4,
         },
     ),
+    (
+        "create_webhook_endpoint",
+        (uuid4(), "https://example.com", b"", [], False, 21),
+        1,
+        {"webhook_endpoints": 20},
+    ),
+    ("list_webhook_endpoints", (None,), 20, {"webhook_endpoints": 20}),
+    ("list_webhook_endpoints", (ENDPOINT,), 1, {"webhook_endpoints": 1}),
+    ("update_webhook_endpoint", (ENDPOINT, None, None, True), 1, {"webhook_endpoints": 1}),
+    ("delete_webhook_endpoint", (UUID(int=1),), 1, {"webhook_endpoints": 1}),
+    ("list_webhook_deliveries", (ENDPOINT, ["dead", "pending"], RUNS, 21), 21, {"webhook_deliveries": 22}),
+    ("retry_webhook_delivery", (ENDPOINT, UUID(int=100)), 1, {"webhook_deliveries": 1}),
+    # Of the 99 without a delivery none has anything.
+    ("due_webhook_endpoints", (), 1, {"webhook_endpoints": 100, "webhook_deliveries": 1}),
+    ("read_webhook_events", (ENDPOINT, 100), 1, {"webhook_endpoints": 2}),
+    ("claim_webhook_deliveries", (ENDPOINT, 8, 30.0), 8, {"webhook_endpoints": 1, "webhook_deliveries": 16}),
+    (
+        "record_webhook_attempt",
+        (ENDPOINT, UUID(int=99), 0, 500, "It responded with 500.", 5.0, "Gone."),
+        1,
+        {"webhook_endpoints": 1, "webhook_deliveries": 1},
+    ),
     ("create_campaign", (uuid4(),), 1, {}),
     ("get_campaign", (CAMPAIGN,), 1, {"campaigns": 1}),
     ("get_artifact", (COMPLETED,), 1, {"artifacts": 1}),
@@ -434,6 +470,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
             "runs": 4,
             "run_steps": 1,
             "campaigns": 1,
+            "webhook_endpoints": 1,
             "campaign_run_counts": 1,
             "checkpoints": 1,
             "checkpoint_writes": 1,
@@ -460,6 +497,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
             "runs": 3,
             "run_steps": 1,
             "campaigns": 1,
+            "webhook_endpoints": 1,
             "campaign_run_counts": 1,
             "checkpoints": 2,
             "checkpoint_writes": 1,

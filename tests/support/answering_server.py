@@ -30,6 +30,10 @@ from runengine.v1.campaign_service_pb2_grpc import (
 )
 from runengine.v1.run_pb2 import Run, RunStatus
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
+from runengine.v1.webhook_service_pb2_grpc import (
+    WebhookServiceServicer,
+    add_WebhookServiceServicer_to_server,
+)
 from runengine.v1.workflow_service_pb2_grpc import (
     WorkflowServiceServicer,
     add_WorkflowServiceServicer_to_server,
@@ -47,6 +51,7 @@ class Engine(
     ArtifactServiceServicer,
     WorkflowServiceServicer,
     BulkOperationServiceServicer,
+    WebhookServiceServicer,
 ):
     """Answers each call with the next of `answers`, and keeps what it was asked.
 
@@ -105,6 +110,8 @@ class Engine(
     ListCampaignRuns = CreateCampaign = GetCampaign = ListRunArtifacts = ListWorkflows = TriggerRun
     CreateBulkOperation = GetBulkOperation = ListBulkOperations = TriggerRun
     ListBulkOperationItems = AbortBulkOperation = TriggerRun
+    CreateWebhookEndpoint = ListWebhookEndpoints = GetWebhookEndpoint = UpdateWebhookEndpoint = TriggerRun
+    DeleteWebhookEndpoint = ListWebhookDeliveries = RetryWebhookDelivery = TriggerRun
 
 
 def failure(code: grpc.StatusCode, message: str, *details: Message) -> Status:
@@ -129,6 +136,7 @@ async def serving(engine: Any) -> AsyncIterator[str]:
     add_ArtifactServiceServicer_to_server(engine, server)
     add_WorkflowServiceServicer_to_server(engine, server)
     add_BulkOperationServiceServicer_to_server(engine, server)
+    add_WebhookServiceServicer_to_server(engine, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

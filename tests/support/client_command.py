@@ -69,6 +69,7 @@ from runengine.v1.run_service_pb2 import (
     TriggerRunResponse,
 )
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer
+from runengine.v1.webhook_service_pb2_grpc import WebhookServiceServicer
 from runengine.v1.workflow_service_pb2 import (
     ListWorkflowsResponse,
     Workflow,
@@ -251,6 +252,7 @@ class Engine(
     ArtifactServiceServicer,
     WorkflowServiceServicer,
     BulkOperationServiceServicer,
+    WebhookServiceServicer,
 ):
     """Has RUNS, WAITING, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, then each of `before_end`,
     and then ends as `end`. Whoever watches one gets `watched`, where an Event is a pause until it is set, and
@@ -394,6 +396,12 @@ class Engine(
     async def AbortBulkOperation(self, request: Any, context: Any) -> Any:
         self.note(request, context)
         return AbortBulkOperationResponse(operation=ABORTED_OPERATION)
+
+    async def CreateWebhookEndpoint(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    ListWebhookEndpoints = GetWebhookEndpoint = UpdateWebhookEndpoint = CreateWebhookEndpoint
+    DeleteWebhookEndpoint = ListWebhookDeliveries = RetryWebhookDelivery = CreateWebhookEndpoint
 
     async def CreateCampaign(self, request: Any, context: Any) -> Any:
         self.note(request, context)

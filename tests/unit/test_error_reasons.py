@@ -10,6 +10,7 @@ from runengine.v1 import (
     bulk_operation_service_pb2,
     campaign_service_pb2,
     run_service_pb2,
+    webhook_service_pb2,
 )
 from runengine.v1.error_reason_pb2 import ErrorReason
 from runengine_client import errors as client_errors
@@ -45,6 +46,7 @@ def test_each_reason_is_returned_by_methods_that_there_are() -> None:
             campaign_service_pb2,
             artifact_service_pb2,
             bulk_operation_service_pb2,
+            webhook_service_pb2,
         )
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods

@@ -38,6 +38,7 @@ from runengine_server.database.functions import ENCODING
 from runengine_server.database.graph_tables import step_cache
 from runengine_server.database.handover_tables import handovers
 from runengine_server.database.row_level_security import secure
+from runengine_server.database.webhook_tables import campaign_events, webhook_deliveries, webhook_endpoints
 
 # The workflows that workers have registered, for all tenants. A trigger must name one of them. description
 # has the fields of a runengine.v1.Workflow from 4 on, by the worker that was started last, described_at.
@@ -352,7 +353,8 @@ function_schemas = Table(
 )
 
 # The tables that are used for all tenants at once: a worker claims runs, renews and gives back their leases,
-# fails the steps of lost workers, and purges what has expired; a server finds bulk operations to go on with.
+# fails the steps of lost workers, and purges what has expired; a server finds bulk operations to go on with,
+# and endpoints to which something is to be sent.
 _OF_DISPATCH = {
     runs,
     campaign_run_counts,
@@ -363,6 +365,9 @@ _OF_DISPATCH = {
     step_cache,
     bulk_operations,
     handovers,
+    webhook_endpoints,
+    webhook_deliveries,
+    campaign_events,
 }
 
 secure(metadata, _OF_DISPATCH)

@@ -145,6 +145,36 @@ class BulkOperationCompleted(RunEngineError):
         super().__init__("The operation has come to all of its runs, and cannot be aborted.")
 
 
+class LimitReached(RunEngineError):
+    """The tenant has `limit` of these, as many as it may."""
+
+    reason = "LIMIT_REACHED"
+
+    def __init__(self, things: str, limit: int) -> None:
+        super().__init__(
+            f"The organisation has {limit} {things}, as many as it may.",
+            {"limit": str(limit)},
+        )
+
+
+class WebhookEndpointNotFound(RunEngineError):
+    """Absent, or another tenant's."""
+
+    reason = "WEBHOOK_ENDPOINT_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such webhook endpoint.")
+
+
+class WebhookDeliveryNotFound(RunEngineError):
+    """The endpoint has none of that id, or no longer."""
+
+    reason = "WEBHOOK_DELIVERY_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such delivery to this endpoint.")
+
+
 class WrongState(RunEngineError):
     """The run's status does not allow it; metadata: `status`, `attempt`, `allowed`."""
 

@@ -37,6 +37,9 @@ _VERSION_OF_ARTIFACTS = 3
 # For the bulk operations of a tenant, with a hash of that; and for the runs of one of them.
 _VERSION_OF_OPERATIONS, _VERSION_OF_ITEMS = 8, 9
 
+# For the deliveries to an endpoint of webhooks, as for the runs of a bulk operation.
+_VERSION_OF_DELIVERIES = 10
+
 # And for its transitions and its steps: version, number of the last one, and that hash.
 _LAYOUT_OF_NUMBERS = struct.Struct(">Bq8s")
 _VERSION_OF_EVENTS, _VERSION_OF_STEPS = 4, 7
@@ -152,6 +155,18 @@ def encode_item(last: int, tenant_id: str, operation_id: UUID, outcomes: Sequenc
 def decode_item(token: str, tenant_id: str, operation_id: UUID, outcomes: Sequence[str]) -> int | None:
     """The place of the run before the page; None for a token that is not of this query."""
     return _decode_number_of(_VERSION_OF_ITEMS, token, _binding_of_items(tenant_id, operation_id, outcomes))
+
+
+def encode_delivery(last: int, tenant_id: str, endpoint_id: UUID, statuses: Sequence[str]) -> str:
+    """The token of the page after the delivery of the transition of that number, in one of these statuses."""
+    binding = _binding_of_items(tenant_id, endpoint_id, statuses)
+    return base64.urlsafe_b64encode(_LAYOUT_OF_NUMBERS.pack(_VERSION_OF_DELIVERIES, last, binding)).decode()
+
+
+def decode_delivery(token: str, tenant_id: str, endpoint_id: UUID, statuses: Sequence[str]) -> int | None:
+    """The number of the transition before the page; None for a token that is not of this query."""
+    binding = _binding_of_items(tenant_id, endpoint_id, statuses)
+    return _decode_number_of(_VERSION_OF_DELIVERIES, token, binding)
 
 
 def _binding_of_items(tenant_id: str, operation_id: UUID, outcomes: Sequence[str]) -> bytes:

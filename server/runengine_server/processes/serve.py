@@ -7,6 +7,7 @@ import os
 from functools import partial
 from typing import Any
 
+from runengine_server.background.webhook_sender import WebhookSender
 from runengine_server.lifecycle import ProcessLifecycle
 from runengine_server.processes.addresses import address_taken, bind
 from runengine_server.processes.children import Child
@@ -37,6 +38,7 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
     watches = RunWatches(database)
     queued_limit = settings.tenant_queued_limit
     bulk_runner = BulkRunner(database, queued_limit)
+    webhooks = WebhookSender(database, settings.url_rules, settings.webhook_timeout_seconds)
     is_counting, is_tracing = serve_metrics(settings, database), export_traces("serve")
     server, health, channel = create_server(
         database,
@@ -46,6 +48,7 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
         watches,
         bulk_runner,
         queued_limit,
+        settings.url_rules,
         shares_port,
         is_counting or is_tracing,
     )
@@ -74,15 +77,23 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
             asyncio.create_task(record_use(database)),
             asyncio.create_task(bulk_runner.run()),
         ]
+        sending = asyncio.create_task(webhooks.run())
         await lifecycle.stopping.wait()
         for task in (*watching, following):
             task.cancel()
+        webhooks.stop()
         health.stop()
         watches.stop()
         # REST ends first: until then its requests may make calls.
-        await asyncio.gather(server.stop(_GRACE_SECONDS), *serving_rest)
+        await asyncio.gather(server.stop(_GRACE_SECONDS), *serving_rest, _end(sending))
         await channel.stop(0)
         await database.close()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task], timeout=_GRACE_SECONDS)
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _announce(lifecycle: ProcessLifecycle, settings: Settings, **details: int) -> None:

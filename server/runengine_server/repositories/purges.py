@@ -11,6 +11,7 @@ from runengine_server.database.composed import compiled
 from runengine_server.database.graph_tables import step_cache, store_items
 from runengine_server.database.schema import idempotency_keys, workflow_workers
 from runengine_server.database.scopes import DispatchScope, Scope, TenantScope
+from runengine_server.database.webhook_tables import campaign_events, webhook_deliveries
 
 # Rows a statement, so that no transaction is long.
 _BATCH = 1000
@@ -28,12 +29,17 @@ _EXPIRED = (
     _purge(idempotency_keys, idempotency_keys.c.created_at < _now - timedelta(days=7)),
     _purge(step_cache, step_cache.c.expires_at < _now),
     _purge(workflow_workers, workflow_workers.c.expires_at < _now),
+    _purge(
+        webhook_deliveries, webhook_deliveries.c.status != "pending", webhook_deliveries.c.expires_at < _now
+    ),
+    # Who has not read them by then never will: an endpoint that is disabled begins anew when it is enabled.
+    _purge(campaign_events, campaign_events.c.at < _now - timedelta(days=7)),
 )
 
 
 async def purge_expired(dispatch: DispatchScope) -> None:
-    """Deletes idempotency keys of more than seven days, cache entries that have expired, and workers that
-    stopped without withdrawing.
+    """Deletes idempotency keys of more than seven days, cache entries that have expired, workers that stopped
+    without withdrawing, and deliveries of webhooks that ended long ago.
     """
     for statement in _EXPIRED:
         await _repeat(dispatch, statement)

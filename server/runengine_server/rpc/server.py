@@ -15,12 +15,15 @@ from runengine.v1 import (
     campaign_service_pb2_grpc,
     run_service_pb2,
     run_service_pb2_grpc,
+    webhook_service_pb2,
+    webhook_service_pb2_grpc,
     workflow_service_pb2,
     workflow_service_pb2_grpc,
 )
 
 from runengine_server.auth.clerk import ClerkVerifier
 from runengine_server.database.database import Database
+from runengine_server.domain.webhook import UrlRules
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.rpc import health
 from runengine_server.rpc.artifact_servicer import ArtifactServicer
@@ -33,6 +36,7 @@ from runengine_server.rpc.reflection import add_reflection
 from runengine_server.rpc.run_servicer import RunServicer
 from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
+from runengine_server.rpc.webhook_servicer import WebhookServicer
 from runengine_server.rpc.workflow_servicer import WorkflowServicer
 
 # 256 KiB of JSON is up to 1.4 MB as a Struct (`[1,1,…]`). Within that, trigger_run judges the size.
@@ -62,11 +66,13 @@ def create_server(
     watches: RunWatches,
     bulk_runner: BulkRunner,
     queued_limit: int | None,
+    url_rules: UrlRules,
     shares_port: bool = False,
     observes_calls: bool = False,
 ) -> tuple[grpc.aio.Server, health.HealthServicer, InProcessChannel]:
     """The server, not started, its health service, and a channel to the same services within the process.
-    Needs a running event loop. `queued_limit`: how many runs a tenant may have queued. `shares_port`: with
+    Needs a running event loop. `queued_limit`: how many runs a tenant may have queued. `url_rules`: where
+    webhooks may lead. `shares_port`: with
     other processes, each of which gets its share of the connections. `observes_calls`: as of CallInterceptor.
     """
     # One for both, so that its limits are of all calls, however they come.
@@ -74,27 +80,13 @@ def create_server(
     channel = InProcessChannel(interceptor, _MAX_REQUEST_BYTES)
     server = grpc.aio.server(
         interceptors=[interceptor],
-        options=[
-            *_KEEPALIVE,
-            ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
-            ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
-            ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
-            # How much of a message may arrive before a handler asks for it; by default it is megabytes.
-            ("grpc.http2.bdp_probe", 0),
-            ("grpc.http2.lookahead_bytes", 64 * 1024),
-            # The interceptor refuses too many calls as OVERLOADED; gRPC would, from a thousand on, as
-            # CANCELLED.
-            ("grpc.server.max_pending_requests", _MAX_PENDING),
-            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-            # Two servers that do not know of each other would share the calls by chance, and hide that the
-            # port is taken.
-            ("grpc.so_reuseport", int(shares_port)),
-        ],
+        options=_options(shares_port),
     )
     runs = RunServicer(database, served, queued_limit, watches)
     campaigns, workflows = CampaignServicer(database, artifacts), WorkflowServicer(database)
     artifact_servicer = ArtifactServicer(database, artifacts)
     operations = BulkOperationServicer(database, bulk_runner)
+    webhooks = WebhookServicer(database, url_rules)
     services = [
         file.DESCRIPTOR.services_by_name[name].full_name
         for file, name in (
@@ -103,6 +95,7 @@ def create_server(
             (artifact_service_pb2, "ArtifactService"),
             (workflow_service_pb2, "WorkflowService"),
             (bulk_operation_service_pb2, "BulkOperationService"),
+            (webhook_service_pb2, "WebhookService"),
         )
     ]
     servicer = health.HealthServicer(services)
@@ -113,6 +106,25 @@ def create_server(
         artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact_servicer, each)
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, each)
         bulk_operation_service_pb2_grpc.add_BulkOperationServiceServicer_to_server(operations, each)
+        webhook_service_pb2_grpc.add_WebhookServiceServicer_to_server(webhooks, each)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, each)
     add_reflection([*services, health.SERVICE_NAME], server)
     return server, servicer, channel
+
+
+def _options(shares_port: bool) -> list[tuple[str, int]]:
+    return [
+        *_KEEPALIVE,
+        ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+        # How much of a message may arrive before a handler asks for it; by default it is megabytes.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 64 * 1024),
+        # The interceptor refuses too many calls as OVERLOADED; gRPC would, from a thousand on, as CANCELLED.
+        ("grpc.server.max_pending_requests", _MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+        # Two servers that do not know of each other would share the calls by chance, and hide that the port
+        # is taken.
+        ("grpc.so_reuseport", int(shares_port)),
+    ]

@@ -6,7 +6,7 @@ where protovalidate 2.1 takes 9, and has descriptions of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -61,6 +61,8 @@ def _check_of(field: FieldDescriptor) -> _Check | None:
             return _enum_check(field)
         case {"repeated.max_items": most, "repeated.items.string.uuid": True, **others} if not others:
             return _uuids_check(field, most)
+        case {"repeated.max_items": most, "repeated.items.string.in": words, **others} if not others:
+            return _items_check(field, most, words)
         case {"int32.gte": least, "int32.lte": most, **others} if not others:
             return _value_check(field, lambda value: least <= value <= most, f"must be {least} to {most}")
         case {"int32.gte": least, **others} if not others:
@@ -115,7 +117,14 @@ def _uuids_check(field: FieldDescriptor, most: int) -> _Check:
 def _enums_check(field: FieldDescriptor, most: int) -> _Check:
     assert field.enum_type is not None
     known = {number: word for number, word in words_of(field.enum_type).items() if number != 0}
-    read, name, one_of = attrgetter(field.name), field.name, f"must be one of {', '.join(known.values())}"
+    return _items_check(field, most, known, known.values())
+
+
+def _items_check(
+    field: FieldDescriptor, most: int, known: Collection[object], words: Iterable[str] | None = None
+) -> _Check:
+    shown = map(str, known) if words is None else words
+    read, name, one_of = attrgetter(field.name), field.name, f"must be one of {', '.join(shown)}"
 
     def check(request: Any) -> Sequence[Violation]:
         given = read(request)

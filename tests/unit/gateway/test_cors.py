@@ -31,7 +31,7 @@ def asks(origin: str, method: str = "GET", headers: str = "authorization") -> di
     }
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PATCH", "DELETE"])
 async def test_a_page_may_call_each_method_with_each_header_of_the_api(
     caller: httpx.AsyncClient, method: str
 ) -> None:

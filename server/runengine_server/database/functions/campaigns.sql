@@ -27,18 +27,24 @@ $$;
 
 -- Moves the campaign of a run that ends. latest_run_id is the greatest (created_at, id, attempt) that has
 -- ended, not the last to end: without the comparison a slow old run would overwrite a newer one. A failed
--- run, which has no bundle, leaves the one that is there.
+-- run, which has no bundle, leaves the one that is there. For a tenant that has an endpoint of webhooks it is logged.
 CREATE FUNCTION move_campaign(_tenant text, _campaign uuid, _status text, _bundle_url text, _run uuid)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE public.campaigns SET status = _status, bundle_url = coalesce(_bundle_url, campaigns.bundle_url),
-        latest_run_id = run.id, latest_run_created_at = run.created_at, latest_run_attempt = run.attempt,
-        updated_at = public.touch(campaigns.updated_at)
-    FROM public.runs AS run
-    WHERE campaigns.tenant_id = _tenant AND campaigns.id = _campaign
-        AND run.tenant_id = _tenant AND run.id = _run
-        AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
-            > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt));
+    WITH moved AS (
+        UPDATE public.campaigns SET status = _status, bundle_url = coalesce(_bundle_url, campaigns.bundle_url),
+            latest_run_id = run.id, latest_run_created_at = run.created_at, latest_run_attempt = run.attempt,
+            updated_at = public.touch(campaigns.updated_at)
+        FROM public.runs AS run
+        WHERE campaigns.tenant_id = _tenant AND campaigns.id = _campaign
+            AND run.tenant_id = _tenant AND run.id = _run
+            AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
+                > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))
+        RETURNING campaigns.updated_at
+    )
+    INSERT INTO public.campaign_events (tenant_id, campaign_id, at, status, run_id)
+    SELECT _tenant, _campaign, updated_at, _status, _run FROM moved
+    WHERE EXISTS (SELECT FROM public.webhook_endpoints WHERE tenant_id = _tenant);
 END
 $$;
 

@@ -1,0 +1,1 @@
+"""What `serve` does besides calls: it sends webhooks."""
