@@ -54,6 +54,11 @@ LEASES = (
         f"{_LEASES}::test_a_run_that_the_worker_does_not_name_gets_a_lease_of_its_own",
     ),
     mutant_of(
+        "lock of a lease that a claim counts on",
+        rewriting(["renew_lease_in_time"], "\n    FOR KEY SHARE;", ";"),
+        f"{_LEASES}::test_a_claim_that_commits_late_leaves_no_run_without_an_end_of_its_lease",
+    ),
+    mutant_of(
         "half of a lease for a claim",
         rewriting(["claim_queued"], "PERFORM renew_lease_in_time(_worker_id, _lease);", ""),
         f"{_LEASES}::test_a_claim_has_half_of_the_lease_left_at_least",

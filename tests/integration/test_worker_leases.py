@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 from runengine_server.database.functions import dispatch_function
@@ -88,6 +88,26 @@ async def test_a_heartbeat_comes_wholly_before_or_wholly_after_a_takeover(
             beats = asyncio.create_task(beat(engine.queue, [run]))
             await until(lambda: database.fetchval(WAITS), bool)
         assert await beats == set()
+
+
+async def test_a_claim_that_commits_late_leaves_no_run_without_an_end_of_its_lease(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        other, worker_id = other_worker(engine), uuid4()
+        claim = ([engine.workflow], 1, engine.lease_seconds, worker_id, "worker:late", "", *[None] * 5)
+        await engine.trigger()
+        async with engine.database.dispatch().transaction() as first:
+            assert len(await first.fetch(dispatch_function("claim_queued").call, *claim)) == 1
+        run_id = await engine.trigger()
+        async with engine.database.dispatch().transaction() as claiming:
+            assert len(await claiming.fetch(dispatch_function("claim_queued").call, *claim)) == 1
+            await database.execute(
+                "UPDATE worker_leases SET expires_at = '2000-01-01' WHERE worker_id = $1", worker_id
+            )
+            await without_waiting(database, other.claim_expired(2))
+        taken = await other.claim_expired(2)
+        assert run_id in {run.id for run in taken}
 
 
 async def test_a_claim_has_half_of_the_lease_left_at_least(

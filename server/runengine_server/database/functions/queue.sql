@@ -302,11 +302,14 @@ BEGIN
 END
 $$;
 
--- Has half of the lease left at least, for what is claimed. Where heartbeats come in time it writes nothing.
+-- Has half of the lease left at least, for what is claimed. Where heartbeats come in time it writes a lock alone, until
+-- the claim commits: the row could otherwise be deleted meanwhile, because nobody sees the claimed runs yet, and these
+-- would have a lease without an end if the worker died then. FOR KEY SHARE lets heartbeats through.
 CREATE FUNCTION renew_lease_in_time(_worker_id uuid, _lease float) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM public.worker_leases
-    WHERE worker_id = _worker_id AND expires_at > clock_timestamp() + make_interval(secs => _lease / 2);
+    WHERE worker_id = _worker_id AND expires_at > clock_timestamp() + make_interval(secs => _lease / 2)
+    FOR KEY SHARE;
     IF NOT FOUND THEN
         PERFORM renew_lease(_worker_id, _lease);
     END IF;
