@@ -13,7 +13,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from runengine_server.database import schema
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, UniqueConstraint, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 # Each with what PostgreSQL itself says of it; columns in any order, which only tells how a table came to be.
@@ -38,6 +38,10 @@ CATALOGS = {
     "functions": """SELECT oid::regprocedure::text, pg_get_functiondef(oid) FROM pg_proc
         WHERE pronamespace = 'public'::regnamespace AND proname <> 'encoded_bytes'""",
 }
+
+# Of the fleet, and of no tenant: what all workers and servers share. Small, so a sharded database has them
+# on each node.
+OF_THE_FLEET = {"workflows", "workflow_workers", "worker_leases", "chores", "function_schemas"}
 
 
 @pytest.fixture
@@ -88,3 +92,21 @@ async def test_a_column_that_no_migration_has_made_is_found(databases: dict[str,
         await connection.execute(text("ALTER TABLE runs ADD COLUMN forgotten text"))
     described, migrated = [await catalog(databases[built], CATALOGS["columns"]) for built in databases]
     assert described.keys() - migrated.keys() == {"runs.forgotten"}
+
+
+def test_every_key_carries_the_tenant_so_that_rows_can_be_distributed_by_it() -> None:
+    assert {
+        table.name for table in schema.metadata.tables.values() if "tenant_id" not in table.c
+    } == OF_THE_FLEET
+    for table in schema.metadata.tables.values():
+        if table.name in OF_THE_FLEET:
+            referred = {key.referred_table.name for key in table.foreign_key_constraints}
+            assert referred <= OF_THE_FLEET
+            continue
+        unique = [index.columns for index in table.indexes if index.unique]
+        unique += [each.columns for each in table.constraints if isinstance(each, UniqueConstraint)]
+        for columns in (table.primary_key.columns, *unique):
+            assert next(iter(columns)) is table.c.tenant_id, table.name
+        for key in table.foreign_key_constraints:
+            pairs = {(each.parent.name, each.column.name) for each in key.elements}
+            assert ("tenant_id", "tenant_id") in pairs, (table.name, key.column_keys)
