@@ -153,6 +153,26 @@ def _store(
     _run(partial(clear_store, tenant=tenant, namespace=namespace))
 
 
+@cli.command("retention")
+def _retention(
+    org: Annotated[str | None, typer.Option(help="The organisation that it is set for.")] = None,
+    days: Annotated[
+        int | None, typer.Option(help="The days for which runs are kept.", min=1, max=36_500)
+    ] = None,
+    forever: Annotated[bool, typer.Option("--forever", help="Keep runs for ever.")] = False,
+    default: Annotated[
+        bool, typer.Option("--default", help="Keep runs for RUNENGINE_RETENTION_DAYS again.")
+    ] = False,
+) -> None:
+    """Show for how long runs are kept once they have ended, or set it for an organisation."""
+    chosen = (days is not None) + forever + default
+    if chosen > 1 or (org is None) != (chosen == 0):
+        raise typer.BadParameter("give --org with one of --days, --forever and --default, or none of them")
+    from runengine_server.processes.operator_commands import set_retention
+
+    _run(partial(set_retention, tenant=org, days=days, is_default=default))
+
+
 @cli.command("workflows")
 def _workflows() -> None:
     """List the workflows, with the workers that serve each and the runs that are queued for it."""

@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     step_data_bytes: Annotated[int, Field(ge=0, le=1024 * 1024)] = DEFAULT_STEP_DATA_BYTES
     run_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     step_timeout_seconds: Annotated[float, Field(gt=0)] | None = None
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     # Counting the queued runs reads each of them: 100,000 take 10 ms.
     tenant_queued_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None
     tenant_running_limit: Annotated[int, Field(ge=1, le=100_000)] | None = None

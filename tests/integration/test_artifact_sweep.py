@@ -120,6 +120,6 @@ async def test_a_worker_sweeps_when_it_starts_and_goes_on_when_that_fails(engine
         swept.set()
         raise OSError("The disk is gone.")
 
-    async with engine.working(sweep=sweep), asyncio.timeout(SECONDS):
+    async with engine.working(hourly=[sweep]), asyncio.timeout(SECONDS):
         await swept.wait()
         await engine.trigger()

@@ -20,12 +20,15 @@ from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.database.composed import compiled
 from runengine_server.database.database import Database
 from runengine_server.database.functions import dispatch_function, tenant_function
+from runengine_server.database.schema import runs
 from runengine_server.database.scopes import Scope
 from runengine_server.domain.bulk_operation import BulkAction, refusals_of
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import NewRun, RunStatus
 from runengine_server.domain.run_filter import RunFilter
+from runengine_server.repositories.retention import Place, next_tenant, runs_to_purge
 from runengine_server.repositories.run_search import statement_of
+from sqlalchemy import func
 
 from tests.support.rewritten_functions import called, texts
 
@@ -170,6 +173,21 @@ class Session:
         """As `reads`, of a page of what the filter finds."""
         sql, arguments = compiled(statement_of(TENANT, wanted, 21, after))
         return await self.reads_of(self._database.tenant(TENANT), sql, *arguments)
+
+    async def reads_to_purge(self) -> dict[str, Any]:
+        """As `reads`, of what a purge finds: a tenant, its first runs, and those after them."""
+        cutoff = func.statement_timestamp() + timedelta(days=1)
+        place = Place(BEGIN + timedelta(seconds=50_000), UUID(int=50_000))
+        statements = {
+            "tenant": (self._database.dispatch(), next_tenant(runs, "org_10")),
+            "first": (self._database.tenant(TENANT), runs_to_purge(TENANT, RunStatus.FAILED, cutoff, None)),
+            "next": (self._database.tenant(TENANT), runs_to_purge(TENANT, RunStatus.FAILED, cutoff, place)),
+        }
+        read = {}
+        for name, (scope, statement) in statements.items():
+            sql, arguments = compiled(statement)
+            read[name] = await self.reads_of(scope, sql, *arguments)
+        return read
 
     async def reads_of(self, scope: Scope, sql: str, *arguments: Any) -> tuple[int, dict[str, int]]:
         """As `reads`, of any statement."""
@@ -563,6 +581,8 @@ SEARCHES: list[tuple[RunFilter, int]] = [
     for times in (ALWAYS, BETWEEN)
 ]
 
+TO_PURGE = {"tenant": (1, {"runs": 1}), "first": (100, {"runs": 100}), "next": (100, {"runs": 100})}
+
 
 def test_every_function_is_looked_at() -> None:
     assert {name for name, *_ in CASES} == called()
@@ -579,6 +599,8 @@ async def wrong(session: Session) -> list[Any]:
             number, read = await session.reads_found(wanted, after)
             if number != 21 or not read.keys() <= {"runs"} or read["runs"] > most:
                 found.append((wanted, after, number, read, most))
+    if (to_purge := await session.reads_to_purge()) != TO_PURGE:
+        found.append((to_purge, TO_PURGE))
     return found
 
 
@@ -596,6 +618,7 @@ async def test_every_statement_reads_what_it_needs_by_an_index_whenever_it_was_p
         await session.reads(statement, *arguments)
     for wanted, _ in SEARCHES:
         await session.reads_found(wanted, None)
+    await session.reads_to_purge()
     await filling.execute(FILL)
     assert await wrong(session) == []
     await filling.execute("ANALYZE")

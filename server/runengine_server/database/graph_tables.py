@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON
 
-from runengine_server.database.columns import TIME, metadata, of_run, tenant
+from runengine_server.database.columns import TIME, metadata, now, of_run, tenant
 
 # Each step of a run replaces its checkpoint, and a large state has a thousand rows in the TOAST table. By
 # default autovacuum would wait until a fifth of these are dead, and then pause between pages.
@@ -97,7 +97,8 @@ store_items = Table(
 )
 
 # The threads of runs. last_place is that of the run that was triggered last. The checkpoints of the run
-# state_run_id are the state of the thread, which has none where that is NULL.
+# state_run_id are the state of the thread, which has none where that is NULL. used_at: when a run of it was
+# triggered, was retried or ended last.
 threads = Table(
     "threads",
     metadata,
@@ -106,5 +107,6 @@ threads = Table(
     Column("thread_id", Text, nullable=False),
     Column("last_place", BigInteger, nullable=False),
     Column("state_run_id", Uuid),
+    now("used_at"),
     PrimaryKeyConstraint("tenant_id", "workflow_name", "thread_id"),
 )

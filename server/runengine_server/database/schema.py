@@ -37,6 +37,7 @@ from runengine_server.database.event_tables import run_events, step_events
 from runengine_server.database.functions import ENCODING
 from runengine_server.database.graph_tables import step_cache
 from runengine_server.database.handover_tables import handovers
+from runengine_server.database.retention_tables import deleted_artifacts, tenant_settings
 from runengine_server.database.row_level_security import secure
 from runengine_server.database.webhook_tables import campaign_events, webhook_deliveries, webhook_endpoints
 
@@ -353,8 +354,8 @@ function_schemas = Table(
 )
 
 # The tables that are used for all tenants at once: a worker claims runs, renews and gives back their leases,
-# fails the steps of lost workers, and purges what has expired; a server finds bulk operations to go on with,
-# and endpoints to which something is to be sent.
+# fails the steps of lost workers, and purges what has expired or been kept long enough; a server finds bulk
+# operations to go on with, and endpoints to which something is to be sent.
 _OF_DISPATCH = {
     runs,
     campaign_run_counts,
@@ -368,6 +369,8 @@ _OF_DISPATCH = {
     webhook_endpoints,
     webhook_deliveries,
     campaign_events,
+    tenant_settings,
+    deleted_artifacts,
 }
 
 secure(metadata, _OF_DISPATCH)

@@ -1,4 +1,4 @@
-"""The operator's commands on a running system: `workflows`, `cache --clear` and `store --clear`."""
+"""The operator's commands on a running system: `workflows`, `retention`, `cache --clear`, `store --clear`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.processes.open_database import cannot_connect, database_urls, open_database
-from runengine_server.repositories import purges
+from runengine_server.repositories import purges, retention
 from runengine_server.repositories.workflow_repository import WorkflowRepository
 from runengine_server.settings import Settings
 
@@ -39,6 +39,22 @@ async def clear_store(settings: Settings, tenant: str, namespace: str) -> None:
     async with _opened(settings, "store") as database:
         cleared = await purges.clear_store(database.tenant(tenant), tenant, path)
     sys.stdout.write(f"{cleared} cleared\n")
+
+
+async def set_retention(settings: Settings, tenant: str | None, days: int | None, is_default: bool) -> None:
+    """Sets for how many days a tenant keeps its runs, None for ever, or has it keep the default. Prints what
+    each tenant has that has a number of its own.
+    """
+    async with _opened(settings, "retention") as database:
+        if tenant is not None and is_default:
+            await retention.reset_retention(database.tenant(tenant), tenant)
+        elif tenant is not None:
+            await retention.set_retention(database.tenant(tenant), tenant, days)
+        own = await retention.own_retention(database.dispatch())
+    width = max([len("tenant"), *map(len, own)])
+    sys.stdout.write(f"{'tenant':{width}}  {'days':>7}\n")
+    for tenant_id, kept in own.items():
+        sys.stdout.write(f"{tenant_id:{width}}  {'forever' if kept is None else kept:>7}\n")
 
 
 @contextlib.asynccontextmanager

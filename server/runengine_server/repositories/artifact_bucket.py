@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -82,6 +82,9 @@ class ArtifactBucket(ArtifactStore):
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
         }
         await self._writing.put_async(key, data, attributes=attributes, use_multipart=False)
+
+    async def delete_all(self, keys: Sequence[str]) -> None:  # noqa: D102
+        await self._store.delete_async(keys)
 
     async def delete_unfinished(self, seconds: float) -> int:  # noqa: D102
         return 0

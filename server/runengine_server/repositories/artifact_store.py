@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -65,6 +65,11 @@ class ArtifactStore(ABC):
         with suppress(FileNotFoundError):
             await self._store.delete_async(key)
 
+    async def delete_all(self, keys: Sequence[str]) -> None:
+        """As `delete`, of several."""
+        for key in keys:
+            await self.delete(key)
+
     async def older_than(self, seconds: float) -> AsyncIterator[list[StoredArtifact]]:
         """All that was stored longer ago than that, by this machine's clock, in pages of at most 1,000.
         Leaves out what has a key that no ArtifactStore makes.
@@ -92,6 +97,15 @@ class ArtifactDirectory(ArtifactStore):
 
     async def put(self, key: str, data: bytes, name: str, media_type: str) -> None:  # noqa: D102
         await self._store.put_async(key, data)
+
+    async def delete_all(self, keys: Sequence[str]) -> None:  # noqa: D102
+        await super().delete_all(keys)
+        await asyncio.to_thread(self._delete_empty, {self._directory / key for key in keys})
+
+    def _delete_empty(self, files: set[Path]) -> None:
+        for directory in {file.parent for file in files}:
+            with suppress(OSError):
+                directory.rmdir()
 
     async def delete_unfinished(self, seconds: float) -> int:  # noqa: D102
         return await asyncio.to_thread(self._delete_unfinished, seconds)

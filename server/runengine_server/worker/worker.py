@@ -59,7 +59,7 @@ class Worker:
     """Executes up to `concurrency` runs at a time, each held by a lease that a heartbeat renews.
 
     `drain` asks all graphs to stop after their current nodes, for which a stopping worker waits
-    `drain_seconds`. `sweep` is called once an hour. `on_watched`, `blocked_seconds`, `end_process` and
+    `drain_seconds`. `hourly` is called once an hour. `on_watched`, `blocked_seconds`, `end_process` and
     `is_stop_requested` are those of Heartbeat. `has_uncancellable` says, once the worker has stopped, whether
     a run would not end although it was cancelled.
     """
@@ -76,11 +76,11 @@ class Worker:
         blocked_seconds: float = math.inf,
         end_process: Callable[[], object] = lambda: None,
         is_stop_requested: Callable[[], bool] = lambda: False,
-        sweep: Callable[[], Awaitable[None]] | None = None,
+        hourly: Sequence[Callable[[], Awaitable[None]]] = (),
         on_watched: Callable[[str], None] = lambda payload: None,
     ) -> None:
         self._queue = queue
-        self._hourly = [queue.purge_expired, *([sweep] if sweep else [])]
+        self._hourly = [queue.purge_expired, *hourly]
         self._process = process
         self._drain = drain
         self._concurrency = concurrency

@@ -43,7 +43,8 @@ BEGIN
     IF result.outcome = 'applied' THEN
         INSERT INTO public.threads AS thread (tenant_id, workflow_name, thread_id, last_place)
         VALUES (_tenant, _workflow, _thread, 1)
-        ON CONFLICT (tenant_id, workflow_name, thread_id) DO UPDATE SET last_place = thread.last_place + 1
+        ON CONFLICT (tenant_id, workflow_name, thread_id) DO UPDATE
+            SET last_place = thread.last_place + 1, used_at = public.now_ms()
         RETURNING last_place INTO place;
         UPDATE public.runs SET thread_id = _thread, thread_place = place, queued_at = 'infinity'
         WHERE tenant_id = _tenant AND id = _id;
@@ -60,6 +61,8 @@ DECLARE
 BEGIN
     UPDATE public.runs SET queued_at = 'infinity' WHERE tenant_id = _tenant AND id = _run
     RETURNING workflow_name, thread_id INTO STRICT run;
+    UPDATE public.threads SET used_at = public.now_ms()
+    WHERE tenant_id = _tenant AND workflow_name = run.workflow_name AND thread_id = run.thread_id;
     PERFORM release_next_of_thread(_tenant, run.workflow_name, run.thread_id);
 END
 $$;
@@ -151,8 +154,10 @@ BEGIN
     WHERE tenant_id = _tenant AND id = _run;
     IF _target <> 'completed' THEN
         PERFORM prune_checkpoints_of(_tenant, _run);
+        UPDATE public.threads SET used_at = public.now_ms()
+        WHERE tenant_id = _tenant AND workflow_name = run.workflow_name AND thread_id = run.thread_id;
     ELSE
-        UPDATE public.threads SET state_run_id = _run
+        UPDATE public.threads SET state_run_id = _run, used_at = public.now_ms()
         WHERE tenant_id = _tenant AND workflow_name = run.workflow_name AND thread_id = run.thread_id
             AND state_run_id IS NOT DISTINCT FROM run.thread_base;
         IF FOUND THEN

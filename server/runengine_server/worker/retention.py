@@ -1,0 +1,86 @@
+"""Deletes what tenants have kept long enough."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from runengine_server.database.database import Database
+from runengine_server.domain.run import ENDED, RunStatus
+from runengine_server.repositories import retention
+from runengine_server.repositories.artifact_store import ArtifactStore
+from runengine_server.repositories.queue_repository import QueueRepository
+from runengine_server.repositories.retention import Place, Retention
+
+# A little less than the hour after which each worker asks.
+_EVERY_SECONDS = 3300.0
+
+# It pauses for as long as a batch took, and so takes half of one connection's time at most.
+_PAUSES = 1.0
+
+_log = structlog.get_logger()
+
+
+class RetentionChore:
+    """A chore that one worker does for all once an hour. Two at a time would do no harm. `days`: for how many
+    days runs are kept, of tenants that have no number of their own; None is for ever.
+    """
+
+    def __init__(
+        self, database: Database, store: ArtifactStore, queue: QueueRepository, days: int | None
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._queue = queue
+        self._days = days
+
+    async def purge_when_due(self) -> None:
+        """Purges, unless another worker has within the hour."""
+        if await self._queue.begin_chore("retention", _EVERY_SECONDS):
+            await self.purge()
+
+    async def purge(self) -> None:
+        """Deletes runs and bulk operations of all tenants, a batch at a time."""
+        dispatch = self._database.dispatch()
+        for tenant_id in await retention.tenants_with_bytes_to_delete(dispatch):
+            await self._delete_bytes(tenant_id)
+        for tenant_id, days in (await retention.retained_tenants(dispatch, self._days)).items():
+            deleted = await self._purge_tenant(tenant_id, days)
+            if deleted:
+                _log.info("runs deleted that ended long ago", tenant=tenant_id, days=days, deleted=deleted)
+
+    async def _purge_tenant(self, tenant_id: str, days: int) -> int:
+        kept = Retention(self._database.tenant(tenant_id), tenant_id, days)
+        deleted = 0
+        for status in sorted(ENDED):
+            deleted += await self._purge_runs(tenant_id, kept, status)
+        while True:
+            begun = time.monotonic()
+            if not await kept.purge_bulk_operations():
+                return deleted
+            await _pause_after(begun)
+
+    async def _purge_runs(self, tenant_id: str, kept: Retention, status: RunStatus) -> int:
+        deleted = 0
+        place: Place | None = None
+        while True:
+            begun = time.monotonic()
+            count, place = await kept.purge_runs(status, place)
+            if count:
+                await self._delete_bytes(tenant_id)
+            deleted += count
+            if place is None:
+                return deleted
+            await _pause_after(begun)
+
+    async def _delete_bytes(self, tenant_id: str) -> None:
+        tenant = self._database.tenant(tenant_id)
+        while keys := await retention.bytes_to_delete(tenant, tenant_id):
+            await self._store.delete_all(keys)
+            await retention.bytes_are_deleted(tenant, tenant_id, keys)
+
+
+async def _pause_after(begun: float) -> None:
+    await asyncio.sleep((time.monotonic() - begun) * _PAUSES)
