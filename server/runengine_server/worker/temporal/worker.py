@@ -11,6 +11,7 @@ from uuid import UUID
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from runengine_server.database.pace import Pace
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.handover import Handover, handover_of
 from runengine_server.domain.run import ClaimedRun
@@ -23,6 +24,10 @@ from runengine_server.worker.worker import Worker
 # How many runs a worker has handed over that nobody has claimed, for each that it may execute: so many that
 # no place is free while Temporal passes the next on. What is triggered later and comes first waits for these.
 _AHEAD = 2
+
+# How often a second a worker looks for what is due while runs are triggered and end all the time, and how
+# often in a row before. A look takes PostgreSQL a millisecond; without a limit there were four a run.
+_LOOKS_PER_SECOND, _BURST = 20.0, 2.0
 
 # How long Temporal may take to say that it was told what has become of the last runs.
 _CLOSE_SECONDS = 1.0
@@ -58,6 +63,7 @@ class TemporalWorker(Worker):
         # Noted as handed over, and not yet known to Temporal.
         self._unsent: set[Handover] = set()
         self._again_at = self._end_at = 0.0
+        self._pace = Pace(_BURST, _LOOKS_PER_SECOND)
         self._cancelling: set[asyncio.Task[None]] = set()
 
     async def work(self) -> None:
@@ -78,6 +84,7 @@ class TemporalWorker(Worker):
     async def _claim(self) -> int:
         if not await self._send():
             return 0
+        await self._pace.wait()
         if time.monotonic() >= self._end_at:
             self._end_at = time.monotonic() + self.poll_seconds
             await self._end_handovers()
