@@ -14,6 +14,7 @@ from runengine_client import (
     list_commands,
     log_command,
     run_commands,
+    schedule_commands,
     watch_command,
     webhook_commands,
 )
@@ -75,6 +76,15 @@ add_command(webhooks_app, "delete", webhook_commands.delete)
 add_command(webhooks_app, "deliveries", webhook_commands.deliveries)
 add_command(webhooks_app, "retry", webhook_commands.retry)
 app.add_typer(webhooks_app, name="webhooks")
+
+_SCHEDULES_HELP = "Triggers runs by the clock."
+schedules_app = typer.Typer(help=_SCHEDULES_HELP, short_help=_SCHEDULES_HELP, no_args_is_help=True)
+add_command(schedules_app, "create", schedule_commands.create)
+add_command(schedules_app, "list", schedule_commands.list_)
+add_command(schedules_app, "show", schedule_commands.show)
+add_command(schedules_app, "update", schedule_commands.update)
+add_command(schedules_app, "delete", schedule_commands.delete)
+app.add_typer(schedules_app, name="schedules")
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ from runengine_client.arguments import Id, key_metadata, struct_or_none
 from runengine_client.bulk_operations import BulkOperations
 from runengine_client.errors import DeadlineExceeded, Internal, from_rpc_error
 from runengine_client.run_watches import TERMINAL, RunWatches
+from runengine_client.schedules import Schedules
 from runengine_client.structs import to_value
 from runengine_client.webhooks import Webhooks
 
@@ -79,7 +80,7 @@ class StepData:
     update_note: str | None
 
 
-class RunEngineClient(RunWatches, BulkOperations, Webhooks):
+class RunEngineClient(RunWatches, BulkOperations, Webhooks, Schedules):
     """Calls the run engine at `address` (`host:port`). Make it inside the event loop that uses it.
 
     `token` is the JWT that names the tenant, or a function that returns one, called before each call.

@@ -17,6 +17,7 @@ from runengine.v1.bulk_operation_service_pb2_grpc import BulkOperationServiceStu
 from runengine.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from runengine.v1.run_service_pb2 import WatchRunRequest, WatchRunResponse
 from runengine.v1.run_service_pb2_grpc import RunServiceStub
+from runengine.v1.schedule_service_pb2_grpc import ScheduleServiceStub
 from runengine.v1.watch_runs_pb2 import WatchCampaignRunsRequest, WatchRunsRequest, WatchRunsResponse
 from runengine.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from runengine.v1.workflow_service_pb2_grpc import WorkflowServiceStub
@@ -79,6 +80,7 @@ class Connection:
         self._artifacts = ArtifactServiceStub(channel)
         self._workflows = WorkflowServiceStub(channel)
         self._bulk = BulkOperationServiceStub(channel)
+        self._schedules = ScheduleServiceStub(channel)
         self._webhooks = WebhookServiceStub(channel)
 
     async def _pages(self, method: Any, request: Any) -> AsyncIterator[Any]:

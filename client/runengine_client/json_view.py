@@ -20,6 +20,7 @@ from runengine.v1.run_service_pb2 import (
     ListCampaignRunsResponse,
     WatchRunResponse,
 )
+from runengine.v1.schedule_service_pb2 import ListSchedulesResponse, Schedule
 from runengine.v1.watch_runs_pb2 import WatchRunsResponse
 from runengine.v1.webhook_service_pb2 import (
     ListWebhookDeliveriesResponse,
@@ -44,6 +45,8 @@ endpoint_json = encoder_of(WebhookEndpoint.DESCRIPTOR)
 endpoints_json = encoder_of(ListWebhookEndpointsResponse.DESCRIPTOR)
 delivery_json = encoder_of(WebhookDelivery.DESCRIPTOR)
 deliveries_json = encoder_of(ListWebhookDeliveriesResponse.DESCRIPTOR)
+schedule_json = encoder_of(Schedule.DESCRIPTOR)
+schedules_json = encoder_of(ListSchedulesResponse.DESCRIPTOR)
 campaign_json = encoder_of(Campaign.DESCRIPTOR)
 step_json = encoder_of(RunStep.DESCRIPTOR)
 _artifact_json = encoder_of(Artifact.DESCRIPTOR)

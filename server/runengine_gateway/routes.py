@@ -12,6 +12,7 @@ from runengine.v1 import (
     bulk_operation_service_pb2,
     campaign_service_pb2,
     run_service_pb2,
+    schedule_service_pb2,
     webhook_service_pb2,
     workflow_service_pb2,
 )
@@ -30,6 +31,7 @@ _PROTOS = (
     workflow_service_pb2,
     bulk_operation_service_pb2,
     webhook_service_pb2,
+    schedule_service_pb2,
 )
 
 

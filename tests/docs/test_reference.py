@@ -16,6 +16,7 @@ from runengine.v1 import (
     bulk_operation_service_pb2,
     campaign_service_pb2,
     run_service_pb2,
+    schedule_service_pb2,
     webhook_service_pb2,
     workflow_service_pb2,
 )
@@ -36,6 +37,7 @@ PROTOS = (
     workflow_service_pb2,
     bulk_operation_service_pb2,
     webhook_service_pb2,
+    schedule_service_pb2,
 )
 
 Json = dict[str, Any]
@@ -80,7 +82,7 @@ async def test_each_object_has_its_fields(document: Json) -> None:
         "page": "ListCampaignRunsResponse", "error": "RunError", "waiting": "WaitingFor",
         "artifact": "Artifact", "progress": "ProgressEvent", "workflow": "Workflow",
         "operation": "BulkOperation", "item": "BulkOperationItem",
-        "endpoint": "WebhookEndpoint", "delivery": "WebhookDelivery",
+        "endpoint": "WebhookEndpoint", "delivery": "WebhookDelivery", "schedule": "Schedule",
     }  # fmt: skip
     told = {name: "".join(code(fields)).split(", ") for name, fields in rows(REST, "## Objects")}
     properties = {key: document["components"]["schemas"][schema] for key, schema in schemas.items()}

@@ -20,7 +20,7 @@ from tests.support.stack import Stack
 
 SERVICES = [
     f"runengine.v1.{name}Service"
-    for name in ("Artifact", "BulkOperation", "Campaign", "Run", "Webhook", "Workflow")
+    for name in ("Artifact", "BulkOperation", "Campaign", "Run", "Schedule", "Webhook", "Workflow")
 ]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

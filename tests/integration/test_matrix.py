@@ -20,6 +20,7 @@ from runengine.v1 import (
     bulk_operation_service_pb2,
     campaign_service_pb2,
     run_service_pb2,
+    schedule_service_pb2,
     webhook_service_pb2,
     workflow_service_pb2,
 )
@@ -36,9 +37,10 @@ SERVICES = [
     workflow_service_pb2.DESCRIPTOR.services_by_name["WorkflowService"],
     bulk_operation_service_pb2.DESCRIPTOR.services_by_name["BulkOperationService"],
     webhook_service_pb2.DESCRIPTOR.services_by_name["WebhookService"],
+    schedule_service_pb2.DESCRIPTOR.services_by_name["ScheduleService"],
 ]
 METHODS: list[MethodDescriptor] = [method for service in SERVICES for method in service.methods]
-BY = ("run_id", "campaign_id", "artifact_id", "operation_id", "endpoint_id")
+BY = ("run_id", "campaign_id", "artifact_id", "operation_id", "endpoint_id", "schedule_id")
 # Those that look up one thing by its id; the others answer anyone's question about their own things.
 BY_ID = [
     method
@@ -49,7 +51,7 @@ BY_ID = [
 
 
 NO_RUN = str(uuid.uuid4())
-HOOK = "https://hooks.example.com"
+HOOK, CRON = "https://hooks.example.com", "0 0 1 1 *"
 DELIVER = """
 INSERT INTO webhook_deliveries (tenant_id, endpoint_id, id, seq, event, run_id, payload, status, expires_at)
 VALUES ($1, $2, $2, 1, 'run.queued', $2, '{}', 'dead', 'infinity') RETURNING id"""
@@ -59,6 +61,10 @@ VALUES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ResumeRun": ({"value": Value(bool_value=True)}, {"value": True}),
     "CreateBulkOperation": ({"action": 2, "ids": [NO_RUN]}, {"action": "cancel", "ids": [NO_RUN]}),
     "CreateWebhookEndpoint": ({"url": HOOK}, {"url": HOOK}),
+    "CreateSchedule": (
+        {"cron": CRON, "workflow_name": "none"},
+        {"cron": CRON, "workflowName": "none"},
+    ),
 }
 
 
@@ -138,6 +144,7 @@ async def own(client: RunEngineClient, organisation: str, database_url: str) -> 
         "operation_id": operation.id,
         "endpoint_id": endpoint.id,
         "delivery_id": str(delivery_id),
+        "schedule_id": (await client.create_schedule(CRON, "none")).id,
     }
 
 
@@ -189,8 +196,10 @@ async def test_an_id_of_another_tenant_looks_like_an_absent_one_to_the_byte(
     assert hidden[0] is grpc.StatusCode.NOT_FOUND
     assert hidden == await stranger.over_grpc(method, absent) == await owner.over_grpc(method, absent)
     assert (await owner.over_grpc(method, own))[0] is not grpc.StatusCode.NOT_FOUND
-    if method.name == "DeleteWebhookEndpoint":
-        own = {**own, "endpoint_id": (await client.create_webhook_endpoint(HOOK, disabled=True)).id}
+    if method.name.startswith("Delete"):
+        endpoint = await client.create_webhook_endpoint(HOOK, disabled=True)
+        own = {**own, "endpoint_id": endpoint.id}
+        own["schedule_id"] = (await client.create_schedule(CRON, "none")).id
     hidden = await stranger.over_rest(method, own)
     assert hidden[0] == 404
     assert hidden == await stranger.over_rest(method, absent) == await owner.over_rest(method, absent)
@@ -202,4 +211,5 @@ def test_the_matrix_knows_every_method_that_the_server_has() -> None:
         "TriggerRun", "ListRuns", "ListCampaignRuns", "WatchCampaignRuns", "WatchRuns", "CreateCampaign",
         "ListWorkflows",
         "CreateBulkOperation", "ListBulkOperations", "CreateWebhookEndpoint", "ListWebhookEndpoints",
+        "CreateSchedule", "ListSchedules",
     }  # fmt: skip

@@ -89,6 +89,10 @@ def make_meaningful(case: Case) -> None:
         case.body["workflowName"] = case.body["workflowName"] and "rejecting"
     if isinstance(case.body, dict) and isinstance(case.body.get("url"), str):
         case.body["url"] = case.body["url"] and "https://hooks.example.com"
+    if isinstance(case.body, dict) and isinstance(case.body.get("cron"), str):
+        case.body["cron"] = case.body["cron"] and "0 0 1 1 *"
+    if isinstance(case.body, dict) and isinstance(case.body.get("timeZone"), str):
+        case.body["timeZone"] = case.body["timeZone"] and "Europe/Berlin"
     if case.meta is not None and case.meta.generation.mode.is_positive:
         case.query.pop("pageToken", None)
         case.query.pop("resumeToken", None)

@@ -111,6 +111,11 @@ INSERT INTO bulk_operation_items (tenant_id, operation_id, place, run_id, outcom
 SELECT '{TENANT}', '{OPERATION}', n, lpad(to_hex(2 * (1 + (n - 1) % 100000)), 32, '0')::uuid,
     CASE WHEN n <= 100000 THEN (ARRAY['done', 'refused'])[1 + n % 2] END
 FROM generate_series(1, {RUNS}) AS n;
+INSERT INTO schedules (tenant_id, id, cron, time_zone, request, overlap, is_paused, next_at, due_at,
+    updated_at)
+SELECT CASE WHEN n <= 20 THEN '{TENANT}' ELSE 'org_' || n END, lpad(to_hex(n), 32, '0')::uuid, '* * * * *',
+    'UTC', '', 'skip', false, '{BEGIN}', '2026-01-01'::timestamptz + n * interval '1 s', '{BEGIN}'
+FROM generate_series(1, {RUNS}) AS n;
 INSERT INTO webhook_endpoints (tenant_id, id, url, secret, events, is_disabled, since)
 SELECT CASE WHEN n <= 20 THEN '{TENANT}' ELSE 'org_' || n END, lpad(to_hex(n), 32, '0')::uuid,
     'https://example.com', '', '{{}}', false,
@@ -393,6 +398,20 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         1,
         {"webhook_endpoints": 1, "webhook_deliveries": 1},
     ),
+    (
+        "create_schedule",
+        (uuid4(), "* * * * *", "UTC", b"", "skip", False, BEGIN, 21),
+        1,
+        {"schedules": 20},
+    ),
+    ("list_schedules", (None,), 20, {"schedules": 20}),
+    ("list_schedules", (ENDPOINT,), 1, {"schedules": 1}),
+    ("update_schedule", (ENDPOINT, BEGIN, "", "UTC", b"", "skip", True, None), 1, {"schedules": 1}),
+    ("delete_schedule", (ENDPOINT,), 1, {"schedules": 1}),
+    ("due_schedules", (100,), 100, {"schedules": 100}),
+    ("claim_schedule", (ENDPOINT, 30.0), 1, {"schedules": 2}),
+    ("record_firing", (ENDPOINT, BEGIN, BEGIN, None, None, BEGIN), 1, {"schedules": 1}),
+    ("postpone_firing", (ENDPOINT, BEGIN, 1.0, "It waits."), 1, {"schedules": 1}),
     ("create_campaign", (uuid4(),), 1, {}),
     ("get_campaign", (CAMPAIGN,), 1, {"campaigns": 1}),
     ("get_artifact", (COMPLETED,), 1, {"artifacts": 1}),

@@ -30,6 +30,10 @@ from runengine.v1.campaign_service_pb2_grpc import (
 )
 from runengine.v1.run_pb2 import Run, RunStatus
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
+from runengine.v1.schedule_service_pb2_grpc import (
+    ScheduleServiceServicer,
+    add_ScheduleServiceServicer_to_server,
+)
 from runengine.v1.webhook_service_pb2_grpc import (
     WebhookServiceServicer,
     add_WebhookServiceServicer_to_server,
@@ -52,6 +56,7 @@ class Engine(
     WorkflowServiceServicer,
     BulkOperationServiceServicer,
     WebhookServiceServicer,
+    ScheduleServiceServicer,
 ):
     """Answers each call with the next of `answers`, and keeps what it was asked.
 
@@ -112,6 +117,7 @@ class Engine(
     ListBulkOperationItems = AbortBulkOperation = TriggerRun
     CreateWebhookEndpoint = ListWebhookEndpoints = GetWebhookEndpoint = UpdateWebhookEndpoint = TriggerRun
     DeleteWebhookEndpoint = ListWebhookDeliveries = RetryWebhookDelivery = TriggerRun
+    CreateSchedule = ListSchedules = GetSchedule = UpdateSchedule = DeleteSchedule = TriggerRun
 
 
 def failure(code: grpc.StatusCode, message: str, *details: Message) -> Status:
@@ -137,6 +143,7 @@ async def serving(engine: Any) -> AsyncIterator[str]:
     add_WorkflowServiceServicer_to_server(engine, server)
     add_BulkOperationServiceServicer_to_server(engine, server)
     add_WebhookServiceServicer_to_server(engine, server)
+    add_ScheduleServiceServicer_to_server(engine, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -69,6 +69,7 @@ from runengine.v1.run_service_pb2 import (
     TriggerRunResponse,
 )
 from runengine.v1.run_service_pb2_grpc import RunServiceServicer
+from runengine.v1.schedule_service_pb2_grpc import ScheduleServiceServicer
 from runengine.v1.webhook_service_pb2_grpc import WebhookServiceServicer
 from runengine.v1.workflow_service_pb2 import (
     ListWorkflowsResponse,
@@ -253,6 +254,7 @@ class Engine(
     WorkflowServiceServicer,
     BulkOperationServiceServicer,
     WebhookServiceServicer,
+    ScheduleServiceServicer,
 ):
     """Has RUNS, WAITING, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, then each of `before_end`,
     and then ends as `end`. Whoever watches one gets `watched`, where an Event is a pause until it is set, and
@@ -400,6 +402,7 @@ class Engine(
     async def CreateWebhookEndpoint(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    CreateSchedule = ListSchedules = GetSchedule = UpdateSchedule = DeleteSchedule = CreateWebhookEndpoint
     ListWebhookEndpoints = GetWebhookEndpoint = UpdateWebhookEndpoint = CreateWebhookEndpoint
     DeleteWebhookEndpoint = ListWebhookDeliveries = RetryWebhookDelivery = CreateWebhookEndpoint
 

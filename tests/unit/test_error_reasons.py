@@ -10,6 +10,7 @@ from runengine.v1 import (
     bulk_operation_service_pb2,
     campaign_service_pb2,
     run_service_pb2,
+    schedule_service_pb2,
     webhook_service_pb2,
 )
 from runengine.v1.error_reason_pb2 import ErrorReason
@@ -47,6 +48,7 @@ def test_each_reason_is_returned_by_methods_that_there_are() -> None:
             artifact_service_pb2,
             bulk_operation_service_pb2,
             webhook_service_pb2,
+            schedule_service_pb2,
         )
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods

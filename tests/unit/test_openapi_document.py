@@ -20,6 +20,7 @@ from runengine.v1 import (
     list_runs_pb2,
     run_pb2,
     run_service_pb2,
+    schedule_service_pb2,
     webhook_service_pb2,
     workflow_service_pb2,
 )
@@ -39,6 +40,7 @@ FILES: list[FileDescriptor] = [
         run_pb2,
         list_runs_pb2,
         run_service_pb2,
+        schedule_service_pb2,
         webhook_service_pb2,
         workflow_service_pb2,
     )

@@ -1,1 +1,1 @@
-"""What `serve` does besides calls: it sends webhooks."""
+"""What `serve` does besides calls: it sends webhooks, and fires schedules."""

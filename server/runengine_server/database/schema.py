@@ -39,6 +39,7 @@ from runengine_server.database.graph_tables import step_cache
 from runengine_server.database.handover_tables import handovers
 from runengine_server.database.retention_tables import deleted_artifacts, tenant_settings
 from runengine_server.database.row_level_security import secure
+from runengine_server.database.schedule_tables import schedules
 from runengine_server.database.webhook_tables import campaign_events, webhook_deliveries, webhook_endpoints
 
 # The workflows that workers have registered, for all tenants. A trigger must name one of them. description
@@ -355,7 +356,7 @@ function_schemas = Table(
 
 # The tables that are used for all tenants at once: a worker claims runs, renews and gives back their leases,
 # fails the steps of lost workers, and purges what has expired or been kept long enough; a server finds bulk
-# operations to go on with, and endpoints to which something is to be sent.
+# operations to go on with, endpoints to which something is to be sent, and schedules that are due.
 _OF_DISPATCH = {
     runs,
     campaign_run_counts,
@@ -371,6 +372,7 @@ _OF_DISPATCH = {
     campaign_events,
     tenant_settings,
     deleted_artifacts,
+    schedules,
 }
 
 secure(metadata, _OF_DISPATCH)

@@ -175,6 +175,15 @@ class WebhookDeliveryNotFound(RunEngineError):
         super().__init__("There is no such delivery to this endpoint.")
 
 
+class ScheduleNotFound(RunEngineError):
+    """Absent, or another tenant's."""
+
+    reason = "SCHEDULE_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such schedule.")
+
+
 class WrongState(RunEngineError):
     """The run's status does not allow it; metadata: `status`, `attempt`, `allowed`."""
 

@@ -7,6 +7,7 @@ import os
 from functools import partial
 from typing import Any
 
+from runengine_server.background.schedule_runner import ScheduleRunner
 from runengine_server.background.webhook_sender import WebhookSender
 from runengine_server.lifecycle import ProcessLifecycle
 from runengine_server.processes.addresses import address_taken, bind
@@ -76,6 +77,7 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
             asyncio.create_task(watch_database(database, health.set_serving)),
             asyncio.create_task(record_use(database)),
             asyncio.create_task(bulk_runner.run()),
+            asyncio.create_task(ScheduleRunner(database, queued_limit, lambda: served.names).run()),
         ]
         sending = asyncio.create_task(webhooks.run())
         await lifecycle.stopping.wait()

@@ -15,6 +15,8 @@ from runengine.v1 import (
     campaign_service_pb2_grpc,
     run_service_pb2,
     run_service_pb2_grpc,
+    schedule_service_pb2,
+    schedule_service_pb2_grpc,
     webhook_service_pb2,
     webhook_service_pb2_grpc,
     workflow_service_pb2,
@@ -35,6 +37,7 @@ from runengine_server.rpc.interceptor import CallInterceptor
 from runengine_server.rpc.reflection import add_reflection
 from runengine_server.rpc.run_servicer import RunServicer
 from runengine_server.rpc.run_watches import RunWatches
+from runengine_server.rpc.schedule_servicer import ScheduleServicer
 from runengine_server.rpc.served_workflows import ServedWorkflows
 from runengine_server.rpc.webhook_servicer import WebhookServicer
 from runengine_server.rpc.workflow_servicer import WorkflowServicer
@@ -86,7 +89,7 @@ def create_server(
     campaigns, workflows = CampaignServicer(database, artifacts), WorkflowServicer(database)
     artifact_servicer = ArtifactServicer(database, artifacts)
     operations = BulkOperationServicer(database, bulk_runner)
-    webhooks = WebhookServicer(database, url_rules)
+    webhooks, schedules = WebhookServicer(database, url_rules), ScheduleServicer(database)
     services = [
         file.DESCRIPTOR.services_by_name[name].full_name
         for file, name in (
@@ -96,6 +99,7 @@ def create_server(
             (workflow_service_pb2, "WorkflowService"),
             (bulk_operation_service_pb2, "BulkOperationService"),
             (webhook_service_pb2, "WebhookService"),
+            (schedule_service_pb2, "ScheduleService"),
         )
     ]
     servicer = health.HealthServicer(services)
@@ -107,6 +111,7 @@ def create_server(
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(workflows, each)
         bulk_operation_service_pb2_grpc.add_BulkOperationServiceServicer_to_server(operations, each)
         webhook_service_pb2_grpc.add_WebhookServiceServicer_to_server(webhooks, each)
+        schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server(schedules, each)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, each)
     add_reflection([*services, health.SERVICE_NAME], server)
     return server, servicer, channel
