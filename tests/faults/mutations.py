@@ -149,7 +149,7 @@ def clock_of_leases() -> None:
     import asyncpg
 
     clock = "current_setting('runengine.clock')::timestamptz"
-    for name in ("renew_lease", "claim_expired", "heartbeat"):
+    for name in ("renew_lease", "renew_leases_ahead", "heartbeat"):
         rewrite(name, "clock_timestamp() + make_interval", f"{clock} + make_interval")
 
     def by_the_application(fetch: Any) -> Any:
