@@ -8,7 +8,7 @@ MOTO := .venv-moto/installed
 BY = $(if $(DISPATCH),--dispatch $(DISPATCH))
 
 .DEFAULT_GOAL := help
-.PHONY: help install node-packages moto temporal run demo test compat faults soak mutants peers bench bench-peers bench-against profile pictures lint lint-deploy format protos
+.PHONY: help install node-packages moto temporal run demo test compat faults hosts soak mutants peers bench bench-peers bench-against profile pictures lint lint-deploy format protos
 
 help: ## Say what each target does
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 16
@@ -59,6 +59,9 @@ faults: $(INSTALLED) ## Break everything that can break under 300 runs, and chec
 	@$(BIN)/python -m tests.faults.storm --claims
 	@$(BIN)/python -m tests.faults.zombies_enter $(BY)
 	@$(if $(filter temporal,$(DISPATCH)),$(BIN)/python -m tests.faults.temporal_outage)
+
+hosts: $(INSTALLED) ## Cut hosts off under load, and fail the database over, in network namespaces (root; DISPATCH=temporal)
+	@$(BIN)/python -m tests.faults.hosts $(BY)
 
 soak: $(INSTALLED) ## Break everything at once under a mixed load, for 20 minutes (MINUTES=5 SEED=1)
 	@$(BIN)/python -m tests.faults.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

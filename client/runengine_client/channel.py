@@ -1,4 +1,4 @@
-"""The channel options of this client and of the gateway: keepalive, reconnection, sizes of messages."""
+"""The channel options of this client and of the gateway: turns, keepalive, reconnection, message sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 PING_SECONDS = 4
 PING_TIMEOUT_SECONDS = 5
 
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    # Calls take turns on all servers that the address stands for; by default all go to the first it finds.
+    ("grpc.lb_policy_name", "round_robin"),
     ("grpc.keepalive_time_ms", PING_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", PING_TIMEOUT_SECONDS * 1000),
     ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_SECONDS * 1000),

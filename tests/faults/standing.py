@@ -75,7 +75,7 @@ class Kept:
         while True:
             self.armed = self._points.pop() if self._points else None
             settings = {**self.settings, **({"FAULT_POINTS": self.armed} if self.armed else {})}
-            with self._standard_error():
+            with self.starting():
                 self.child = child = Child(self.command, environment(**settings), UNDER_TEST)
             with contextlib.suppress(ChildFailed):
                 await child.until_ready()
@@ -89,7 +89,8 @@ class Kept:
                 self._points.insert(0, self.armed)
 
     @contextlib.contextmanager
-    def _standard_error(self) -> Iterator[None]:
+    def starting(self) -> Iterator[None]:
+        """Where the process is started, which has its standard error from here."""
         self.is_unread, self.unread = self.unread, False
         if self.is_unread:
             reader, writer = os.pipe()
@@ -150,14 +151,8 @@ class Standing:
     @contextlib.asynccontextmanager
     async def standing(self) -> AsyncIterator[None]:
         """Everything is started, and stopped at the end."""
-        self.postgres = EmbeddedPostgres(self.directory)
-        owner_url, url = await self.postgres.start()
-        await migrate(owner_url, url)
-        self.superuser_url = url.replace("runengine_app@", "postgres@")
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(lambda: self.postgres.stop())
-            await self.prepare_database()
-            self.proxy = await stack.enter_async_context(Proxy(url))
+            await self.start_database(stack)
             self.arrivals = await stack.enter_async_context(Arrivals())
             every = self.processes()
             stack.push_async_callback(stop_all, every)
@@ -169,9 +164,9 @@ class Standing:
                 name = f"org_{number}_{uuid.UUID(int=self.random.getrandbits(128)).hex}"
                 clients = [
                     await stack.enter_async_context(
-                        RunEngineClient(server.settings["GRPC_ADDRESS"], self.token(name), timeout_seconds=4)
+                        RunEngineClient(address, self.token(name), timeout_seconds=4)
                     )
-                    for server in self.servers
+                    for address in self.addresses()
                 ]
                 self.tenants.append(Tenant(name, clients, self.history, self.lag))
             for tenant in self.tenants:
@@ -180,6 +175,21 @@ class Standing:
                     await tenant.create_campaign(str(campaign))
             yield
 
+    async def start_database(self, stack: contextlib.AsyncExitStack) -> None:
+        """Starts what `database_url` and `superuser_url` lead to, until the stack is left."""
+        self.postgres = EmbeddedPostgres(self.directory)
+        owner_url, url = await self.postgres.start()
+        stack.callback(lambda: self.postgres.stop())
+        await migrate(owner_url, url)
+        self.superuser_url = url.replace("runengine_app@", "postgres@")
+        await self.prepare_database()
+        self.proxy = await stack.enter_async_context(Proxy(url))
+        self.database_url = self.proxy.url
+
+    def addresses(self) -> list[str]:
+        """Where clients call; each tenant has a client for each."""
+        return [server.settings["GRPC_ADDRESS"] for server in self.servers]
+
     def processes(self) -> list[Kept]:
         """All that are to stand, in `servers`, `workers` and the like; not started yet."""
         raise NotImplementedError
@@ -187,7 +197,7 @@ class Standing:
     def settings(self, **more: str) -> dict[str, str]:
         """Of every process."""
         return {
-            "DATABASE_URL": self.proxy.url,
+            "DATABASE_URL": self.database_url,
             "STATE_DIR": str(self.directory),
             "CLERK_ISSUER": development.ISSUER,
             "CLERK_JWT_KEY": development.public_pem(self.directory),

@@ -25,15 +25,16 @@ MISSING = None if find_spec("temporalio") and BINARY.exists() else "needs what `
 class TemporalServer:
     """One at `address`, which forgets everything when it stops, unless it has a `file`."""
 
-    def __init__(self, file: Path | None = None) -> None:
-        self.address = free_address()
+    def __init__(self, file: Path | None = None, ip: str = "127.0.0.1") -> None:
+        self.address = f"{ip}:{free_address().rpartition(':')[2]}"
         self._file = file
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
         """Returns when it answers."""
-        port = self.address.rpartition(":")[2]
-        command = [str(BINARY), "server", "start-dev", "--headless", "--log-level", "never", "--port", port]
+        ip, _, port = self.address.rpartition(":")
+        command = [str(BINARY), "server", "start-dev", "--headless", "--log-level", "never"]
+        command += ["--ip", ip, "--port", port]
         if self._file is not None:
             command += ["--db-filename", str(self._file)]
         self._process = subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
@@ -70,14 +71,14 @@ class TemporalServer:
 
 
 @asynccontextmanager
-async def dispatching(by: str) -> AsyncIterator[TemporalServer | None]:
+async def dispatching(by: str, ip: str = "127.0.0.1") -> AsyncIterator[TemporalServer | None]:
     """Processes that are started in the block have their runs of a server that is there for so long, with
     "temporal", and claim them by themselves with "postgres".
     """
     if by == "postgres":
         yield None
         return
-    server = TemporalServer()
+    server = TemporalServer(ip=ip)
     await server.start()
     os.environ |= {DISPATCH: by, "TEMPORAL_ADDRESS": server.address}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from typing import Any
@@ -27,7 +28,17 @@ from runengine.v1.run_service_pb2 import (
 )
 from runengine_client import RunEngineClient, RunOutput, StepData, errors, struct_to_dict, to_value
 
-from tests.support.answering_server import CAMPAIGN_ID, NEVER, RUN, RUN_ID, Engine, failure, info
+from tests.support.answering_server import (
+    CAMPAIGN_ID,
+    NEVER,
+    RUN,
+    RUN_ID,
+    Engine,
+    failure,
+    info,
+    serving,
+)
+from tests.support.patience import SECONDS
 
 
 def page(numbers: range, total: int, next_page_token: str | None = None) -> ListCampaignRunsResponse:
@@ -268,6 +279,20 @@ async def test_waiting_too_long_is_a_timeout_that_names_the_run(
     engine.answers = [GetRunResponse(run=RUN)]
     with pytest.raises(TimeoutError, match=f"Run {RUN_ID} has not ended within 0.05 s"):
         await client.wait(RUN_ID, timeout_seconds=0.05)
+
+
+async def test_calls_take_turns_on_all_servers_of_an_address(engine: Engine, address: str) -> None:
+    another = Engine()
+    engine.answers = another.answers = [GetRunResponse(run=RUN)]
+    async with serving(another) as other, RunEngineClient(f"ipv4:{address},{other}", "-") as client:
+        async with asyncio.timeout(SECONDS):
+            while not engine.requests or not another.requests:
+                await client.get_run(RUN_ID)
+        engine.requests.clear()
+        another.requests.clear()
+        for _ in range(4):
+            await client.get_run(RUN_ID)
+    assert (len(engine.requests), len(another.requests)) == (2, 2)
 
 
 async def test_a_token_may_be_a_function_asked_before_each_call(engine: Engine, address: str) -> None:
