@@ -62,6 +62,7 @@ faults: $(INSTALLED) ## Break everything that can break under 300 runs, and chec
 
 hosts: $(INSTALLED) ## Cut hosts off under load, and fail the database over, in network namespaces (root; DISPATCH=temporal)
 	@$(BIN)/python -m tests.faults.hosts $(BY)
+	@$(BIN)/python -m tests.faults.hosts_at_work
 
 soak: $(INSTALLED) ## Break everything at once under a mixed load, for 20 minutes (MINUTES=5 SEED=1)
 	@$(BIN)/python -m tests.faults.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))

@@ -244,14 +244,14 @@ def _frozen(kept: OnHost) -> tuple[str, Callable[[], None], Callable[[], None]]:
     return kept.host.name, lambda: os.kill(pid, signal.SIGSTOP), lambda: os.kill(pid, signal.SIGCONT)
 
 
-async def trial(seed: int, keep: Path | None, say: Callable[[str], object]) -> list[str]:
+async def trial(seed: int, by: str, keep: Path | None, say: Callable[[str], object]) -> list[str]:
     """What came of it, in lines; the history and the logs go to `keep`."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hosts-") as name:
         directory = Path(name)
         os.chmod(directory, 0o755)  # for PostgreSQL's own user
         it = Cutting(seed, directory, (keep or directory) / "history", say)
-        async with it.standing():
+        async with dispatching(by, OWN_ADDRESS), it.standing():
             load = [asyncio.create_task(each) for each in it.load()]
             try:
                 await it.break_all()
@@ -287,11 +287,7 @@ def main() -> None:
     def say(line: str) -> None:
         sys.stderr.write(f"{time.monotonic() - began:6.1f} {line}\n")
 
-    async def dispatched() -> list[str]:
-        async with dispatching(options.dispatch, OWN_ADDRESS):
-            return await trial(options.seed, options.keep, say)
-
-    lines = asyncio.run(dispatched())
+    lines = asyncio.run(trial(options.seed, options.dispatch, options.keep, say))
     sys.stdout.write("\n".join(lines) + "\n")
     sys.exit(any(line.startswith("VIOLATION") for line in lines))
 

@@ -42,6 +42,7 @@ class Hosts(Standing):
     """What stands on the hosts."""
 
     def __init__(self, seed: int, directory: Path, history: Path, say: Callable[[str], object]) -> None:
+        """Once: the hosts are there from then on."""
         super().__init__(seed, directory, history, say)
         self.hosts = wire(*DATABASES, *SERVERS, *WORKERS, *GATEWAYS)
         self.on: dict[str, OnHost] = {}
@@ -70,7 +71,7 @@ class Hosts(Standing):
         common = {key: value for key, value in self.settings().items() if key != "FAULT_SOCKET"}
         works = {
             "LEASE_SECONDS": str(LEASE_SECONDS),
-            "WORKER_CONCURRENCY": "6",
+            "WORKER_CONCURRENCY": "16",
             "WORKFLOWS": "tests.faults.graphs:STORM",
         }
         for name in SERVERS:

@@ -33,8 +33,10 @@ class TemporalServer:
     async def start(self) -> None:
         """Returns when it answers."""
         ip, _, port = self.address.rpartition(":")
+        # Its parts talk to one another on 127.0.0.1, wherever it listens.
+        on = ip if ip == "127.0.0.1" else "0.0.0.0"
         command = [str(BINARY), "server", "start-dev", "--headless", "--log-level", "never"]
-        command += ["--ip", ip, "--port", port]
+        command += ["--ip", on, "--port", port]
         if self._file is not None:
             command += ["--db-filename", str(self._file)]
         self._process = subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
