@@ -23,7 +23,8 @@ from runengine_server.worker.temporal.workflow import RunWorkflow
 
 _ADDRESS = "localhost:7233"
 
-# How long a call may take; the runs that are being executed do not wait for it.
+# How long a call may take; Temporal's client tries again by itself, for up to ten seconds. Runs that are
+# being executed do not wait for it.
 _CALL_SECONDS = 2.0
 
 # How long to wait before the next try to poll for runs, where Temporal refused.
@@ -76,16 +77,16 @@ class Cluster:
     async def hand_over(self, handover: Handover) -> None:
         """Starts the workflow of the run, unless it is there. Raises one of UNANSWERED."""
         client = await self._connected()
-        await client.start_workflow(
-            RunWorkflow.run,
-            args=[handover, self._lost_seconds],
-            id=handover.workflow_id(self.queue),
-            task_queue=self.queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            # One that has ended has not executed the run: nobody has claimed it as it is.
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-            rpc_timeout=timedelta(seconds=_CALL_SECONDS),
-        )
+        async with asyncio.timeout(_CALL_SECONDS):
+            await client.start_workflow(
+                RunWorkflow.run,
+                args=[handover, self._lost_seconds],
+                id=handover.workflow_id(self.queue),
+                task_queue=self.queue,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                # One that has ended has not executed the run: nobody has claimed it as it is.
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            )
 
     async def cancel(self, handover: Handover, queue: str) -> None:
         """Asks for the end of the workflow of a run that was cancelled. Raises one of UNANSWERED, also when
@@ -93,7 +94,8 @@ class Cluster:
         """
         client = await self._connected()
         handle = client.get_workflow_handle(handover.workflow_id(queue))
-        await handle.cancel(rpc_timeout=timedelta(seconds=_CALL_SECONDS))
+        async with asyncio.timeout(_CALL_SECONDS):
+            await handle.cancel()
 
     async def poll(self, execute: Callable[[Handover], Awaitable[None]], concurrency: int) -> None:
         """Has up to so many runs executed at a time, until `stop_polling`, and then until they have ended."""
@@ -141,7 +143,7 @@ class Cluster:
     def complain(self, error: Exception) -> None:
         """Logs that Temporal is away, once."""
         if self._trouble is None:
-            self._trouble = str(error)
+            self._trouble = str(error) or type(error).__name__
             _log.error("runs cannot be handed over: Temporal is away", error=self._trouble)
 
     def is_fine(self) -> None:

@@ -62,6 +62,7 @@ class TemporalWorker(Worker):
         self._lease_seconds = lease_seconds
         # Noted as handed over, and not yet known to Temporal.
         self._unsent: set[Handover] = set()
+        self._sending: asyncio.Future[list[BaseException | None]] = asyncio.Future()
         self._again_at = self._end_at = 0.0
         self._pace = Pace(_BURST, _LOOKS_PER_SECOND)
         self._cancelling: set[asyncio.Task[None]] = set()
@@ -80,6 +81,7 @@ class TemporalWorker(Worker):
         """As that of Worker."""
         self._cluster.stop_polling()
         super().stop()
+        self._sending.cancel()
 
     async def _claim(self) -> int:
         if not await self._send():
@@ -108,7 +110,13 @@ class TemporalWorker(Worker):
         if time.monotonic() < self._again_at:
             return False
         unsent = list(self._unsent)
-        results = await asyncio.gather(*map(self._cluster.hand_over, unsent), return_exceptions=True)
+        self._sending = asyncio.gather(*map(self._cluster.hand_over, unsent), return_exceptions=True)
+        try:
+            results = await self._sending
+        except asyncio.CancelledError:
+            if self._stopping:
+                return False
+            raise
         for handover, result in zip(unsent, results, strict=True):
             if result is None:
                 self._unsent.remove(handover)
