@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -21,6 +22,8 @@ from tests.support.stack import ROOT
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "runengine.json"
 OPERATIONS = ROOT / "docs" / "operations.md"
+
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
 
 
 def families() -> Iterator[Metric]:
@@ -58,8 +61,10 @@ def test_the_alerts_name_metrics_that_are_there() -> None:
 
 def test_the_alerts_are_all_explained() -> None:
     (group,) = yaml.safe_load(ALERTS.read_text())["groups"]
-    told = re.findall(r"^\| `(Runengine\w+)`", OPERATIONS.read_text(), re.MULTILINE)
+    told = re.findall(r"^### (Runengine\w+)$", OPERATIONS.read_text(), re.MULTILINE)
     assert told == [rule["alert"] for rule in group["rules"]]
+    runbooks = [f"docs/operations.md#{alert.lower()}" for alert in told]
+    assert runbooks == [rule["annotations"]["runbook"] for rule in group["rules"]]
 
 
 def test_the_labels_of_metrics_name_no_tenant_and_nothing_without_end() -> None:
@@ -68,9 +73,48 @@ def test_the_labels_of_metrics_name_no_tenant_and_nothing_without_end() -> None:
     assert labels <= known
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
-def test_prometheus_takes_the_alerts() -> None:
-    checked = subprocess.run(
-        ["promtool", "check", "rules", str(ALERTS)], capture_output=True, text=True, check=False
-    )
+def promtool(*arguments: str | Path) -> None:
+    checked = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@needs_promtool
+def test_prometheus_takes_the_alerts() -> None:
+    promtool("check", "rules", ALERTS)
+
+
+@needs_promtool
+def test_the_first_fault_of_a_process_fires_its_alert(tmp_path: Path) -> None:
+    """The series of its labels is not there before, and begins with 1."""
+    summaries = {
+        "RunengineWorkersLost": "A run of huge has failed because five workers were lost with it",
+        "RunengineCallsFail": "GetRun fails by a fault of the server",
+    }
+    lost = {"instance": "w", "workflow": "huge", "status": "failed", "code": "WORKER_LOST"}
+
+    def fired(minutes: int, alert: str, **labels: str) -> dict[str, object]:
+        runbook = f"docs/operations.md#{alert.lower()}"
+        told = {
+            "exp_labels": {"severity": "critical", **labels},
+            "exp_annotations": {"summary": summaries[alert], "runbook": runbook},
+        }
+        return {"eval_time": f"{minutes}m", "alertname": alert, "exp_alerts": [told] if labels else []}
+
+    series = {
+        'runengine_runs_ended_total{instance="w",workflow="huge",status="failed",code="WORKER_LOST"}': "_x8 1x300",
+        'runengine_calls_total{instance="s",method="GetRun",code="INTERNAL"}': "_x8 1x300",
+        'runengine_calls_total{instance="s",method="GetRun",code="OK"}': "0+1x300",
+    }
+    trial = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "alert_rule_test": [
+            fired(3, "RunengineWorkersLost", **lost),
+            fired(5, "RunengineCallsFail", method="GetRun"),
+            fired(10, "RunengineCallsFail"),
+            fired(65, "RunengineWorkersLost"),
+        ],
+    }
+    written = tmp_path / "trial.yaml"
+    written.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": [trial]}))
+    promtool("test", "rules", written)
