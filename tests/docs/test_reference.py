@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import httpx
@@ -65,6 +67,27 @@ def test_each_setting_has_its_row_with_its_default() -> None:
         name.upper(): _written(field.get_default(call_default_factory=True))
         for name, field in Settings.model_fields.items()
     }
+
+
+def _limit(source: str) -> object:
+    """What the setting or the module's constant is that the last column of a limit names."""
+    first, *names = code(source)
+    if first.startswith("RUNENGINE_"):
+        return Settings.model_fields[first.removeprefix("RUNENGINE_").lower()].default
+    value: object = getattr(import_module(f"runengine_server.{first}"), names[0])
+    if isinstance(value, type):
+        return signature(value).parameters["max_calls"].default
+    return getattr(value, "in_all", value)
+
+
+def test_each_limit_is_what_the_server_has() -> None:
+    units = {"": 1, "s": 1, "KiB": 1024, "MiB": 1024 * 1024}
+    told: dict[str, object] = {}
+    had: dict[str, object] = {}
+    for most, of, _, source in rows(ROOT / "docs/operations.md", "## Sizes and limits"):
+        number, _, unit = most.replace(",", "").partition(" ")
+        told[of], had[of] = int(number) * units[unit], _limit(source)
+    assert told == had
 
 
 async def test_each_path_has_its_row_with_its_status(document: Json) -> None:

@@ -17,8 +17,10 @@ from runengine_server.database.connecting import CALL_SETTINGS, Connector
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import NewRun
+from runengine_server.processes.backup import backup
 from runengine_server.processes.watch_database import watch_database
 from runengine_server.repositories.run_repository import IdempotencyKey, RunRepository
+from runengine_server.settings import Settings
 
 from tests.postgresql.commands import refusal
 from tests.support.own_worker import ACTOR
@@ -154,6 +156,17 @@ async def test_a_frozen_primary_is_left_when_its_standby_is_promoted(pair: tuple
     assert await runs.get(run_id) is not None
     watching.cancel()
     await database.close()
+
+
+async def test_a_backup_is_of_the_primary_though_its_standby_comes_first(
+    pair: tuple[Server, Server], tmp_path: Path
+) -> None:
+    primary, standby = pair
+    hosts = f"127.0.0.1:{standby.port},127.0.0.1:{primary.port}"
+    owner, app = (f"postgresql://{role}@{hosts}/runengine" for role in ("owner", "app"))
+    settings = Settings(database_url=app, owner_database_url=owner, state_dir=tmp_path / "state")
+    await backup(settings, tmp_path / "file")
+    assert (tmp_path / "file").exists()
 
 
 async def test_readiness_says_whether_the_database_can_be_written(

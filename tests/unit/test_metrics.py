@@ -100,8 +100,9 @@ def test_the_first_fault_of_a_process_fires_its_alert(tmp_path: Path) -> None:
         }
         return {"eval_time": f"{minutes}m", "alertname": alert, "exp_alerts": [told] if labels else []}
 
+    labels = ",".join(f'{name}="{value}"' for name, value in lost.items())
     series = {
-        'runengine_runs_ended_total{instance="w",workflow="huge",status="failed",code="WORKER_LOST"}': "_x8 1x300",
+        f"runengine_runs_ended_total{{{labels}}}": "_x8 1x300",
         'runengine_calls_total{instance="s",method="GetRun",code="INTERNAL"}': "_x8 1x300",
         'runengine_calls_total{instance="s",method="GetRun",code="OK"}': "0+1x300",
     }

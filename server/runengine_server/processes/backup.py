@@ -29,6 +29,7 @@ import asyncpg
 
 from runengine_server.database.connecting import MIGRATION_SETTINGS, Connector
 from runengine_server.database.driver_errors import TRANSIENT_ERRORS
+from runengine_server.database.postgres_url import parse_postgres_url
 from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 from runengine_server.processes.embedded_urls import running_urls
 from runengine_server.processes.migrate import migrate as migrate_schema
@@ -287,6 +288,9 @@ async def _run(program: Path, url: str, *arguments: str) -> None:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     password = options.pop("password", None) or (unquote(parts.password) if parts.password else None)
     options["options"] = f"{options.get('options', '')} -c {_ALL_TENANTS}=on".strip()
+    if len(parse_postgres_url(url).hosts) > 1:
+        # Where the snapshot is; libpq would take the first host that responds, which may be a standby.
+        options.setdefault("target_session_attrs", "read-write")
     place = parts.netloc.rpartition("@")[2]
     user = f"{quote(unquote(parts.username), safe='')}@" if parts.username else ""
     bare = urlunsplit((parts.scheme, user + place, parts.path, urlencode(options, quote_via=quote), ""))
