@@ -285,7 +285,7 @@ def _without_details(error: grpc.aio.AioRpcError, address: str) -> RunEngineErro
     kind, sentence = _BY_CODE.get(error.code(), _ANY_OTHER)
     sentence = sentence.format(address=address, code=error.code().name)
     # The sentence has the address already; only the last error adds something.
-    cause = (error.details() or "").removeprefix("failed to connect to all addresses; last error: ")
+    cause = (error.details() or "").removeprefix("connections to all backends failing; last error: ")
     cause = next((meaning for words, meaning in _MEANINGS.items() if words in cause), cause)
     # The details of a deadline only repeat its name.
     if cause and error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
