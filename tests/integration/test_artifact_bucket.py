@@ -27,6 +27,7 @@ from runengine_server.settings import Settings, SettingsError
 from runengine_server.worker import artifact_sweep
 from runengine_server.worker.artifact_sweep import ArtifactSweep
 from runengine_server.worker.graph.output import MAX_OUTPUT_BYTES
+from structlog.testing import capture_logs
 
 from tests.support.own_worker import ACTOR, chain, serving
 from tests.support.s3_server import ENVIRONMENT, PYTHON, S3Server, s3_server
@@ -201,9 +202,11 @@ async def test_a_bucket_that_fails_is_unavailable_to_callers(monkeypatch: pytest
     async with responding("403 Forbidden", "") as url:
         for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": url}.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="bucket"), capture_logs() as logged:
             async for _ in ArtifactBucket("s3://a-bucket", None).read("a/b/c"):
                 pass
+    told = [(line["log_level"], line["why"]) for line in logged]
+    assert told == [("error", "it refuses the credentials in the environment")]
 
 
 async def test_a_url_that_expires_needs_a_bucket(tmp_path: Path) -> None:

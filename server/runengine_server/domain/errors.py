@@ -270,12 +270,12 @@ class Interrupted(RunEngineError):
 
 
 class Unavailable(RunEngineError):
-    """The database cannot be reached."""
+    """The database cannot be reached, or what `what` names."""
 
     reason = "UNAVAILABLE"
 
-    def __init__(self) -> None:
-        super().__init__("The database cannot be reached at the moment; try again.")
+    def __init__(self, what: str = "database") -> None:
+        super().__init__(f"The {what} cannot be reached at the moment; try again.")
 
 
 class LeaseEnded(Unavailable):

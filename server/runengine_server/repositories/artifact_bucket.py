@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import obstore
+import structlog
 from obstore.exceptions import BaseError
 from obstore.store import GCSStore, S3Store
 
@@ -29,6 +30,8 @@ _WRITING: ClientConfig = {"timeout": "5m"}
 _READ_AGAIN: RetryConfig = {"max_retries": 3}
 
 _CHECK_SECONDS = 20.0
+
+_log = structlog.get_logger()
 
 # What may stand in a header as it is.
 _MEDIA_TYPE = re.compile(r"[!-~]+/[!-~]+(; ?[!-~]+)*")
@@ -120,7 +123,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except BaseError as error:
-        raise Unavailable from error
+        _log.error("the bucket cannot be used", why=_words_of(str(error)))
+        raise Unavailable("bucket of artifacts") from error
 
 
 def _words_of(error: str) -> str:
