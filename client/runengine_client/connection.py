@@ -23,7 +23,7 @@ from runengine.v1.webhook_service_pb2_grpc import WebhookServiceStub
 from runengine.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 
 from runengine_client.arguments import header_value
-from runengine_client.channel import CHANNEL_OPTIONS
+from runengine_client.channel import channel_options
 from runengine_client.errors import (
     Interrupted,
     InvalidArgument,
@@ -70,10 +70,11 @@ class Connection:
         self._address = address
         self._token = token
         self._timeout = timeout_seconds
+        options = channel_options(address)
         if secure:
-            channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
+            channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), options)
         else:
-            channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+            channel = grpc.aio.insecure_channel(address, options)
         self._channel = channel
         self._runs = RunServiceStub(channel)
         self._campaigns = CampaignServiceStub(channel)

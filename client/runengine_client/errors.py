@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -248,6 +249,11 @@ _MEANINGS = {
     "WRONG_VERSION_NUMBER": "what listens there does not speak TLS.",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is by nobody who is trusted here.",
 }
+# What gRPC puts before the error of the last server: of one server, and where calls take turns on several.
+_ALL_FAILED = re.compile(
+    "^(failed to connect to all addresses|connections to all backends failing); last error: "
+)
+
 _ANY_OTHER = (Internal, "The server at {address} answered {code}, as no run engine does")
 
 
@@ -285,7 +291,7 @@ def _without_details(error: grpc.aio.AioRpcError, address: str) -> RunEngineErro
     kind, sentence = _BY_CODE.get(error.code(), _ANY_OTHER)
     sentence = sentence.format(address=address, code=error.code().name)
     # The sentence has the address already; only the last error adds something.
-    cause = (error.details() or "").removeprefix("connections to all backends failing; last error: ")
+    cause = _ALL_FAILED.sub("", error.details() or "")
     cause = next((meaning for words, meaning in _MEANINGS.items() if words in cause), cause)
     # The details of a deadline only repeat its name.
     if cause and error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:

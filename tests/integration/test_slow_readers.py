@@ -12,7 +12,7 @@ import pytest
 from runengine.v1.artifact_service_pb2 import DownloadArtifactRequest, DownloadArtifactResponse
 from runengine_server.auth import development
 from runengine_server.auth.clerk import ClerkVerifier, PemKey
-from runengine_server.processes.gateway import GATEWAY_CHANNEL
+from runengine_server.processes.gateway import gateway_channel_options
 from runengine_server.rpc import interceptor
 from runengine_server.rpc.interceptor import CallInterceptor, StreamLimit
 
@@ -110,7 +110,7 @@ async def test_the_server_sees_a_slow_reader_of_the_gateway_go_on_every_few_chun
     large: Large, state_dir: Path
 ) -> None:
     """Credit that comes in jumps of megabytes looks like a reader that has stopped in between."""
-    async with grpc.aio.insecure_channel(large.address, GATEWAY_CHANNEL) as channel:
+    async with grpc.aio.insecure_channel(large.address, gateway_channel_options(large.address)) as channel:
         download = call(channel, state_dir)
         read = 0
         while large.taken < CHUNKS * CHUNK:

@@ -27,6 +27,7 @@ from runengine.v1.run_service_pb2 import (
     TriggerRunResponse,
 )
 from runengine_client import RunEngineClient, RunOutput, StepData, errors, struct_to_dict, to_value
+from runengine_client.channel import channel_options
 
 from tests.support.answering_server import (
     CAMPAIGN_ID,
@@ -293,6 +294,20 @@ async def test_calls_take_turns_on_all_servers_of_an_address(engine: Engine, add
         for _ in range(4):
             await client.get_run(RUN_ID)
     assert (len(engine.requests), len(another.requests)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "address", ["10.0.0.1:50051", "localhost:50051", "[::1]:50051", "ipv4:10.0.0.1:50051", "unix:/run/engine"]
+)
+def test_calls_of_one_server_take_no_turns(address: str) -> None:
+    assert "grpc.lb_policy_name" not in dict(channel_options(address))
+
+
+@pytest.mark.parametrize(
+    "address", ["engine:50051", "ipv4:10.0.0.1:50051,10.0.0.2:50051", "dns:///engine:50051"]
+)
+def test_calls_of_a_name_take_turns(address: str) -> None:
+    assert dict(channel_options(address))["grpc.lb_policy_name"] == "round_robin"
 
 
 async def test_a_token_may_be_a_function_asked_before_each_call(engine: Engine, address: str) -> None:
