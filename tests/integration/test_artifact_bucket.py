@@ -112,7 +112,7 @@ async def test_a_bundle_is_handed_out_by_a_url_that_expires_and_streamed_to_its_
             assert parse_qs(urlsplit(url).query)["X-Amz-Expires"] == ["900"]
             assert ENVIRONMENT["AWS_SECRET_ACCESS_KEY"] not in url
             response = await nobody.get(url)
-            assert response.content == b"bundle"
+            assert (response.status_code, response.content) == (200, b"bundle")
             assert response.headers["content-type"] == "text/plain"
             assert response.headers["content-disposition"] == "attachment; filename*=UTF-8''bundle.txt"
             bundle_id = urlsplit(url).path.rpartition("/")[2]
@@ -123,7 +123,7 @@ async def test_a_bundle_is_handed_out_by_a_url_that_expires_and_streamed_to_its_
             assert again["bundleUrl"].partition("?")[0] == url.partition("?")[0]
             assert again["updatedAt"] == (await rest.get(f"/campaigns/{campaign.id}")).json()["updatedAt"]
             response = await rest.get(f"/artifacts/{bundle_id}")
-            assert response.content == b"bundle"
+            assert (response.status_code, response.content) == (200, b"bundle")
             assert response.headers["content-security-policy"] == "sandbox"
             assert response.headers["x-content-type-options"] == "nosniff"
             assert response.headers["content-disposition"].startswith("attachment;")

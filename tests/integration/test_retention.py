@@ -244,3 +244,5 @@ async def test_bulk_operations_are_deleted_with_what_they_say_of_their_runs(
             f"SELECT DISTINCT {column} FROM {table} WHERE tenant_id = $1", engine.tenant_id
         )
         assert {row[0] for row in rows} == set(ids[1:])
+    # Otherwise the servers of other tests would go on with the one that is running.
+    await database.execute("DELETE FROM bulk_operations WHERE tenant_id = $1", engine.tenant_id)
