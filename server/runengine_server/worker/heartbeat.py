@@ -31,6 +31,9 @@ _HEARTBEAT_SECONDS = 5.0
 _LOG_SECONDS = 2.0
 HAND_BACK_SECONDS = 5.0
 
+# How long a worker that starts waits for its first heartbeat.
+_FIRST_SECONDS = 1.0
+
 _log = structlog.get_logger()
 
 
@@ -121,8 +124,13 @@ class Heartbeat:
         self._watch = LoopWatch()
         self._ended = asyncio.Event()
         self._started = threading.Event()
+        self._tried = asyncio.Event()
         # A daemon, so that nothing that it waits for keeps the process alive.
         threading.Thread(target=self._run_thread, name="heartbeat", daemon=True).start()
+        # What is claimed before the first heartbeat has a third of a lease until that.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_SECONDS):
+                await self._tried.wait()
         return self
 
     async def __aexit__(
@@ -171,6 +179,7 @@ class Heartbeat:
                 HEARTBEAT_FAILURES.inc()
                 # Without heartbeats all runs would be lost, and the process would look healthy.
                 _log.error("heartbeat failed; starting it again", exc_info=error)
+            self._call_in_workers_loop(self._tried.set)
             await asyncio.sleep(self._retry_seconds)
 
     async def _beat(self, renewer: LeaseRenewer) -> None:
@@ -194,6 +203,7 @@ class Heartbeat:
             [each.run for each in held], min(self._interval, _HEARTBEAT_SECONDS)
         )
         self._renewed_until = sent + self._kept_seconds
+        self._call_in_workers_loop(self._tried.set)
         for each in held:
             if each.run.id in kept:
                 each.until = self._renewed_until
