@@ -261,4 +261,5 @@ WORKFLOWS: dict[str, Any] = {
 
 # Served only by workers that a test starts itself.
 RESTARTED = {"gated-restarted": GATED}
+IN_A_BUCKET = {"bundling-in-a-bucket": WORKFLOWS["bundling"]}
 COMING = {"comes-and-goes": _graph((START, "first"), first=first)}
