@@ -55,12 +55,12 @@ LEASES = (
     ),
     mutant_of(
         "lock of a lease that a claim counts on",
-        rewriting(["renew_lease_in_time"], "\n    FOR KEY SHARE;", ";"),
+        rewriting(["keep_lease"], "\n    FOR KEY SHARE;", ";"),
         f"{_LEASES}::test_a_claim_that_commits_late_leaves_no_run_without_an_end_of_its_lease",
     ),
     mutant_of(
         "half of a lease for a claim",
-        rewriting(["claim_queued"], "PERFORM renew_lease_in_time(_worker_id, _lease);", ""),
+        rewriting(["claim_queued"], "PERFORM renew_lease(_worker_id, _lease);", ""),
         f"{_LEASES}::test_a_claim_has_half_of_the_lease_left_at_least",
     ),
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from uuid import UUID, uuid4
 
 import asyncpg
 from runengine_server.database.functions import dispatch_function
+from runengine_server.worker.heartbeat import Heartbeat
 
 from tests.support.leases import LEASE_ENDS, beat, leases, other_worker
 from tests.support.own_worker import Ran, chain, serving, until, without_waiting
@@ -128,3 +130,31 @@ async def test_a_claim_has_half_of_the_lease_left_at_least(
             await claim()
             assert await database.fetchval(left, run_id) > engine.lease_seconds / 2
             await engine.lose(second)
+
+
+async def test_a_claim_says_how_long_it_holds_and_the_worker_counts_on_that(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one")), lease_seconds=30) as engine:
+        for _ in range(2):
+            await engine.trigger()
+        first = await engine.claim()
+        assert first.lease_left == 30
+        await database.execute(
+            """UPDATE worker_leases SET expires_at = clock_timestamp() + interval '18 s' FROM runs
+            WHERE runs.id = $1 AND worker_leases.worker_id = runs.worker_id""",
+            first.id,
+        )
+        second = await engine.claim()
+        assert 15 < second.lease_left <= 18
+        worker = Heartbeat(
+            engine.queue,
+            30,
+            on_lost=lambda run: None,
+            on_cancelled=lambda run_id, attempt: None,
+            on_runs_to_claim=lambda payload: None,
+        )
+        for run in (first, second):
+            worker.hold(run, monotonic() - 14)
+        assert worker.holds_lease(first)
+        assert not worker.holds_lease(second)

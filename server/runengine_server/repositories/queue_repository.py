@@ -52,8 +52,8 @@ class Backlog:
 
 
 def _claimed(row: asyncpg.Record) -> ClaimedRun:
-    tenant_id, run_id, epoch, workflow_name, attempt, losses, hand_backs, *rest = row
-    campaign_id, encoded_input, seconds, resume_values, waiting_timed_out, thread_id, trace_id, _ = rest
+    tenant_id, run_id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id, *rest = row
+    encoded_input, seconds, resume_values, waiting_timed_out, thread_id, trace_id, lease_left, _ = rest
     return ClaimedRun(
         tenant_id,
         run_id,
@@ -69,6 +69,7 @@ def _claimed(row: asyncpg.Record) -> ClaimedRun:
         waiting_timed_out,
         thread_id,
         trace_id,
+        lease_left,
     )
 
 

@@ -31,9 +31,6 @@ _HEARTBEAT_SECONDS = 5.0
 _LOG_SECONDS = 2.0
 HAND_BACK_SECONDS = 5.0
 
-# How long a worker that starts waits for its first heartbeat.
-_FIRST_SECONDS = 1.0
-
 _log = structlog.get_logger()
 
 
@@ -84,9 +81,8 @@ class Heartbeat:
         self._interval = lease_seconds / 3
         self._retry_seconds = min(0.5, self._interval / 4)
         # A sixth of the lease is left for graphs to stop in, and for clocks that differ in speed.
-        self._kept_seconds = lease_seconds * 5 / 6
-        # A claim has half of the lease left at least.
-        self._claimed_seconds = lease_seconds / 3
+        self._spare_seconds = lease_seconds / 6
+        self._kept_seconds = lease_seconds - self._spare_seconds
         self._renewed_until = 0.0
         self._on_lost, self._on_cancelled = on_lost, on_cancelled
         self._on_runs_to_claim, self._on_watched = on_runs_to_claim, on_watched
@@ -97,7 +93,7 @@ class Heartbeat:
     def hold(self, run: ClaimedRun, since: float) -> None:
         """Renews from now on the lease of a run that was claimed not before `since`, on time.monotonic()."""
         with self._lock:
-            until = max(self._renewed_until, since + self._claimed_seconds)
+            until = max(self._renewed_until, since + run.lease_left - self._spare_seconds)
             self._held[run.id] = _Lease(run, until)
 
     def holds_lease(self, run: ClaimedRun) -> bool:
@@ -124,13 +120,8 @@ class Heartbeat:
         self._watch = LoopWatch()
         self._ended = asyncio.Event()
         self._started = threading.Event()
-        self._tried = asyncio.Event()
         # A daemon, so that nothing that it waits for keeps the process alive.
         threading.Thread(target=self._run_thread, name="heartbeat", daemon=True).start()
-        # What is claimed before the first heartbeat has a third of a lease until that.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FIRST_SECONDS):
-                await self._tried.wait()
         return self
 
     async def __aexit__(
@@ -179,7 +170,6 @@ class Heartbeat:
                 HEARTBEAT_FAILURES.inc()
                 # Without heartbeats all runs would be lost, and the process would look healthy.
                 _log.error("heartbeat failed; starting it again", exc_info=error)
-            self._call_in_workers_loop(self._tried.set)
             await asyncio.sleep(self._retry_seconds)
 
     async def _beat(self, renewer: LeaseRenewer) -> None:
@@ -203,7 +193,6 @@ class Heartbeat:
             [each.run for each in held], min(self._interval, _HEARTBEAT_SECONDS)
         )
         self._renewed_until = sent + self._kept_seconds
-        self._call_in_workers_loop(self._tried.set)
         for each in held:
             if each.run.id in kept:
                 each.until = self._renewed_until

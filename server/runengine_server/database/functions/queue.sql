@@ -2,7 +2,7 @@
 
 CREATE TYPE claimed_run AS (tenant_id text, id uuid, epoch bigint, workflow_name text, attempt int, losses int,
     hand_backs int, campaign_id uuid, encoded_input bytea, running_seconds float, resume_values bytea,
-    waiting_timed_out boolean, thread_id text, trace_id text, round_robin_cursor text);
+    waiting_timed_out boolean, thread_id text, trace_id text, lease_left float, round_robin_cursor text);
 
 -- queued -> running. The other way to claim, claim_expired, is a function of its own, so that each uses its
 -- partial index: one statement with OR uses neither (105 against 3,900 claims/s).
@@ -27,6 +27,7 @@ DECLARE
     campaign_ids uuid[];
     of_campaigns int;
     next_cursor text;
+    seconds_left float;
     never CONSTANT timestamptz := 'infinity';
     no_id CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
 BEGIN
@@ -84,6 +85,7 @@ BEGIN
     IF ids IS NULL THEN
         RETURN;
     END IF;
+    seconds_left := keep_lease(_worker_id, _lease);
 
     -- Joined with arrays, which PostgreSQL expects to be short: otherwise it reads all that is queued to
     -- update ten rows.
@@ -103,7 +105,8 @@ BEGIN
         FROM claimed
     )
     SELECT tenant_id, id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id, encoded_input,
-        seconds_since(started_at), NULL::bytea, false, thread_id, trace_id, next_cursor
+        seconds_since(started_at), NULL::bytea, false, thread_id, trace_id, coalesce(seconds_left, _lease),
+        next_cursor
     FROM claimed;
 
     -- In a statement of its own: as a part of the other it would be prepared for runs of no campaign too, 40 µs.
@@ -118,7 +121,9 @@ BEGIN
             SET queued = counts.queued + excluded.queued, running = counts.running + excluded.running;
     END IF;
     -- Last, because a heartbeat waits for whoever renews the lease.
-    PERFORM renew_lease_in_time(_worker_id, _lease);
+    IF seconds_left IS NULL THEN
+        PERFORM renew_lease(_worker_id, _lease);
+    END IF;
 END
 $$;
 
@@ -141,10 +146,11 @@ DECLARE
     tenant_ids text[];
     ids uuid[];
     lost_workers int[];
+    seconds_left float;
 BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
     IF _run IS NOT NULL THEN
-        PERFORM renew_lease_in_time(_worker_id, _lease);
+        seconds_left := keep_or_renew_lease(_worker_id, _lease);
         SELECT ARRAY[tenant_id], ARRAY[id], ARRAY[loss] INTO tenant_ids, ids, lost_workers
         FROM public.runs CROSS JOIN LATERAL (SELECT coalesce(is_loss(runs), 0)) AS lost(loss)
         WHERE tenant_id = _tenant AND id = _run AND attempt = _attempt AND epoch = _epoch AND status = 'running'
@@ -155,7 +161,7 @@ BEGIN
         -- Its own lease before those of others, so that two workers whose leases have ended cannot deadlock.
         PERFORM FROM public.worker_leases WHERE worker_id = _worker_id AND expires_at < clock_timestamp() FOR UPDATE;
         PERFORM end_leases_of_lost_workers();
-        PERFORM renew_lease_in_time(_worker_id, _lease);
+        seconds_left := keep_or_renew_lease(_worker_id, _lease);
         PERFORM renew_leases_ahead(_lease);
         SELECT array_agg(tenant_id), array_agg(id), array_agg(loss) INTO tenant_ids, ids, lost_workers FROM (
             SELECT * FROM (
@@ -193,7 +199,7 @@ BEGIN
     )
     SELECT tenant_id, id, epoch, workflow_name, attempt, losses, hand_backs, campaign_id, encoded_input,
         greatest(0, seconds_since(started_at) - waited_seconds), resume_values, waiting_expires_at IS NOT NULL,
-        thread_id, trace_id, NULL::text
+        thread_id, trace_id, seconds_left, NULL::text
     FROM claimed;
 
     -- In a statement of its own, because its snapshot must be younger than the locks: the lost worker may
@@ -203,24 +209,6 @@ BEGIN
         error = step_error('WORKER_LOST', 'Its worker went away.', step_id, attempt)
     FROM unnest(tenant_ids, ids) AS taken(tenant_id, id)
     WHERE run_steps.tenant_id = taken.tenant_id AND run_steps.run_id = taken.id AND status = 'running';
-END
-$$;
-
--- A lease that ends later than its own length from now was given before the clock went back. It is given
--- anew, and a worker that lives renews it in time. The index serves the condition on _lease; the other
--- one alone would be checked for everything that is running. With a limit of 1,000 PostgreSQL expects so
--- many that, for one ANALYZE of six, it reads all that is running instead (28,597 rows for none).
-CREATE FUNCTION renew_leases_ahead(_lease float) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    UPDATE public.runs SET lease_expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
-    FROM (
-        SELECT tenant_id, id FROM public.runs
-        WHERE status = 'running' AND lease_expires_at < 'infinity'
-            AND lease_expires_at > statement_timestamp() + make_interval(secs => _lease + 1)
-            AND lease_expires_at > statement_timestamp() + make_interval(secs => lease_seconds + 1)
-        ORDER BY lease_expires_at LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
-    ) AS ahead
-    WHERE runs.tenant_id = ahead.tenant_id AND runs.id = ahead.id;
 END
 $$;
 
@@ -284,69 +272,6 @@ BEGIN
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS unnamed
     WHERE runs.tenant_id = unnamed.tenant_id AND runs.id = unnamed.id;
-END
-$$;
-
-CREATE FUNCTION renew_lease(_worker_id uuid, _lease float) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    -- A HOT update: 70 bytes of the write-ahead log.
-    UPDATE public.worker_leases SET expires_at = clock_timestamp() + make_interval(secs => _lease),
-        lease_seconds = _lease
-    WHERE worker_id = _worker_id;
-    IF NOT FOUND THEN
-        INSERT INTO public.worker_leases (worker_id, expires_at, lease_seconds)
-        VALUES (_worker_id, clock_timestamp() + make_interval(secs => _lease), _lease)
-        ON CONFLICT (worker_id) DO UPDATE
-            SET expires_at = excluded.expires_at, lease_seconds = excluded.lease_seconds;
-    END IF;
-END
-$$;
-
--- Has half of the lease left at least, for what is claimed. Where heartbeats come in time it writes a lock alone, until
--- the claim commits: the row could otherwise be deleted meanwhile, because nobody sees the claimed runs yet, and these
--- would have a lease without an end if the worker died then. FOR KEY SHARE lets heartbeats through.
-CREATE FUNCTION renew_lease_in_time(_worker_id uuid, _lease float) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM FROM public.worker_leases
-    WHERE worker_id = _worker_id AND expires_at > clock_timestamp() + make_interval(secs => _lease / 2)
-    FOR KEY SHARE;
-    IF NOT FOUND THEN
-        PERFORM renew_lease(_worker_id, _lease);
-    END IF;
-END
-$$;
-
--- The runs of a worker whose lease has ended get leases of their own, which have ended too: so that claim_expired,
--- also that of the version before, finds them by an index. The worker's row stays locked meanwhile: a heartbeat
--- comes wholly before this, and then the lease has not ended; or wholly after, and then it finds the runs with
--- leases of their own, or of another epoch. Without that lock it could say that a run is still held which is taken
--- over at the same moment. The table has a row a worker, and is read whole.
-CREATE FUNCTION end_leases_of_lost_workers() RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    lease record;
-BEGIN
-    FOR lease IN
-        SELECT worker_id, expires_at FROM public.worker_leases
-        WHERE expires_at NOT BETWEEN statement_timestamp()
-            AND statement_timestamp() + make_interval(secs => lease_seconds + 1)
-        FOR UPDATE SKIP LOCKED
-    LOOP
-        IF lease.expires_at > statement_timestamp() THEN
-            -- Given before the clock went back.
-            UPDATE public.worker_leases SET expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
-            WHERE worker_id = lease.worker_id;
-            CONTINUE;
-        END IF;
-        UPDATE public.runs SET lease_expires_at = lease.expires_at
-        FROM (
-            SELECT tenant_id, id FROM public.runs
-            WHERE lease_expires_at = 'infinity' AND worker_id = lease.worker_id
-            LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
-        ) AS held
-        WHERE runs.tenant_id = held.tenant_id AND runs.id = held.id;
-        DELETE FROM public.worker_leases WHERE worker_id = lease.worker_id AND NOT EXISTS (
-            SELECT FROM public.runs WHERE lease_expires_at = 'infinity' AND worker_id = lease.worker_id);
-    END LOOP;
 END
 $$;
 
