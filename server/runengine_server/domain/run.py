@@ -135,8 +135,8 @@ class ClaimedRun:
     `running_seconds` how long ago the first of them took it, by the database's clock, without the time that
     it has waited. `resume_values` is what came with ResumeRun since then; `waiting_timed_out` says that
     nobody resumed it in time. `thread_id` is that of its thread, of which it is the only run that is held.
-    `trace_id` is that of the call that has queued or resumed it. `lease_left` is how many seconds its worker's
-    lease had left when it was claimed.
+    `trace_id` is that of the call that has queued or resumed it. `lease_left` is how many seconds its
+    worker's lease had left when it was claimed.
     """
 
     tenant_id: str
