@@ -18,7 +18,7 @@ from runengine_client import (
     watch_command,
     webhook_commands,
 )
-from runengine_client.command import add_command, read_global_options
+from runengine_client.command import Body, add_command, read_global_options
 
 app = typer.Typer(
     help="Triggers runs of the run engine, shows how they go, resumes, retries and cancels them.",
@@ -51,40 +51,54 @@ for _name, _body in (
 ):
     add_command(app, _name, _body)
 
-_CAMPAIGN_HELP = "Creates a campaign, or shows where it stands."
-campaign_app = typer.Typer(help=_CAMPAIGN_HELP, short_help=_CAMPAIGN_HELP, no_args_is_help=True)
-add_command(campaign_app, "create", campaign_commands.create)
-add_command(campaign_app, "get", campaign_commands.get)
-app.add_typer(campaign_app, name="campaign")
+_GROUPS: tuple[tuple[str, str, dict[str, Body]], ...] = (
+    (
+        "campaign",
+        "Creates a campaign, or shows where it stands.",
+        {"create": campaign_commands.create, "get": campaign_commands.get},
+    ),
+    (
+        "bulk",
+        "Retries or cancels many runs by one operation.",
+        {
+            "retry": bulk_commands.retry,
+            "cancel": bulk_commands.cancel,
+            "list": bulk_commands.list_,
+            "show": bulk_commands.show,
+            "items": bulk_commands.items,
+            "abort": bulk_commands.abort,
+        },
+    ),
+    (
+        "webhooks",
+        "Has transitions of runs and campaigns sent to URLs.",
+        {
+            "create": webhook_commands.create,
+            "list": webhook_commands.list_,
+            "update": webhook_commands.update,
+            "delete": webhook_commands.delete,
+            "deliveries": webhook_commands.deliveries,
+            "retry": webhook_commands.retry,
+        },
+    ),
+    (
+        "schedules",
+        "Triggers runs by the clock.",
+        {
+            "create": schedule_commands.create,
+            "list": schedule_commands.list_,
+            "show": schedule_commands.show,
+            "update": schedule_commands.update,
+            "delete": schedule_commands.delete,
+        },
+    ),
+)
 
-_BULK_HELP = "Retries or cancels many runs by one operation."
-bulk_app = typer.Typer(help=_BULK_HELP, short_help=_BULK_HELP, no_args_is_help=True)
-add_command(bulk_app, "retry", bulk_commands.retry)
-add_command(bulk_app, "cancel", bulk_commands.cancel)
-add_command(bulk_app, "list", bulk_commands.list_)
-add_command(bulk_app, "show", bulk_commands.show)
-add_command(bulk_app, "items", bulk_commands.items)
-add_command(bulk_app, "abort", bulk_commands.abort)
-app.add_typer(bulk_app, name="bulk")
-
-_WEBHOOKS_HELP = "Has transitions of runs and campaigns sent to URLs."
-webhooks_app = typer.Typer(help=_WEBHOOKS_HELP, short_help=_WEBHOOKS_HELP, no_args_is_help=True)
-add_command(webhooks_app, "create", webhook_commands.create)
-add_command(webhooks_app, "list", webhook_commands.list_)
-add_command(webhooks_app, "update", webhook_commands.update)
-add_command(webhooks_app, "delete", webhook_commands.delete)
-add_command(webhooks_app, "deliveries", webhook_commands.deliveries)
-add_command(webhooks_app, "retry", webhook_commands.retry)
-app.add_typer(webhooks_app, name="webhooks")
-
-_SCHEDULES_HELP = "Triggers runs by the clock."
-schedules_app = typer.Typer(help=_SCHEDULES_HELP, short_help=_SCHEDULES_HELP, no_args_is_help=True)
-add_command(schedules_app, "create", schedule_commands.create)
-add_command(schedules_app, "list", schedule_commands.list_)
-add_command(schedules_app, "show", schedule_commands.show)
-add_command(schedules_app, "update", schedule_commands.update)
-add_command(schedules_app, "delete", schedule_commands.delete)
-app.add_typer(schedules_app, name="schedules")
+for _group, _help, _commands in _GROUPS:
+    _app = typer.Typer(help=_help, short_help=_help, no_args_is_help=True)
+    for _name, _command in _commands.items():
+        add_command(_app, _name, _command)
+    app.add_typer(_app, name=_group)
 
 
 def main() -> None:

@@ -17,14 +17,20 @@ WAITS = """SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock'"""
 
 
-async def end_lease(database: asyncpg.Connection, run_id: UUID) -> UUID:
-    """Ends the lease of the worker that holds the run, and returns the worker's id."""
+async def set_lease(database: asyncpg.Connection, run_id: UUID, seconds: float) -> UUID:
+    """Has the lease of the worker that holds the run end in so many seconds. Returns the worker's id."""
     worker_id: UUID = await database.fetchval(
-        """UPDATE worker_leases SET expires_at = '2000-01-01' FROM runs
+        """UPDATE worker_leases SET expires_at = clock_timestamp() + make_interval(secs => $2) FROM runs
         WHERE runs.id = $1 AND worker_leases.worker_id = runs.worker_id RETURNING worker_leases.worker_id""",
         run_id,
+        seconds,
     )
     return worker_id
+
+
+async def end_lease(database: asyncpg.Connection, run_id: UUID) -> UUID:
+    """Ends the lease of the worker that holds the run, and returns the worker's id."""
+    return await set_lease(database, run_id, -1e6)
 
 
 async def test_a_run_that_the_worker_does_not_name_gets_a_lease_of_its_own(
@@ -121,12 +127,7 @@ async def test_a_claim_has_half_of_the_lease_left_at_least(
         await engine.claim()
         left = f"SELECT extract(epoch FROM {LEASE_ENDS} - clock_timestamp())::float FROM runs WHERE id = $1"
         for claim, run_id in ((engine.claim, first), (engine.claim_expired, second)):
-            await database.execute(
-                """UPDATE worker_leases SET expires_at = clock_timestamp() + make_interval(secs => $2)
-                FROM runs WHERE runs.id = $1 AND worker_leases.worker_id = runs.worker_id""",
-                first,
-                engine.lease_seconds * 0.4,
-            )
+            await set_lease(database, first, engine.lease_seconds * 0.4)
             await claim()
             assert await database.fetchval(left, run_id) > engine.lease_seconds / 2
             await engine.lose(second)
@@ -140,11 +141,7 @@ async def test_a_claim_says_how_long_it_holds_and_the_worker_counts_on_that(
             await engine.trigger()
         first = await engine.claim()
         assert first.lease_left == 30
-        await database.execute(
-            """UPDATE worker_leases SET expires_at = clock_timestamp() + interval '18 s' FROM runs
-            WHERE runs.id = $1 AND worker_leases.worker_id = runs.worker_id""",
-            first.id,
-        )
+        await set_lease(database, first.id, 18)
         second = await engine.claim()
         assert 15 < second.lease_left <= 18
         worker = Heartbeat(

@@ -10,8 +10,6 @@ import re
 import signal
 import struct
 import termios
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +17,6 @@ from runengine.v1 import bulk_operation_service_pb2 as pb
 from runengine.v1.run_pb2 import RunStatus
 from runengine_client.json_view import operation_json
 
-from tests.support.answering_server import serving
 from tests.support.client_command import (
     ABORTED_OPERATION,
     DRY_RUN,
@@ -39,12 +36,6 @@ HALF.MergeFrom(pb.BulkOperation(done=2, pending=3, note="It waits for the quota.
 @pytest.fixture
 async def engine() -> Engine:
     return Engine()
-
-
-@pytest.fixture
-async def runengine(engine: Engine, tmp_path: Path) -> AsyncIterator[Command]:
-    async with serving(engine) as address:
-        yield Command(address, tmp_path)
 
 
 def created(engine: Engine) -> Any:

@@ -6,9 +6,7 @@ import asyncio
 import json
 import signal
 import socket
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +27,6 @@ from runengine_client.json_view import (
     workflows_json,
 )
 
-from tests.support.answering_server import serving
 from tests.support.client_command import (
     CAMPAIGN,
     CANCELLED,
@@ -57,12 +54,6 @@ WHOLE = ListCampaignRunsResponse(runs=RUNS.values(), total=4, limit=4, status_co
 @pytest.fixture
 async def engine() -> Engine:
     return Engine()
-
-
-@pytest.fixture
-async def runengine(engine: Engine, tmp_path: Path) -> AsyncIterator[Command]:
-    async with serving(engine) as address:
-        yield Command(address, tmp_path)
 
 
 async def test_trigger_sends_what_it_is_given(engine: Engine, runengine: Command) -> None:

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from runengine.v1.run_service_pb2 import ResumeRunRequest
 from runengine_client import to_value
 from runengine_client.json_view import run_json
 
-from tests.support.answering_server import serving
 from tests.support.client_command import COMPLETED, QUEUED, WAITING, Command, Ended, Engine
 
 
 @pytest.fixture
 async def engine() -> Engine:
     return Engine()
-
-
-@pytest.fixture
-async def runengine(engine: Engine, tmp_path: Path) -> AsyncIterator[Command]:
-    async with serving(engine) as address:
-        yield Command(address, tmp_path)
 
 
 async def test_a_wait_for_a_run_that_waits_for_somebody_says_so_once_and_goes_on(

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_client.json_view import run_json
 
-from tests.support.answering_server import serving
 from tests.support.client_command import CANCELLED, FAILED, QUEUED, Command, Engine
 
 
 @pytest.fixture
 async def engine() -> Engine:
     return Engine()
-
-
-@pytest.fixture
-async def runengine(engine: Engine, tmp_path: Path) -> AsyncIterator[Command]:
-    async with serving(engine) as address:
-        yield Command(address, tmp_path)
 
 
 async def test_a_run_that_is_refused_keeps_no_other_from_being_retried(runengine: Command) -> None:

@@ -6,15 +6,13 @@ import asyncio
 import json
 import signal
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from runengine.v1.run_pb2 import Run, RunEvent, RunStatus, RunStep, StepStatus
 from runengine.v1.run_service_pb2 import StatusCounts, WatchRunResponse
 from runengine.v1.watch_runs_pb2 import RunTransition, StepOfRun, WatchRunsResponse
 
-from tests.support.answering_server import NEVER, serving
+from tests.support.answering_server import NEVER
 from tests.support.client_command import (
     COMPLETED,
     FAILED,
@@ -49,12 +47,6 @@ def watched(of: Run, *steps: RunStep) -> list[WatchRunResponse]:
 @pytest.fixture
 async def engine() -> Engine:
     return Engine()
-
-
-@pytest.fixture
-async def runengine(engine: Engine, tmp_path: Path) -> AsyncIterator[Command]:
-    async with serving(engine) as address:
-        yield Command(address, tmp_path)
 
 
 async def ended(runengine: Command, screen: Terminal, *arguments: str, **env: str) -> int | None:

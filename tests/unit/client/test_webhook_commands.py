@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1 import webhook_service_pb2 as pb
 
-from tests.support.answering_server import Engine, serving
+from tests.support.answering_server import Engine
 from tests.support.client_command import Command, uuid
 
 AT = Timestamp(seconds=1_769_851_800)
@@ -36,12 +34,6 @@ DELIVERY = pb.WebhookDelivery(
 @pytest.fixture
 async def engine() -> Engine:
     return Engine()
-
-
-@pytest.fixture
-async def runengine(engine: Engine, tmp_path: Path) -> AsyncIterator[Command]:
-    async with serving(engine) as address:
-        yield Command(address, tmp_path)
 
 
 CALLS: list[tuple[list[str], Any, Any]] = [
