@@ -16,6 +16,7 @@ from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.messages import artifact_message
+from runengine_server.rpc.pages import split_page
 from runengine_server.rpc.validation import require_valid
 
 _DEFAULT_LIMIT = 100
@@ -41,18 +42,15 @@ class ArtifactServicer(artifact_service_pb2_grpc.ArtifactServiceServicer):
             if after is None:
                 raise InvalidArgument([Violation("page_token", "is not a token of this run")])
         limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
-        # One more than the page, to know whether there is another.
         repository = ArtifactRepository(self._database.tenant(tenant_id))
         found = await repository.list_of_run(run_id, after, limit + 1)
         if found is None:
             raise RunNotFound
-        page = found[:limit]
+        page, token = split_page(
+            found, limit, lambda last: page_token.encode_artifact(last.id, tenant_id, run_id)
+        )
         return artifact_service_pb2.ListRunArtifactsResponse(
-            artifacts=[artifact_message(artifact) for artifact in page],
-            limit=limit,
-            next_page_token=page_token.encode_artifact(page[-1].id, tenant_id, run_id)
-            if len(found) > limit
-            else None,
+            artifacts=[artifact_message(artifact) for artifact in page], limit=limit, next_page_token=token
         )
 
     async def DownloadArtifact(  # noqa: N802, D102

@@ -18,7 +18,7 @@ from runengine_server.commands.bulk_operations import (
 )
 from runengine_server.database.database import Database
 from runengine_server.domain import page_token
-from runengine_server.domain.bulk_operation import MAX_RUNS, BulkOutcome
+from runengine_server.domain.bulk_operation import MAX_RUNS, BulkOperation, BulkOutcome
 from runengine_server.domain.errors import BulkOperationNotFound, InvalidArgument, Violation
 from runengine_server.domain.run_filter import RunFilter
 from runengine_server.repositories.bulk_operation_repository import BulkOperationRepository
@@ -27,6 +27,7 @@ from runengine_server.rpc.bulk_messages import ACTIONS, OUTCOMES, item_message, 
 from runengine_server.rpc.bulk_runner import BulkRunner
 from runengine_server.rpc.call_metadata import REPLAYED, actor_of, idempotency_key
 from runengine_server.rpc.interceptor import caller
+from runengine_server.rpc.pages import split_page
 from runengine_server.rpc.run_filters import check_filter, run_search
 from runengine_server.rpc.validation import require_valid, violations_of
 
@@ -97,14 +98,10 @@ class BulkOperationServicer(bulk_operation_service_pb2_grpc.BulkOperationService
             if before is None:
                 raise InvalidArgument([Violation("page_token", "is not a token of this list")])
         limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
-        # One more than the page, to know whether there is another.
         found = await self._operations().list(before, limit + 1)
-        page = found[:limit]
-        last = page[-1].id if len(found) > limit else None
+        page, token = split_page(found, limit, lambda last: _token_after(last, tenant_id))
         return pb.ListBulkOperationsResponse(
-            operations=[operation_message(operation) for operation in page],
-            limit=limit,
-            next_page_token=None if last is None else page_token.encode_operation(last, tenant_id),
+            operations=[operation_message(each) for each in page], limit=limit, next_page_token=token
         )
 
     async def ListBulkOperationItems(  # noqa: N802, D102
@@ -126,13 +123,11 @@ class BulkOperationServicer(bulk_operation_service_pb2_grpc.BulkOperationService
         found = await operations.list_items(operation_id, outcomes, after, limit + 1)
         if not found and await operations.get(operation_id) is None:
             raise BulkOperationNotFound
-        page = found[:limit]
+        page, token = split_page(
+            found, limit, lambda last: page_token.encode_item(last.place, tenant_id, operation_id, outcomes)
+        )
         return pb.ListBulkOperationItemsResponse(
-            items=[item_message(item) for item in page],
-            limit=limit,
-            next_page_token=page_token.encode_item(page[-1].place, tenant_id, operation_id, outcomes)
-            if len(found) > limit
-            else None,
+            items=[item_message(item) for item in page], limit=limit, next_page_token=token
         )
 
     async def AbortBulkOperation(  # noqa: N802, D102
@@ -141,6 +136,11 @@ class BulkOperationServicer(bulk_operation_service_pb2_grpc.BulkOperationService
         require_valid(request)
         operation = await abort_bulk_operation(self._operations(), UUID(request.operation_id))
         return pb.AbortBulkOperationResponse(operation=operation_message(operation))
+
+
+def _token_after(last: BulkOperation, tenant_id: str) -> str:
+    assert last.id is not None  # only a dry run has none, and is not stored
+    return page_token.encode_operation(last.id, tenant_id)
 
 
 def _checked(request: pb.CreateBulkOperationRequest) -> RunFilter | None:

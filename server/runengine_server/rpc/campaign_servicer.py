@@ -23,7 +23,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CampaignServicer(campaign_service_pb2_grpc.CampaignServiceServicer):
-    """Each method makes one call of the repository, and a response of what that returns."""
+    """Each method makes a response of the campaign, whose bundle may have a URL that expires."""
 
     def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
         self._database = database

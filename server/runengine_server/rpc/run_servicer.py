@@ -26,6 +26,7 @@ from runengine_server.rpc.call_metadata import actor_of, idempotency_key, set_me
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.known_campaigns import KnownCampaigns
 from runengine_server.rpc.messages import event_message, run_status_value, step_data_response, step_message
+from runengine_server.rpc.pages import split_page
 from runengine_server.rpc.run_filters import check_filter, run_search
 from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
@@ -112,34 +113,28 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     ) -> run_service_pb2.ListRunStepsResponse:
         run_id, after, limit = _page_of_run(request, page_token.decode_step)
         attempt = request.attempt if request.HasField("attempt") else None
-        # One more than the page, to know whether there is another.
         steps = await self._runs().list_steps(run_id, attempt, after, limit + 1)
         if steps is None:
             raise RunNotFound
-        page = steps[:limit]
+        page, token = split_page(
+            steps, limit, lambda last: page_token.encode_step(last.place, caller().tenant_id, run_id)
+        )
         return run_service_pb2.ListRunStepsResponse(
-            steps=[step_message(step) for step in page],
-            limit=limit,
-            next_page_token=page_token.encode_step(page[-1].place, caller().tenant_id, run_id)
-            if len(steps) > limit
-            else None,
+            steps=[step_message(step) for step in page], limit=limit, next_page_token=token
         )
 
     async def ListRunEvents(  # noqa: N802, D102
         self, request: run_service_pb2.ListRunEventsRequest, context: Context
     ) -> run_service_pb2.ListRunEventsResponse:
         run_id, after, limit = _page_of_run(request, page_token.decode_event)
-        # One more than the page, to know whether there is another.
         events = await self._runs().list_events(run_id, after, limit + 1)
         if events is None:
             raise RunNotFound
-        page = events[:limit]
+        page, token = split_page(
+            events, limit, lambda last: page_token.encode_event(last[0], caller().tenant_id, run_id)
+        )
         return run_service_pb2.ListRunEventsResponse(
-            events=[event_message(event) for _, event in page],
-            limit=limit,
-            next_page_token=page_token.encode_event(page[-1][0], caller().tenant_id, run_id)
-            if len(events) > limit
-            else None,
+            events=[event_message(event) for _, event in page], limit=limit, next_page_token=token
         )
 
     def WatchRun(  # noqa: N802, D102

@@ -23,6 +23,7 @@ from runengine_server.domain.webhook import DeliveryStatus, UrlRules, WebhookDel
 from runengine_server.repositories.webhook_repository import WebhookRepository
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.messages import timestamp
+from runengine_server.rpc.pages import split_page
 from runengine_server.rpc.validation import require_valid, violations_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -106,18 +107,15 @@ class WebhookServicer(webhook_service_pb2_grpc.WebhookServiceServicer):
                 )
             before = decoded
         limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
-        # One more than the page, to know whether there is another.
         webhooks = self._webhooks()
         found = await webhooks.list_deliveries(endpoint_id, statuses, before, limit + 1)
         if not found and await webhooks.get(endpoint_id) is None:
             raise WebhookEndpointNotFound
-        page = found[:limit]
+        page, token = split_page(
+            found, limit, lambda last: page_token.encode_delivery(last.seq, tenant_id, endpoint_id, statuses)
+        )
         return pb.ListWebhookDeliveriesResponse(
-            deliveries=[_delivery_message(each) for each in page],
-            limit=limit,
-            next_page_token=page_token.encode_delivery(page[-1].seq, tenant_id, endpoint_id, statuses)
-            if len(found) > limit
-            else None,
+            deliveries=[_delivery_message(each) for each in page], limit=limit, next_page_token=token
         )
 
     async def RetryWebhookDelivery(  # noqa: N802, D102

@@ -12,6 +12,7 @@ from runengine_server.domain import page_token
 from runengine_server.domain.errors import InvalidArgument, Violation
 from runengine_server.repositories.workflow_repository import WorkflowRepository
 from runengine_server.rpc.messages import workflow_message
+from runengine_server.rpc.pages import split_page
 from runengine_server.rpc.validation import require_valid
 
 _DEFAULT_LIMIT = 50
@@ -36,11 +37,8 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
                 raise InvalidArgument([Violation("page_token", "is not a token of this list")])
             after = decoded
         limit = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
-        # One more than the page, to know whether there is another.
         found = await self._workflows.described(after, limit + 1)
-        page = found[:limit]
+        page, token = split_page(found, limit, lambda last: page_token.encode_name(last.name))
         return workflow_service_pb2.ListWorkflowsResponse(
-            workflows=[workflow_message(workflow) for workflow in page],
-            limit=limit,
-            next_page_token=page_token.encode_name(page[-1].name) if len(found) > limit else None,
+            workflows=[workflow_message(workflow) for workflow in page], limit=limit, next_page_token=token
         )
