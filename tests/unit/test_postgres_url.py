@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from runengine_server.database.connecting import Connector, NoUsableHost
+from runengine_server.database.driver_errors import error_fields
 from runengine_server.database.postgres_url import parse_postgres_url
 from runengine_server.processes.open_database import cannot_connect
 from runengine_server.settings import SettingsError, read_settings
@@ -92,3 +94,11 @@ def test_a_database_that_cannot_be_used_is_named_without_the_password() -> None:
     error = OSError(f"who is {SECRET}?\nNobody.")
     said = str(cannot_connect("RUNENGINE_DATABASE_URL", f"postgresql://u:{SECRET}@h1:1,h2:2/d", error))
     assert said == "RUNENGINE_DATABASE_URL: cannot use the database at h1:1,h2:2: who is ***?"
+
+
+async def test_a_log_line_says_of_each_of_several_hosts_why_it_cannot_be_used() -> None:
+    with pytest.raises(NoUsableHost) as refused:
+        await Connector("postgresql://u:hunter2@127.0.0.1:1,127.0.0.1:2/d", "test").connect()
+    fields = error_fields(refused.value)
+    assert [each.split(": ")[0] for each in str(fields["why"]).split("; ")] == ["127.0.0.1:1", "127.0.0.1:2"]
+    assert "hunter2" not in str(fields)

@@ -87,7 +87,7 @@ class NoUsableHost(OSError):
 def describe_error(error: Exception) -> str:
     """The first line of the error's message, or the name of its type."""
     if isinstance(error, TimeoutError) and not str(error):
-        return "it does not answer"
+        return "it does not respond"
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

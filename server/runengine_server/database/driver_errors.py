@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import asyncpg
 import structlog
 
-from runengine_server.database.connecting import NotGranted, describe_error, sqlstate
+from runengine_server.database.connecting import NotGranted, NoUsableHost, describe_error, sqlstate
 from runengine_server.domain.errors import Denied, StatementRefused, Unavailable
 
 # The role may not do it, or may not any more. PostgreSQL's messages of these name roles and tables, and quote
@@ -99,8 +99,8 @@ def log_driver_error(error: BaseException) -> None:
 
 
 def error_fields(error: BaseException) -> dict[str, str | None]:
-    """The fields of a log line about the error: `error`, its type, `sqlstate`, and for a denial `why`. The
-    messages of other errors are left out, since they may quote values.
+    """The fields of a log line about the error: `error`, its type, `sqlstate`, and `why` for a denial and for
+    hosts of which none can be used. The messages of other errors are left out, since they may quote values.
     """
-    why = {"why": describe_error(error)} if isinstance(error, DENIALS) else {}
+    why = {"why": describe_error(error)} if isinstance(error, (*DENIALS, NoUsableHost)) else {}
     return {"error": type(error).__name__, "sqlstate": sqlstate(error), **why}
