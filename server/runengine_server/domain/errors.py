@@ -157,8 +157,8 @@ class LimitReached(RunEngineError):
         )
 
 
-class WebhookEndpointNotFound(RunEngineError):
-    """Absent, or another tenant's."""
+class WebhookEndpointNotFound(NotFound):
+    """No such webhook endpoint for this tenant."""
 
     reason = "WEBHOOK_ENDPOINT_NOT_FOUND"
 
@@ -166,7 +166,7 @@ class WebhookEndpointNotFound(RunEngineError):
         super().__init__("There is no such webhook endpoint.")
 
 
-class WebhookDeliveryNotFound(RunEngineError):
+class WebhookDeliveryNotFound(NotFound):
     """The endpoint has none of that id, or no longer."""
 
     reason = "WEBHOOK_DELIVERY_NOT_FOUND"
@@ -175,8 +175,8 @@ class WebhookDeliveryNotFound(RunEngineError):
         super().__init__("There is no such delivery to this endpoint.")
 
 
-class ScheduleNotFound(RunEngineError):
-    """Absent, or another tenant's."""
+class ScheduleNotFound(NotFound):
+    """No such schedule for this tenant."""
 
     reason = "SCHEDULE_NOT_FOUND"
 
