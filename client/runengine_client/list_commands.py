@@ -106,7 +106,7 @@ async def runs(
     else:
         page = await session.client.list_runs(**wanted, limit=limit)
     number = f"{len(page.runs)} run{'' if len(page.runs) == 1 else 's'}"
-    below = f"{number}; --all shows all" if page.HasField("next_page_token") else number
+    below = f"the latest {number}; --all shows all" if page.HasField("next_page_token") else number
     session.show(tables.runs_view(page.runs, below, session.out), runs_json(page))
 
 

@@ -170,7 +170,7 @@ async def test_the_filters_of_a_search_reach_the_engine(engine: Engine, runengin
     given = ("--workflow", "greet", "--status", "failed", "--since", "1d", "--until", "2026-01-31")
     ended = await runengine("runs", *given)
     assert ended.code == 0
-    assert ended.out.splitlines()[-1] == "2 runs; --all shows all"
+    assert ended.out.splitlines()[-1] == "the latest 2 runs; --all shows all"
     (request,) = engine.requests
     assert (request.workflow_name, list(request.status)) == ("greet", [RunStatus.RUN_STATUS_FAILED])
     since = request.created_after.ToDatetime(UTC)
