@@ -227,6 +227,14 @@ async def test_no_response_is_waited_for_or_followed_or_read(
     assert (delivery.error, len(receiver.received)) == (error, 1)
 
 
+async def test_a_url_that_cannot_be_sent_to_is_an_attempt_that_failed(place: Place) -> None:
+    endpoint = await place.endpoint("http://127.0.0.1:99999999999999999999/")
+    await place.engine.trigger()
+    async with place.sending(place.sender(retry_seconds=ONCE)):
+        (delivery,) = await place.until_ended(endpoint, 1)
+    assert (delivery.status, delivery.error) == (DeliveryStatus.DEAD, "It could not be sent.")
+
+
 async def test_an_endpoint_that_is_gone_is_disabled(place: Place, receiver: Receiver) -> None:
     created = await place.endpoint(receiver.url())
     receiver.respond = lambda request: status(410)

@@ -11,7 +11,7 @@ PRIVATE = [
     "0.0.0.0", "10.0.0.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.16.0.1", "192.0.2.1",
     "192.168.1.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "::ffff:127.0.0.1",
     "::ffff:10.0.0.1", "fc00::1", "fe80::1", "fe80::1%eth0", "ff02::1", "64:ff9b::7f00:1",
-    "2002:7f00:1::", "2001:0:7f00:1::", "2001:db8::1",
+    "2002:7f00:1::", "2001:0:7f00:1::", "2001:db8::1", "3fff::1", "fec0::1", "4000::1",
 ]  # fmt: skip
 HTTPS = UrlRules()
 
@@ -33,6 +33,7 @@ def test_an_address_of_the_internet_is_public(address: str) -> None:
         "https://user:secret@hooks.example.com", "https://hooks.example.com#a", "https://hooks.example.com/ä",
         "https://hooks.example.com/a b", "https://hooks.example.com:port", "https://127.0.0.1", "https://[::1]:8443",
         "https://localhost", f"https://hooks.example.com/{'x' * 2000}", "https://hooks.example.com\\@127.0.0.1",
+        "https://xn--", "https://hooks.example.com:0", "https://hooks.example.com:65536",
     ],
 )  # fmt: skip
 def test_a_url_that_nothing_may_be_sent_to_is_refused(url: str) -> None:

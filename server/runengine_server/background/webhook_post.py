@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import structlog
 from standardwebhooks import Webhook
 
 from runengine_server.domain.webhook import ClaimedDelivery, UrlRules, is_public
@@ -21,6 +22,8 @@ from runengine_server.domain.webhook import ClaimedDelivery, UrlRules, is_public
 _MAX_ADDRESSES = 3
 
 _NO_ADDRESS = "The host has no address that may be sent to."
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,10 @@ class WebhookClient:
             return Response(None, "The host has no certificate that is valid for its name.")
         except (httpx.HTTPError, OSError) as error:
             return Response(None, _described(error))
+        except Exception as error:
+            # What nobody thought of counts as an attempt too, or the delivery would be claimed for ever.
+            _log.error("a webhook cannot be sent", delivery=str(delivery.id), exc_info=error)
+            return Response(None, "It could not be sent.")
 
     async def _post(self, delivery: ClaimedDelivery, resolver: Executor) -> Response:
         url = httpx.URL(delivery.url)

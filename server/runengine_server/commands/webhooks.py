@@ -21,6 +21,7 @@ from runengine_server.repositories.webhook_repository import WebhookRepository
 
 # As Standard Webhooks wants them: 24 to 64 bytes.
 _SECRET_BYTES = 32
+_MAX_PORT = 65535
 
 
 async def create_endpoint(
@@ -75,13 +76,16 @@ def _wrong_with(url: str, rules: UrlRules) -> str | None:
     schemes = ("https", "http") if rules.allows_http else ("https",)
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+        host = parsed.host
+    except (httpx.InvalidURL, UnicodeError):  # a host that begins with `xn--` is decoded when it is asked for
         return "is no URL"
-    if not re.fullmatch(r"[\x21-\x7e]+", url) or parsed.scheme not in schemes or not parsed.host:
+    if not re.fullmatch(r"[\x21-\x7e]+", url) or parsed.scheme not in schemes or not host:
         return f"must be an absolute URL with {' or '.join(schemes)}"
     if parsed.userinfo or "#" in url:
         return "must be without user, password and fragment"
-    if not rules.allows_private and _is_known_as_private(parsed.host):
+    if parsed.port is not None and not 1 <= parsed.port <= _MAX_PORT:
+        return f"must have a port from 1 to {_MAX_PORT}"
+    if not rules.allows_private and _is_known_as_private(host):
         return "must lead to a public address"
     return None
 

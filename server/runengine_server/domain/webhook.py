@@ -18,6 +18,10 @@ MAX_ATTEMPTS = 11
 _FIRST_RETRY_SECONDS, _GROWTH, _LONGEST_RETRY_SECONDS = 5.0, 4, 12 * 3600.0
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# All that is assigned of the Internet. Python takes what is outside of it, such as site-local fec0::/10, for
+# global unless its tables name it, and they name no 3fff::/20, which is for documentation.
+_ASSIGNED = ipaddress.ip_network("2000::/3")
+_DOCUMENTATION = ipaddress.ip_network("3fff::/20")
 
 
 class DeliveryStatus(StrEnum):
@@ -96,7 +100,7 @@ def is_public(address: str) -> bool:
             ip = inner
         elif ip in _NAT64:
             ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        elif ip.teredo is not None:
+        elif ip.teredo is not None or ip not in _ASSIGNED or ip in _DOCUMENTATION:
             return False
     # Of multicast is_global says yes.
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
