@@ -13,7 +13,7 @@ from runengine_gateway.docs_page import docs_endpoint
 from runengine_gateway.downloads import ArtifactDownload
 from runengine_gateway.event_streams import EventStream, OpenStreams
 from runengine_gateway.health import alive, ready
-from runengine_gateway.index import index
+from runengine_gateway.index import index, with_slash
 from runengine_gateway.openapi import document_endpoint, openapi_document
 from runengine_gateway.routes import Binding, Endpoint, Paths, bindings
 from runengine_gateway.safe_responses import SafeResponses
@@ -42,7 +42,7 @@ def create_gateway(
     document = openapi_document(rules)
     paths["/openapi.json"] = {"GET": document_endpoint(document)}
     paths["/docs"] = {"GET": docs_endpoint(document)}
-    paths |= console_endpoints()
+    paths |= console_endpoints() | with_slash("/console") | with_slash("/docs")
     for binding in rules:
         endpoint: Endpoint
         if binding.streams_events:

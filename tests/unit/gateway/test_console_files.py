@@ -65,13 +65,27 @@ async def test_a_file_is_served_with_its_type_and_kept_until_it_changes(
     assert other.status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/console", "/docs"])
+async def test_a_page_with_a_slash_leads_to_the_page(caller: httpx.AsyncClient, path: str) -> None:
+    response = await caller.get(f"{path}/")
+    assert response.status_code == 308
+    assert response.next_request is not None
+    assert response.next_request.url.path == path
+
+
+async def test_the_root_names_the_pages(caller: httpx.AsyncClient) -> None:
+    named = (await caller.get("/")).json()
+    for name in ("console", "docs", "openapi"):
+        assert (await caller.get(named[name])).status_code == 200
+
+
 async def test_a_head_has_no_body(caller: httpx.AsyncClient) -> None:
     response = await caller.head("/console")
     assert (response.status_code, response.content) == (200, b"")
     assert response.headers["content-length"] == str(len(FILES["index.html"]))
 
 
-@pytest.mark.parametrize("path", ["/console/", "/console/none.js", "/console/..%2fapp.py", "/console/a/b"])
+@pytest.mark.parametrize("path", ["/console//", "/console/none.js", "/console/..%2fapp.py", "/console/a/b"])
 async def test_another_path_is_404(caller: httpx.AsyncClient, path: str) -> None:
     response = await caller.get(path)
     assert (response.status_code, response.json()["reason"]) == (404, "NOT_FOUND")
