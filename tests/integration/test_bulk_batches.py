@@ -21,7 +21,12 @@ from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.commands.bulk_operations import create_bulk_operation, new_operation
 from runengine_server.database.channels import CANCELLED, QUEUED
 from runengine_server.database.database import Database
-from runengine_server.domain.bulk_operation import BulkAction, BulkOperation, BulkOperationStatus
+from runengine_server.domain.bulk_operation import (
+    BulkAction,
+    BulkOperation,
+    BulkOperationStatus,
+    BulkOutcome,
+)
 from runengine_server.domain.encoded_run import encode_input
 from runengine_server.domain.run import NewRun
 from runengine_server.repositories.bulk_operation_repository import (
@@ -30,6 +35,7 @@ from runengine_server.repositories.bulk_operation_repository import (
 )
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.rpc.bulk_runner import BulkRunner
+from structlog.testing import capture_logs
 
 from tests.support.own_worker import ACTOR, locked, until
 from tests.support.patience import SECONDS
@@ -212,6 +218,25 @@ async def test_a_run_that_is_locked_holds_up_no_other_operation(place: Place) ->
         assert (await place.get(other, "org_other")).status is BulkOperationStatus.COMPLETED
     await place.end(held_up)
     assert sorted(await place.moved(held_up)) == sorted(runs)
+
+
+@pytest.mark.parametrize("action", BulkAction)
+async def test_a_run_that_cannot_be_moved_is_left_out_and_holds_up_no_other(
+    place: Place, action: BulkAction
+) -> None:
+    runs = await place.store(5, "failed" if action is BulkAction.RETRY else "queued")
+    await place.superuser.execute(f"ALTER TABLE run_events ADD CHECK (run_id <> '{runs[2]}')")
+    operation = await place.create(action, runs)
+    with capture_logs() as logs:
+        await place.end(operation)
+    ended = await place.get(operation)
+    assert (ended.done, ended.refused) == (4, {"INTERNAL": 1})
+    (item,) = await place.operations().list_items(operation, [BulkOutcome.REFUSED], 0, 9)
+    assert (item.place, item.run_id, item.reason) == (3, runs[2], "INTERNAL")
+    assert sorted(await place.moved(operation)) == sorted({*runs} - {runs[2]})
+    assert await place.superuser.fetch(WRONG_COUNTS) == []
+    (left_out,) = (log for log in logs if "run_id" in log)
+    assert (left_out["run_id"], left_out["sqlstate"]) == (str(runs[2]), "23514")
 
 
 async def test_a_retry_of_many_waits_for_the_quota(place: Place) -> None:

@@ -364,6 +364,12 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("abort_bulk_operation", (OPERATION,), 1, {"bulk_operations": 2}),
     ("running_bulk_operations", (100,), 100, {"bulk_operations": 100}),
     (
+        "run_bulk_item",
+        (OPERATION, None, refusals_of_all(), "INTERNAL"),
+        1,
+        {"bulk_operations": 3, "bulk_operation_items": 3, "runs": 3},
+    ),
+    (
         "run_bulk_batch",
         (OPERATION, 10, None, refusals_of_all()),
         1,

@@ -24,7 +24,7 @@ from runengine_server.domain.bulk_operation import (
     refusals_of,
 )
 from runengine_server.domain.caller import Actor
-from runengine_server.domain.errors import BulkOperationTooLarge
+from runengine_server.domain.errors import BulkOperationTooLarge, RunEngineError
 from runengine_server.repositories.run_repository import IdempotencyKey, Outcome
 
 _CREATE = tenant_function("create_bulk_operation")
@@ -36,6 +36,7 @@ _LIST = tenant_function("list_bulk_operations")
 _LIST_ITEMS = tenant_function("list_bulk_operation_items")
 _ABORT = tenant_function("abort_bulk_operation")
 _RUN_BATCH = tenant_function("run_bulk_batch")
+_RUN_ITEM = tenant_function("run_bulk_item")
 _RUNNING = dispatch_function("running_bulk_operations")
 
 # How many operations a server looks at.
@@ -62,6 +63,17 @@ class RunningOperation:
     tenant_id: str
     id: UUID
     due_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedItem:
+    """What has become of the next run of an operation: `decided` is 1, or 0 where it waits for the quota.
+    `left_out` is the run where PostgreSQL refuses to move it, and `code` its SQLSTATE.
+    """
+
+    decided: int
+    left_out: UUID | None
+    code: str | None
 
 
 class BulkOperationRepository:
@@ -131,19 +143,33 @@ class BulkOperationRepository:
 
     async def run_batch(self, operation_id: UUID, runs: int, queued_limit: int | None) -> int | None:
         """Retries or cancels up to `runs` of its next runs, where that is due and no other server does it.
-        Returns of how many it has decided; None where it does nothing.
+        Returns of how many it has decided; None where it does nothing. Raises StatementRefused where one of
+        the runs cannot be moved.
         """
         rows = await self._scope.call(_RUN_BATCH, operation_id, runs, queued_limit, _REFUSALS)
         if not rows:
             return None
         ((decided, queued, cancelled),) = rows
+        self._notify(decided, queued, cancelled)
+        return int(decided)
+
+    async def run_item(self, operation_id: UUID, queued_limit: int | None) -> DecidedItem | None:
+        """As run_batch with one run, and refuses it for INTERNAL where it cannot be moved."""
+        arguments = operation_id, queued_limit, _REFUSALS, RunEngineError.reason
+        rows = await self._scope.call(_RUN_ITEM, *arguments)
+        if not rows:
+            return None
+        ((decided, queued, cancelled, left_out, code),) = rows
+        self._notify(decided, queued, cancelled)
+        return DecidedItem(decided, left_out, code)
+
+    def _notify(self, decided: int, queued: bool, cancelled: Sequence[str]) -> None:
         for run_and_attempt in cancelled:
             self._scope.notifier.notify(CANCELLED, run_and_attempt)
         if queued:
             self._scope.notifier.notify(QUEUED)
         if decided:
             self._scope.notify_changed()
-        return int(decided)
 
 
 async def running_operations(database: Database) -> Sequence[RunningOperation]:

@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from runengine_server.database.database import Database
-from runengine_server.domain.errors import Unavailable
+from runengine_server.domain.errors import StatementRefused, Unavailable
 from runengine_server.repositories.bulk_operation_repository import (
     BulkOperationRepository,
     RunningOperation,
@@ -40,6 +40,7 @@ class BulkRunner:
         self._queued_limit = queued_limit
         self._woken = asyncio.Event()
         self._failures: dict[UUID, int] = {}  # in a row
+        self._one_by_one: dict[UUID, int] = {}  # how many runs are yet to be decided so
         self._paused_until: dict[UUID, float] = {}
 
     def wake(self) -> None:
@@ -64,8 +65,10 @@ class BulkRunner:
     async def run_due(self) -> float:
         """Runs a batch of each operation that is due. Returns how long nothing is due, in seconds."""
         running = await running_operations(self._database)
-        for ended in self._failures.keys() - {operation.id for operation in running}:
-            del self._failures[ended], self._paused_until[ended]
+        known = {operation.id for operation in running}
+        for of_operation in (self._failures, self._one_by_one, self._paused_until):
+            for ended in of_operation.keys() - known:
+                del of_operation[ended]
         pauses, decides = [POLL_SECONDS], False
         for operation in running:
             pause = max(operation.due_in, self._paused_until.get(operation.id, 0) - time.monotonic())
@@ -82,11 +85,16 @@ class BulkRunner:
         scope = self._database.tenant(operation.tenant_id)
         operations = BulkOperationRepository(scope, operation.tenant_id)
         try:
-            decided = await operations.run_batch(operation.id, BATCH_RUNS, self._queued_limit)
+            if self._one_by_one.get(operation.id):
+                decided = await self._run_item(operations, operation.id)
+            else:
+                decided = await operations.run_batch(operation.id, BATCH_RUNS, self._queued_limit)
         except Unavailable:
             pass  # it has waited for a lock, or the database is away
         except Exception as error:
             _log.error("a bulk operation does not go on", operation=str(operation.id), exc_info=error)
+            if isinstance(error, StatementRefused):
+                self._one_by_one[operation.id] = BATCH_RUNS
         else:
             self._failures.pop(operation.id, None)
             self._paused_until.pop(operation.id, None)
@@ -95,3 +103,18 @@ class BulkRunner:
         pause = min(_LONGEST_SECONDS, _ERROR_SECONDS * 2.0 ** min(failures - 1, 10))
         self._paused_until[operation.id] = time.monotonic() + pause
         return False
+
+    async def _run_item(self, operations: BulkOperationRepository, operation_id: UUID) -> int | None:
+        """The next run alone, because one of a batch keeps the others from being decided."""
+        item = await operations.run_item(operation_id, self._queued_limit)
+        if item is None:
+            return None
+        self._one_by_one[operation_id] -= item.decided
+        if item.left_out is not None:
+            _log.error(
+                "a run is left out of a bulk operation: PostgreSQL refuses to move it",
+                operation=str(operation_id),
+                run_id=str(item.left_out),
+                sqlstate=item.code,
+            )
+        return item.decided

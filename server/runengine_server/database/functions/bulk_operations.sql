@@ -249,3 +249,42 @@ BEGIN
     RETURN NEXT;
 END
 $$;
+
+-- As run_bulk_batch with one run. One that PostgreSQL refuses to move, because of a constraint or of what is stored
+-- of it, would be refused in every batch and hold up all runs after it: it is decided as refused for `_reason`.
+-- `left_out` is that run, and `code` what PostgreSQL has said.
+CREATE FUNCTION run_bulk_item(_tenant text, _id uuid, _queued_limit int, _refusals jsonb, _reason text)
+RETURNS TABLE (decided int, queued boolean, cancelled text[], left_out uuid, code text)
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+#variable_conflict use_column
+DECLARE
+    here int;
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    -- Locked out here, so that no other server comes to the run after this one when its transition is rolled back.
+    PERFORM FROM public.bulk_operations WHERE tenant_id = _tenant AND id = _id FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    BEGIN
+        SELECT batch.decided, batch.queued, batch.cancelled INTO decided, queued, cancelled
+        FROM run_bulk_batch(_tenant, _id, 1, _queued_limit, _refusals) AS batch;
+    EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+        code := SQLSTATE;
+        decided := 1;
+        queued := false;
+        cancelled := '{}';
+        UPDATE public.bulk_operations SET processed = processed + 1,
+            refused = refused || jsonb_build_object(_reason, coalesce((refused ->> _reason)::int, 0) + 1),
+            next_batch_at = clock_timestamp() + make_interval(secs => 1.0 / pace), is_over_quota = false,
+            status = CASE WHEN processed + 1 = matched THEN 'completed' ELSE 'running' END,
+            ended_at = CASE WHEN processed + 1 = matched THEN public.now_ms() END
+        WHERE tenant_id = _tenant AND id = _id RETURNING processed INTO here;
+        UPDATE public.bulk_operation_items SET at = public.now_ms(), outcome = 'refused', reason = _reason
+        WHERE tenant_id = _tenant AND operation_id = _id AND place = here RETURNING run_id INTO left_out;
+    END;
+    IF decided IS NOT NULL THEN
+        RETURN NEXT;
+    END IF;
+END
+$$;
