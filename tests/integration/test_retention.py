@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,6 +20,7 @@ from runengine_server.repositories import retention
 from runengine_server.repositories.artifact_store import ArtifactDirectory
 from runengine_server.settings import Settings
 from runengine_server.worker.retention import RetentionChore
+from structlog.testing import capture_logs
 
 from tests.support.own_worker import Engine, Graph, State, alone, serving
 
@@ -136,24 +137,32 @@ async def test_a_run_that_ended_long_ago_is_deleted_with_all_that_is_of_it_and_c
     assert not [path for path in engine.directory.rglob("*") if path.is_dir() and not any(path.iterdir())]
 
 
-async def test_bytes_are_deleted_although_a_worker_died_after_their_rows(
-    engine: Engine, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+async def test_bytes_that_could_not_be_deleted_keep_no_other_tenant_from_it_and_are_deleted_later(
+    engine: Engine, database: asyncpg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = await engine.execute()
-    await age(engine, run.id)
+    delete_all = ArtifactDirectory.delete_all
 
-    async def die(store: ArtifactDirectory, keys: Any) -> None:
-        raise OSError("The disk is gone.")
+    async def die(store: ArtifactDirectory, keys: Sequence[str]) -> None:
+        if keys[0].startswith(first.tenant_id):
+            raise OSError("The disk is gone.")
+        await delete_all(store, keys)
 
-    with monkeypatch.context() as dying:
-        dying.setattr(ArtifactDirectory, "delete_all", die)
-        with pytest.raises(OSError, match="The disk is gone"):
-            await purge(engine)
-    assert await left(database, engine, run.id) == {}
-    assert files(engine) == {str(run.id)}
-    # Whatever is set by then.
-    await purge(engine, None)
-    assert files(engine) == set()
+    async with serving(database_url, alone("save", save)) as another:
+        first, second = sorted((engine, another), key=lambda each: each.tenant_id)
+        runs = {each: (await each.execute()).id for each in (first, second)}
+        for each, run_id in runs.items():
+            await age(each, run_id)
+        await retention.set_retention(second.tenant, second.tenant_id, DAYS)
+        with monkeypatch.context() as dying, capture_logs() as logged:
+            dying.setattr(ArtifactDirectory, "delete_all", die)
+            await purge(first)
+        for each, run_id in runs.items():
+            assert await left(database, each, run_id) == {}
+        assert [line["tenant"] for line in logged if line["log_level"] == "warning"] == [first.tenant_id]
+        assert files(first) == {str(runs[first])}
+        # Whatever is set by then.
+        await purge(first, None)
+        assert files(first) == set()
 
 
 async def test_a_tenant_keeps_its_runs_for_as_long_as_it_was_set(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 
 from runengine_server.database.database import Database
+from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ENDED, RunStatus
 from runengine_server.repositories import retention
 from runengine_server.repositories.artifact_store import ArtifactStore
@@ -42,25 +45,28 @@ class RetentionChore:
             await self.purge()
 
     async def purge(self) -> None:
-        """Deletes runs and bulk operations of all tenants, a batch at a time."""
+        """Deletes runs and bulk operations of all tenants, a batch at a time. What fails for one tenant is
+        logged, and keeps no other from it. Raises Unavailable.
+        """
         dispatch = self._database.dispatch()
         for tenant_id in await retention.tenants_with_bytes_to_delete(dispatch):
-            await self._delete_bytes(tenant_id)
+            with _logged(tenant_id):
+                await self._delete_bytes(tenant_id)
         for tenant_id, days in (await retention.retained_tenants(dispatch, self._days)).items():
-            deleted = await self._purge_tenant(tenant_id, days)
-            if deleted:
-                _log.info("runs deleted that ended long ago", tenant=tenant_id, days=days, deleted=deleted)
+            with _logged(tenant_id):
+                await self._purge_tenant(tenant_id, days)
 
-    async def _purge_tenant(self, tenant_id: str, days: int) -> int:
+    async def _purge_tenant(self, tenant_id: str, days: int) -> None:
         kept = Retention(self._database.tenant(tenant_id), tenant_id, days)
         deleted = 0
         for status in sorted(ENDED):
             deleted += await self._purge_runs(tenant_id, kept, status)
-        while True:
-            begun = time.monotonic()
-            if not await kept.purge_bulk_operations():
-                return deleted
+        if deleted:
+            _log.info("runs deleted that ended long ago", tenant=tenant_id, days=days, deleted=deleted)
+        begun = time.monotonic()
+        while await kept.purge_bulk_operations():
             await _pause_after(begun)
+            begun = time.monotonic()
 
     async def _purge_runs(self, tenant_id: str, kept: Retention, status: RunStatus) -> int:
         deleted = 0
@@ -80,6 +86,16 @@ class RetentionChore:
         while keys := await retention.bytes_to_delete(tenant, tenant_id):
             await self._store.delete_all(keys)
             await retention.bytes_are_deleted(tenant, tenant_id, keys)
+
+
+@contextmanager
+def _logged(tenant_id: str) -> Iterator[None]:
+    try:
+        yield
+    except Unavailable:
+        raise  # for all tenants
+    except Exception as error:
+        _log.warning("what ended long ago is not all deleted", tenant=tenant_id, exc_info=error)
 
 
 async def _pause_after(begun: float) -> None:

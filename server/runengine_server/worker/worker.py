@@ -271,7 +271,7 @@ class Worker:
                 try:
                     await clean()
                 except Exception as error:
-                    _log.warning("nothing purged this time", error=type(error).__name__)
+                    _log.warning("nothing purged this time", exc_info=error)
             await asyncio.sleep(_PURGE_SECONDS)
 
     async def _stop_all(self) -> None:
