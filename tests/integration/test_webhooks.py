@@ -367,6 +367,20 @@ async def test_a_delivery_that_takes_too_long_is_dead_and_deleted_in_the_end(
     assert await place.deliveries(endpoint) == []
 
 
+async def test_what_a_disabled_endpoint_was_not_sent_is_not_kept_for_ever(place: Place) -> None:
+    endpoint = await place.endpoint("https://hooks.example.com")
+    await place.engine.trigger()
+    await place.webhooks.read_events(endpoint.id, 10)
+    await place.webhooks.update(endpoint.id, None, None, True)
+    dispatch = place.engine.database.dispatch()
+    for days, kept in ((29, 1), (31, 0)):
+        await place.superuser.execute(
+            "UPDATE webhook_deliveries SET expires_at = now() - make_interval(days => $1)", days
+        )
+        await purge_expired(dispatch)
+        assert len(await place.deliveries(endpoint)) == kept
+
+
 async def test_transitions_of_campaigns_are_logged_for_endpoints_alone(place: Place) -> None:
     for expected in (0, 1):
         campaign: UUID = (await place.engine.campaigns.insert(uuid4())).id

@@ -32,6 +32,12 @@ _EXPIRED = (
     _purge(
         webhook_deliveries, webhook_deliveries.c.status != "pending", webhook_deliveries.c.expires_at < _now
     ),
+    # Those that an endpoint was not sent before it was disabled: nobody finds that they are dead.
+    _purge(
+        webhook_deliveries,
+        webhook_deliveries.c.next_attempt_at.is_not(None),
+        webhook_deliveries.c.expires_at < _now - timedelta(days=30),
+    ),
     # Who has not read them by then never will: an endpoint that is disabled begins anew when it is enabled.
     _purge(campaign_events, campaign_events.c.at < _now - timedelta(days=7)),
 )
