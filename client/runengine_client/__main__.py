@@ -75,6 +75,7 @@ _GROUPS: tuple[tuple[str, str, dict[str, Body]], ...] = (
         {
             "create": webhook_commands.create,
             "list": webhook_commands.list_,
+            "show": webhook_commands.show,
             "update": webhook_commands.update,
             "delete": webhook_commands.delete,
             "deliveries": webhook_commands.deliveries,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from runengine.rest_json import words_of
 from runengine.v1.schedule_service_pb2 import ListSchedulesResponse, Schedule, ScheduleOverlap
 
 from runengine_client.command import Session
+from runengine_client.json_argument import json_object
 from runengine_client.json_view import schedule_json, schedules_json
 from runengine_client.tables import entry, first_that_fits, new_table, plain, time_text
 
@@ -34,8 +34,22 @@ Zone = Annotated[
     str | None,
     typer.Option("--time-zone", metavar="ZONE", help="By whose clocks: such as Europe/Berlin. Default: UTC."),
 ]
-Payload = Annotated[str | None, typer.Option(metavar="JSON", help="Input of each run, an object.")]
-Context = Annotated[str | None, typer.Option(metavar="JSON", help="Context of each run, an object.")]
+Payload = Annotated[
+    Any,
+    typer.Option(
+        parser=json_object,
+        metavar="JSON|@FILE|-",
+        help="Input of each run: a JSON object; @FILE reads a file, - reads stdin.",
+    ),
+]
+Context = Annotated[
+    Any,
+    typer.Option(
+        parser=json_object,
+        metavar="JSON|@FILE|-",
+        help="What each run belongs to: a JSON object; @FILE reads a file, - reads stdin.",
+    ),
+]
 Overlapping = Annotated[
     OverlapWord | None,
     typer.Option(
@@ -65,8 +79,8 @@ async def create(
             cron,
             workflow,
             time_zone=time_zone,
-            trigger_payload=_object(payload, "--payload"),
-            context=_object(context, "--context"),
+            trigger_payload=payload,
+            context=context,
             overlap=None if overlap is None else overlap.value,
             paused=paused,
         ),
@@ -97,6 +111,9 @@ async def update(
     session: Session,
     schedule_id: ScheduleId,
     cron: Annotated[str | None, typer.Option(metavar="CRON", help="When.")] = None,
+    workflow: Annotated[
+        str | None, typer.Option(metavar="WORKFLOW", help="Trigger runs of that workflow.")
+    ] = None,
     time_zone: Zone = None,
     payload: Payload = None,
     context: Context = None,
@@ -112,9 +129,10 @@ async def update(
         await session.client.update_schedule(
             schedule_id,
             cron=cron,
+            workflow_name=workflow,
             time_zone=time_zone,
-            trigger_payload=_object(payload, "--payload"),
-            context=_object(context, "--context"),
+            trigger_payload=payload,
+            context=context,
             overlap=None if overlap is None else overlap.value,
             paused=pause or (False if resume else None),
         ),
@@ -124,18 +142,6 @@ async def update(
 async def delete(session: Session, schedule_id: ScheduleId) -> None:
     """Deletes a schedule. Its runs stay as they are."""
     _show(session, await session.client.delete_schedule(schedule_id))
-
-
-def _object(text: str | None, name: str) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a JSON object.")
-    return value
 
 
 def _next(schedule: Schedule) -> Text:

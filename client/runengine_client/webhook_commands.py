@@ -61,6 +61,11 @@ async def list_(session: Session) -> None:
     )
 
 
+async def show(session: Session, endpoint_id: EndpointId) -> None:
+    """Shows an endpoint; of one that the engine has disabled, why."""
+    _show(session, await session.client.get_webhook_endpoint(endpoint_id))
+
+
 async def update(
     session: Session,
     endpoint_id: EndpointId,

@@ -18,6 +18,8 @@ ENDPOINT = pb.WebhookEndpoint(
 )
 CREATED = pb.WebhookEndpoint(secret="whsec_c2VjcmV0")
 CREATED.MergeFrom(ENDPOINT)
+DISABLED = pb.WebhookEndpoint(disabled=True, note="The endpoint has responded with 410 Gone.")
+DISABLED.MergeFrom(ENDPOINT)
 DELIVERY = pb.WebhookDelivery(
     id=uuid(2),
     event="run.failed",
@@ -43,6 +45,11 @@ CALLS: list[tuple[list[str], Any, Any]] = [
         pb.CreateWebhookEndpointResponse(endpoint=CREATED),
     ),
     (
+        ["show", uuid(1)],
+        pb.GetWebhookEndpointRequest(endpoint_id=uuid(1)),
+        pb.GetWebhookEndpointResponse(endpoint=DISABLED),
+    ),
+    (
         ["deliveries", uuid(1), "--status", "dead", "--limit", "5"],
         pb.ListWebhookDeliveriesRequest(
             endpoint_id=uuid(1), status=[pb.WEBHOOK_DELIVERY_STATUS_DEAD], limit=5
@@ -65,7 +72,7 @@ async def test_a_command_is_one_call_and_shows_what_it_returns(
     ended = await runengine("webhooks", *arguments)
     assert engine.requests == [request_]
     assert "\x1b" not in ended.out
-    shown = {"create": CREATED.secret, "deliveries": "✗ dead", "retry": "It responded with 500."}
+    shown = {"create": CREATED.secret, "show": DISABLED.note, "deliveries": "✗ dead", "retry": DELIVERY.error}
     assert shown.get(arguments[0], ENDPOINT.id) in ended.out
 
 
