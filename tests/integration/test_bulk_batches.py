@@ -18,6 +18,7 @@ import pytest
 from runengine.v1 import bulk_operation_service_pb2 as pb
 from runengine.v1.run_pb2 import RunError
 from runengine.v1.run_service_pb2 import TriggerRunRequest
+from runengine_server.background.bulk_runner import BulkRunner
 from runengine_server.commands.bulk_operations import create_bulk_operation, new_operation
 from runengine_server.database.channels import CANCELLED, QUEUED
 from runengine_server.database.database import Database
@@ -34,7 +35,6 @@ from runengine_server.repositories.bulk_operation_repository import (
     running_operations,
 )
 from runengine_server.repositories.queue_repository import QueueRepository
-from runengine_server.rpc.bulk_runner import BulkRunner
 from structlog.testing import capture_logs
 
 from tests.support.own_worker import ACTOR, locked, until
@@ -286,7 +286,7 @@ async def test_an_operation_goes_on_when_the_clock_goes_back(place: Place) -> No
 async def test_an_operation_that_is_woken_goes_on_at_once(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runengine_server.rpc.bulk_runner.POLL_SECONDS", 1e6)
+    monkeypatch.setattr("runengine_server.background.bulk_runner.POLL_SECONDS", 1e6)
     runner = BulkRunner(place.database, None)
     async with place.serving(runner):
         first = await place.create(BulkAction.CANCEL, await place.store(1))

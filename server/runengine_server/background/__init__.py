@@ -1,1 +1,1 @@
-"""What `serve` does besides calls: it sends webhooks, and fires schedules."""
+"""What `serve` does besides calls: it goes on with bulk operations, sends webhooks, and fires schedules."""

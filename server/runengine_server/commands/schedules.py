@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -41,6 +41,38 @@ _WAIT_SECONDS, _REFUSED_SECONDS = 2.0, 10.0
 _ACTIVE = (RunStatus.RUN_STATUS_QUEUED, RunStatus.RUN_STATUS_RUNNING)
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleChange:
+    """What is not None, and of `request` what is set, takes the place of what a schedule has."""
+
+    cron: str | None
+    time_zone: str | None
+    request: TriggerRunRequest
+    overlap: Overlap | None
+    is_paused: bool | None
+
+    def of(self, known: Schedule) -> Schedule:
+        """The schedule as it is to become. Raises InvalidArgument and PayloadTooLarge."""
+        timetable = Timetable(
+            known.timetable.cron if self.cron is None else self.cron,
+            known.timetable.time_zone if self.time_zone is None else self.time_zone,
+        )
+        request = TriggerRunRequest.FromString(known.request)
+        for name in ("trigger_payload", "context"):
+            if self.request.HasField(name):  # MergeFrom would merge the two
+                request.ClearField(name)
+        request.MergeFrom(self.request)
+        check_schedule(timetable, request)
+        is_paused = known.next_at is None if self.is_paused is None else self.is_paused
+        return replace(
+            known,
+            timetable=timetable,
+            request=request.SerializeToString(),
+            overlap=known.overlap if self.overlap is None else self.overlap,
+            next_at=None if is_paused else timetable.after(datetime.now(UTC)),
+        )
+
+
 def check_schedule(
     timetable: Timetable, request: TriggerRunRequest, violations: Collection[Violation] = ()
 ) -> None:
@@ -72,11 +104,17 @@ async def create_schedule(
 
 
 async def update_schedule(
-    schedules: ScheduleRepository, known: Schedule, new: Schedule, is_paused: bool
-) -> Schedule | None:
-    """Stores what has become of it; None when a call has changed it since it was as `known`."""
-    next_at = None if is_paused else new.timetable.after(datetime.now(UTC))
-    return await schedules.update(known, replace(new, next_at=next_at))
+    schedules: ScheduleRepository, schedule_id: UUID, change: ScheduleChange
+) -> Schedule:
+    """Changes what is given, also while others change the rest; it fires from now on, unless it is paused.
+
+    Raises ScheduleNotFound, InvalidArgument, and PayloadTooLarge for what was given and is there together.
+    """
+    while True:
+        known = await find_schedule(schedules, schedule_id)
+        new = change.of(known)
+        if (schedule := await schedules.update(known, new)) is not None:
+            return schedule
 
 
 async def find_schedule(schedules: ScheduleRepository, schedule_id: UUID) -> Schedule:

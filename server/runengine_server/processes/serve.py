@@ -7,6 +7,7 @@ import os
 from functools import partial
 from typing import Any
 
+from runengine_server.background.bulk_runner import BulkRunner
 from runengine_server.background.schedule_runner import ScheduleRunner
 from runengine_server.background.webhook_sender import WebhookSender
 from runengine_server.lifecycle import ProcessLifecycle
@@ -20,7 +21,6 @@ from runengine_server.processes.token_verifier import create_verifier
 from runengine_server.processes.tracing_sdk import export_traces
 from runengine_server.processes.watch_database import record_use, watch_database
 from runengine_server.repositories.workflow_repository import WorkflowRepository
-from runengine_server.rpc.bulk_runner import BulkRunner
 from runengine_server.rpc.run_watches import RunWatches
 from runengine_server.rpc.served_workflows import ServedWorkflows
 from runengine_server.rpc.server import create_server
@@ -47,7 +47,7 @@ async def serve(settings: Settings, shares_port: bool = False) -> None:
         verifier,
         served,
         watches,
-        bulk_runner,
+        bulk_runner.wake,
         queued_limit,
         settings.url_rules,
         shares_port,

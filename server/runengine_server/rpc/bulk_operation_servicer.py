@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +25,6 @@ from runengine_server.domain.run_filter import RunFilter
 from runengine_server.repositories.bulk_operation_repository import BulkOperationRepository
 from runengine_server.repositories.run_repository import Outcome
 from runengine_server.rpc.bulk_messages import ACTIONS, OUTCOMES, item_message, operation_message
-from runengine_server.rpc.bulk_runner import BulkRunner
 from runengine_server.rpc.call_metadata import REPLAYED, actor_of, idempotency_key
 from runengine_server.rpc.interceptor import caller
 from runengine_server.rpc.pages import split_page
@@ -39,9 +39,10 @@ _DEFAULT_LIMIT, _DEFAULT_ITEMS = 20, 1000
 class BulkOperationServicer(bulk_operation_service_pb2_grpc.BulkOperationServiceServicer):
     """Each method calls one command or, to read, the repository, and makes a response of what comes back."""
 
-    def __init__(self, database: Database, runner: BulkRunner) -> None:
+    def __init__(self, database: Database, on_created: Callable[[], None]) -> None:
+        """`on_created` is called when an operation has been created, and goes on in the background."""
         self._database = database
-        self._runner = runner
+        self._on_created = on_created
 
     def _operations(self) -> BulkOperationRepository:
         tenant_id = caller().tenant_id
@@ -76,7 +77,7 @@ class BulkOperationServicer(bulk_operation_service_pb2_grpc.BulkOperationService
         if created.outcome is Outcome.REPLAYED:
             context.set_trailing_metadata(REPLAYED)
         else:
-            self._runner.wake()
+            self._on_created()
         return pb.CreateBulkOperationResponse(operation=operation_message(operation))
 
     async def GetBulkOperation(  # noqa: N802, D102

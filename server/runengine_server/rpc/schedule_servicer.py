@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +11,7 @@ from runengine.v1 import schedule_service_pb2_grpc
 from runengine.v1.run_service_pb2 import TriggerRunRequest
 
 from runengine_server.commands.schedules import (
+    ScheduleChange,
     check_schedule,
     create_schedule,
     find_schedule,
@@ -66,34 +66,17 @@ class ScheduleServicer(schedule_service_pb2_grpc.ScheduleServiceServicer):
     async def UpdateSchedule(  # noqa: N802, D102
         self, request: pb.UpdateScheduleRequest, context: Context
     ) -> pb.UpdateScheduleResponse:
-        given = _request_of_runs(request)
-        check_schedule(
-            Timetable(request.cron, request.time_zone if request.HasField("time_zone") else "UTC"),
-            given,
-            violations_of(request),
+        change = ScheduleChange(
+            cron=request.cron if request.HasField("cron") else None,
+            time_zone=request.time_zone if request.HasField("time_zone") else None,
+            request=_request_of_runs(request),
+            overlap=_OVERLAPS[request.overlap] if request.HasField("overlap") else None,
+            is_paused=request.paused if request.HasField("paused") else None,
         )
-        schedules, schedule_id = self._schedules(), UUID(request.schedule_id)
-        while True:
-            known = await find_schedule(schedules, schedule_id)
-            timetable = Timetable(
-                request.cron if request.HasField("cron") else known.timetable.cron,
-                request.time_zone if request.HasField("time_zone") else known.timetable.time_zone,
-            )
-            of_runs = TriggerRunRequest.FromString(known.request)
-            for name in ("trigger_payload", "context"):
-                if request.HasField(name):  # a Struct is merged into what is there
-                    of_runs.ClearField(name)
-            of_runs.MergeFrom(given)
-            check_schedule(timetable, of_runs)
-            new = replace(
-                known,
-                timetable=timetable,
-                request=of_runs.SerializeToString(),
-                overlap=_OVERLAPS[request.overlap] if request.HasField("overlap") else known.overlap,
-            )
-            is_paused = request.paused if request.HasField("paused") else known.next_at is None
-            if (schedule := await update_schedule(schedules, known, new, is_paused)) is not None:
-                return pb.UpdateScheduleResponse(schedule=_message(schedule))
+        given = Timetable(request.cron, request.time_zone if request.HasField("time_zone") else "UTC")
+        check_schedule(given, change.request, violations_of(request))
+        schedule = await update_schedule(self._schedules(), UUID(request.schedule_id), change)
+        return pb.UpdateScheduleResponse(schedule=_message(schedule))
 
     async def DeleteSchedule(  # noqa: N802, D102
         self, request: pb.DeleteScheduleRequest, context: Context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -30,7 +31,6 @@ from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.rpc import health
 from runengine_server.rpc.artifact_servicer import ArtifactServicer
 from runengine_server.rpc.bulk_operation_servicer import BulkOperationServicer
-from runengine_server.rpc.bulk_runner import BulkRunner
 from runengine_server.rpc.campaign_servicer import CampaignServicer
 from runengine_server.rpc.in_process import InProcessChannel
 from runengine_server.rpc.interceptor import CallInterceptor
@@ -67,16 +67,16 @@ def create_server(
     verifier: ClerkVerifier,
     served: ServedWorkflows,
     watches: RunWatches,
-    bulk_runner: BulkRunner,
+    on_bulk_operation: Callable[[], None],
     queued_limit: int | None,
     url_rules: UrlRules,
     shares_port: bool = False,
     observes_calls: bool = False,
 ) -> tuple[grpc.aio.Server, health.HealthServicer, InProcessChannel]:
     """The server, not started, its health service, and a channel to the same services within the process.
-    Needs a running event loop. `queued_limit`: how many runs a tenant may have queued. `url_rules`: where
-    webhooks may lead. `shares_port`: with
-    other processes, each of which gets its share of the connections. `observes_calls`: as of CallInterceptor.
+    Needs a running event loop. `on_bulk_operation` is called when one has been created. `queued_limit`: how
+    many runs a tenant may have queued. `url_rules`: where webhooks may lead. `shares_port`: with other
+    processes, each of which gets its share of the connections. `observes_calls`: as of CallInterceptor.
     """
     # One for both, so that its limits are of all calls, however they come.
     interceptor = CallInterceptor(verifier, observes_calls=observes_calls)
@@ -88,7 +88,7 @@ def create_server(
     runs = RunServicer(database, served, queued_limit, watches)
     campaigns, workflows = CampaignServicer(database, artifacts), WorkflowServicer(database)
     artifact_servicer = ArtifactServicer(database, artifacts)
-    operations = BulkOperationServicer(database, bulk_runner)
+    operations = BulkOperationServicer(database, on_bulk_operation)
     webhooks, schedules = WebhookServicer(database, url_rules), ScheduleServicer(database)
     services = [
         file.DESCRIPTOR.services_by_name[name].full_name
