@@ -158,3 +158,18 @@ async def test_after_a_take_over_by_a_clock_an_hour_behind_the_one_stored_last_i
 async def fail(engine: Engine, run: ClaimedRun) -> None:
     async with HeldRunRepository(engine.database, run, "worker:test").end() as ending:
         await ending.fail(Failure("STEP_FAILED", "x", "one", run.attempt, True))
+
+
+async def test_versions_of_channels_sort_as_they_were_made_by_this_version_and_the_one_before(
+    engine: Engine,
+) -> None:
+    saver = saver_of(engine, await claimed(engine))
+    made: list[str] = []
+    for _ in range(10_010):
+        made.append(saver.get_next_version(made[-1] if made else None, None))
+    assert made == sorted(set(made))
+    handed_over = ["+0001", *(f"{number:032}" for number in (2, 3))]
+    handed_back = [saver.get_next_version(max(handed_over), None)]
+    handed_back.append(saver.get_next_version(max(handed_back), None))
+    assert [*handed_over, *handed_back] == sorted([*handed_over, *handed_back])
+    assert [int(version) for version in handed_back] == [4, 5]

@@ -46,6 +46,8 @@ _STOPPED_AFTER = "runengine_stopped_after"
 # A channel that no graph has. LangGraph takes a gate for passed when it resumes, unless a channel has
 # changed.
 GATE = "__runengine_gate"
+# A checkpoint has a dozen versions: with 32 digits each, they are more than a small state.
+_FIRST_LONG_VERSION = 10_000
 
 
 class FencedCheckpointer(BaseCheckpointSaver[str]):
@@ -70,6 +72,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self.state_checkpoints, self.begins = 1, False
         self._workflow = workflow
         self._execution = execution
+        self._thread_id = str(execution.run.id)
         self._open_writes = execution.open_writes
         # Namespaces of graphs that keep no checkpoints, and those of which this execution has stored one.
         self._unsaved: set[str] = set()
@@ -77,8 +80,13 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._superseded, self._prunes = Superseded(), workflow is not None
 
     def get_next_version(self, current: str | None, channel: None) -> str:
-        """Versions that sort as strings: zero-padded numbers."""
-        return f"{int(current or 0) + 1:032}"
+        """Versions that sort as strings: "+0001" and so on, and from 10,000 on numbers of 32 digits: "+" comes
+        before all digits, and int() reads both. A run that has versions of 32 digits, which are all that
+        workers of the version before make, goes on with these.
+        """
+        number = int(current or 0) + 1
+        is_short = number < _FIRST_LONG_VERSION and (current is None or current[0] == "+")
+        return f"{number:+05}" if is_short else f"{number:032}"
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
@@ -337,7 +345,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         return any(f"{namespace}|".startswith(f"{each}|") for each in self._unsaved)
 
     def _check_thread(self, thread_id: str) -> None:
-        if thread_id != str(self._execution.held.run.id):
+        if thread_id != self._thread_id:
             raise ValueError("the checkpoints of a run are kept under its own thread, and no other")
 
     async def _tuple(self, stored: StoredCheckpoint) -> CheckpointTuple:
@@ -367,7 +375,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
     def _config(self, namespace: str, checkpoint_id: str) -> RunnableConfig:
         return {
             "configurable": {
-                "thread_id": str(self._execution.held.run.id),
+                "thread_id": self._thread_id,
                 "checkpoint_ns": namespace,
                 "checkpoint_id": checkpoint_id,
             }

@@ -141,7 +141,7 @@ class RecordedNode(Runnable[Any, Any]):
         execution: Execution = config["configurable"][EXECUTION]
         step = step_of_config(config, self._step, self.retry_policies)
         cache_key, key_error = self._cache_key(input)
-        task_id = UUID(config["configurable"][CONFIG_KEY_TASK_ID])
+        task_id = step.id if step.parent is None else UUID(config["configurable"][CONFIG_KEY_TASK_ID])
         # Before the node is executed, which may change its input.
         shown = input_of_step(self._shown(input), self.untracked, execution.step_data_bytes)
         cached = await execution.begin_step(task_id, step, self.skill_id, cache_key, shown)
