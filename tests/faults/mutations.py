@@ -44,6 +44,12 @@ def epoch_of_progress() -> None:
     epoch_of("record_next_step")()
 
 
+def lock_order_of_progress() -> None:
+    from runengine_server.repositories import record_progress
+
+    _put(record_progress, "_lock_order", lambda calls: range(len(calls)))
+
+
 def state_kept_from_call_to_call() -> None:
     from runengine_server.worker.graph import superseded
 

@@ -104,6 +104,17 @@ async def test_a_tenant_of_any_spelling_is_itself_alone(url: str) -> None:
     await database.close()
 
 
+async def test_values_are_compressed_by_lz4_where_the_server_can(server: Server) -> None:
+    database = Database(server.url("app"), 1)
+    setting = (
+        "SELECT setting, 'lz4' = ANY(enumvals) FROM pg_settings WHERE name = 'default_toast_compression'"
+    )
+    async with database.connection() as connection:
+        ((method, can),) = await database.fetch_on(connection, setting)
+    await database.close()
+    assert method == ("lz4" if can else "pglz")
+
+
 @pytest.mark.usefixtures("defaults")
 async def test_a_tenant_sees_its_own_alone_and_nobody_sees_nothing(url: str, server: Server) -> None:
     async with serving(url, chain(one=Ran().node("one")), listen_url=server.url("app")) as engine:

@@ -80,9 +80,9 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._superseded, self._prunes = Superseded(), workflow is not None
 
     def get_next_version(self, current: str | None, channel: None) -> str:
-        """Versions that sort as strings: "+0001" and so on, and from 10,000 on numbers of 32 digits: "+" comes
-        before all digits, and int() reads both. A run that has versions of 32 digits, which are all that
-        workers of the version before make, goes on with these.
+        """Versions that sort as strings: "+0001" and so on, and from 10,000 on numbers of 32 digits. "+" is
+        before digits, and int() reads both. A run with versions of 32 digits, which are all that workers of
+        the version before make, goes on with these.
         """
         number = int(current or 0) + 1
         is_short = number < _FIRST_LONG_VERSION and (current is None or current[0] == "+")
