@@ -87,9 +87,11 @@ class StepSpan:
             "runengine.step.skill_id": skill_id,
             "runengine.step.attempt": attempt,
         }
-        self._before = context.get_current()
         self._span = _TRACER.start_span(f"step {name}", attributes=attributes)
-        context.attach(trace.set_span_in_context(self._span))
+        self._before: context.Context | None = None
+        if self._span is not trace.INVALID_SPAN:  # nobody traces
+            self._before = context.get_current()
+            context.attach(trace.set_span_in_context(self._span))
 
     def end(self, error: str | None) -> None:
         """Ends it; `error` is the type of what the node has raised: its words may hold values."""
@@ -97,4 +99,5 @@ class StepSpan:
             self._span.set_status(Status(StatusCode.ERROR, error))
         self._span.end()
         # detach() logs an error where an abandoned node is closed in another context.
-        context.attach(self._before)
+        if self._before is not None:
+            context.attach(self._before)

@@ -43,7 +43,7 @@ class RecordProgress:
         calls = [calls[each] for each in _lock_order(calls)]
         rows = [_rows_of(place, batch) for place, (*_, batch) in enumerate(calls, 1)]
         next_steps = [
-            [tenant, run_id, epoch, *step]
+            (tenant, run_id, epoch, *step)
             for (tenant, run_id, epoch, _), each in zip(calls, rows, strict=True)
             if (step := each.next_step()) is not None
         ]
