@@ -26,6 +26,13 @@ from tests.support.stack import MUTANT, Stack
 
 _TEMPLATE = "runengine"
 _SOCKET_DIR = "RUNENGINE_TEST_POSTGRES"
+_POSTGRES = (
+    "max_connections = 1000", "shared_buffers = '256MB'", "fsync = off", "full_page_writes = off",
+    "wal_level = minimal", "max_wal_senders = 0", "max_wal_size = '4GB'",
+)  # fmt: skip
+
+# A test that takes a minute: were it the last, the others would be waiting for it alone.
+_FIRST = ("test_soak.py", "test_leaks.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,9 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
     async def prepare() -> str:
         owner_url, url = await postgres.start()
         admin = await asyncpg.connect(url.replace("runengine_app@", "postgres@"))
-        # Test workers with several sets of processes each; and nothing here outlives its machine.
-        await admin.execute("ALTER SYSTEM SET max_connections = 1000")
-        await admin.execute("ALTER SYSTEM SET fsync = off")
+        # Test workers with several sets of processes each; nothing here outlives its machine, and each
+        # database that is dropped brings a checkpoint.
+        for setting in _POSTGRES:
+            await admin.execute(f"ALTER SYSTEM SET {setting}")
         await admin.close()
         postgres.stop()
         await postgres.start()
@@ -80,6 +88,10 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _FIRST)  # a stable sort: else as collected
 
 
 def pytest_runtest_teardown() -> None:
