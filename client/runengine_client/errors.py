@@ -234,7 +234,7 @@ _BY_CODE: Mapping[grpc.StatusCode, tuple[type[RunEngineError], str]] = {
     grpc.StatusCode.CANCELLED: (Unavailable, "The run engine at {address} dropped the call"),
     grpc.StatusCode.DEADLINE_EXCEEDED: (
         DeadlineExceeded,
-        "The run engine at {address} was too slow to answer",
+        "The run engine at {address} was too slow to respond",
     ),
     grpc.StatusCode.UNAUTHENTICATED: (Unauthenticated, "The run engine at {address} refused the token"),
     grpc.StatusCode.INVALID_ARGUMENT: (InvalidArgument, "The run engine at {address} refused the request"),
@@ -254,7 +254,7 @@ _ALL_FAILED = re.compile(
     "^(failed to connect to all addresses|connections to all backends failing); last error: "
 )
 
-_ANY_OTHER = (Internal, "The server at {address} answered {code}, as no run engine does")
+_ANY_OTHER = (Internal, "The server at {address} returned {code}, as no run engine does")
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, address: str) -> RunEngineError:

@@ -13,7 +13,7 @@ _REQUEST_HEADERS = ("authorization", "content-type", "idempotency-key", "last-ev
 # What a caller may need of a response, beyond what any page may read.
 _RESPONSE_HEADERS = (*sorted(METADATA_AS_HEADERS), "content-disposition", "retry-after", "www-authenticate")
 
-# A browser asks again after so long whether it may: Chromium keeps an answer no longer than two hours.
+# A browser asks again after so long whether it may: Chromium keeps a response no longer than two hours.
 _PREFLIGHT_SECONDS = 2 * 3600
 
 

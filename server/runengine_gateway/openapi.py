@@ -116,9 +116,9 @@ class _Document:
         paths: dict[str, Json] = {}
         for rule in self._rules:
             paths.setdefault(json_path(rule), {})[rule.http_method.lower()] = self._operation(rule)
-        paths["/healthz"] = {"get": self._health("alive", "Answers as soon as the gateway is alive.")}
+        paths["/healthz"] = {"get": self._health("alive", "Returns as soon as the gateway is alive.")}
         paths["/readyz"] = {
-            "get": self._health("ready", "Answers whether the server can serve.", "UNAVAILABLE", "OVERLOADED")
+            "get": self._health("ready", "Returns whether the server can serve.", "UNAVAILABLE", "OVERLOADED")
         }
         files_of_tags = {_tag(rule): rule.rpc.containing_service.file.name for rule in self._rules}
         return {

@@ -139,7 +139,7 @@ def deadline_exceeded() -> Problem:
 
 def internal(metadata: Mapping[str, str] | None = None) -> Problem:
     """500: a bug. It reveals nothing of what happened; metadata `id`, if any, leads to the server's log."""
-    detail = "The server failed to answer. The fault is its own."
+    detail = "The server failed to respond. The fault is its own."
     return problem("INTERNAL", detail, metadata=metadata)
 
 

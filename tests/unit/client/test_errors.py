@@ -175,5 +175,5 @@ async def test_an_address_that_is_none_is_refused_in_words(address: str, sentenc
 async def test_a_server_that_does_not_respond_is_over_the_deadline(engine: Engine, address: str) -> None:
     engine.answers = [NEVER]
     async with RunEngineClient(address, "t", timeout_seconds=0.05) as client:
-        with pytest.raises(errors.DeadlineExceeded, match=f"{address} was too slow to answer"):
+        with pytest.raises(errors.DeadlineExceeded, match=f"{address} was too slow to respond"):
             await client.get_run(RUN_ID)

@@ -54,7 +54,7 @@ async def test_an_exception_in_the_gateway_shows_nothing(client: httpx.AsyncClie
     server.replies(run_service_pb2.GetRunResponse(run=run_pb2.Run(created_at=far_away)))
     response = await client.get(f"/runs/{RUN_ID}")
     body = problem(response, 500, "INTERNAL")
-    assert body["detail"] == "The server failed to answer. The fault is its own."
+    assert body["detail"] == "The server failed to respond. The fault is its own."
 
 
 async def test_a_call_over_its_deadline_is_504(running: Running, server: Server) -> None:
