@@ -367,7 +367,7 @@ async def test_a_delivery_that_takes_too_long_is_dead_and_deleted_in_the_end(
     assert await place.deliveries(endpoint) == []
 
 
-async def test_what_a_disabled_endpoint_was_not_sent_is_not_kept_for_ever(place: Place) -> None:
+async def test_deliveries_to_a_disabled_endpoint_are_not_kept_for_ever(place: Place) -> None:
     endpoint = await place.endpoint("https://hooks.example.com")
     await place.engine.trigger()
     await place.webhooks.read_events(endpoint.id, 10)
