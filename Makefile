@@ -104,8 +104,10 @@ lint: $(INSTALLED) ## Check style, types, import directions and protos, these al
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
 	cd protos && ../$(BIN)/buf format --diff --exit-code --path runengine
-	@if git rev-parse --quiet --verify refs/heads/main >/dev/null; then \
-		cd protos && ../$(BIN)/buf breaking --against '../.git#branch=main,subdir=protos'; \
+	@# Where main is the branch that one works on, what it was is the remote's.
+	@main=$$(git rev-parse --quiet --verify refs/remotes/origin/main || git rev-parse --quiet --verify refs/heads/main); \
+	if [ -n "$$main" ]; then \
+		cd protos && ../$(BIN)/buf breaking --against "../.git#ref=$$main,subdir=protos"; \
 	else echo 'There is no branch main here, so the protos are not compared with it.'; fi
 
 lint-deploy: $(LINTERS) ## Check the Dockerfile, compose.yaml and the manifests in deploy/
