@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from random import Random
+from string import ascii_letters
 from typing import Any
 from uuid import UUID
 
@@ -37,11 +39,16 @@ def context(campaign_id: UUID) -> dict[str, Any]:
     return given | {"requestedBy": "u" * (CONTEXT_BYTES - len(json.dumps(given)))}
 
 
-def trigger_request(workflow: str, campaign_id: UUID) -> bytes:
+# The same with a large value in the state, which hardly compresses.
+STATE_BYTES = 14 * 1024
+LARGE_PAYLOAD = PAYLOAD | {"product": "".join(Random(0).choices(ascii_letters, k=STATE_BYTES))}
+
+
+def trigger_request(workflow: str, campaign_id: UUID, payload: dict[str, Any] = PAYLOAD) -> bytes:
     """An encoded TriggerRunRequest."""
     return TriggerRunRequest(
         workflow_name=workflow,
-        trigger_payload=ParseDict(PAYLOAD, Struct()),
+        trigger_payload=ParseDict(payload, Struct()),
         context=ParseDict(context(campaign_id), Struct()),
     ).SerializeToString()
 

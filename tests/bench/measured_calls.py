@@ -131,18 +131,18 @@ async def deep_page_p50(bench: Bench) -> AsyncIterator[Pair]:
     yield _page_p50(served, after), _page_p50(served, first)
 
 
-def _trigger(served: Served, campaigns: list[UUID]) -> Measurement:
+def _trigger(served: Served, campaigns: list[UUID], in_flight: int = IN_FLIGHT) -> Measurement:
     bodies = [data.trigger_request(UNSERVED, each) for each in campaigns]
-    return lambda: _rate(grpc_load(served.address, TRIGGER, bodies, served.token, IN_FLIGHT, seconds=SECONDS))
+    return lambda: _rate(grpc_load(served.address, TRIGGER, bodies, served.token, in_flight, seconds=SECONDS))
 
 
 @asynccontextmanager
-async def trigger_rate(bench: Bench) -> AsyncIterator[Pair]:
+async def trigger_rate(bench: Bench, in_flight: int = IN_FLIGHT) -> AsyncIterator[Pair]:
     served = await bench.served()
     answer = await _call(served.address, TRIGGER, data.trigger_request(UNSERVED, uuid4()), served.token)
     run_id = TriggerRunResponse.FromString(answer).run.id
-    async with Script.started("raw_inserts", bench.url(served.database), run_id) as inserts:
-        yield _trigger(served, [uuid4()]), lambda: inserts.ask(SECONDS)
+    async with Script.started("raw_inserts", bench.url(served.database), run_id, str(in_flight)) as inserts:
+        yield _trigger(served, [uuid4()], in_flight), lambda: inserts.ask(SECONDS)
     async with bench.admin(served.database) as admin:
         # A table of tenants without row-level security: no server would start beside it.
         await admin.execute("DROP TABLE raw_runs")

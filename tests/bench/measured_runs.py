@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from time import monotonic_ns, perf_counter
+from typing import Any
 from uuid import UUID, uuid4
 
 from runengine_client import RunEngineClient
@@ -51,7 +52,9 @@ async def two_workers(bench: Bench) -> AsyncIterator[Pair]:
         yield await four_steps(bench, two), await four_steps(bench)
 
 
-async def four_steps(bench: Bench, working: Working | None = None) -> Measurement:
+async def four_steps(
+    bench: Bench, working: Working | None = None, payload: dict[str, Any] = data.PAYLOAD
+) -> Measurement:
     """Runs a second that the worker executes, all queued before it is let go."""
     working = working or await bench.one_working()
 
@@ -59,7 +62,7 @@ async def four_steps(bench: Bench, working: Working | None = None) -> Measuremen
         campaign_id = uuid4()
         working.pause()
         try:
-            await trigger(working.stack, working.token, campaign_id, "four-steps", RUNS)
+            await trigger(working.stack, working.token, campaign_id, "four-steps", RUNS, payload)
         finally:
             begin = working.go_on()
         await until_completed(working.stack, working.token, campaign_id, RUNS)
@@ -80,13 +83,18 @@ async def against_dbos(bench: Bench) -> AsyncIterator[Pair]:
 
 
 @asynccontextmanager
-async def against_langgraph(bench: Bench) -> AsyncIterator[Pair]:
+async def against_langgraph(
+    bench: Bench, concurrent: int = _CONCURRENT, payload: dict[str, Any] = data.PAYLOAD
+) -> AsyncIterator[Pair]:
     python = peer_python("langgraph")
     name = await bench.create_database("template1")
-    async with Script.started(
-        "langgraph_saver", bench.url(name), str(_CONCURRENT), json.dumps(data.PAYLOAD), python=python
-    ) as langgraph:
-        yield await four_steps(bench), lambda: langgraph.ask(RUNS)
+    async with (
+        Script.started(
+            "langgraph_saver", bench.url(name), str(concurrent), json.dumps(payload), python=python
+        ) as langgraph,
+        bench.working(SERVER_CORE, WORKER_CONCURRENCY=str(concurrent)) as working,
+    ):
+        yield await four_steps(bench, working, payload), lambda: langgraph.ask(RUNS)
 
 
 @asynccontextmanager

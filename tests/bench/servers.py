@@ -20,6 +20,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 from urllib.parse import quote, unquote
 from uuid import UUID, uuid4
 
@@ -337,11 +338,11 @@ class Bench:
         return self._working
 
     @asynccontextmanager
-    async def working(self, core: int | None, workers: int = 1) -> AsyncIterator[Working]:
-        """Workers on a core, or on any, with a database of their own."""
+    async def working(self, core: int | None, workers: int = 1, **settings: str) -> AsyncIterator[Working]:
+        """Workers on a core, or on any, with a database of their own, and settings that differ."""
         async with self.stack(await self.create_database()) as stack:
             await self.start(stack, LOAD_CORE, "serve")
-            children = await self.start(stack, core, *["worker"] * workers)
+            children = await self.start(stack, core, *["worker"] * workers, **settings)
             yield Working(stack, stack.token("org_bench"), tuple(child.pid for child in children))
 
     async def big_campaign(self) -> UUID:
@@ -370,10 +371,15 @@ class Bench:
             await database.close()
 
 
-async def trigger(stack: Stack, token: str, campaign_id: UUID, workflow: str, runs: int) -> None:
+async def trigger(
+    stack: Stack, token: str, campaign_id: UUID, workflow: str, runs: int,
+    payload: dict[str, Any] = data.PAYLOAD,
+) -> None:  # fmt: skip
     """Queues runs in a campaign."""
-    request = data.trigger_request(workflow, campaign_id)
-    await grpc_load(stack.grpc_address, TRIGGER, [request], token, 16, calls=runs)
+    request = data.trigger_request(workflow, campaign_id, payload)
+    # Within half of the 64 KiB that HTTP/2 grants a connection: the generator waits for no more.
+    in_flight = min(16, 2**15 // len(request))
+    await grpc_load(stack.grpc_address, TRIGGER, [request], token, in_flight, calls=runs)
 
 
 async def list_runs(

@@ -1,7 +1,7 @@
-"""INSERT and commit of one row on 16 connections, by nothing but asyncpg: what PostgreSQL takes at most.
+"""INSERT and commit of one row on many connections, by nothing but asyncpg: what PostgreSQL takes at most.
 
-Arguments: the URL of a database, the id of a run in it. The rows go into a copy of `runs` with all its
-indexes and checks, and have all of the run's columns; only the id is another each time.
+Arguments: the URL of a database, the id of a run in it, how many connections. The rows go into a copy of
+`runs` with all its indexes and checks, and have all of the run's columns; only the id is another each time.
 Asked for SECONDS, it answers how many rows a second were committed.
 """
 
@@ -17,11 +17,9 @@ from uuid_utils.compat import uuid7
 
 from tests.bench.data import run_columns
 
-_CONNECTIONS = 16
 
-
-async def main(url: str, run_id: str) -> None:
-    connections = [await asyncpg.connect(url) for _ in range(_CONNECTIONS)]
+async def main(url: str, run_id: str, count: str) -> None:
+    connections = [await asyncpg.connect(url) for _ in range(int(count))]
     await connections[0].execute("CREATE TABLE IF NOT EXISTS raw_runs (LIKE runs INCLUDING ALL)")
     columns = await run_columns(connections[0])
     row = await connections[0].fetchrow(f"SELECT {', '.join(columns)} FROM runs WHERE id = $1", run_id)
