@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -70,29 +71,51 @@ class Sides:
     today: Side
 
 
-@pytest.fixture
-async def sides(previous: PreviousVersion, state_dir: Path, organisation: str) -> AsyncIterator[Sides]:
-    """Nothing runs yet; the database has the schema of the version before."""
+def urls_of(name: str) -> tuple[str, str]:
+    """Of a database: its owner's and the application's."""
+    at = f"/{name}?host={quote(os.environ['RUNENGINE_TEST_POSTGRES'], safe='%')}"
+    return f"postgresql://runengine_owner@{at}", f"postgresql://runengine_app@{at}"
+
+
+@asynccontextmanager
+async def new_database(template: str = "template1") -> AsyncIterator[str]:
+    """Its name."""
     name, host = f"previous_{uuid4().hex}", os.environ["RUNENGINE_TEST_POSTGRES"]
     admin = await asyncpg.connect(f"postgresql://postgres@/postgres?host={host}")
-    await admin.execute(f"CREATE DATABASE {name} OWNER runengine_owner")
-    at = f"/{name}?host={quote(host, safe='%')}"
-    owner_url, url = f"postgresql://runengine_owner@{at}", f"postgresql://runengine_app@{at}"
-    await previous.run("migrate", DATABASE_URL=url, OWNER_DATABASE_URL=owner_url)
-
-    def side(name: str, module: str, launcher: str | None, settings: dict[str, str]) -> Side:
-        stack = Stack(url, state_dir)
-        settings |= {"SIDE": name, "WORKFLOWS": f"{module}:WORKFLOWS", "DRAIN_SECONDS": "0"}
-        return Side(name, stack, stack.client(stack.token(organisation)), launcher, settings)
-
-    before = side("before", GRAPHS.rpartition(".")[2], LAUNCHER, previous.settings)
-    today = side("today", GRAPHS, None, {})
-    yield Sides(owner_url, url, before, today)
-    for each in (before, today):
-        await each.client.close()
-        await each.stack.stop()
+    await admin.execute(f"CREATE DATABASE {name} OWNER runengine_owner TEMPLATE {template}")
+    yield name
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
+
+
+@pytest.fixture(scope="module")
+async def schema(previous: PreviousVersion) -> AsyncIterator[str]:
+    """The name of a database with the schema of the version before."""
+    async with new_database() as name:
+        owner_url, url = urls_of(name)
+        await previous.run("migrate", DATABASE_URL=url, OWNER_DATABASE_URL=owner_url)
+        yield name
+
+
+@pytest.fixture
+async def sides(
+    previous: PreviousVersion, schema: str, state_dir: Path, organisation: str
+) -> AsyncIterator[Sides]:
+    """Nothing runs yet; the database has the schema of the version before."""
+    async with new_database(schema) as name:
+        owner_url, url = urls_of(name)
+
+        def side(name: str, module: str, launcher: str | None, settings: dict[str, str]) -> Side:
+            stack = Stack(url, state_dir)
+            settings |= {"SIDE": name, "WORKFLOWS": f"{module}:WORKFLOWS", "DRAIN_SECONDS": "0"}
+            return Side(name, stack, stack.client(stack.token(organisation)), launcher, settings)
+
+        before = side("before", GRAPHS.rpartition(".")[2], LAUNCHER, previous.settings)
+        today = side("today", GRAPHS, None, {})
+        yield Sides(owner_url, url, before, today)
+        for each in (before, today):
+            await each.client.close()
+            await each.stack.stop()
 
 
 class Lives:
