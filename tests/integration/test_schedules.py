@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
@@ -13,9 +15,11 @@ import pytest
 from runengine.v1.run_service_pb2 import TriggerRunRequest
 from runengine_server.background.schedule_runner import ScheduleRunner
 from runengine_server.commands.schedules import create_schedule, fire
+from runengine_server.domain.errors import InvalidArgument
 from runengine_server.domain.run import RunStatus
 from runengine_server.domain.schedule import Overlap, Schedule, Timetable
 from runengine_server.repositories.schedule_repository import ScheduleRepository
+from runengine_server.rpc.call_metadata import idempotency_key
 
 from tests.support.own_database import own_database
 from tests.support.own_worker import Engine, Ran, chain, events_of, serving
@@ -98,6 +102,15 @@ async def test_a_server_that_is_lost_in_the_middle_leaves_one_run(place: Place) 
     await place.superuser.execute(before, claimed.next_at)
     await fire(place.schedules, place.engine.runs, claimed, None, (), place.now)
     assert await place.runs() == [(await place.get(schedule)).last_run_id]
+
+
+async def test_the_key_of_a_firing_is_none_that_a_caller_can_send(place: Place) -> None:
+    await place.create()
+    await place.fire()
+    key = await place.superuser.fetchval("SELECT key FROM idempotency_keys")
+    context = SimpleNamespace(invocation_metadata=lambda: (("idempotency-key", key),))
+    with pytest.raises(InvalidArgument):
+        idempotency_key(cast(Any, context), TriggerRunRequest())
 
 
 async def test_the_latest_of_missed_firings_is_made_up_for(place: Place) -> None:

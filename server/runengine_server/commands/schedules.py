@@ -149,7 +149,8 @@ async def fire(
             await schedules.postpone_firing(claimed, _WAIT_SECONDS, f"It waits for the run {last} to end.")
             return
         await _cancel(runs, last, actor)
-    key = IdempotencyKey(f"schedule/{claimed.id}/{firing.isoformat()}", b"schedule")
+    # Callers' keys are printable: none of theirs can be this one, and keep the firing from triggering.
+    key = IdempotencyKey(f"\x1fschedule/{claimed.id}/{firing.isoformat()}", b"schedule")
     try:
         new = check_trigger(TriggerRunRequest.FromString(claimed.request))
         result = await trigger_run(runs, new, actor, key, queued_limit, known_workflows)
