@@ -14,6 +14,7 @@ import pytest
 from langgraph.runtime import Runtime
 from langgraph.types import CachePolicy
 from runengine.context import RunContext
+from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import RunStatus
 from runengine_server.processes.operator_commands import set_retention
 from runengine_server.repositories import retention
@@ -144,7 +145,7 @@ async def test_bytes_that_could_not_be_deleted_keep_no_other_tenant_from_it_and_
 
     async def die(store: ArtifactDirectory, keys: Sequence[str]) -> None:
         if keys[0].startswith(first.tenant_id):
-            raise OSError("The disk is gone.")
+            raise Unavailable("disk")
         await delete_all(store, keys)
 
     async with serving(database_url, alone("save", save)) as another:

@@ -44,6 +44,8 @@ from runengine_server.domain.run import ENDED, RunStatus
 _RUNS, _STEPS = 100, 2_000
 # Rows a statement, of what has one row for each.
 _ROWS = 1000
+# And of cached results, each of which may be as large as RUNENGINE_MAX_STATE_BYTES: 1,000 were gigabytes.
+_CACHED_ROWS = 20
 
 _OF_RUNS = (step_events, run_events, run_steps, checkpoint_writes, checkpoints, artifacts)
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -224,10 +226,10 @@ class Retention:
                 statement = select(*key, columns.value).where(columns.tenant_id == self._tenant_id)
                 if after is not None:
                     statement = statement.where(tuple_(*key) > tuple_(*map(literal, after)))
-                found = await _run(connection, statement.order_by(*key).limit(_ROWS))
+                found = await _run(connection, statement.order_by(*key).limit(_CACHED_ROWS))
                 for row in found:
                     self._cached |= {UUID(each.decode()) for each in _UUID.findall(row["value"])}
-                if len(found) < _ROWS:
+                if len(found) < _CACHED_ROWS:
                     break
                 after = found[-1]["workflow_name"], found[-1]["step_id"], found[-1]["key"]
         return self._cached

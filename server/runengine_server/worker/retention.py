@@ -20,6 +20,9 @@ from runengine_server.repositories.retention import Place, Retention
 # A little less than the hour after which each worker asks.
 _EVERY_SECONDS = 3300.0
 
+# When it is the database that is away, and not what one tenant has.
+_MOST_UNAVAILABLE = 3
+
 # It pauses for as long as a batch took, and so takes half of one connection's time at most.
 _PAUSES = 1.0
 
@@ -46,14 +49,15 @@ class RetentionChore:
 
     async def purge(self) -> None:
         """Deletes runs and bulk operations of all tenants, a batch at a time. What fails for one tenant is
-        logged, and keeps no other from it. Raises Unavailable.
+        logged, and keeps no other from it. Raises Unavailable where the database is away.
         """
         dispatch = self._database.dispatch()
+        failures = _Failures()
         for tenant_id in await retention.tenants_with_bytes_to_delete(dispatch):
-            with _logged(tenant_id):
+            with failures.logged(tenant_id):
                 await self._delete_bytes(tenant_id)
         for tenant_id, days in (await retention.retained_tenants(dispatch, self._days)).items():
-            with _logged(tenant_id):
+            with failures.logged(tenant_id):
                 await self._purge_tenant(tenant_id, days)
 
     async def _purge_tenant(self, tenant_id: str, days: int) -> None:
@@ -88,14 +92,23 @@ class RetentionChore:
             await retention.bytes_are_deleted(tenant, tenant_id, keys)
 
 
-@contextmanager
-def _logged(tenant_id: str) -> Iterator[None]:
-    try:
-        yield
-    except Unavailable:
-        raise  # for all tenants
-    except Exception as error:
-        _log.warning("what ended long ago is not all deleted", tenant=tenant_id, exc_info=error)
+class _Failures:
+    """Those of a purge, by tenant: one may have what takes too long, or a lock that is held."""
+
+    def __init__(self) -> None:
+        self._unavailable = 0
+
+    @contextmanager
+    def logged(self, tenant_id: str) -> Iterator[None]:
+        """Logs what the block raises. Raises Unavailable the third time in a row."""
+        try:
+            yield
+            self._unavailable = 0
+        except Exception as error:
+            _log.warning("what ended long ago is not all deleted", tenant=tenant_id, exc_info=error)
+            self._unavailable += isinstance(error, Unavailable)
+            if self._unavailable == _MOST_UNAVAILABLE:
+                raise
 
 
 async def _pause_after(begun: float) -> None:
