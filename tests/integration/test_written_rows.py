@@ -23,7 +23,7 @@ ROWS = {
     "step_events": (8, 0),
     "checkpoints": (4, 0),  # the input, and one after each node but the last
 }
-BYTES_OF_A_RUN = 20_000
+BYTES_OF_A_RUN = 19_200
 BYTES_OF_A_HEARTBEAT = 200  # of ten runs: one row, and a page that is tidied
 
 
