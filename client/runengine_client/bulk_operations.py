@@ -70,7 +70,7 @@ class BulkOperations(Connection):
             waiting=waiting or None,
         )
         if (ids is None) == (not given.ListFields()):
-            raise ValueError("A bulk operation is for either ids, or runs that are found by something.")
+            raise ValueError("Say which runs: either their ids, or what finds them, such as a status.")
         request = CreateBulkOperationRequest(
             action=_ACTIONS[action],
             filter=given if ids is None else None,

@@ -9,9 +9,9 @@ from rich.text import Text
 from runengine.v1.run_pb2 import Run, RunStatus
 from runengine.v1.run_service_pb2 import StatusCounts
 
-from runengine_client.live_view import WAITING_STYLE, asked, elapsed, packed, pulse, shares
+from runengine_client.live_view import asked, elapsed, packed, pulse, shares
 from runengine_client.run_state import COMPLETED, FAILED, RUNNING, Clock, RunState
-from runengine_client.tables import duration_text, error_text, plain, status_text
+from runengine_client.tables import WAITING_STYLE, duration_text, error_text, plain, status_text
 
 _ID = 36
 _BAR, _LONG_BAR = 20, 60

@@ -21,9 +21,8 @@ from runengine_client.run_state import (
     NodeState,
     RunState,
 )
-from runengine_client.tables import error_text, milliseconds_text, plain, status_text
+from runengine_client.tables import WAITING_STYLE, error_text, milliseconds_text, plain, status_text
 
-WAITING_STYLE = "yellow"
 _TRACK = "bright_black"
 _SYMBOLS: tuple[tuple[StepStatus.ValueType, str, str], ...] = (
     # The first of which a node has a step says how the node stands.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.padding import Padding
 from rich.text import Text
-from runengine.v1.run_pb2 import ProgressEvent, ProgressKind, RunEvent, RunStep, StepStatus
+from runengine.v1.run_pb2 import ProgressEvent, ProgressKind, RunEvent, RunStatus, RunStep, StepStatus
 
 from runengine_client.command import Session
 from runengine_client.json_view import event_json, progress_json, step_json
@@ -52,6 +52,21 @@ async def logs(
         raise
 
 
+# When it was, what it was, and whether the step was started then.
+_Entry: TypeAlias = tuple[Timestamp, RunEvent | RunStep, bool]
+
+
+def _order(entry: _Entry) -> tuple[int, int]:
+    """In one transaction, and so at one time, a run may be claimed before its first step starts, and ends
+    after its last one has.
+    """
+    at, what, started = entry
+    if isinstance(what, RunEvent):
+        active = (RunStatus.RUN_STATUS_QUEUED, RunStatus.RUN_STATUS_RUNNING)
+        return at.ToNanoseconds(), 0 if what.to_status in active else 3
+    return at.ToNanoseconds(), 1 if started else 2
+
+
 class _Log:
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -60,9 +75,7 @@ class _Log:
     async def add_past(self, run_id: str) -> None:
         """Prints what has happened until now."""
         client = self._session.client
-        entries: list[tuple[Timestamp, RunEvent | RunStep, bool]] = [
-            (event.at, event, False) for event in await client.list_run_events(run_id)
-        ]
+        entries: list[_Entry] = [(event.at, event, False) for event in await client.list_run_events(run_id)]
         attempt = 1
         # The steps as they were at each attempt: none have more than the greatest of them.
         while steps := await client.list_run_steps(run_id, attempt=attempt):
@@ -72,7 +85,7 @@ class _Log:
                 if step.status != StepStatus.STEP_STATUS_RUNNING:
                     entries.append((step.updated_at, step, False))
             attempt += 1
-        for _, entry, started in sorted(entries, key=lambda each: each[0].ToNanoseconds()):
+        for _, entry, started in sorted(entries, key=_order):
             if isinstance(entry, RunEvent):
                 self.add_event(entry)
             else:

@@ -98,7 +98,10 @@ async def list_(session: Session) -> None:
         table.add_row(each.id, *cells)
         entries.append(entry([Text(each.id)], [*cells]))
     view = first_that_fits(session.out, table) or Group(*entries)
-    shown = view if found else Text("no schedules", "dim")
+    # Why a schedule has not fired, or not as it should.
+    noted = [entry([Text(each.id)], [plain(each.note)]) for each in found if each.HasField("note")]
+    notes = [Text(), Text("notes", "dim"), *noted] if noted else []
+    shown = Group(view, *notes) if found else Text("no schedules", "dim")
     session.show(shown, schedules_json(ListSchedulesResponse(schedules=found)))
 
 

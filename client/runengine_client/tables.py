@@ -32,6 +32,8 @@ _SYMBOLS_AND_STYLES = {
     "live": ("✓", "green"),
 }
 
+WAITING_STYLE = "yellow"
+
 # Names and messages come from others: an escape sequence in them must not reach the terminal.
 _CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
 
@@ -61,6 +63,11 @@ def status_text(message: Run | RunStep | RunEvent | Campaign) -> Text:
     return Text(f"{symbol} {word}", style)
 
 
+def state_text(run: Run) -> Text:
+    """Returns its status; of a run that waits for somebody, whose status is running, that it is waiting."""
+    return Text("◆ waiting", WAITING_STYLE) if run.waiting_for else status_text(run)
+
+
 def duration_text(message: Run | RunStep) -> str:
     """Returns how long it took; nothing without a duration."""
     return milliseconds_text(message.duration_ms) if message.HasField("duration_ms") else ""
@@ -81,7 +88,7 @@ def run_view(run: Run) -> RenderableType:
     rows: list[tuple[str, RenderableType]] = [
         ("id", run.id),
         ("workflow", plain(run.workflow_name)),
-        ("status", status_text(run)),
+        ("status", state_text(run)),
         ("attempt", str(run.attempt)),
         ("created", f"{time_text(run.created_at)} UTC"),
     ]
@@ -143,13 +150,13 @@ def _runs_table(runs: Sequence[Run], *, below_id: bool) -> Table:
         workflow, created = plain(run.workflow_name, "dim" if below_id else ""), time_text(run.created_at)
         name = [Text("\n").join([Text(run.id), workflow])] if below_id else [Text(run.id), workflow]
         created = created.replace(" ", "\n") if below_id else created
-        table.add_row(*name, status_text(run), created, duration_text(run), str(run.attempt))
+        table.add_row(*name, state_text(run), created, duration_text(run), str(run.attempt))
     return table
 
 
 def _run_entry(run: Run) -> RenderableType:
     notes = [plain(run.workflow_name), Text(time_text(run.created_at)), Text(duration_text(run))]
-    return entry([Text(run.id), status_text(run)], [*notes, Text(f"attempt {run.attempt}")])
+    return entry([Text(run.id), state_text(run)], [*notes, Text(f"attempt {run.attempt}")])
 
 
 def workflows_view(workflows: Sequence[Workflow], console: Console) -> RenderableType:

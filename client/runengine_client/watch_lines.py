@@ -6,7 +6,7 @@ import json
 
 from rich.console import Console
 from rich.text import Text
-from runengine.v1.run_pb2 import ProgressEvent, ProgressKind, RunEvent, RunStep
+from runengine.v1.run_pb2 import ProgressEvent, ProgressKind, Run, RunEvent, RunStep
 from runengine.v1.run_service_pb2 import WatchRunResponse
 
 from runengine_client import tables
@@ -32,7 +32,7 @@ class Lines:
             return
         self.end_message()
         if kind == "run":
-            self._print(tables.status_text(response.run), f"run {response.run.id}")
+            self._print(tables.state_text(response.run), f"run {response.run.id}{_about_error(response.run)}")
         elif kind == "step":
             self.show_step(response.step)
         elif kind == "step_transition":
@@ -73,6 +73,12 @@ class Lines:
     def _print(self, word: Text, text: str) -> None:
         word.pad_right(max(0, 11 - len(word)))
         self._out.print(Text("  ").join([word, tables.plain(text)]), soft_wrap=True)
+
+
+def _about_error(run: Run) -> str:
+    if not run.HasField("error"):
+        return ""
+    return f", attempt {run.attempt}, {run.error.code}: {run.error.message}"
 
 
 def about_event(event: RunEvent) -> str:

@@ -399,7 +399,7 @@ async def test_text_that_no_text_of_the_database_holds_finds_nothing(client: Run
 async def test_the_client_has_to_be_told_which_runs_are_meant(client: RunEngineClient) -> None:
     nothing: dict[str, Any] = {}
     for wanted in (nothing, {"ids": [], "status": "queued"}):
-        with pytest.raises(ValueError, match="either ids, or runs"):
+        with pytest.raises(ValueError, match="Say which runs"):
             await client.create_bulk_operation("cancel", **wanted)
 
 

@@ -158,6 +158,8 @@ STEPS = [
         duration_ms=820,
         attempt=1,
         output_artifact_ids=[uuid(31), uuid(32)],
+        created_at=NINE_THIRTY,
+        updated_at=NINE_THIRTY,
     ),
     RunStep(
         id=uuid(22),
@@ -165,6 +167,8 @@ STEPS = [
         skill_id="bundle.render",
         status=StepStatus.STEP_STATUS_FAILED,
         attempt=3,
+        created_at=NINE_THIRTY,
+        updated_at=NINE_THIRTY,
         error=StepError(code="STEP_FAILED", message=MESSAGE, step_id="render_bundle", attempt=3),
     ),
 ]
@@ -258,7 +262,7 @@ class Engine(
 ):
     """Has RUNS, WAITING, STEPS and CAMPAIGN. A run triggered or retried is QUEUED, then each of `before_end`,
     and then ends as `end`. Whoever watches one gets `watched`, where an Event is a pause until it is set, and
-    whoever watches several `watched_runs`. NEVER is a pause without an end.
+    whoever watches several `watched_runs`; a search finds `found`. NEVER is a pause without an end.
     """
 
     def __init__(self) -> None:
@@ -270,6 +274,7 @@ class Engine(
         self.watched_runs: list[Any] = []
         self.counts: StatusCounts | None = None
         self.end = COMPLETED
+        self.found = [QUEUED, COMPLETED]
         self.artifact_name = "bundle.zip"
         self.hanging = asyncio.Event()
         self.watching = asyncio.Event()
@@ -309,7 +314,7 @@ class Engine(
     async def ListRuns(self, request: Any, context: Any) -> Any:
         self.note(request, context)
         token = None if request.page_token else "the next"
-        return ListRunsResponse(runs=list(RUNS.values())[:2], limit=2, next_page_token=token)
+        return ListRunsResponse(runs=self.found, limit=2, next_page_token=token)
 
     async def ListRunSteps(self, request: Any, context: Any) -> Any:
         return ListRunStepsResponse(steps=[each for each in STEPS if each.attempt >= request.attempt])

@@ -169,5 +169,5 @@ async def test_an_operation_needs_runs(engine: Engine, runengine: Command) -> No
     for wanted in ((), (uuid(1), "--status", "failed")):
         ended = await runengine("bulk", "cancel", *wanted)
         assert ended.code == 2
-        assert "either ids, or runs that are found" in ended.err
+        assert "Say which runs" in ended.err
     assert engine.requests == []

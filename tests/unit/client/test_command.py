@@ -421,6 +421,23 @@ async def test_the_data_of_a_step_that_is_not_there_is_a_note(engine: Engine, ru
     assert "It is \ufffd[31mred" in ended.out
 
 
+async def test_a_run_that_waits_for_somebody_is_not_shown_as_running(
+    engine: Engine, runengine: Command
+) -> None:
+    engine.found = [WAITING]
+    for shown in (await runengine("get", WAITING.id), await runengine("runs")):
+        assert "◆ waiting" in shown.out
+        assert "● running" not in shown.out
+
+
+async def test_a_run_ends_in_the_log_after_its_steps(runengine: Command) -> None:
+    lines = (await runengine("logs", FAILED.id)).out.splitlines()
+    assert [line.split()[3] for line in lines] == [
+        *("queued", "running", "running", "completed", "failed", "failed")
+    ]
+    assert "run, attempt 1" in lines[-1]
+
+
 async def test_data_of_a_step_that_the_run_has_not_is_refused(runengine: Command) -> None:
     ended = await runengine("step-data", COMPLETED.id, "render")
     assert (ended.code, ended.err) == (2, "error: the run has no step 'render'\n")

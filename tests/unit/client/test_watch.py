@@ -13,7 +13,7 @@ from runengine.v1.run_service_pb2 import WatchRunResponse
 from runengine_client import RunEngineClient, errors
 
 from tests.support.answering_server import RUN, RUN_ID, Engine, failure, info, serving
-from tests.support.client_command import QUEUED, STEPS, Command
+from tests.support.client_command import FAILED, MESSAGE, QUEUED, STEPS, Command
 from tests.support.client_command import Engine as CommandsEngine
 
 END = WatchRunResponse.SnapshotEnd()
@@ -111,6 +111,13 @@ async def test_watch_exits_with_3_when_the_run_failed(server: CommandsEngine, ru
     ended = await runengine("watch", QUEUED.id)
     assert ended.code == 3
     assert "FAILED: No audience." in ended.out
+
+
+async def test_a_failed_run_is_shown_with_its_error(server: CommandsEngine, runengine: Command) -> None:
+    server.watched = [WatchRunResponse(run=FAILED), WatchRunResponse(step=STEPS[1]), SNAPSHOT[1]]
+    ended = await runengine("watch", FAILED.id)
+    assert ended.code == 3
+    assert f"✗ failed     run {FAILED.id}, attempt 1, STEP_FAILED: {MESSAGE}" in ended.out
 
 
 async def test_watch_prints_what_rest_has_with_json(server: CommandsEngine, runengine: Command) -> None:
