@@ -5,8 +5,8 @@
 #   sh examples/walk.sh praise-order '{"item": "kettle"}'
 set -eu
 url=${RUNENGINE_URL:-http://127.0.0.1:8080}
-workflow=$1
-payload=$2
+workflow=${1:?give the name of a workflow, such as praise-order, and its payload}
+payload=${2:?give the payload as JSON, as above}
 
 # METHOD PATH [BODY] -> the body of the response; an error's body too, so that it can be read.
 call() {

@@ -41,6 +41,11 @@ def docs_endpoint(document: Json) -> Endpoint:
     return endpoint
 
 
+def _heading(tag: Json) -> str:
+    """The tag in words: `Bulk operations` of `BulkOperations`."""
+    return escape(re.sub("(?<=[a-z])[A-Z]", lambda found: f" {found[0].lower()}", tag["name"]))
+
+
 class _Page:
     def __init__(self, document: Json) -> None:
         self._document = document
@@ -84,7 +89,7 @@ class _Page:
                 f'<span class="path">{escape(path)}</span></a></li>'
                 for method, path, operation in self._of_tag(tag)
             )
-            groups += f"<h2>{escape(tag['name'])}</h2><ul>{links}</ul>"
+            groups += f"<h2>{_heading(tag)}</h2><ul>{links}</ul>"
         schemas = "".join(
             f'<li><a href="#{escape(name)}"><span class="path">{escape(name)}</span></a></li>'
             for name in self._document["components"]["schemas"]
@@ -101,7 +106,7 @@ class _Page:
     def _group(self, tag: Json) -> str:
         operations = "".join(self._operation(*each) for each in self._of_tag(tag))
         return (
-            f'<section><div class="group"><h2>{escape(tag["name"])}</h2>'
+            f'<section><div class="group"><h2>{_heading(tag)}</h2>'
             f"<p>{_prose(tag['description'])}</p></div>{operations}</section>"
         )
 

@@ -17,7 +17,12 @@ import typer
 if TYPE_CHECKING:
     from runengine_server.processes.run_process import Process
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _run(process: Process) -> None:

@@ -45,6 +45,11 @@ async def test_the_page_shows_every_operation_error_and_schema(
             assert f"<code>{reason}</code>" in answer.text
 
 
+async def test_the_headings_of_the_page_are_words(answer: httpx.Response) -> None:
+    assert answer.text.count("<h2>Bulk operations</h2>") == 2
+    assert not re.search("<h2>[A-Z][a-z]+[A-Z]", answer.text)
+
+
 async def test_the_links_of_the_page_lead_somewhere(answer: httpx.Response) -> None:
     anchors = set(re.findall(r'id="([^"]+)"', answer.text))
     links = set(re.findall(r'href="([^"]+)"', answer.text))
