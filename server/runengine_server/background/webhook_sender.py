@@ -37,6 +37,8 @@ _TURN_SECONDS = 2.0
 # How many endpoints of a lane are sent to at a time; and when one is in the slow lane.
 _LANE = 32
 _SLOW_SECONDS = 1.0
+# Beyond so many, most of them deleted ones, all count as fast again.
+_MOST_SLOW = 10_000
 # Of the process's 16 connections, callers have the others.
 _CONNECTIONS = 4
 # A delivery belongs to the process that sends it for so much longer than an attempt may take.
@@ -162,6 +164,8 @@ class WebhookSender:
                 async with self._connections:
                     await webhooks.record(endpoint_id, delivery, self._judged(delivery, response))
             if seconds > _SLOW_SECONDS or any(response.error for response in responses):
+                if len(self._is_slow) >= _MOST_SLOW:
+                    self._is_slow.clear()
                 self._is_slow.add(endpoint_id)
                 if lane is self._fast:
                     return
