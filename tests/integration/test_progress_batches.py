@@ -14,7 +14,6 @@ from runengine_server.domain.errors import Fenced, StatementRefused
 from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.record_progress import RECORD_PROGRESS, Call
 from runengine_server.repositories.run_repository import RunRepository
-from runengine_server.repositories.write_behind import PendingWrites
 
 from tests.faults.proxy import Proxy
 from tests.support.own_worker import ACTOR, Engine, Ran, chain, locked, serving
@@ -48,13 +47,8 @@ def begin(held: HeldRunRepository, skill_id: str = "one") -> asyncio.Task[int]:
     return asyncio.create_task(held.begin_step(uuid4(), "one", skill_id, False))
 
 
-async def write(held: HeldRunRepository) -> None:
-    """Something more than the step that begins next, which goes out with the next statement."""
-    await held.save_writes("", "1", "task", "", [(0, "seen", "null", b"")], None, defer=True)
-
-
 def statements(proxy: Proxy) -> list[str]:
-    return [sql.partition("(")[0].rpartition(".")[2] for sql in proxy.executed if ".record_" in sql]
+    return [sql.partition("(")[0].rpartition(".")[2] for sql in proxy.executed if "record_progress" in sql]
 
 
 async def begun(database: asyncpg.Connection, held: Sequence[HeldRunRepository]) -> dict[UUID, str]:
@@ -70,24 +64,16 @@ async def test_runs_that_are_recorded_at_the_same_time_share_a_statement(
     held = await claim(engine)
     proxy.executed.clear()
     assert await asyncio.gather(*map(begin, held)) == [1] * RUNS
-    assert statements(proxy) == ["record_next_steps"]
-    await write(held[0])
-    assert await asyncio.gather(*map(begin, held)) == [1] * RUNS
-    assert statements(proxy) == ["record_next_steps", "record_progress"]
+    assert statements(proxy) == ["record_progress"]
 
 
-@pytest.mark.parametrize(
-    ("writes", "expected"), [(False, "record_next_steps"), (True, "record_progress_of_tenants")]
-)
 async def test_tenants_share_a_statement_and_no_row(
-    engine: Engine, proxy: Proxy, database: asyncpg.Connection, writes: bool, expected: str
+    engine: Engine, proxy: Proxy, database: asyncpg.Connection
 ) -> None:
     held = await claim(engine, tenants=3)
-    if writes:
-        await write(held[0])
     proxy.executed.clear()
     assert await asyncio.gather(*map(begin, held)) == [1] * RUNS
-    assert statements(proxy) == [expected]
+    assert statements(proxy) == ["record_progress_of_tenants"]
     assert await begun(database, held) == {each.run.id: each.run.tenant_id for each in held}
     assert len({each.run.tenant_id for each in held}) == 3
 
@@ -100,26 +86,22 @@ async def test_a_run_that_is_lost_loses_no_other(
     await engine.lose(held[3].run.id)
     (again,) = await engine.queue.claim_expired(1)
     assert again.id == held[3].run.id
-    for writes in (False, True):
-        if writes:
-            await asyncio.gather(*map(write, held))
-        attempts = await asyncio.gather(*map(begin, held), return_exceptions=True)
-        assert isinstance(attempts.pop(3), Fenced)
-        assert attempts == [1] * (RUNS - 1)
-        assert again.id not in await begun(database, held)
+    for each in held:
+        await each.save_writes("", "1", "task", "", [(0, "seen", "null", b"")], None, defer=True)
+    attempts = await asyncio.gather(*map(begin, held), return_exceptions=True)
+    assert isinstance(attempts.pop(3), Fenced)
+    assert attempts == [1] * (RUNS - 1)
+    assert again.id not in await begun(database, held)
     written = "SELECT run_id FROM checkpoint_writes WHERE run_id = ANY($1)"
     rows = await database.fetch(written, [each.run.id for each in held])
     assert {row["run_id"] for row in rows} == {each.run.id for each in held} - {again.id}
 
 
-@pytest.mark.parametrize("writes", [False, True])
 @pytest.mark.parametrize("tenants", [1, 3])
 async def test_a_run_that_its_own_worker_has_taken_over_is_told_apart_by_epoch(
-    engine: Engine, tenants: int, writes: bool
+    engine: Engine, tenants: int
 ) -> None:
     held = await claim(engine, tenants)
-    if writes:
-        await write(held[0])
     await engine.lose(held[3].run.id)
     (again,) = await engine.queue.claim_expired(1)
     successor = HeldRunRepository(engine.database, again, "worker:test")
@@ -148,13 +130,8 @@ async def test_a_refusal_of_one_run_refuses_nothing_of_another(engine: Engine, t
     assert attempts == [1] * (RUNS - 1)
 
 
-@pytest.mark.parametrize("writes", [False, True])
-async def test_a_run_that_is_locked_holds_up_no_other(
-    engine: Engine, database_url: str, writes: bool
-) -> None:
+async def test_a_run_that_is_locked_holds_up_no_other(engine: Engine, database_url: str) -> None:
     held = await claim(engine)
-    if writes:
-        await write(held[0])
     async with locked(database_url, held[3].run.id):
         begins = list(map(begin, held))
         late = begins.pop(3)
@@ -163,14 +140,21 @@ async def test_a_run_that_is_locked_holds_up_no_other(
     assert await late == 1
 
 
-async def test_a_batch_locks_its_runs_in_the_order_of_their_ids() -> None:
+def test_a_batch_locks_its_runs_in_the_order_of_their_ids() -> None:
     ids = [uuid4() for _ in range(RUNS)]
-    next_step = PendingWrites(
-        begun_step=(uuid4(), "one", "one", False, None, None),
-        stored=asyncio.get_running_loop().create_future(),
-    )
     for tenants in (1, 3):
-        for batch in ([], [next_step]):
-            calls: list[Call] = [(f"org_{n % tenants}", run_id, 1, batch) for n, run_id in enumerate(ids)]
-            _, arguments = RECORD_PROGRESS.statement(calls)
-            assert arguments[1] == sorted(ids)
+        calls: list[Call] = [(f"org_{n % tenants}", run_id, 1, []) for n, run_id in enumerate(ids)]
+        _, arguments = RECORD_PROGRESS.statement(calls)
+        assert arguments[1] == sorted(ids)
+
+
+async def test_a_statement_writes_for_the_runs_of_its_tenant_alone(
+    engine: Engine, database: asyncpg.Connection
+) -> None:
+    held = await claim(engine, tenants=2)
+    of_both: list[Call] = [(engine.tenant_id, each.run.id, each.run.epoch, []) for each in held]
+    sql, arguments = RECORD_PROGRESS.statement(of_both)
+    rows = await engine.tenant.fetch(sql, *arguments)
+    assert {arguments[1][row["place"] - 1] for row in rows} == {
+        each.run.id for each in held if each.run.tenant_id == engine.tenant_id
+    }

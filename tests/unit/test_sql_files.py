@@ -100,7 +100,6 @@ def test_a_function_that_servers_call_is_one_that_keeps_its_search_path() -> Non
     ("batch", "of", "one"),
     [
         (each_call, "trigger_runs", "trigger_run"),
-        (each_call, "record_next_steps", "record_next_step"),
         (each_call, "list_changes_of_readers", "list_changes"),
         (of_tenants, "record_progress_of_tenants", "record_progress"),
     ],

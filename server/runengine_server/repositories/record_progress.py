@@ -9,11 +9,11 @@ from uuid import UUID
 
 import asyncpg
 
-from runengine_server.database.functions import each_call, of_tenants
+from runengine_server.database.functions import of_tenants, tenant_function
 from runengine_server.repositories.write_behind import PendingWrites
 
 _FUNCTION = of_tenants("record_progress", "record_progress_of_tenants")
-_NEXT_STEP = each_call("record_next_step", "record_next_steps")
+_NEXT_STEP = tenant_function("record_next_step")
 
 # How many parameters record_progress has for each kind of rows.
 _COMPLETED, _WRITES, _CHECKPOINTS, _PRUNED, _DROPPED, _BEGUN = 3, 9, 7, 3, 2, 7
@@ -26,9 +26,8 @@ Call: TypeAlias = tuple[str, UUID, int, Sequence[PendingWrites]]
 
 
 class RecordProgress:
-    """record_progress of steps.sql, as Batcher takes it, or record_next_step where each call is one of that.
-    The result of a call is the attempt of each step that begins; None when the run is not held under that
-    epoch any more.
+    """record_progress of steps.sql, as Batcher takes it. The result of a call is the attempt of each step
+    that begins; None when the run is not held under that epoch any more.
     """
 
     name = _FUNCTION.name
@@ -40,18 +39,15 @@ class RecordProgress:
 
     def statement(self, calls: Sequence[Any]) -> tuple[str, Sequence[Any]]:
         """The statement for these calls, and its arguments."""
-        calls = [calls[each] for each in _lock_order(calls)]
-        rows = [_rows_of(place, batch) for place, (*_, batch) in enumerate(calls, 1)]
-        next_steps = [
-            (tenant, run_id, epoch, *step)
-            for (tenant, run_id, epoch, _), each in zip(calls, rows, strict=True)
-            if (step := each.next_step()) is not None
-        ]
-        if len(next_steps) == len(calls):
-            return _NEXT_STEP.statement(next_steps)
+        if len(calls) > 1:
+            calls = [calls[each] for each in _lock_order(calls)]
+        rows = _rows_of(calls)
+        if len(calls) == 1 and (next_step := rows.next_step()) is not None:
+            tenant, run_id, epoch, _ = calls[0]
+            return _NEXT_STEP.call, [tenant, run_id, epoch, *next_step]
         tenants = [tenant for tenant, *_ in calls]
         ids, epochs = [run_id for _, run_id, _, _ in calls], [epoch for _, _, epoch, _ in calls]
-        arguments = [ids, epochs, *_columns_of(rows)]
+        arguments = [ids, epochs, *rows.columns()]
         if len(set(tenants)) == 1:
             return _FUNCTION.one.call, [tenants[0], *arguments]
         return _FUNCTION.many, [tenants, *arguments]
@@ -76,7 +72,7 @@ RECORD_PROGRESS = RecordProgress()
 
 @dataclass(slots=True)
 class _Rows:
-    """The rows of each kind, of one run; the first value of each is its place among the calls, from 1."""
+    """The rows of each kind; the first value of each is the place of its run among the calls, from 1."""
 
     completed: list[tuple[Any, ...]] = field(default_factory=list)
     writes: list[tuple[Any, ...]] = field(default_factory=list)
@@ -95,19 +91,18 @@ class _Rows:
         checkpoint = self.checkpoints[0][1:] if self.checkpoints else (None,) * (_CHECKPOINTS - 1)
         return [*completed, *checkpoint, *self.begun[0][1:]]
 
-
-def _columns_of(runs: Sequence[_Rows]) -> list[list[Any] | None]:
-    """The arguments of record_progress, after the epochs. None stands for no rows: asyncpg 0.32 checks the
-    type of each array, and most of these are empty.
-    """
-    return [
-        *_columns([row for each in runs for row in each.completed], _COMPLETED),
-        *_columns([row for each in runs for row in each.writes], _WRITES),
-        *_columns([row for each in runs for row in each.checkpoints], _CHECKPOINTS),
-        *_columns([row for each in runs for row in each.pruned], _PRUNED),
-        *_columns([row for each in runs for row in each.dropped], _DROPPED),
-        *_columns([row for each in runs for row in each.begun], _BEGUN),
-    ]
+    def columns(self) -> list[list[Any] | None]:
+        """The arguments of record_progress, after the epochs. None stands for no rows: asyncpg 0.32 checks
+        the type of each array, and most of these are empty.
+        """
+        return [
+            *_columns(self.completed, _COMPLETED),
+            *_columns(self.writes, _WRITES),
+            *_columns(self.checkpoints, _CHECKPOINTS),
+            *_columns(self.pruned, _PRUNED),
+            *_columns(self.dropped, _DROPPED),
+            *_columns(self.begun, _BEGUN),
+        ]
 
 
 def _lock_order(calls: Sequence[Call]) -> Sequence[int]:
@@ -117,35 +112,36 @@ def _lock_order(calls: Sequence[Call]) -> Sequence[int]:
     return sorted(range(len(calls)), key=lambda each: calls[each][1])
 
 
-def _rows_of(place: int, batch: Sequence[PendingWrites]) -> _Rows:
-    """What is to be stored of the run at that place. A checkpoint that another one replaces is left out, with
-    the writes on top of it; so is a begin that nobody waits for.
+def _rows_of(calls: Sequence[Call]) -> _Rows:
+    """What is to be stored. A checkpoint that another one of the same run replaces is left out, with the
+    writes on top of it; so is a begin that nobody waits for.
     """
     rows = _Rows()
-    saved = [each.checkpoint for each in batch if each.checkpoint is not None]
-    replaced: set[Any] = {(each.checkpoint_ns, each.replaces) for each in saved}
-    written: dict[Any, tuple[Any, ...]] = {}
-    stored: dict[Any, tuple[Any, ...]] = {}
-    oldest_needed: dict[str, str] = {}
-    steps: dict[UUID, tuple[Any, ...]] = {}
-    for each in batch:
-        if each.completed_step is not None:
-            rows.completed.append((place, each.completed_step, each.update))
-        for key, row in each.writes.items():
-            if key[:2] not in replaced:
-                written[key] = (place, *row)
-        if each.begun_step is not None and each.is_awaited:
-            steps[each.begun_step[0]] = (place, *each.begun_step)
-    for checkpoint in saved:
-        named = checkpoint.checkpoint_ns, checkpoint.checkpoint_id
-        if named not in replaced:
-            stored[named] = (place, *checkpoint.row)
-        oldest_needed |= checkpoint.oldest_needed
-        rows.dropped += [(place, namespace) for namespace in checkpoint.dropped_namespaces]
-    rows.writes += written.values()
-    rows.checkpoints += stored.values()
-    rows.pruned += [(place, *each) for each in oldest_needed.items()]
-    rows.begun += steps.values()
+    for place, (_, _, _, batch) in enumerate(calls, 1):
+        saved = [each.checkpoint for each in batch if each.checkpoint is not None]
+        replaced: set[Any] = {(each.checkpoint_ns, each.replaces) for each in saved}
+        written: dict[Any, tuple[Any, ...]] = {}
+        stored: dict[Any, tuple[Any, ...]] = {}
+        oldest_needed: dict[str, str] = {}
+        steps: dict[UUID, tuple[Any, ...]] = {}
+        for each in batch:
+            if each.completed_step is not None:
+                rows.completed.append((place, each.completed_step, each.update))
+            for key, row in each.writes.items():
+                if key[:2] not in replaced:
+                    written[key] = (place, *row)
+            if each.begun_step is not None and each.is_awaited:
+                steps[each.begun_step[0]] = (place, *each.begun_step)
+        for checkpoint in saved:
+            named = checkpoint.checkpoint_ns, checkpoint.checkpoint_id
+            if named not in replaced:
+                stored[named] = (place, *checkpoint.row)
+            oldest_needed |= checkpoint.oldest_needed
+            rows.dropped += [(place, namespace) for namespace in checkpoint.dropped_namespaces]
+        rows.writes += written.values()
+        rows.checkpoints += stored.values()
+        rows.pruned += [(place, *each) for each in oldest_needed.items()]
+        rows.begun += steps.values()
     return rows
 
 

@@ -164,26 +164,6 @@ BEGIN
 END
 $$;
 
--- record_next_step of each, in one transaction: for ten runs in half the time of record_progress. They are in
--- the order of their ids, so that two batches cannot deadlock; who has to wait longer than 0.1 s for a lock
--- fails here, and waits alone. `place` is that of the call.
-CREATE FUNCTION record_next_steps(_tenant text[], _run uuid[], _epoch bigint[], _completed uuid[],
-    _update bytea[], _namespace text[], _checkpoint text[], _parent text[], _type text[], _value bytea[],
-    _metadata bytea[], _begun uuid[], _step text[], _skill text[], _cache_hit boolean[], _input bytea[],
-    _begun_parent uuid[])
-RETURNS TABLE (place int, id uuid, attempt int)
-LANGUAGE plpgsql SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
-BEGIN
-    RETURN QUERY SELECT call.number::int, recorded.id, recorded.attempt
-        FROM unnest(_tenant, _run, _epoch, _completed, _update, _namespace, _checkpoint, _parent, _type, _value,
-            _metadata, _begun, _step, _skill, _cache_hit, _input, _begun_parent) WITH ORDINALITY
-            AS call(tenant_id, run_id, epoch, completed, made, ns, saved_id, parent, type, value, metadata,
-                begun_id, step, skill, is_hit, input, begun_parent, number)
-        CROSS JOIN LATERAL record_next_step(tenant_id, run_id, epoch, completed, made, ns, saved_id, parent,
-            type, value, metadata, begun_id, step, skill, is_hit, input, begun_parent) AS recorded;
-END
-$$;
-
 -- record_progress for runs of several tenants: _tenant has that of each run.
 CREATE FUNCTION record_progress_of_tenants(_tenant text[], _runs uuid[], _epochs bigint[],
     _completed_run int[], _completed uuid[], _updates bytea[], _write_run int[], _write_ns text[],
