@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -16,6 +14,7 @@ import httpx
 import structlog
 from standardwebhooks import Webhook
 
+from runengine_server.background.name_lookup import NameLookup
 from runengine_server.domain.webhook import ClaimedDelivery, UrlRules, is_public
 
 # Of a host with many addresses only so many are tried.
@@ -64,14 +63,14 @@ class WebhookClient:
     ) -> None:
         await self._client.aclose()
 
-    async def post(self, delivery: ClaimedDelivery, resolver: Executor) -> Response:
-        """Sends it. The name of the host is looked up on a thread of `resolver`, on which a lookup may stay
-        longer than the attempt. Raises nothing.
+    async def post(self, delivery: ClaimedDelivery, names: NameLookup) -> Response:
+        """Sends it, to the host as `names` finds it, which may be at it longer than the attempt. Raises
+        nothing.
         """
         try:
             # httpx's own time-outs are for each read and write, and a byte may drip for ever.
             async with asyncio.timeout(self._timeout_seconds):
-                return await self._post(delivery, resolver)
+                return await self._post(delivery, names)
         except TimeoutError:
             return Response(None, f"There was no response within {self._timeout_seconds:g} s.")
         except ssl.SSLError:
@@ -83,11 +82,11 @@ class WebhookClient:
             _log.error("a webhook cannot be sent", delivery=str(delivery.id), exc_info=error)
             return Response(None, "It could not be sent.")
 
-    async def _post(self, delivery: ClaimedDelivery, resolver: Executor) -> Response:
+    async def _post(self, delivery: ClaimedDelivery, names: NameLookup) -> Response:
         url = httpx.URL(delivery.url)
         if url.scheme != "https" and not self._rules.allows_http:
             return Response(None, "The URL has no https.")
-        addresses = await self._addresses(url, resolver)
+        addresses = await self._addresses(url, names)
         if not addresses:
             return Response(None, _NO_ADDRESS)
         content = delivery.payload.encode()
@@ -120,21 +119,12 @@ class WebhookClient:
             return _judged(response)
         raise AssertionError("there is an address")
 
-    async def _addresses(self, url: httpx.URL, resolver: Executor) -> Sequence[str]:
+    async def _addresses(self, url: httpx.URL, names: NameLookup) -> Sequence[str]:
         """Those of the host to which may be sent, each once."""
-        loop = asyncio.get_running_loop()
         port = url.port or {"https": 443, "http": 80}[url.scheme]
-        host = url.raw_host.decode("ascii")
-        try:
-            found = await loop.run_in_executor(
-                resolver, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            )
-        except (socket.gaierror, UnicodeError):
-            return []
-        addresses = dict.fromkeys(str(each[4][0]) for each in found)
-        if not self._rules.allows_private:
-            addresses = {each: None for each in addresses if is_public(each)}
-        return list(addresses)[:_MAX_ADDRESSES]
+        found = await names.addresses(url.raw_host.decode("ascii"), port)
+        allowed = [each for each in found if self._rules.allows_private or is_public(each)]
+        return allowed[:_MAX_ADDRESSES]
 
 
 def _judged(response: httpx.Response) -> Response:

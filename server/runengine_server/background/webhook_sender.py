@@ -6,13 +6,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
 import structlog
 
+from runengine_server.background.name_lookup import NameLookup
 from runengine_server.background.webhook_post import Response, WebhookClient
 from runengine_server.database.database import Database
 from runengine_server.domain.errors import Unavailable
@@ -50,12 +50,12 @@ _log = structlog.get_logger()
 
 
 class _Lane:
-    """Room for endpoints of one kind, with threads for their names: who is slow waits for its like."""
+    """Room for endpoints of one kind, and for lookups of their names: who is slow waits for its like."""
 
     def __init__(self, name: str, batch: int) -> None:
         self.batch = batch
         self.places = asyncio.Semaphore(_LANE)
-        self.resolver = ThreadPoolExecutor(_LANE, f"webhooks-{name}")
+        self.names = NameLookup(f"webhooks-{name}", _LANE)
 
 
 class WebhookSender:
@@ -100,8 +100,6 @@ class WebhookSender:
                 for task in self._sending.values():
                     task.cancel()
                 await asyncio.gather(*self._sending.values(), return_exceptions=True)
-                for lane in (self._fast, self._slow):
-                    lane.resolver.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
         """Begins nothing more: run() returns once what is under way has ended."""
@@ -158,7 +156,7 @@ class WebhookSender:
             if not claimed:
                 return
             begun = time.monotonic()
-            responses = await asyncio.gather(*(client.post(each, lane.resolver) for each in claimed))
+            responses = await asyncio.gather(*(client.post(each, lane.names) for each in claimed))
             seconds = time.monotonic() - begun
             for delivery, response in zip(claimed, responses, strict=True):
                 async with self._connections:
