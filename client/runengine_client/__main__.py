@@ -77,6 +77,7 @@ _GROUPS: tuple[tuple[str, str, dict[str, Body]], ...] = (
             "list": webhook_commands.list_,
             "show": webhook_commands.show,
             "update": webhook_commands.update,
+            "rotate": webhook_commands.rotate,
             "delete": webhook_commands.delete,
             "deliveries": webhook_commands.deliveries,
             "retry": webhook_commands.retry,

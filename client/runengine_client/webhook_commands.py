@@ -85,6 +85,20 @@ async def update(
     )
 
 
+async def rotate(
+    session: Session,
+    endpoint_id: EndpointId,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS", help="How long those before it still sign, 0 to 604800. Default: a day."
+        ),
+    ] = None,
+) -> None:
+    """Gives an endpoint a new secret. Shows it, this once."""
+    _show(session, await session.client.rotate_webhook_secret(endpoint_id, overlap_seconds=overlap))
+
+
 async def delete(session: Session, endpoint_id: EndpointId) -> None:
     """Deletes an endpoint with its deliveries."""
     _show(session, await session.client.delete_webhook_endpoint(endpoint_id))
@@ -134,6 +148,8 @@ def _show(session: Session, endpoint: WebhookEndpoint) -> None:
         rows.append(("note", plain(endpoint.note)))
     if endpoint.HasField("secret"):
         rows.append(("secret", Text(endpoint.secret)))
+    if endpoint.HasField("old_secrets_until"):
+        rows.append(("earlier", Text(f"sign until {time_text(endpoint.old_secrets_until)} UTC")))
     view = Text("\n").join(Text.assemble((f"{label:<9}", "dim"), value) for label, value in rows)
     session.show(view, endpoint_json(endpoint))
 

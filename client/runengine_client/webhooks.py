@@ -13,6 +13,7 @@ from runengine.v1.webhook_service_pb2 import (
     ListWebhookDeliveriesResponse,
     ListWebhookEndpointsRequest,
     RetryWebhookDeliveryRequest,
+    RotateWebhookSecretRequest,
     UpdateWebhookEndpointRequest,
     WebhookDelivery,
     WebhookDeliveryStatus,
@@ -68,6 +69,16 @@ class Webhooks(Connection):
             endpoint_id=str(endpoint_id), url=url, events=events, disabled=disabled
         )
         return (await self._call(self._webhooks.UpdateWebhookEndpoint, request)).endpoint
+
+    async def rotate_webhook_secret(
+        self, endpoint_id: Id, *, overlap_seconds: int | None = None
+    ) -> WebhookEndpoint:
+        """Gives the endpoint a new secret, which is in what this returns, and nowhere else. Those before it
+        sign beside it for `overlap_seconds`, 0 to 604,800, by default a day. Raises InvalidArgument, and
+        RunEngineError with WEBHOOK_ENDPOINT_NOT_FOUND.
+        """
+        request = RotateWebhookSecretRequest(endpoint_id=str(endpoint_id), overlap_seconds=overlap_seconds)
+        return (await self._call(self._webhooks.RotateWebhookSecret, request)).endpoint
 
     async def delete_webhook_endpoint(self, endpoint_id: Id) -> WebhookEndpoint:
         """Deletes the endpoint with its deliveries, and returns it as it was. Raises RunEngineError with

@@ -391,6 +391,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("list_webhook_endpoints", (None,), 20, {"webhook_endpoints": 20}),
     ("list_webhook_endpoints", (ENDPOINT,), 1, {"webhook_endpoints": 1}),
     ("update_webhook_endpoint", (ENDPOINT, None, None, True), 1, {"webhook_endpoints": 1}),
+    ("rotate_webhook_secret", (ENDPOINT, b"new", 60), 1, {"webhook_endpoints": 1}),
     ("delete_webhook_endpoint", (UUID(int=1),), 1, {"webhook_endpoints": 1}),
     ("list_webhook_deliveries", (ENDPOINT, ["dead", "pending"], RUNS, 21), 21, {"webhook_deliveries": 22}),
     ("retry_webhook_delivery", (ENDPOINT, UUID(int=100)), 1, {"webhook_deliveries": 1}),

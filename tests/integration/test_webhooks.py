@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -16,65 +15,15 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from langgraph.types import interrupt
-from runengine_server.background.webhook_sender import WebhookSender
-from runengine_server.commands.webhooks import create_endpoint
-from runengine_server.domain.webhook import DeliveryStatus, UrlRules, WebhookDelivery, WebhookEndpoint
+from runengine_server.commands.webhooks import rotate_secret
+from runengine_server.domain.webhook import DeliveryStatus, UrlRules
 from runengine_server.repositories.purges import purge_expired
-from runengine_server.repositories.webhook_repository import WebhookRepository
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from tests.support.certificates import self_signed
-from tests.support.own_worker import Engine, Ran, State, alone, chain, serving, until
-from tests.support.webhook_receiver import NEVER, OK, Receiver, receiving, status
-
-ANY_URL = UrlRules(allows_http=True, allows_private=True)
-AT_ONCE: Callable[[int], float | None] = lambda attempts: 0.0  # noqa: E731
-ONCE: Callable[[int], float | None] = lambda attempts: None  # noqa: E731
-
-
-class Place:
-    """A database for which no server sends but those of the test."""
-
-    def __init__(self, url: str, superuser: asyncpg.Connection, engine: Engine) -> None:
-        self.url, self.superuser, self.engine = url, superuser, engine
-        self.webhooks = WebhookRepository(engine.tenant)
-
-    async def endpoint(self, url: str, *events: str) -> WebhookEndpoint:
-        return await create_endpoint(self.webhooks, url, events, False)
-
-    async def deliveries(self, endpoint: WebhookEndpoint) -> Sequence[WebhookDelivery]:
-        """The most recent transition first."""
-        return await self.webhooks.list_deliveries(endpoint.id, list(DeliveryStatus), 2**63 - 1, 1000)
-
-    async def until_ended(self, endpoint: WebhookEndpoint, number: int) -> Sequence[WebhookDelivery]:
-        return await until(
-            partial(self.deliveries, endpoint),
-            lambda found: len(found) == number and all(each.next_attempt_at is None for each in found),
-        )
-
-    def sender(self, rules: UrlRules = ANY_URL, timeout: float = 30, **settings: object) -> WebhookSender:
-        options: dict[str, object] = {"retry_seconds": AT_ONCE, "poll_seconds": 0.02, **settings}
-        return WebhookSender(self.engine.database, rules, timeout, **options)  # type: ignore[arg-type]
-
-    @asynccontextmanager
-    async def sending(self, *senders: WebhookSender) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(each.run()) for each in senders or [self.sender()]]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def other(self) -> Place:
-        """The same for another tenant, whose runs nobody executes."""
-        engine = object.__new__(Engine)
-        engine.__dict__.update(self.engine.__dict__)
-        engine.tenant_id = f"org_{uuid4().hex}"
-        engine.tenant = self.engine.database.tenant(engine.tenant_id)
-        engine.runs = type(self.engine.runs)(engine.tenant)
-        engine.campaigns = type(self.engine.campaigns)(engine.tenant)
-        return Place(self.url, self.superuser, engine)
+from tests.support.own_worker import Ran, State, alone, chain, serving, until
+from tests.support.webhook_place import ONCE, Place
+from tests.support.webhook_receiver import NEVER, OK, Received, Receiver, receiving, status
 
 
 @pytest.fixture
@@ -129,6 +78,40 @@ async def test_each_transition_is_sent_signed_and_once(place: Place, receiver: R
     assert {str(each.id) for each in await place.deliveries(endpoint)} == {
         each.id for each in receiver.received
     }
+
+
+async def test_secrets_from_before_a_rotation_sign_until_their_time_is_over(
+    place: Place, receiver: Receiver
+) -> None:
+    first = await place.endpoint(receiver.url())
+    second = await rotate_secret(place.webhooks, first.id, None)
+    third = await rotate_secret(place.webhooks, first.id, 3600)
+    assert third.old_secrets_until is not None is not second.old_secrets_until
+    assert third.old_secrets_until < second.old_secrets_until
+    known = [third.secret, second.secret, first.secret]
+
+    async def signed_by(number: int) -> list[bytes]:
+        await place.engine.trigger()
+        sent = (await receiver.until_received(number, "/hook"))[-1]
+        assert len(sent.headers["webhook-signature"].split()) <= 5
+        return [each for each in known if is_verified(each, sent)]
+
+    async with place.sending():
+        assert await signed_by(1) == known
+        await place.superuser.execute("UPDATE webhook_endpoints SET old_until[2] = now()")
+        assert await signed_by(2) == known[:2]
+        for _ in range(5):
+            known.insert(0, (await rotate_secret(place.webhooks, first.id, None)).secret)
+        assert await signed_by(3) == known[:5]
+        known.insert(0, (await rotate_secret(place.webhooks, first.id, 0)).secret)
+        assert await signed_by(4) == known[:1]
+
+
+def is_verified(secret: bytes, sent: Received) -> bool:
+    with suppress(WebhookVerificationError):
+        Webhook(secret).verify(sent.body, sent.headers)
+        return True
+    return False
 
 
 async def test_an_endpoint_gets_what_it_wants_of_its_tenant_alone(place: Place, receiver: Receiver) -> None:

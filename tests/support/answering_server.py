@@ -117,6 +117,7 @@ class Engine(
     ListBulkOperationItems = AbortBulkOperation = TriggerRun
     CreateWebhookEndpoint = ListWebhookEndpoints = GetWebhookEndpoint = UpdateWebhookEndpoint = TriggerRun
     DeleteWebhookEndpoint = ListWebhookDeliveries = RetryWebhookDelivery = TriggerRun
+    RotateWebhookSecret = TriggerRun
     CreateSchedule = ListSchedules = GetSchedule = UpdateSchedule = DeleteSchedule = TriggerRun
 
 

@@ -409,6 +409,7 @@ class Engine(
 
     CreateSchedule = ListSchedules = GetSchedule = UpdateSchedule = DeleteSchedule = CreateWebhookEndpoint
     ListWebhookEndpoints = GetWebhookEndpoint = UpdateWebhookEndpoint = CreateWebhookEndpoint
+    RotateWebhookSecret = CreateWebhookEndpoint
     DeleteWebhookEndpoint = ListWebhookDeliveries = RetryWebhookDelivery = CreateWebhookEndpoint
 
     async def CreateCampaign(self, request: Any, context: Any) -> Any:

@@ -99,7 +99,9 @@ class WebhookClient:
             "connection": "close",
             "webhook-id": str(delivery.id),
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": Webhook(delivery.secret).sign(str(delivery.id), now, delivery.payload),
+            "webhook-signature": " ".join(
+                Webhook(secret).sign(str(delivery.id), now, delivery.payload) for secret in delivery.secrets
+            ),
         }
         for address in addresses:
             request = self._client.build_request(

@@ -16,7 +16,14 @@ from runengine_server.domain.errors import (
     Violation,
     WebhookEndpointNotFound,
 )
-from runengine_server.domain.webhook import MAX_ENDPOINTS, MAX_URL, UrlRules, WebhookEndpoint, is_public
+from runengine_server.domain.webhook import (
+    MAX_ENDPOINTS,
+    MAX_URL,
+    OVERLAP_SECONDS,
+    UrlRules,
+    WebhookEndpoint,
+    is_public,
+)
 from runengine_server.repositories.webhook_repository import WebhookRepository
 
 # As Standard Webhooks wants them: 24 to 64 bytes.
@@ -48,6 +55,19 @@ async def update_endpoint(
 ) -> WebhookEndpoint:
     """Changes what is given: no events leave them. Raises WebhookEndpointNotFound."""
     endpoint = await webhooks.update(endpoint_id, url, each_once(events) or None, is_disabled)
+    if endpoint is None:
+        raise WebhookEndpointNotFound
+    return endpoint
+
+
+async def rotate_secret(
+    webhooks: WebhookRepository, endpoint_id: UUID, overlap_seconds: int | None
+) -> WebhookEndpoint:
+    """Gives the endpoint a new secret, beside which those before it sign for so long, a day with None. Raises
+    WebhookEndpointNotFound.
+    """
+    overlap = OVERLAP_SECONDS if overlap_seconds is None else overlap_seconds
+    endpoint = await webhooks.rotate_secret(endpoint_id, secrets.token_bytes(_SECRET_BYTES), overlap)
     if endpoint is None:
         raise WebhookEndpointNotFound
     return endpoint

@@ -24,6 +24,7 @@ from runengine_server.database.event_tables import run_events
 # Where transitions are sent to, and how far each endpoint has read in the log of them: all that the snapshot
 # `since` has, and of what `until` has beside that, where it is not null, those up to the number `last`.
 # read_at is when it last found one. No events mean all. The secret signs, and so no hash of it would do.
+# So do the old ones, the most recent first, each until the time at its place in old_until.
 webhook_endpoints = Table(
     "webhook_endpoints",
     metadata,
@@ -31,6 +32,8 @@ webhook_endpoints = Table(
     Column("id", Uuid, nullable=False),
     Column("url", Text, nullable=False),
     Column("secret", LargeBinary, nullable=False),
+    Column("old_secrets", ARRAY(LargeBinary), nullable=False, server_default="{}"),
+    Column("old_until", ARRAY(TIME), nullable=False, server_default="{}"),
     Column("events", ARRAY(Text), nullable=False),
     Column("is_disabled", Boolean, nullable=False),
     Column("note", Text),

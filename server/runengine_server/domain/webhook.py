@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -11,6 +12,9 @@ from uuid import UUID
 # How many endpoints a tenant may have: each costs every server two descents of an index a second.
 MAX_ENDPOINTS = 20
 MAX_URL = 2000
+
+# How long the secrets from before a rotation sign, unless it says otherwise.
+OVERLAP_SECONDS = 24 * 3600
 
 # A delivery is sent again 5 s after its first attempt has failed, and then after four times as long each
 # time, up to twelve hours: 11 attempts within two days.
@@ -34,7 +38,9 @@ class DeliveryStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WebhookEndpoint:
-    """`events` without one are all."""
+    """`events` without one are all. `old_secrets_until` is when the last secret from before `secret` ends to
+    sign beside it; None where there was none, and may be over.
+    """
 
     id: UUID
     url: str
@@ -43,6 +49,7 @@ class WebhookEndpoint:
     note: str | None
     created_at: datetime
     updated_at: datetime
+    old_secrets_until: datetime | None
     secret: bytes = field(repr=False)
 
 
@@ -66,13 +73,13 @@ class WebhookDelivery:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
-    """A delivery that this process is to send now, for the time `attempts`."""
+    """A delivery that this process is to send now, for the time `attempts`, signed by each of the secrets."""
 
     id: UUID
     attempts: int
     payload: str
     url: str
-    secret: bytes = field(repr=False)
+    secrets: Sequence[bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from runengine_server.domain.webhook import (
 _CREATE = tenant_function("create_webhook_endpoint")
 _LIST = tenant_function("list_webhook_endpoints")
 _UPDATE = tenant_function("update_webhook_endpoint")
+_ROTATE = tenant_function("rotate_webhook_secret")
 _DELETE = tenant_function("delete_webhook_endpoint")
 _LIST_DELIVERIES = tenant_function("list_webhook_deliveries")
 _RETRY = tenant_function("retry_webhook_delivery")
@@ -84,6 +85,13 @@ class WebhookRepository:
         rows = await self._scope.call(_UPDATE, endpoint_id, url, given, is_disabled)
         return _endpoint(rows[0]) if rows else None
 
+    async def rotate_secret(
+        self, endpoint_id: UUID, secret: bytes, overlap_seconds: int
+    ) -> WebhookEndpoint | None:
+        """Has the secret sign, and those before it for so long. None when the tenant has none of that id."""
+        rows = await self._scope.call(_ROTATE, endpoint_id, secret, overlap_seconds)
+        return _endpoint(rows[0]) if rows else None
+
     async def delete(self, endpoint_id: UUID) -> WebhookEndpoint | None:
         """The endpoint as it was; None when the tenant has none of that id."""
         rows = await self._scope.call(_DELETE, endpoint_id)
@@ -141,6 +149,7 @@ def _endpoint(row: asyncpg.Record) -> WebhookEndpoint:
         note=row["note"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        old_secrets_until=max(row["old_until"], default=None),
         secret=row["secret"],
     )
 

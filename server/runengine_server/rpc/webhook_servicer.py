@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 from runengine.v1 import webhook_service_pb2 as pb
 from runengine.v1 import webhook_service_pb2_grpc
 
-from runengine_server.commands.webhooks import check_url, create_endpoint, update_endpoint
+from runengine_server.commands.webhooks import check_url, create_endpoint, rotate_secret, update_endpoint
 from runengine_server.database.database import Database
 from runengine_server.domain import page_token
 from runengine_server.domain.errors import (
@@ -51,9 +53,7 @@ class WebhookServicer(webhook_service_pb2_grpc.WebhookServiceServicer):
     ) -> pb.CreateWebhookEndpointResponse:
         check_url(request.url, self._url_rules, violations_of(request))
         endpoint = await create_endpoint(self._webhooks(), request.url, request.events, request.disabled)
-        message = _endpoint_message(endpoint)
-        message.secret = f"whsec_{base64.b64encode(endpoint.secret).decode()}"
-        return pb.CreateWebhookEndpointResponse(endpoint=message)
+        return pb.CreateWebhookEndpointResponse(endpoint=_with_secret(endpoint))
 
     async def ListWebhookEndpoints(  # noqa: N802, D102
         self, request: pb.ListWebhookEndpointsRequest, context: Context
@@ -82,6 +82,17 @@ class WebhookServicer(webhook_service_pb2_grpc.WebhookServiceServicer):
             request.disabled if request.HasField("disabled") else None,
         )
         return pb.UpdateWebhookEndpointResponse(endpoint=_endpoint_message(endpoint))
+
+    async def RotateWebhookSecret(  # noqa: N802, D102
+        self, request: pb.RotateWebhookSecretRequest, context: Context
+    ) -> pb.RotateWebhookSecretResponse:
+        require_valid(request)
+        endpoint = await rotate_secret(
+            self._webhooks(),
+            UUID(request.endpoint_id),
+            request.overlap_seconds if request.HasField("overlap_seconds") else None,
+        )
+        return pb.RotateWebhookSecretResponse(endpoint=_with_secret(endpoint))
 
     async def DeleteWebhookEndpoint(  # noqa: N802, D102
         self, request: pb.DeleteWebhookEndpointRequest, context: Context
@@ -129,6 +140,12 @@ class WebhookServicer(webhook_service_pb2_grpc.WebhookServiceServicer):
         return pb.RetryWebhookDeliveryResponse(delivery=_delivery_message(delivery))
 
 
+def _with_secret(endpoint: WebhookEndpoint) -> pb.WebhookEndpoint:
+    message = _endpoint_message(endpoint)
+    message.secret = f"whsec_{base64.b64encode(endpoint.secret).decode()}"
+    return message
+
+
 def _endpoint_message(endpoint: WebhookEndpoint) -> pb.WebhookEndpoint:
     return pb.WebhookEndpoint(
         id=str(endpoint.id),
@@ -138,7 +155,12 @@ def _endpoint_message(endpoint: WebhookEndpoint) -> pb.WebhookEndpoint:
         note=endpoint.note,
         created_at=timestamp(endpoint.created_at),
         updated_at=timestamp(endpoint.updated_at),
+        old_secrets_until=_unless_over(endpoint.old_secrets_until),
     )
+
+
+def _unless_over(until: datetime | None) -> Timestamp | None:
+    return None if until is None or until <= datetime.now(UTC) else timestamp(until)
 
 
 def _delivery_message(delivery: WebhookDelivery) -> pb.WebhookDelivery:

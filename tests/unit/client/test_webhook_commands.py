@@ -20,6 +20,8 @@ CREATED = pb.WebhookEndpoint(secret="whsec_c2VjcmV0")
 CREATED.MergeFrom(ENDPOINT)
 DISABLED = pb.WebhookEndpoint(disabled=True, note="The endpoint has responded with 410 Gone.")
 DISABLED.MergeFrom(ENDPOINT)
+ROTATED = pb.WebhookEndpoint(old_secrets_until=AT)
+ROTATED.MergeFrom(CREATED)
 DELIVERY = pb.WebhookDelivery(
     id=uuid(2),
     event="run.failed",
@@ -50,6 +52,11 @@ CALLS: list[tuple[list[str], Any, Any]] = [
         pb.GetWebhookEndpointResponse(endpoint=DISABLED),
     ),
     (
+        ["rotate", uuid(1), "--overlap", "60"],
+        pb.RotateWebhookSecretRequest(endpoint_id=uuid(1), overlap_seconds=60),
+        pb.RotateWebhookSecretResponse(endpoint=ROTATED),
+    ),
+    (
         ["deliveries", uuid(1), "--status", "dead", "--limit", "5"],
         pb.ListWebhookDeliveriesRequest(
             endpoint_id=uuid(1), status=[pb.WEBHOOK_DELIVERY_STATUS_DEAD], limit=5
@@ -72,7 +79,13 @@ async def test_a_command_is_one_call_and_shows_what_it_returns(
     ended = await runengine("webhooks", *arguments)
     assert engine.requests == [request_]
     assert "\x1b" not in ended.out
-    shown = {"create": CREATED.secret, "show": DISABLED.note, "deliveries": "✗ dead", "retry": DELIVERY.error}
+    shown = {
+        "create": CREATED.secret,
+        "show": DISABLED.note,
+        "rotate": "earlier  sign until 2026-01-31 09:30:00 UTC",
+        "deliveries": "✗ dead",
+        "retry": DELIVERY.error,
+    }
     assert shown.get(arguments[0], ENDPOINT.id) in ended.out
 
 

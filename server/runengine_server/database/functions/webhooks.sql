@@ -44,6 +44,27 @@ BEGIN
 END
 $$;
 
+-- A new secret. Those before it sign for _overlap seconds more, none longer than it would have, the four latest at most.
+CREATE FUNCTION rotate_webhook_secret(_tenant text, _id uuid, _secret bytea, _overlap int)
+RETURNS SETOF public.webhook_endpoints LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    RETURN QUERY UPDATE public.webhook_endpoints SET secret = _secret,
+            (old_secrets, old_until) = (
+                SELECT coalesce(array_agg(old.secret ORDER BY place), '{}'),
+                    coalesce(array_agg(old.until ORDER BY place), '{}')
+                FROM (
+                    SELECT old.secret, least(old.until, clock_timestamp() + make_interval(secs => _overlap)) AS until,
+                        place
+                    FROM unnest(webhook_endpoints.secret || old_secrets, timestamptz 'infinity' || old_until)
+                        WITH ORDINALITY AS old(secret, until, place)
+                    WHERE _overlap > 0 AND old.until > clock_timestamp() ORDER BY place LIMIT 4
+                ) AS old),
+            updated_at = public.touch(updated_at)
+        WHERE tenant_id = _tenant AND id = _id RETURNING *;
+END
+$$;
+
 -- The endpoint first, for its lock: nothing is inserted for it any more.
 CREATE FUNCTION delete_webhook_endpoint(_tenant text, _id uuid) RETURNS SETOF public.webhook_endpoints
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
@@ -232,10 +253,10 @@ CREATE FUNCTION webhook_time(_at timestamptz) RETURNS text LANGUAGE sql IMMUTABL
 RETURN to_char(_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
 
 -- Up to _limit deliveries to the endpoint that are due, each for this server alone for _lease seconds; those for which
--- three days were too short are dead. Rows that another server has locked are passed over. With clock_timestamp(),
+-- three days were too short are dead; with all secrets that sign now, the newest first. Rows that another server has locked are passed over. With clock_timestamp(),
 -- which is volatile, the time would be no condition of the index.
 CREATE FUNCTION claim_webhook_deliveries(_tenant text, _endpoint uuid, _limit int, _lease float)
-RETURNS TABLE (id uuid, attempts int, payload text, url text, secret bytea)
+RETURNS TABLE (id uuid, attempts int, payload text, url text, secrets bytea[])
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -260,7 +281,10 @@ BEGIN
         WHERE tenant_id = _tenant AND endpoint_id = _endpoint AND id = ANY(ARRAY(SELECT due.id FROM due))
         RETURNING *
     )
-    SELECT id, attempts, payload, endpoint.url, endpoint.secret FROM claimed WHERE status = 'pending' ORDER BY seq;
+    SELECT id, attempts, payload, endpoint.url, endpoint.secret || ARRAY(
+            SELECT old.secret FROM unnest(endpoint.old_secrets, endpoint.old_until) WITH ORDINALITY AS old(secret, until, place)
+            WHERE old.until > statement_timestamp() ORDER BY place)
+    FROM claimed WHERE status = 'pending' ORDER BY seq;
 END
 $$;
 
