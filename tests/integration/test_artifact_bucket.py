@@ -22,6 +22,7 @@ from runengine_server.commands.trigger_run import check_trigger, trigger_run
 from runengine_server.domain.errors import Unavailable
 from runengine_server.processes.open_artifacts import open_artifact_store
 from runengine_server.repositories.artifact_bucket import ArtifactBucket
+from runengine_server.repositories.artifact_store import ArtifactDirectory, ArtifactStore, StoredArtifact
 from runengine_server.repositories.run_repository import RunRepository
 from runengine_server.settings import Settings, SettingsError
 from runengine_server.worker import artifact_sweep
@@ -134,6 +135,37 @@ async def test_a_bundle_is_handed_out_by_a_url_that_expires_and_streamed_to_its_
             assert (await other.get(f"/campaigns/{campaign.id}")).status_code == 404
     finally:
         await stack.stop()
+
+
+@pytest.fixture(params=["directory", pytest.param("bucket", marks=needs_moto)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    if request.param == "directory":
+        return ArtifactDirectory(tmp_path)
+    s3: S3Server = request.getfixturevalue("s3")
+    return ArtifactBucket(f"s3://{s3.bucket}/{uuid4()}", None)
+
+
+async def test_both_stores_keep_list_and_delete_alike(store: ArtifactStore) -> None:
+    run_id, ids = uuid4(), [UUID(int=n) for n in range(4)]
+    keys = [store.key(ODD_TENANT, run_id, each) for each in ids]
+    contents = b"", b"one", b"x" * 200_000
+    for key, data in zip(keys, contents, strict=False):
+        await store.put(key, data, "ä/b.txt", "text/plain")
+    for key, data in zip(keys, contents, strict=False):
+        chunks = [chunk async for chunk in store.read(key)]
+        assert b"".join(chunks) == data
+        assert all(len(chunk) <= 64 << 10 for chunk in chunks)
+    stored = [each async for page in store.older_than(-2) for each in page]
+    assert set(stored) == {StoredArtifact(ODD_TENANT, run_id, each) for each in ids[:3]}
+    assert [each async for page in store.older_than(3600) for each in page] == []
+    with pytest.raises(FileNotFoundError):
+        [chunk async for chunk in store.read(keys[3])]
+    # What is not there is deleted as well.
+    await store.delete_all([keys[3], keys[0], keys[1]])
+    await store.delete(keys[3])
+    assert {each.artifact_id async for page in store.older_than(-2) for each in page} == {ids[2]}
+    await store.delete(keys[2])
+    assert [each async for page in store.older_than(-2) for each in page] == []
 
 
 SETTINGS = Settings(artifacts_url="s3://a-bucket/p")
