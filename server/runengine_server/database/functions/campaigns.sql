@@ -7,7 +7,8 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     -- DO UPDATE that changes nothing, because DO NOTHING would return no row.
-    RETURN QUERY INSERT INTO public.campaigns (tenant_id, id) VALUES (_tenant, _id)
+    RETURN QUERY INSERT INTO public.campaigns (tenant_id, id, created_at, updated_at)
+        SELECT _tenant, _id, at, at FROM public.now_ms() AS at
         ON CONFLICT (tenant_id, id) DO UPDATE SET id = excluded.id
         RETURNING id, status, bundle_url, latest_run_id, created_at, updated_at;
 END

@@ -7,6 +7,8 @@ RETURNS mutation_result LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     result mutation_result;
     run record;
+    -- Not by the defaults of the columns, which are called one after the other.
+    at timestamptz := public.now_ms();
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     IF _key IS NOT NULL THEN
@@ -24,8 +26,9 @@ BEGIN
         PERFORM release_idempotency_key(_tenant, _key);
         RETURN result;
     END IF;
-    INSERT INTO public.runs (tenant_id, id, workflow_name, encoded_input, campaign_id, priority, trace_id)
-    VALUES (_tenant, _id, _workflow, _input, _campaign, _priority, _trace)
+    INSERT INTO public.runs (tenant_id, id, workflow_name, encoded_input, campaign_id, priority, trace_id,
+        created_at, updated_at, queued_at)
+    VALUES (_tenant, _id, _workflow, _input, _campaign, _priority, _trace, at, at, at)
     RETURNING attempt, updated_at, public.encoded_response(encoded_input, encoded_state, priority) AS response
     INTO run;
     PERFORM record_transition(_tenant, _id, _campaign, NULL, 'queued', run.attempt, run.updated_at, _actor,

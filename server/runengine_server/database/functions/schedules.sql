@@ -10,8 +10,9 @@ BEGIN
     PERFORM pg_advisory_xact_lock(7407, hashtext(_tenant));
     IF (SELECT count(*) FROM public.schedules WHERE tenant_id = _tenant) < _most THEN
         RETURN QUERY INSERT INTO public.schedules (tenant_id, id, cron, time_zone, request, overlap, is_paused, next_at,
-                due_at)
-            VALUES (_tenant, _id, _cron, _zone, _request, _overlap, _paused, _next, _next) RETURNING *;
+                due_at, created_at, updated_at)
+            SELECT _tenant, _id, _cron, _zone, _request, _overlap, _paused, _next, _next, at, at
+            FROM public.now_ms() AS at RETURNING *;
     END IF;
 END
 $$;

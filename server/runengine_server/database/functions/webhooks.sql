@@ -10,8 +10,10 @@ BEGIN
     -- No other lock has 7406 as the first of two numbers.
     PERFORM pg_advisory_xact_lock(7406, hashtext(_tenant));
     IF (SELECT count(*) FROM public.webhook_endpoints WHERE tenant_id = _tenant) < _most THEN
-        RETURN QUERY INSERT INTO public.webhook_endpoints (tenant_id, id, url, secret, events, is_disabled, since)
-            VALUES (_tenant, _id, _url, _secret, _events, _disabled, pg_current_snapshot()::text) RETURNING *;
+        RETURN QUERY INSERT INTO public.webhook_endpoints (tenant_id, id, url, secret, events, is_disabled, since,
+                created_at, updated_at)
+            SELECT _tenant, _id, _url, _secret, _events, _disabled, pg_current_snapshot()::text, at, at
+            FROM public.now_ms() AS at RETURNING *;
     END IF;
 END
 $$;
