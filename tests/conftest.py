@@ -33,6 +33,8 @@ _POSTGRES = (
 
 # A test that takes a minute: were it the last, the others would be waiting for it alone.
 _FIRST = ("test_soak.py", "test_leaks.py")
+# Of a workflow, wider than the screen of a telephone.
+_WIDE_NAME = "unserved-" + "wide-" * 12
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -125,9 +127,9 @@ async def stack(database_url: str, state_dir: Path) -> AsyncIterator[Stack]:
     stack = Stack(database_url, state_dir)
     await stack.start("serve", "worker", rest_by="serve")
     await stack.start("gateway", REST_ADDRESS=stack.gateway_address)
-    # A workflow that can be triggered, but that no worker takes: its runs stay queued.
+    # Workflows that can be triggered, but that no worker takes: their runs stay queued.
     admin = await asyncpg.connect(database_url.replace("runengine_app@", "postgres@"))
-    await admin.execute("INSERT INTO workflows (name) VALUES ('unserved')")
+    await admin.execute("INSERT INTO workflows (name) VALUES ('unserved'), ($1)", _WIDE_NAME)
     await admin.close()
     yield stack
     await stack.stop()
