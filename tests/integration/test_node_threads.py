@@ -145,7 +145,7 @@ async def test_a_time_out_of_a_node_whose_thread_goes_on_says_so_and_its_late_en
 ) -> None:
     executor, _ = threads
     entered, go = threading.Semaphore(0), threading.Event()
-    limit = {"metadata": {"timeout_seconds": 0.1}}
+    limit = {"metadata": {"timeout_seconds": 0.5}}
     node = held_up(entered, go)
     within = shape.startswith("within")
     inner = alone("node", node, **({} if within else limit))
@@ -187,7 +187,7 @@ async def test_each_execution_whose_thread_goes_on_says_so_when_its_node_is_trie
 ) -> None:
     entered, go = threading.Semaphore(0), threading.Event()
     policy = RetryPolicy(max_attempts=2, initial_interval=0.0)
-    limit = {"timeout_seconds": 0.1}
+    limit = {"timeout_seconds": 0.5}
     graph = alone("node", held_up(entered, go), metadata=limit, retry_policy=policy)
     async with serving(database_url, graph) as engine:
         try:
@@ -224,6 +224,6 @@ async def test_an_async_node_that_timed_out_leaves_no_thread_and_says_nothing_of
         await asyncio.Event().wait()
         return {}
 
-    async with serving(database_url, alone("node", node, metadata={"timeout_seconds": 0.1})) as engine:
+    async with serving(database_url, alone("node", node, metadata={"timeout_seconds": 0.5})) as engine:
         run = await engine.execute()
         assert await errors_of(engine, run.id) == [("node", "STEP_TIMED_OUT", False)]
