@@ -102,10 +102,15 @@ def compare(row: Row, checkout: Path) -> str:
         f"| {row.number}", title, *(number(median(each)) for each in zip(*values, strict=True)),
         _quartiles([mine / theirs if row.goal.at_least else theirs / mine for mine, theirs in values]),
         cpu_by_name(now), cpu_by_name(then),
-        _quartiles([theirs.micros() / mine.micros() for mine, theirs in rounds]),
-        _quartiles([theirs.micros(POSTGRESQL) / mine.micros(POSTGRESQL) for mine, theirs in rounds]),
+        _cheaper([(mine.micros(), theirs.micros()) for mine, theirs in rounds]),
+        _cheaper([(mine.micros(POSTGRESQL), theirs.micros(POSTGRESQL)) for mine, theirs in rounds]),
         f"{others:.2f} |",
     ])  # fmt: skip
+
+
+def _cheaper(micros: list[tuple[float, float]]) -> str:
+    """Empty where nothing but what measures had a part in it."""
+    return _quartiles([theirs / mine for mine, theirs in micros]) if all(map(all, micros)) else ""
 
 
 def _quartiles(ratios: list[float]) -> str:
