@@ -23,8 +23,8 @@ ENDING = (
     "make_cancelled",
 )
 ORDER = """
-        AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
-            > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
+            AND (campaigns.latest_run_id IS NULL OR (run.created_at, run.id, run.attempt)
+                > (campaigns.latest_run_created_at, campaigns.latest_run_id, campaigns.latest_run_attempt))"""
 
 
 def rewriting(functions: Iterable[str], guard: str, instead: str) -> Callable[[], None]:
