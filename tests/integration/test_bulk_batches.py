@@ -37,6 +37,7 @@ from runengine_server.repositories.bulk_operation_repository import (
 from runengine_server.repositories.queue_repository import QueueRepository
 from structlog.testing import capture_logs
 
+from tests.support.background import in_background
 from tests.support.own_worker import ACTOR, locked, until
 from tests.support.patience import SECONDS
 from tests.support.stack import Stack
@@ -120,13 +121,8 @@ class Place:
 
     @asynccontextmanager
     async def serving(self, *runners: BulkRunner) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(runner.run()) for runner in runners]
-        try:
+        async with in_background(*(runner.run() for runner in runners)):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def moved(self, operation: UUID) -> list[UUID]:
         """The runs of which the operation has made a transition, as often as it has."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,6 +13,7 @@ from runengine_server.commands.webhooks import create_endpoint
 from runengine_server.domain.webhook import DeliveryStatus, UrlRules, WebhookDelivery, WebhookEndpoint
 from runengine_server.repositories.webhook_repository import WebhookRepository
 
+from tests.support.background import in_background
 from tests.support.own_worker import Engine, until
 
 ANY_URL = UrlRules(allows_http=True, allows_private=True)
@@ -47,13 +47,8 @@ class Place:
 
     @asynccontextmanager
     async def sending(self, *senders: WebhookSender) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(each.run()) for each in senders or [self.sender()]]
-        try:
+        async with in_background(*(each.run() for each in senders or [self.sender()])):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def other(self) -> Place:
         """The same for another tenant, whose runs nobody executes."""

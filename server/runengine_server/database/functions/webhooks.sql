@@ -254,9 +254,9 @@ $$;
 CREATE FUNCTION webhook_time(_at timestamptz) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN to_char(_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
 
--- Up to _limit deliveries to the endpoint that are due, each for this server alone for _lease seconds; those for which
--- three days were too short are dead; with all secrets that sign now, the newest first. Rows that another server has locked are passed over. With clock_timestamp(),
--- which is volatile, the time would be no condition of the index.
+-- Up to _limit deliveries to the endpoint that are due, each for this server alone for _lease seconds, with all secrets
+-- that sign now, the newest first; those for which three days were too short are dead. Rows that another server has
+-- locked are passed over. With clock_timestamp(), which is volatile, the time would be no condition of the index.
 CREATE FUNCTION claim_webhook_deliveries(_tenant text, _endpoint uuid, _limit int, _lease float)
 RETURNS TABLE (id uuid, attempts int, payload text, url text, secrets bytea[])
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
