@@ -121,6 +121,26 @@ async def test_a_run_that_its_own_worker_has_taken_over_is_told_apart_by_epoch(
     assert attempts == [1] * RUNS
 
 
+async def test_a_step_that_both_holders_complete_has_what_the_later_one_wrote(
+    engine: Engine, proxy: Proxy, database: asyncpg.Connection
+) -> None:
+    (former, *_) = await claim(engine)
+    await engine.lose(former.run.id)
+    (again,) = await engine.queue.claim_expired(1)
+    successor = HeldRunRepository(engine.database, again, "worker:test")
+    step_id = uuid4()
+    await successor.begin_step(step_id, "one", "one", False)
+    for held, update in [(former, b"former"), (successor, b"later")]:
+        await held.save_writes("", "1", "task", "", [(0, "seen", "null", b"")], step_id, update, defer=True)
+    proxy.executed.clear()
+    fenced, stored = await asyncio.gather(former.flush(), successor.flush(), return_exceptions=True)
+    assert statements(proxy) == ["record_progress"]
+    assert isinstance(fenced, Fenced)
+    assert stored is None
+    row = await database.fetchrow("SELECT status, encoded_update FROM run_steps WHERE id = $1", step_id)
+    assert row == ("completed", b"later")
+
+
 @pytest.mark.parametrize("tenants", [1, 3])
 async def test_a_refusal_of_one_run_refuses_nothing_of_another(engine: Engine, tenants: int) -> None:
     held = await claim(engine, tenants)

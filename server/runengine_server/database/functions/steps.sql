@@ -40,6 +40,8 @@ DECLARE
     run uuid;
     held int[];
     any_held boolean := false;
+    completed uuid[];
+    updates bytea[];
     begun_first uuid[];
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
@@ -82,11 +84,14 @@ BEGIN
             SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
     END IF;
     IF _completed_run IS NOT NULL THEN
-        UPDATE public.run_steps SET status = 'completed', completed_at = greatest(public.now_ms(), started_at),
-            updated_at = public.touch(updated_at), encoded_update = made
+        SELECT array_agg(step), array_agg(made) INTO completed, updates
         FROM unnest(_completed_run, _completed, _updates) AS done(place, step, made)
-        WHERE held[place] IS NOT NULL AND tenant_id = _tenant AND run_id = _runs[place] AND id = step
-            AND status = 'running';
+        WHERE held[place] IS NOT NULL;
+        -- Without a join, for which PostgreSQL may read all steps of the tenant when it has planned it while the
+        -- table had few: 3,170 steps a run, after 1,500 runs. No two runs have a step of the same id.
+        UPDATE public.run_steps SET status = 'completed', completed_at = greatest(public.now_ms(), started_at),
+            updated_at = public.touch(updated_at), encoded_update = updates[array_position(completed, id)]
+        WHERE tenant_id = _tenant AND run_id = ANY(_runs) AND id = ANY(completed) AND status = 'running';
     END IF;
     IF _pruned_run IS NOT NULL OR _dropped_run IS NOT NULL THEN
         PERFORM delete_superseded_checkpoints(_tenant, _runs, held, _pruned_run, _pruned, _oldest_needed,
@@ -191,29 +196,42 @@ BEGIN
 END
 $$;
 
+-- One namespace after the other, and one run after the other: joined with arrays, PostgreSQL may read all checkpoints
+-- of the tenant when it has planned it while the table had few.
 CREATE FUNCTION delete_superseded_checkpoints(_tenant text, _runs uuid[], _held int[], _pruned_run int[],
     _pruned text[], _oldest_needed text[], _dropped_run int[], _dropped text[])
 RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    place int;
+    run uuid;
+    deleted text[];
+    namespaces text[];
 BEGIN
-    WITH needed AS (
-        SELECT run_id AS run, ns, seq
-        FROM unnest(_pruned_run, _pruned, _oldest_needed) AS oldest(place, ns, oldest_id)
-        JOIN public.checkpoints
-            ON tenant_id = _tenant AND run_id = _runs[place] AND checkpoint_ns = ns AND checkpoint_id = oldest_id
-        WHERE _held[place] IS NOT NULL
-    ), superseded AS (
-        DELETE FROM public.checkpoints AS stored USING needed
-        WHERE tenant_id = _tenant AND run_id = run AND checkpoint_ns = ns AND stored.seq < needed.seq
-        RETURNING run_id AS run, checkpoint_ns AS ns, checkpoint_id AS superseded_id
-    )
-    DELETE FROM public.checkpoint_writes USING superseded
-    WHERE tenant_id = _tenant AND run_id = run AND checkpoint_ns = ns AND checkpoint_id = superseded_id;
-    IF _dropped_run IS NOT NULL THEN
-        DELETE FROM public.checkpoints USING unnest(_dropped_run, _dropped) AS dropped(place, ns)
-        WHERE _held[place] IS NOT NULL AND tenant_id = _tenant AND run_id = _runs[place] AND checkpoint_ns = ns;
-        DELETE FROM public.checkpoint_writes USING unnest(_dropped_run, _dropped) AS dropped(place, ns)
-        WHERE _held[place] IS NOT NULL AND tenant_id = _tenant AND run_id = _runs[place] AND checkpoint_ns = ns;
-    END IF;
+    FOR number IN 1..coalesce(cardinality(_pruned_run), 0) LOOP
+        place := _pruned_run[number];
+        WITH superseded AS (
+            DELETE FROM public.checkpoints
+            WHERE _held[place] IS NOT NULL AND tenant_id = _tenant AND run_id = _runs[place]
+                AND checkpoint_ns = _pruned[number] AND seq < (
+                    SELECT seq FROM public.checkpoints AS oldest
+                    WHERE tenant_id = _tenant AND run_id = _runs[place] AND checkpoint_ns = _pruned[number]
+                        AND checkpoint_id = _oldest_needed[number])
+            RETURNING checkpoint_id
+        )
+        SELECT array_agg(checkpoint_id) INTO deleted FROM superseded;
+        DELETE FROM public.checkpoint_writes
+        WHERE tenant_id = _tenant AND run_id = _runs[place] AND checkpoint_ns = _pruned[number]
+            AND checkpoint_id = ANY(deleted);
+    END LOOP;
+    FOR run, namespaces IN
+        SELECT _runs[each.place], array_agg(ns) FROM unnest(_dropped_run, _dropped) AS each(place, ns)
+        WHERE _held[each.place] IS NOT NULL GROUP BY each.place
+    LOOP
+        DELETE FROM public.checkpoints
+        WHERE tenant_id = _tenant AND run_id = run AND checkpoint_ns = ANY(namespaces);
+        DELETE FROM public.checkpoint_writes
+        WHERE tenant_id = _tenant AND run_id = run AND checkpoint_ns = ANY(namespaces);
+    END LOOP;
 END
 $$;
 
