@@ -137,8 +137,8 @@ async def test_a_step_that_both_holders_complete_has_what_the_later_one_wrote(
     assert statements(proxy) == ["record_progress"]
     assert isinstance(fenced, Fenced)
     assert stored is None
-    row = await database.fetchrow("SELECT status, encoded_update FROM run_steps WHERE id = $1", step_id)
-    assert row == ("completed", b"later")
+    rows = await database.fetch("SELECT status, encoded_update FROM run_steps WHERE id = $1", step_id)
+    assert [tuple(row) for row in rows] == [("completed", b"later")]
 
 
 @pytest.mark.parametrize("tenants", [1, 3])
