@@ -609,10 +609,15 @@ SEARCHES: list[tuple[RunFilter, int]] = [
 
 TO_PURGE = {"tenant": (1, {"runs": 1}), "first": (100, {"runs": 100}), "next": (100, {"runs": 100})}
 
-# For the functions that return at once, and plan no more, where nothing is held.
-HOLD_ONE = f"""
-INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, epoch, lease_expires_at)
-VALUES ($1, $2, $3, '\\x{INPUT.hex()}', 'running', 1, now() + interval '1 day')"""
+# For the functions that return at once, and plan no more, where they find nothing to do.
+ONE_OF_EACH = f"""
+INSERT INTO runs (tenant_id, id, workflow_name, encoded_input, status, epoch, campaign_id, lease_expires_at)
+SELECT '{TENANT}', id::uuid, '{WORKFLOW}', '\\x{INPUT.hex()}', 'running', 1, '{CAMPAIGN}', now() + lease
+FROM (VALUES ('{RUNNING}', interval '1 day'), ('{MANY[0]}', interval '-1 hour')) AS held(id, lease);
+INSERT INTO bulk_operations (tenant_id, id, action, status, pace, matched, processed, actor)
+VALUES ('{TENANT}', '{OPERATION}', 'cancel', 'running', 1000, 1, 0, 'user_test');
+INSERT INTO bulk_operation_items (tenant_id, operation_id, place, run_id)
+VALUES ('{TENANT}', '{OPERATION}', 1, '{RUNNING}')"""
 
 
 def test_every_function_is_looked_at() -> None:
@@ -645,13 +650,13 @@ async def test_every_statement_reads_what_it_needs_by_an_index_whenever_it_was_p
     database = Database(f"postgresql://runengine_app@/{name}?host={quote(host, safe='%')}", 1)
     await database.open()
     session = Session(database)
-    await filling.execute(HOLD_ONE, TENANT, RUNNING, WORKFLOW)
+    await filling.execute(ONE_OF_EACH)
     for statement, arguments, *_ in CASES:
         await session.reads(statement, *arguments)
     for wanted, _ in SEARCHES:
         await session.reads_found(wanted, None)
     await session.reads_to_purge()
-    await filling.execute("DELETE FROM runs")
+    await filling.execute("DELETE FROM bulk_operation_items; DELETE FROM bulk_operations; DELETE FROM runs")
     await filling.execute(FILL)
     assert await wrong(session) == []
     await filling.execute("ANALYZE")

@@ -44,7 +44,10 @@ BEGIN
         sum(count_change('running', source, _target)), sum(count_change('completed', source, _target)),
         sum(count_change('failed', source, _target)), sum(count_change('cancelled', source, _target))
     FROM unnest(_ids, _sources) AS moved(moved_id, source)
-    JOIN public.runs ON tenant_id = _tenant AND id = moved_id
+    -- LIMIT, or PostgreSQL may read all runs of the tenant, when it has planned this while the table had few.
+    CROSS JOIN LATERAL (
+        SELECT id, campaign_id FROM public.runs WHERE tenant_id = _tenant AND id = moved_id LIMIT 1
+    ) AS run
     WHERE campaign_id IS NOT NULL GROUP BY campaign_id, slot ORDER BY campaign_id, slot
     ON CONFLICT (tenant_id, campaign_id, slot) DO UPDATE SET
         queued = counts.queued + excluded.queued, running = counts.running + excluded.running,
