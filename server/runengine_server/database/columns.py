@@ -44,6 +44,7 @@ def transaction() -> Column[int]:
     return Column("transaction", _TransactionId(), server_default=text("pg_current_xact_id()"))
 
 
-def of_run() -> ForeignKeyConstraint:
+def of_run(ondelete: str | None = None) -> ForeignKeyConstraint:
     """tenant_id and run_id are those of a run."""
-    return ForeignKeyConstraint(["tenant_id", "run_id"], ["runs.tenant_id", "runs.id"])
+    columns, referred = ["tenant_id", "run_id"], ["runs.tenant_id", "runs.id"]
+    return ForeignKeyConstraint(columns, referred, ondelete=ondelete)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Identity,
     Index,
@@ -30,7 +31,7 @@ _VACUUMED_OFTEN = {
 
 # LangGraph's checkpoints of runs that have not completed, and of the last of each thread that has. That with
 # the greatest seq is current. Their ids contain a time too, but by the worker's clock, and that of its
-# successor may be behind.
+# successor may be behind. value_refs: which of run_values were cut out of `checkpoint`, see values.sql.
 checkpoints = Table(
     "checkpoints",
     metadata,
@@ -43,6 +44,7 @@ checkpoints = Table(
     Column("type", Text, nullable=False),
     Column("checkpoint", LargeBinary, nullable=False),
     Column("metadata", LargeBinary, nullable=False),
+    Column("value_refs", LargeBinary),
     PrimaryKeyConstraint("tenant_id", "run_id", "checkpoint_ns", "checkpoint_id"),
     of_run(),
     postgresql_with=_VACUUMED_OFTEN,
@@ -63,6 +65,21 @@ checkpoint_writes = Table(
     PrimaryKeyConstraint("tenant_id", "run_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"),
     of_run(),
     postgresql_with=_VACUUMED_OFTEN,
+)
+
+# Large values of a run's checkpoints and of its steps' inputs, stored once however many of these have them.
+# Those of checkpoints are deleted with the last that has them. hash is the first 16 bytes of BLAKE2b. The
+# foreign key deletes too, because the purge of the version before does not know of them.
+run_values = Table(
+    "run_values",
+    metadata,
+    tenant(),
+    Column("run_id", Uuid, nullable=False),
+    Column("of_steps", Boolean, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "run_id", "of_steps", "hash"),
+    of_run(ondelete="CASCADE"),
 )
 
 # What nodes with a CachePolicy returned. key is the SHA-256 of the node's code and the policy's key.

@@ -9,13 +9,13 @@ from runengine_server.domain.errors import StatementRefused
 # runs. Each part reads the catalogue or one row, so that tables of any size take the same time.
 _FIND_DAMAGE = """
 SELECT format('the table %s has no valid foreign key to runs', name) AS damage
-FROM unnest('{run_steps,artifacts,checkpoints,checkpoint_writes}'::text[]) AS name
+FROM unnest('{run_steps,artifacts,checkpoints,checkpoint_writes,run_values}'::text[]) AS name
 WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND convalidated
     AND conrelid = to_regclass('public.' || name) AND confrelid = to_regclass('public.runs'))
 UNION ALL
 SELECT format('the table %s has no primary key', name)
 FROM unnest('{workflows,campaigns,runs,campaign_run_counts,run_steps,run_events,idempotency_keys,artifacts,
-    checkpoints,checkpoint_writes,step_cache}'::text[]) AS name
+    checkpoints,checkpoint_writes,run_values,step_cache}'::text[]) AS name
 WHERE NOT EXISTS (SELECT FROM pg_index WHERE indisprimary AND indisvalid
     AND indrelid = to_regclass('public.' || name))
 UNION ALL

@@ -271,6 +271,7 @@ campaign_run_counts = Table(
 # another when a loop reaches the node again. seq is the order of execution. handled: the step failed and an
 # error handler of the graph took over, so that it does not run again. encoded_input and encoded_update are
 # fields of a GetRunStepDataResponse, null where they are not kept; no list of steps reads them.
+# input_refs: which of run_values were cut out of encoded_input, see values.sql.
 run_steps = Table(
     "run_steps",
     metadata,
@@ -294,6 +295,7 @@ run_steps = Table(
     Column("encoded_input", LargeBinary),
     Column("encoded_update", LargeBinary),
     Column("parent_id", Uuid),
+    Column("input_refs", LargeBinary),
     PrimaryKeyConstraint("tenant_id", "run_id", "id", "attempt"),
     of_run(),
     CheckConstraint(

@@ -6,7 +6,8 @@ LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
-    RETURN QUERY SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+    RETURN QUERY SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, type,
+            with_values(_tenant, _run, false, checkpoint, value_refs), metadata
         FROM public.checkpoints
         WHERE tenant_id = _tenant AND run_id = _run AND checkpoint_ns = _namespace
             AND (_id IS NULL OR checkpoint_id = _id)
@@ -22,7 +23,8 @@ LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
-    RETURN QUERY SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+    RETURN QUERY SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, type,
+            with_values(_tenant, _run, false, checkpoint, value_refs), metadata
         FROM public.checkpoints
         WHERE tenant_id = _tenant AND run_id = _run AND (_namespace IS NULL OR checkpoint_ns = _namespace)
             AND (_before IS NULL OR seq < (
@@ -68,6 +70,7 @@ BEGIN
     WHERE tenant_id = _tenant AND run_id = _run AND NOT EXISTS (
         SELECT FROM kept WHERE kept.checkpoint_ns = stored.checkpoint_ns
             AND (kept.checkpoint_id = stored.checkpoint_id OR kept.replayed));
+    PERFORM delete_unused_values(_tenant, _run, '');
 END
 $$;
 
@@ -75,6 +78,7 @@ CREATE FUNCTION drop_checkpoints_of(_tenant text, _run uuid) RETURNS void LANGUA
 BEGIN
     DELETE FROM public.checkpoints WHERE tenant_id = _tenant AND run_id = _run;
     DELETE FROM public.checkpoint_writes WHERE tenant_id = _tenant AND run_id = _run;
+    DELETE FROM public.run_values WHERE tenant_id = _tenant AND run_id = _run AND NOT of_steps;
 END
 $$;
 

@@ -318,7 +318,8 @@ RETURNS TABLE (status text, attempt int, encoded_input bytea, encoded_update byt
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
-    RETURN QUERY SELECT step.status, step.attempt, step.encoded_input, step.encoded_update
+    RETURN QUERY SELECT step.status, step.attempt,
+            with_values(_tenant, _run, true, step.encoded_input, step.input_refs), step.encoded_update
         FROM public.runs LEFT JOIN LATERAL (
             SELECT * FROM public.run_steps AS executed
             WHERE executed.tenant_id = _tenant AND executed.run_id = _run AND executed.id = _id

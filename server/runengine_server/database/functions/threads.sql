@@ -125,8 +125,9 @@ BEGIN
         WHERE tenant_id = _tenant AND workflow_name = run.workflow_name AND thread_id = run.thread_id;
         WITH copied AS (
             INSERT INTO public.checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
-                type, checkpoint, metadata)
-            SELECT _tenant, _run, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata
+                type, checkpoint, metadata, value_refs)
+            SELECT _tenant, _run, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata,
+                value_refs
             FROM public.checkpoints WHERE tenant_id = _tenant AND run_id = former ORDER BY seq
             RETURNING seq
         )
@@ -135,6 +136,9 @@ BEGIN
             task_path, channel, type, value)
         SELECT _tenant, _run, checkpoint_ns, checkpoint_id, task_id, idx, task_path, channel, type, value
         FROM public.checkpoint_writes WHERE tenant_id = _tenant AND run_id = former;
+        INSERT INTO public.run_values (tenant_id, run_id, of_steps, hash, value)
+        SELECT _tenant, _run, false, hash, value
+        FROM public.run_values WHERE tenant_id = _tenant AND run_id = former AND NOT of_steps;
         UPDATE public.runs SET thread_base = former, thread_base_seq = last_seq
         WHERE tenant_id = _tenant AND id = _run;
     END IF;
@@ -187,5 +191,6 @@ BEGIN
         SELECT FROM public.checkpoints AS kept
         WHERE kept.tenant_id = _tenant AND kept.run_id = _run AND kept.checkpoint_ns = stored.checkpoint_ns
             AND kept.checkpoint_id = stored.checkpoint_id);
+    PERFORM delete_unused_values(_tenant, _run, '');
 END
 $$;
