@@ -30,6 +30,7 @@ GRAPHS = "tests.support.graphs_of_two_versions"
 
 COMMITS: list[str | None] = [*previous_commits()]
 CLIENTS = 3
+VALUES = "server/runengine_server/database/functions/values.sql"
 COMPLETED, FAILED, CANCELLED = (
     RunStatus.RUN_STATUS_COMPLETED, RunStatus.RUN_STATUS_FAILED, RunStatus.RUN_STATUS_CANCELLED,
 )  # fmt: skip
@@ -239,12 +240,15 @@ async def test_runs_triggered_by_one_version_are_executed_by_the_other(
 
 @pytest.mark.parametrize("is_upgrade", [True, False], ids=["upgrade", "roll-back"])
 async def test_a_run_in_its_middle_is_handed_from_one_version_to_the_other(
-    sides: Sides, gates: Gates, is_upgrade: bool
+    sides: Sides, previous: PreviousVersion, gates: Gates, is_upgrade: bool
 ) -> None:
     await migrate(sides.owner_url, sides.url)
+    # A version from before there were values that are stored once a run does not find them.
+    is_large = is_upgrade or (previous.source / VALUES).exists()
+    brief = "brief" * (1000 if is_large else 1)
     first, second = (sides.before, sides.today) if is_upgrade else (sides.today, sides.before)
     await first.start()
-    run = await first.client.trigger_run("shared", trigger_payload={"gates": gates.path})
+    run = await first.client.trigger_run("shared", trigger_payload={"gates": gates.path, "brief": brief})
     await gates.next()
     await first.stack.stop()
     await second.start()
@@ -253,3 +257,5 @@ async def test_a_run_in_its_middle_is_handed_from_one_version_to_the_other(
     assert (done.status, done.attempt) == (COMPLETED, 1)
     steps = await second.client.list_run_steps(run.id)
     assert [(step.step_id, step.attempt) for step in steps] == [("begin", 1), ("check", 2), ("end", 1)]
+    for step in steps:
+        assert (await second.client.get_step_data(run.id, step.id)).input["brief"] == brief

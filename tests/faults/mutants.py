@@ -22,6 +22,7 @@ from tests.faults.nested_step_mutants import STEPS_WITHIN_STEPS
 from tests.faults.progress_mutants import PROGRESS
 from tests.faults.step_mutants import STEPS
 from tests.faults.thread_mutants import THREADS
+from tests.faults.value_mutants import VALUES
 
 _REFUSED = (
     "integration/test_refused_values.py::"
@@ -326,6 +327,7 @@ MUTANTS = (
     *THREADS,
     *LEASES,
     *BATCHES,
+    *VALUES,
     *STEPS,
     *STEPS_WITHIN_STEPS,
 )

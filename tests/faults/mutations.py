@@ -50,6 +50,13 @@ def lock_order_of_progress() -> None:
     _put(record_progress, "_lock_order", lambda calls: range(len(calls)))
 
 
+def values_of_a_step_that_was_given_up() -> None:
+    from runengine_server.repositories.write_behind import PendingWrites
+
+    results = property(lambda each: bool(each.completed_step or each.writes or each.checkpoint))
+    _put(PendingWrites, "has_results", results)
+
+
 def state_kept_from_call_to_call() -> None:
     from runengine_server.worker.graph import superseded
 

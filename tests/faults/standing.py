@@ -26,6 +26,7 @@ from runengine_server.processes.embedded_postgres import EmbeddedPostgres
 from tests.faults.arrivals import Arrivals
 from tests.faults.clients import Lag, Tenant
 from tests.faults.facts import Rows, read_rows
+from tests.faults.graphs import brief_of
 from tests.faults.history import History
 from tests.faults.proxy import Proxy
 from tests.faults.resuming import AWAY as AWAY
@@ -50,7 +51,7 @@ CREATE FUNCTION refuse_when_full() RETURNS trigger LANGUAGE plpgsql SECURITY DEF
     RETURN NULL;
 END $$;
 """
-_GROWING = ("run_events", "run_steps", "checkpoints", "checkpoint_writes", "artifacts")
+_GROWING = ("run_events", "run_steps", "checkpoints", "checkpoint_writes", "run_values", "artifacts")
 
 
 class Kept:
@@ -248,6 +249,7 @@ class Standing:
         pause = self.random.choice((0.0, 0.02, 0.1, 0.3, 1.4))
         payload: dict[str, Any] = {
             "key": f"key-{self.random.getrandbits(64):016x}",
+            "brief": brief_of(f"word-{self.random.getrandbits(60):015x}"),
             "first": {},
             "second": {"pause": pause},
             "third": {"save": True},

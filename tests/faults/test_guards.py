@@ -54,6 +54,7 @@ TABLES = (
     "run_events",
     "checkpoints",
     "checkpoint_writes",
+    "run_values",
     "artifacts",
     "step_cache",
     "store_items",
@@ -62,7 +63,7 @@ TABLES = (
     "campaign_run_counts",
 )
 TASK, FAILURE = uuid4(), Failure("STEP_FAILED", "RuntimeError: late", "held", 1, True)
-CHECKPOINT = StoredCheckpoint("", "f" * 36, None, "msgpack", b"late", b"late")
+CHECKPOINT = StoredCheckpoint("", "f" * 36, None, "msgpack", b"late", b"late", kept_values=b"")
 
 Write = Callable[[HeldRunRepository], Awaitable[object]]
 
@@ -91,7 +92,7 @@ WRITES: dict[str, Write] = {
     "stores what a node wrote": lambda held: held.save_writes(
         "", "f" * 36, str(TASK), "", [(0, "seen", "msgpack", b"late")], TASK
     ),
-    "stores a checkpoint": lambda held: held.save_checkpoint(CHECKPOINT),
+    "stores a checkpoint": lambda held: held.save_checkpoint(CHECKPOINT, {b"late": b"late"}),
     "saves an artifact": lambda held: held.save_artifact(
         Artifact(uuid4(), "late.txt", "text/plain", 4, "late"), TASK, 2
     ),

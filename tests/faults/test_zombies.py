@@ -137,7 +137,7 @@ class Scene:
 
     async def stored(self, run_id: str) -> list[str]:
         """All rows of a run and of its campaign, but for its lease, which its holder renews."""
-        tables = ("run_steps", "run_events", "checkpoints", "checkpoint_writes", "artifacts")
+        tables = ("run_steps", "run_events", "checkpoints", "checkpoint_writes", "run_values", "artifacts")
         rows = [
             *await self.database.fetch(
                 "SELECT to_jsonb(runs) - 'lease_expires_at' FROM runs WHERE id = $1", run_id

@@ -100,7 +100,7 @@ async def test_a_begin_that_was_stopped_in_flight_may_be_committed_during_the_ne
         held = HeldRunRepository(engine.database, run, "worker:test")
         first = database.transaction()
         await first.start()
-        begin = PendingWrites(begun_step=(task_id, "one", "one", False, None, None))
+        begin = PendingWrites(begun_step=(task_id, "one", "one", False, None, None, None))
         begin.stored = asyncio.get_running_loop().create_future()
         sql, arguments = RECORD_PROGRESS.statement([(run.tenant_id, run.id, run.epoch, [begin])])
         await database.fetch(sql, *arguments)

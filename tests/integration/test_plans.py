@@ -42,6 +42,10 @@ WAITING_FOR = Run(waiting_for=[WaitingFor(id="gate")]).SerializeToString()
 ERROR = RunError(code="STEP_FAILED").SerializeToString()
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
+# A large value, which each step and each checkpoint has at its beginning.
+HASH = b"a value's hash  "
+REFS = bytes(4) + HASH
+
 # How many runs one thread has: one that is running, and those that wait for it.
 OF_THREAD = 5000
 
@@ -79,13 +83,19 @@ INSERT INTO campaigns (tenant_id, id) VALUES ('{TENANT}', '{CAMPAIGN}');
 INSERT INTO campaign_run_counts (tenant_id, campaign_id, slot, completed)
 SELECT tenant_id, campaign_id, slot, 1 FROM (SELECT DISTINCT tenant_id, campaign_id FROM runs) AS each,
     generate_series(0, 15) AS slot;
-INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status)
-SELECT tenant_id, id, id, 1, 1, 'one', 'one', CASE WHEN status = 'running' THEN 'running' ELSE 'skipped' END
+INSERT INTO run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status, encoded_input,
+    input_refs)
+SELECT tenant_id, id, id, 1, 1, 'one', 'one', CASE WHEN status = 'running' THEN 'running' ELSE 'skipped' END,
+    '', '\\x{REFS.hex()}'
 FROM runs;
 INSERT INTO run_events (tenant_id, run_id, at, to_status, attempt, actor, reason)
 SELECT tenant_id, id, created_at, 'queued', 1, 'user_test', 'TRIGGERED' FROM runs;
-INSERT INTO checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, type, checkpoint, metadata)
-SELECT tenant_id, id, '', '1', 'null', '', '' FROM runs;
+INSERT INTO checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, type, checkpoint, metadata,
+    value_refs)
+SELECT tenant_id, id, '', '1', 'null', '', '', '\\x{REFS.hex()}' FROM runs;
+INSERT INTO run_values (tenant_id, run_id, of_steps, hash, value)
+SELECT tenant_id, id, of_steps, '\\x{HASH.hex()}', ''
+FROM runs, (VALUES (true), (false)) AS of (of_steps);
 INSERT INTO checkpoint_writes (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx, task_path,
     channel, type, value)
 SELECT tenant_id, id, '', '1', 'task', 0, '', 'seen', 'null', '' FROM runs;
@@ -256,8 +266,9 @@ HELD_RUNS = 1 + sum(
 )
 BATCH = ([RUNNING, MANY[0]], [1, 1])
 WRITTEN = ([1, 1], ["", ""], ["2", "2"], ["t", "t"], ["", ""], [0, 1], ["a", "b"], ["null"] * 2, [b""] * 2)
-STORED = ([1], [""], ["2"], ["1"], ["null"], [b""], [b""], [1], [""], ["2"], [1], ["gone"])
-BEGUN = ([1], [uuid4()], ["two"], ["two"], [False], [b""], [None])
+STORED = ([1], [""], ["2"], ["1"], ["null"], [b""], [b""], [REFS], [1], [""], ["2"], [1], ["gone"])
+BEGUN = ([1], [uuid4()], ["two"], ["two"], [False], [b""], [None], [REFS])
+VALUES = ([1, 1], [False, True], [HASH, HASH], [b"", b""], [1], [b""])
 NAMESPACES = RUNS // 100 + 1
 SOME = ["failed", "queued"]
 FIRST = (None, None)
@@ -286,8 +297,8 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("get_run", (COMPLETED,), 1, {"runs": 1}),
     ("get_run_output", (COMPLETED,), 1, {"runs": 1}),
     ("list_run_steps", (COMPLETED, None, 0, 1001), 1, {"runs": 1, "run_steps": 1}),
-    ("get_run_step_data", (COMPLETED, COMPLETED, None), 1, {"runs": 1, "run_steps": 1}),
-    ("get_run_step_data", (COMPLETED, COMPLETED, 1), 1, {"runs": 1, "run_steps": 1}),
+    ("get_run_step_data", (COMPLETED, COMPLETED, None), 1, {"runs": 1, "run_steps": 1, "run_values": 1}),
+    ("get_run_step_data", (COMPLETED, COMPLETED, 1), 1, {"runs": 1, "run_steps": 1, "run_values": 1}),
     ("list_run_events", (COMPLETED, 0, 1001), 1, {"runs": 1, "run_events": 1}),
     ("begin_watch", (COMPLETED, None, None), 3, {"runs": 2, "run_steps": 1}),
     # Of seven that have not ended their steps.
@@ -310,7 +321,14 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         "cancel_run",
         (RUNNING, *ACTOR, *NO_KEY),
         1,
-        {"runs": 3, "run_steps": 1, "campaign_run_counts": 1, "checkpoints": 2, "checkpoint_writes": 1},
+        {
+            "runs": 3,
+            "run_steps": 1,
+            "campaign_run_counts": 1,
+            "checkpoints": 3,
+            "checkpoint_writes": 1,
+            "run_values": 1,
+        },
     ),
     (
         "retry_run",
@@ -328,7 +346,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         "begin_in_thread",
         (IN_THREAD, 1),
         1,
-        {"runs": 5, "threads": 1, "checkpoints": 1, "checkpoint_writes": 1},
+        {"runs": 6, "threads": 1, "checkpoints": 1, "checkpoint_writes": 1, "run_values": 1},
     ),
     ("resume_run", (WAITING, *ACTOR, *NO_KEY, None, b"", ["gate"]), 1, {"runs": 3}),
     (
@@ -474,19 +492,22 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("write_temporary_file", (), 1, {}),
     (
         "record_progress",
-        (*BATCH, [1], [RUNNING], [b""], *WRITTEN, *STORED, *BEGUN),
+        (*BATCH, [1], [RUNNING], [b""], *WRITTEN, *STORED, *BEGUN, *VALUES),
         3,
-        {"runs": 6, "run_steps": 1, "checkpoints": 3, "checkpoint_writes": 1},
+        {"runs": 6, "run_steps": 1, "checkpoints": 4, "checkpoint_writes": 1, "run_values": 3},
     ),
     (
         "record_progress",
-        (*BATCH, [1], [RUNNING], [None], *WRITTEN, *STORED, *[None] * 7),
+        (*BATCH, [1], [RUNNING], [None], *WRITTEN, *STORED, *[None] * 14),
         2,
         {"runs": 5, "run_steps": 1, "checkpoints": 3, "checkpoint_writes": 1},
     ),
     (
         "record_next_step",
-        (*HELD, RUNNING, b"", "", "2", "1", "null", b"", b"", uuid4(), "two", "two", False, b"", None),
+        (
+            *(*HELD, RUNNING, b"", "", "2", "1", "null", b"", b"", REFS),
+            *(uuid4(), "two", "two", False, b"", None, REFS),
+        ),
         1,
         {"runs": 3, "run_steps": 1},
     ),
@@ -518,6 +539,7 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
             "campaign_run_counts": 1,
             "checkpoints": 1,
             "checkpoint_writes": 1,
+            "run_values": 1,
         },
     ),
     (
@@ -543,20 +565,21 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
             "campaigns": 1,
             "webhook_endpoints": 1,
             "campaign_run_counts": 1,
-            "checkpoints": 2,
+            "checkpoints": 3,
             "checkpoint_writes": 1,
+            "run_values": 1,
         },
     ),
-    ("get_checkpoint", (RUNNING, "", None), 1, {"checkpoints": 1}),
-    ("list_checkpoints", (RUNNING, "", None), 1, {"checkpoints": 1}),
+    ("get_checkpoint", (RUNNING, "", None), 1, {"checkpoints": 1, "run_values": 1}),
+    ("list_checkpoints", (RUNNING, "", None), 1, {"checkpoints": 1, "run_values": 1}),
     ("list_writes", (RUNNING, "", "1"), 1, {"checkpoint_writes": 1}),
     (
         "prune_checkpoints",
         HELD,
         1,
-        {"runs": 1, "checkpoints": 2, "checkpoint_writes": 1},
+        {"runs": 1, "checkpoints": 3, "checkpoint_writes": 1, "run_values": 1},
     ),
-    ("drop_checkpoints", HELD, 1, {"runs": 1, "checkpoints": 1, "checkpoint_writes": 1}),
+    ("drop_checkpoints", HELD, 1, {"runs": 1, "checkpoints": 1, "checkpoint_writes": 1, "run_values": 1}),
     (
         "save_artifact",
         (*HELD, uuid4(), "name", "text/plain", 1, "key", RUNNING, 1),

@@ -18,6 +18,7 @@ from runengine_server.settings import SAMPLE
 class State(TypedDict, total=False):
     gates: str
     needs: str
+    brief: str
     seen: Annotated[list[str], operator.add]
 
 

@@ -84,10 +84,13 @@ def _sql_of(commit: str) -> set[str]:
 
 @dataclass(frozen=True)
 class PreviousVersion:
-    """`python` is the interpreter that finds its code; what is put into `modules` is found too."""
+    """`python` is the interpreter that finds its code; what is put into `modules` is found too. `source` has
+    all its files.
+    """
 
     python: Path
     modules: Path
+    source: Path
 
     @classmethod
     def extracted(cls, commit: str, directory: Path) -> PreviousVersion:
@@ -108,7 +111,7 @@ class PreviousVersion:
         (library,) = environ.glob("lib/python*/site-packages")
         (library / "previous.pth").write_text("".join(f"{path}\n" for path in paths))
         subprocess.run([sys.executable, source / "protos/compile_protos.py"], check=True)
-        return cls(environ / "bin" / "python", modules)
+        return cls(environ / "bin" / "python", modules, source)
 
     @property
     def settings(self) -> dict[str, str]:

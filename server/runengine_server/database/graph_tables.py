@@ -68,7 +68,7 @@ checkpoint_writes = Table(
 )
 
 # Large values of a run's checkpoints and of its steps' inputs, stored once however many of these have them.
-# Those of checkpoints are deleted with the last that has them. hash is the first 16 bytes of BLAKE2b. The
+# Those of checkpoints are deleted with the last that has them. hash is the beginning of its SHA-256. The
 # foreign key deletes too, because the purge of the version before does not know of them.
 run_values = Table(
     "run_values",
@@ -80,6 +80,7 @@ run_values = Table(
     Column("value", LargeBinary, nullable=False),
     PrimaryKeyConstraint("tenant_id", "run_id", "of_steps", "hash"),
     of_run(ondelete="CASCADE"),
+    postgresql_with=_VACUUMED_OFTEN,
 )
 
 # What nodes with a CachePolicy returned. key is the SHA-256 of the node's code and the policy's key.

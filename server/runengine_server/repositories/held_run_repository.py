@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from uuid import UUID
 
 import asyncpg
@@ -29,7 +30,7 @@ from runengine_server.domain.run import (
     WaitingFor,
 )
 from runengine_server.repositories.record_progress import RECORD_PROGRESS
-from runengine_server.repositories.write_behind import PendingWrites, StoredCheckpoint, WriteBehind
+from runengine_server.repositories.write_behind import CutBytes, PendingWrites, StoredCheckpoint, WriteBehind
 
 _FAIL_STEP = tenant_function("fail_step")
 _INTERRUPT_STEPS = tenant_function("interrupt_steps")
@@ -53,6 +54,7 @@ _END_RUN = tenant_function("end_run")
 _WAIT_RUN = tenant_function("wait_run")
 
 _NO_OUTPUT = RunOutput(None, None)
+_NO_VALUES: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +158,18 @@ class HeldRunRepository:
         step_id: str,
         skill_id: str,
         cache_hit: bool,
-        encoded_input: bytes | None = None,
+        encoded_input: CutBytes | None = None,
         parent_id: UUID | None = None,
     ) -> int:
         """Records that a node starts, and returns which execution of the step this is, from 1. `parent_id` is
         the step whose node has called its graph.
         """
-        begun = PendingWrites(begun_step=(id_, step_id, skill_id, cache_hit, encoded_input, parent_id))
+        given = encoded_input or CutBytes(b"")
+        rest = None if encoded_input is None else given.rest
+        begun = PendingWrites(
+            begun_step=(id_, step_id, skill_id, cache_hit, rest, parent_id, given.refs),
+            large_values={(True, each): value for each, value in given.new.items()},
+        )
         return await self._pending.store(begun)
 
     def complete_step(self, id_: UUID) -> None:
@@ -227,9 +234,14 @@ class HeldRunRepository:
         }  # fmt: skip
         await self._store(PendingWrites(completed_step, update, keyed), defer)
 
-    async def save_checkpoint(self, checkpoint: StoredCheckpoint, *, defer: bool = False) -> None:
-        """Stores a checkpoint, which becomes the current one of its namespace."""
-        await self._store(PendingWrites(checkpoint=checkpoint), defer)
+    async def save_checkpoint(
+        self, checkpoint: StoredCheckpoint, values: Mapping[bytes, bytes] = _NO_VALUES, *, defer: bool = False
+    ) -> None:
+        """Stores a checkpoint, which becomes the current one of its namespace, and large values that it or a
+        later one refers to, by their hashes.
+        """
+        large = {(False, each): value for each, value in values.items()}
+        await self._store(PendingWrites(checkpoint=checkpoint, large_values=large), defer)
 
     async def _store(self, writes: PendingWrites, defer: bool) -> None:
         if defer:

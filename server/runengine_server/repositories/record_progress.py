@@ -16,7 +16,7 @@ _FUNCTION = of_tenants("record_progress", "record_progress_of_tenants")
 _NEXT_STEP = tenant_function("record_next_step")
 
 # How many parameters record_progress has for each kind of rows.
-_COMPLETED, _WRITES, _CHECKPOINTS, _PRUNED, _DROPPED, _BEGUN = 3, 9, 7, 3, 2, 7
+_COMPLETED, _WRITES, _CHECKPOINTS, _PRUNED, _DROPPED, _BEGUN, _VALUES, _SWEPT = 3, 9, 8, 3, 2, 8, 4, 2
 
 # What a row takes besides its values, about.
 _ROW_BYTES = 256
@@ -80,12 +80,14 @@ class _Rows:
     pruned: list[tuple[Any, ...]] = field(default_factory=list)
     dropped: list[tuple[Any, ...]] = field(default_factory=list)
     begun: list[tuple[Any, ...]] = field(default_factory=list)
+    values: list[tuple[Any, ...]] = field(default_factory=list)
+    swept: list[tuple[Any, ...]] = field(default_factory=list)
 
     def next_step(self) -> list[Any] | None:
         """The arguments of record_next_step, after the epoch; None where it does not take these rows."""
         if len(self.begun) != 1 or len(self.checkpoints) > 1 or len(self.completed) > 1:
             return None
-        if self.writes or self.pruned or self.dropped:
+        if self.writes or self.pruned or self.dropped or self.values:
             return None
         completed = self.completed[0][1:] if self.completed else (None,) * (_COMPLETED - 1)
         checkpoint = self.checkpoints[0][1:] if self.checkpoints else (None,) * (_CHECKPOINTS - 1)
@@ -102,6 +104,8 @@ class _Rows:
             *_columns(self.pruned, _PRUNED),
             *_columns(self.dropped, _DROPPED),
             *_columns(self.begun, _BEGUN),
+            *_columns(self.values, _VALUES),
+            *_columns(self.swept, _SWEPT),
         ]
 
 
@@ -124,9 +128,12 @@ def _rows_of(calls: Sequence[Call]) -> _Rows:
         stored: dict[Any, tuple[Any, ...]] = {}
         oldest_needed: dict[str, str] = {}
         steps: dict[UUID, tuple[Any, ...]] = {}
+        values: dict[tuple[bool, bytes], bytes] = {}
+        kept: bytes | None = None
         for each in batch:
             if each.completed_step is not None:
                 rows.completed.append((place, each.completed_step, each.update))
+            values |= each.large_values
             for key, row in each.writes.items():
                 if key[:2] not in replaced:
                     written[key] = (place, *row)
@@ -137,11 +144,16 @@ def _rows_of(calls: Sequence[Call]) -> _Rows:
             if named not in replaced:
                 stored[named] = (place, *checkpoint.row)
             oldest_needed |= checkpoint.oldest_needed
+            kept = kept if checkpoint.kept_values is None else checkpoint.kept_values
             rows.dropped += [(place, namespace) for namespace in checkpoint.dropped_namespaces]
         rows.writes += written.values()
         rows.checkpoints += stored.values()
         rows.pruned += [(place, *each) for each in oldest_needed.items()]
         rows.begun += steps.values()
+        rows.values += [(place, *key, value) for key, value in values.items()]
+        if kept is not None:
+            # What comes later may refer to all that is stored now.
+            rows.swept.append((place, kept + b"".join([each for of_steps, each in values if not of_steps])))
     return rows
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -17,12 +17,26 @@ _MAX_ITEMS, _MAX_BYTES = 1000, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class CutBytes:
+    """Bytes out of which large values are cut. `refs` say which, and where they were, as values.sql has it;
+    `new` are those that are not stored yet, by their hashes.
+    """
+
+    rest: bytes
+    refs: bytes | None = None
+    new: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
     """A row of checkpoints; `type` is that of the serialised `checkpoint`, `metadata` is JSON.
 
     Once it is stored, nothing needs the checkpoint that it `replaces`, in the same namespace, nor the writes
     on top of that. Together with it are deleted: in the namespaces of `oldest_needed` all checkpoints older
     than the one named there, and the namespaces in `dropped_namespaces` as a whole.
+
+    Values that `value_refs` refer to are cut out of `checkpoint`, as in CutBytes. Unless `kept_values` is
+    None, those are deleted that no checkpoint refers to and whose hashes are not in it.
     """
 
     checkpoint_ns: str
@@ -31,6 +45,8 @@ class StoredCheckpoint:
     type: str
     checkpoint: bytes
     metadata: bytes
+    value_refs: bytes | None = None
+    kept_values: bytes | None = None
     replaces: str | None = None
     oldest_needed: dict[str, str] = field(default_factory=dict)
     dropped_namespaces: list[str] = field(default_factory=list)
@@ -45,6 +61,7 @@ class StoredCheckpoint:
             self.type,
             self.checkpoint,
             self.metadata,
+            self.value_refs,
         )
 
 
@@ -52,15 +69,17 @@ class StoredCheckpoint:
 class PendingWrites:
     """What one call wants stored: a step that completed with what its task wrote, and that `update` as it is
     kept with the step, a checkpoint, or the begin of a step (id, name, skill, whether the cache has its
-    result, its encoded input, the step that it is within). Who waits for it waits for `stored`, which gets
-    the attempt of the step that began, or 0.
+    result, its encoded input, the step that it is within, the refs of the input). `large_values` are those,
+    of steps or else of checkpoints, that this and what comes later refers to, by their hashes. Who waits for
+    it waits for `stored`, which gets the attempt of the step that began, or 0.
     """
 
     completed_step: UUID | None = None
     update: bytes | None = None
     writes: dict[tuple[str, str, str, int], tuple[Any, ...]] = field(default_factory=dict)
     checkpoint: StoredCheckpoint | None = None
-    begun_step: tuple[UUID, str, str, bool, bytes | None, UUID | None] | None = None
+    begun_step: tuple[UUID, str, str, bool, bytes | None, UUID | None, bytes | None] | None = None
+    large_values: dict[tuple[bool, bytes], bytes] = field(default_factory=dict)
     stored: asyncio.Future[int] | None = None
 
     @property
@@ -71,7 +90,7 @@ class PendingWrites:
     @property
     def has_results(self) -> bool:
         """Whether it has more than the begin of a step, which only matters to who waits for it."""
-        return bool(self.completed_step or self.writes or self.checkpoint)
+        return bool(self.completed_step or self.writes or self.checkpoint or self.large_values)
 
     @property
     def size(self) -> int:
@@ -79,6 +98,8 @@ class PendingWrites:
         size = len(self.checkpoint.checkpoint) if self.checkpoint else 0
         for row in self.writes.values():
             size += len(row[-1])
+        for value in self.large_values.values():
+            size += len(value)
         return size
 
 
@@ -203,11 +224,7 @@ class WriteBehind:
         """Puts back what may not have been stored, with nobody who waits for it: to store it twice does no
         harm.
         """
-        again = [
-            PendingWrites(each.completed_step, each.update, each.writes, each.checkpoint)
-            for each in batch
-            if each.has_results
-        ]
+        again = [replace(each, begun_step=None, stored=None) for each in batch if each.has_results]
         self._queue.extendleft(reversed(again))
         self._in_parts += len(again) if self._in_parts else 0
 

@@ -20,7 +20,9 @@ $$;
 -- All that has been done for some runs of a tenant since the last statement: steps that completed, what tasks
 -- wrote (_write_… are the columns of checkpoint_writes), checkpoints, oldest first of each run, and the steps
 -- that begin (_begun_…). In the namespaces _pruned the checkpoints older than the one of _oldest_needed are
--- deleted, and the namespaces _dropped as a whole. _…_run is the place in _runs of the run that each is of. A
+-- deleted, and the namespaces _dropped as a whole. _values are large values that are cut out of checkpoints and
+-- inputs (_…_refs, see values.sql); of the runs _swept those of checkpoints are deleted that are not used and whose
+-- hashes are not in _kept. _…_run is the place in _runs of the run that each is of. A
 -- step completes (running -> completed) in one transaction with the writes that make it so, or with the
 -- checkpoint that sums them up: it is completed exactly when LangGraph will not run it again. _updates and
 -- _begun_inputs are kept with the steps. NULL is no rows of a kind. Returns the place of each run that is still
@@ -31,9 +33,11 @@ CREATE FUNCTION record_progress(_tenant text, _runs uuid[], _epochs bigint[], _c
     _completed uuid[], _updates bytea[], _write_run int[], _write_ns text[], _write_checkpoints text[],
     _write_tasks text[], _write_paths text[], _write_idx int[], _write_channels text[], _write_types text[],
     _write_values bytea[], _checkpoint_run int[], _namespaces text[], _checkpoints text[], _parents text[],
-    _types text[], _values bytea[], _metadata bytea[], _pruned_run int[], _pruned text[], _oldest_needed text[],
-    _dropped_run int[], _dropped text[], _begun_run int[], _begun uuid[], _begun_steps text[],
-    _begun_skills text[], _begun_cache_hits boolean[], _begun_inputs bytea[], _begun_parents uuid[])
+    _types text[], _bytes bytea[], _metadata bytea[], _checkpoint_refs bytea[], _pruned_run int[], _pruned text[],
+    _oldest_needed text[], _dropped_run int[], _dropped text[], _begun_run int[], _begun uuid[], _begun_steps text[],
+    _begun_skills text[], _begun_cache_hits boolean[], _begun_inputs bytea[], _begun_parents uuid[],
+    _begun_refs bytea[], _value_run int[], _of_steps boolean[], _hashes bytea[], _values bytea[], _swept int[],
+    _kept bytea[])
 RETURNS TABLE (place int, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -73,15 +77,22 @@ BEGIN
         ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx) DO UPDATE
             SET channel = excluded.channel, type = excluded.type, value = excluded.value;
     END IF;
+    IF _value_run IS NOT NULL THEN
+        INSERT INTO public.run_values (tenant_id, run_id, of_steps, hash, value)
+        SELECT _tenant, _runs[place], is_of_steps, value_hash, cut
+        FROM unnest(_value_run, _of_steps, _hashes, _values) AS large(place, is_of_steps, value_hash, cut)
+        WHERE held[place] IS NOT NULL
+        ON CONFLICT DO NOTHING;
+    END IF;
     IF _checkpoint_run IS NOT NULL THEN
         INSERT INTO public.checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
-            type, checkpoint, metadata)
-        SELECT _tenant, _runs[place], ns, saved_id, parent, type, value, metadata
-        FROM unnest(_checkpoint_run, _namespaces, _checkpoints, _parents, _types, _values, _metadata)
-            AS saved(place, ns, saved_id, parent, type, value, metadata)
+            type, checkpoint, metadata, value_refs)
+        SELECT _tenant, _runs[place], ns, saved_id, parent, type, saved_bytes, metadata, refs
+        FROM unnest(_checkpoint_run, _namespaces, _checkpoints, _parents, _types, _bytes, _metadata,
+            _checkpoint_refs) AS saved(place, ns, saved_id, parent, type, saved_bytes, metadata, refs)
         WHERE held[place] IS NOT NULL
         ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
-            SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
+            SET checkpoint = excluded.checkpoint, metadata = excluded.metadata, value_refs = excluded.value_refs;
     END IF;
     IF _completed_run IS NOT NULL THEN
         SELECT array_agg(step), array_agg(made) INTO completed, updates
@@ -97,18 +108,23 @@ BEGIN
         PERFORM delete_superseded_checkpoints(_tenant, _runs, held, _pruned_run, _pruned, _oldest_needed,
             _dropped_run, _dropped);
     END IF;
+    FOR number IN 1..coalesce(cardinality(_swept), 0) LOOP
+        IF held[_swept[number]] IS NOT NULL THEN
+            PERFORM delete_unused_values(_tenant, _runs[_swept[number]], _kept[number]);
+        END IF;
+    END LOOP;
     IF _begun_run IS NULL THEN
         RETURN;
     END IF;
     -- Most steps have no row yet.
     WITH begun AS (
         INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
-            cache_hit, parent_id, started_at, encoded_input)
+            cache_hit, parent_id, started_at, encoded_input, input_refs)
         SELECT _tenant, _runs[place], begun_id, 1, held[place], step, skill, 'running', is_hit, parent,
-            public.now_ms(), input
+            public.now_ms(), input, refs
         FROM unnest(_begun_run, _begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs,
-            _begun_parents) WITH ORDINALITY
-            AS task(place, begun_id, step, skill, is_hit, input, parent, number)
+            _begun_parents, _begun_refs) WITH ORDINALITY
+            AS task(place, begun_id, step, skill, is_hit, input, parent, refs, number)
         WHERE held[place] IS NOT NULL
         ORDER BY number
         ON CONFLICT DO NOTHING
@@ -122,7 +138,7 @@ BEGIN
             attempt := CASE WHEN cardinality(begun_first) = cardinality(_begun) OR id = ANY(begun_first) THEN 1
                 ELSE begin_step_again(_tenant, _runs[place], held[place], id, _begun_steps[number],
                     _begun_skills[number], _begun_cache_hits[number], _begun_inputs[number],
-                    _begun_parents[number]) END;
+                    _begun_parents[number], _begun_refs[number]) END;
             RETURN NEXT;
         END IF;
     END LOOP;
@@ -132,8 +148,9 @@ $$;
 -- record_progress for what most statements of a run have: the step that begins next, after at most one that
 -- has completed and one checkpoint. Without arrays it takes half the time; NULL is no row of a kind.
 CREATE FUNCTION record_next_step(_tenant text, _run uuid, _epoch bigint, _completed uuid, _update bytea,
-    _namespace text, _checkpoint text, _parent text, _type text, _value bytea, _metadata bytea, _begun uuid,
-    _step text, _skill text, _cache_hit boolean, _input bytea, _begun_parent uuid)
+    _namespace text, _checkpoint text, _parent text, _type text, _bytes bytea, _metadata bytea,
+    _checkpoint_refs bytea, _begun uuid, _step text, _skill text, _cache_hit boolean, _input bytea,
+    _begun_parent uuid, _input_refs bytea)
 RETURNS TABLE (place int, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
 DECLARE
@@ -146,10 +163,10 @@ BEGIN
     END IF;
     IF _checkpoint IS NOT NULL THEN
         INSERT INTO public.checkpoints (tenant_id, run_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
-            type, checkpoint, metadata)
-        VALUES (_tenant, _run, _namespace, _checkpoint, _parent, _type, _value, _metadata)
+            type, checkpoint, metadata, value_refs)
+        VALUES (_tenant, _run, _namespace, _checkpoint, _parent, _type, _bytes, _metadata, _checkpoint_refs)
         ON CONFLICT (tenant_id, run_id, checkpoint_ns, checkpoint_id) DO UPDATE
-            SET checkpoint = excluded.checkpoint, metadata = excluded.metadata;
+            SET checkpoint = excluded.checkpoint, metadata = excluded.metadata, value_refs = excluded.value_refs;
     END IF;
     IF _completed IS NOT NULL THEN
         UPDATE public.run_steps SET status = 'completed', completed_at = greatest(public.now_ms(), started_at),
@@ -157,14 +174,14 @@ BEGIN
         WHERE tenant_id = _tenant AND run_id = _run AND id = _completed AND status = 'running';
     END IF;
     INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
-        cache_hit, parent_id, started_at, encoded_input)
+        cache_hit, parent_id, started_at, encoded_input, input_refs)
     VALUES (_tenant, _run, _begun, 1, held, _step, _skill, 'running', _cache_hit, _begun_parent,
-        public.now_ms(), _input)
+        public.now_ms(), _input, _input_refs)
     ON CONFLICT DO NOTHING;
     place := 1;
     id := _begun;
     attempt := CASE WHEN FOUND THEN 1 ELSE begin_step_again(_tenant, _run, held, _begun, _step, _skill,
-        _cache_hit, _input, _begun_parent) END;
+        _cache_hit, _input, _begun_parent, _input_refs) END;
     RETURN NEXT;
 END
 $$;
@@ -174,10 +191,11 @@ CREATE FUNCTION record_progress_of_tenants(_tenant text[], _runs uuid[], _epochs
     _completed_run int[], _completed uuid[], _updates bytea[], _write_run int[], _write_ns text[],
     _write_checkpoints text[], _write_tasks text[], _write_paths text[], _write_idx int[],
     _write_channels text[], _write_types text[], _write_values bytea[], _checkpoint_run int[],
-    _namespaces text[], _checkpoints text[], _parents text[], _types text[], _values bytea[], _metadata bytea[],
-    _pruned_run int[], _pruned text[], _oldest_needed text[], _dropped_run int[], _dropped text[],
-    _begun_run int[], _begun uuid[], _begun_steps text[], _begun_skills text[], _begun_cache_hits boolean[],
-    _begun_inputs bytea[], _begun_parents uuid[])
+    _namespaces text[], _checkpoints text[], _parents text[], _types text[], _bytes bytea[], _metadata bytea[],
+    _checkpoint_refs bytea[], _pruned_run int[], _pruned text[], _oldest_needed text[], _dropped_run int[],
+    _dropped text[], _begun_run int[], _begun uuid[], _begun_steps text[], _begun_skills text[],
+    _begun_cache_hits boolean[], _begun_inputs bytea[], _begun_parents uuid[], _begun_refs bytea[],
+    _value_run int[], _of_steps boolean[], _hashes bytea[], _values bytea[], _swept int[], _kept bytea[])
 RETURNS TABLE (place int, id uuid, attempt int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     own text;
@@ -189,9 +207,10 @@ BEGIN
         FROM unnest(_tenant, _runs) WITH ORDINALITY AS each(each_tenant, each_run, number);
         RETURN QUERY SELECT * FROM record_progress(own, own_runs, _epochs, _completed_run, _completed, _updates,
             _write_run, _write_ns, _write_checkpoints, _write_tasks, _write_paths, _write_idx, _write_channels,
-            _write_types, _write_values, _checkpoint_run, _namespaces, _checkpoints, _parents, _types, _values,
-            _metadata, _pruned_run, _pruned, _oldest_needed, _dropped_run, _dropped, _begun_run, _begun,
-            _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs, _begun_parents);
+            _write_types, _write_values, _checkpoint_run, _namespaces, _checkpoints, _parents, _types, _bytes,
+            _metadata, _checkpoint_refs, _pruned_run, _pruned, _oldest_needed, _dropped_run, _dropped, _begun_run,
+            _begun, _begun_steps, _begun_skills, _begun_cache_hits, _begun_inputs, _begun_parents, _begun_refs,
+            _value_run, _of_steps, _hashes, _values, _swept, _kept);
     END LOOP;
 END
 $$;
@@ -239,7 +258,7 @@ $$;
 -- still marked running was stopped by its own timeout, and may still be cleaning up; what it writes from now
 -- on names its own attempt, and changes nothing.
 CREATE FUNCTION begin_step_again(_tenant text, _run uuid, _run_attempt int, _id uuid, _step text, _skill text,
-    _cache_hit boolean, _input bytea, _parent uuid)
+    _cache_hit boolean, _input bytea, _parent uuid, _refs bytea)
 RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     latest int;
@@ -250,7 +269,7 @@ BEGIN
         WHERE tenant_id = _tenant AND run_id = _run AND id = _id
         ORDER BY attempt DESC LIMIT 1;
         IF latest_status = 'pending' THEN
-            UPDATE public.run_steps SET status = 'running', cache_hit = _cache_hit, encoded_input = _input,
+            UPDATE public.run_steps SET status = 'running', cache_hit = _cache_hit, encoded_input = _input, input_refs = _refs,
                 started_at = public.now_ms(), updated_at = public.touch(updated_at)
             WHERE tenant_id = _tenant AND run_id = _run AND id = _id AND status = 'pending';
             RETURN latest;
@@ -261,9 +280,9 @@ BEGIN
         WHERE latest_status = 'running' AND tenant_id = _tenant AND run_id = _run AND id = _id
             AND status = 'running';
         INSERT INTO public.run_steps (tenant_id, run_id, id, attempt, run_attempt, step_id, skill_id, status,
-            cache_hit, parent_id, started_at, encoded_input)
+            cache_hit, parent_id, started_at, encoded_input, input_refs)
         VALUES (_tenant, _run, _id, coalesce(latest, 0) + 1, _run_attempt, _step, _skill, 'running',
-            _cache_hit, _parent, public.now_ms(), _input)
+            _cache_hit, _parent, public.now_ms(), _input, _refs)
         ON CONFLICT DO NOTHING;
         -- Not found when a begin that was cancelled while under way has committed only now.
         IF FOUND THEN

@@ -29,7 +29,7 @@ BEGIN
         WHERE tenant_id = _tenant AND run_id = _run AND of_steps = _of_steps AND run_values.hash = cut.hash LIMIT 1
     ) AS stored ON true;
     IF found < octet_length(_refs) / 20 THEN
-        RAISE 'a value of the run % is missing', _run USING ERRCODE = 'data_corrupted';
+        RAISE 'a value of the run % is missing', _run USING ERRCODE = 'data_exception';
     END IF;
     RETURN head || substring(_rest FROM last_place + 1);
 END

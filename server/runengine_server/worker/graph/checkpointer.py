@@ -27,6 +27,7 @@ from runengine_server.repositories.write_behind import StoredCheckpoint
 from runengine_server.worker.graph.due import edges_to_nowhere, lead_to_nowhere, missing
 from runengine_server.worker.graph.execution import AnyPregel, Execution, ExecutionStopped
 from runengine_server.worker.graph.failures import StateTooLarge, WorkflowChanged, WorkflowError
+from runengine_server.worker.graph.large_values import LargeValues
 from runengine_server.worker.graph.load import Workflow
 from runengine_server.worker.graph.namespaces import namespace_path
 from runengine_server.worker.graph.open_writes import CheckpointKey, TaskWrites
@@ -78,6 +79,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         self._unsaved: set[str] = set()
         self._stored: set[str] = set()
         self._superseded, self._prunes = Superseded(), workflow is not None
+        self._large_values = LargeValues(lambda value: self.serde.dumps_typed(value)[1])
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Versions that sort as strings: "+0001" and so on, and from 10,000 on numbers of 32 digits. "+" is
@@ -191,21 +193,26 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self._execution.gates.reach(namespace, checkpoint["id"], gates)
         type_, encoded = self.serde.dumps_typed(checkpoint)
         self._check_size("The state of the run", len(encoded))
-        replaces_parent = self._superseded.put(namespace, checkpoint, metadata, len(encoded))
+        cut = self._large_values.cut(namespace, encoded, checkpoint["channel_values"])
+        size = len(cut.rest) + sum(map(len, cut.new.values()))
+        replaces_parent = self._superseded.put(namespace, checkpoint, metadata, size)
         oldest_needed, dropped = self._superseded.take(len(encoded)) if self._prunes else ({}, [])
+        self._large_values.forget(dropped)
         stored = StoredCheckpoint(
             checkpoint_ns=namespace,
             checkpoint_id=checkpoint["id"],
             parent_checkpoint_id=parent,
             type=type_,
-            checkpoint=encoded,
+            checkpoint=cut.rest,
+            value_refs=cut.refs,
+            kept_values=self._large_values.sweep() if oldest_needed or dropped else None,
             metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
             replaces=parent if replaces_parent and self._prunes else None,
             oldest_needed=oldest_needed,
             dropped_namespaces=dropped,
         )
         # It sums up what is stored, and so can wait.
-        await self._execution.fenced(self._execution.held.save_checkpoint(stored, defer=True))
+        await self._execution.fenced(self._execution.held.save_checkpoint(stored, cut.new, defer=True))
         self._execution.flush_soon()
         self._stored.add(namespace)
         if namespace == "":

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 from uuid import UUID
@@ -19,6 +20,7 @@ from runengine_server.domain.errors import Fenced, LeaseEnded, StatementRefused,
 from runengine_server.domain.run import ClaimedRun, Failure
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
+from runengine_server.repositories.write_behind import CutBytes
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
 from runengine_server.worker.graph.causes import Causes
 from runengine_server.worker.graph.channels import is_rejection, rejection_of
@@ -30,8 +32,10 @@ from runengine_server.worker.graph.failures import (
     run_code,
 )
 from runengine_server.worker.graph.gates import Gates
+from runengine_server.worker.graph.large_values import LargeValues
 from runengine_server.worker.graph.namespaces import step_path
 from runengine_server.worker.graph.open_writes import OpenWrites
+from runengine_server.worker.graph.output import to_json
 from runengine_server.worker.graph.run_log import step_failed
 from runengine_server.worker.graph.steps import BegunStep
 from runengine_server.worker.graph.time_limit import MAY_STILL_RUN
@@ -90,6 +94,7 @@ class Execution:
         self.step_data_bytes = step_data_bytes
         self.holds_lease = holds_lease
         self.open_writes = OpenWrites()
+        self.large_inputs = LargeValues(partial(to_json, shows_unknown=True))
         self.gates = Gates(held.run.resume_values)
         self.record_within = record_within
         self._retry_policies = retry_policies
@@ -186,7 +191,7 @@ class Execution:
         step: BegunStep,
         skill_id: str,
         cache_key: bytes | None,
-        encoded_input: bytes | None,
+        encoded_input: CutBytes | None,
     ) -> tuple[str, bytes] | None:
         """Records that an execution of a step begins, with its input; it gets its attempt. Returns (type,
         value) of its result where the cache has it under `cache_key`.

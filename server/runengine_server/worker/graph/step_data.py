@@ -12,7 +12,9 @@ from langgraph.constants import END
 from pydantic import BaseModel
 
 from runengine_server.domain.encoded_run import encode_step_input, encode_step_update
+from runengine_server.repositories.write_behind import CutBytes
 from runengine_server.worker.graph.due import is_edge, is_join
+from runengine_server.worker.graph.large_values import LargeValues, least_size
 from runengine_server.worker.graph.output import to_json, words_of
 
 # Writes that are not of the state, and channels of which the value itself is what was written: what a task or
@@ -21,11 +23,17 @@ _NOT_SHOWN = frozenset({TASKS, NO_WRITES, PREVIOUS, *WRITES_IDX_MAP})
 _WHOLE = (RETURN, END, "__root__")
 
 
-def input_of_step(value: Any, untracked: frozenset[str], limit: int) -> bytes | None:
+def input_of_step(
+    value: Any, untracked: frozenset[str], limit: int, large_values: LargeValues
+) -> CutBytes | None:
     """The encoded input of a step, at most `limit` bytes of JSON; None where `limit` is 0. Without the values
-    of `untracked` channels, which LangGraph keeps out of its checkpoints.
+    of `untracked` channels, which LangGraph keeps out of its checkpoints; `large_values` are cut out.
     """
-    return _encoded(encode_step_input, lambda: _tracked(value, untracked), limit)
+    encoded = _encoded(encode_step_input, lambda: _tracked(value, untracked), limit)
+    if encoded is None:
+        return None
+    fields = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return large_values.cut("", encoded, {key: each for key, each in fields.items() if key not in untracked})
 
 
 def update_of_step(writes: Sequence[tuple[str, Any]], limit: int, stored_size: int) -> bytes | None:
@@ -43,7 +51,7 @@ def _encoded(
     try:
         value = make()
         is_small = stored_size is not None and stored_size <= limit
-        size = 0 if is_small else _least_size(value, limit)
+        size = 0 if is_small else least_size(value, limit)
         if size <= limit:
             json = to_json(value, shows_unknown=True)
             if len(json) <= limit:
@@ -53,35 +61,6 @@ def _encoded(
         return encode(note=f"It cannot be shown as JSON: {words_of(error)}")
     allowed = f"RUNENGINE_STEP_DATA_BYTES allows {limit:,}"
     return encode(note=f"It was not kept: it takes at least {size:,} bytes of JSON, and {allowed}.")
-
-
-def _least_size(value: Any, limit: int) -> int:
-    """How many bytes of JSON the value takes at least. No more of it is looked at once that is above `limit`:
-    to encode a large state with each step would take longer than many a node.
-    """
-    size, rest = 0, [value]
-    while rest and size <= limit:
-        each = rest.pop()
-        kind = type(each)
-        if kind is str:
-            size += len(each) + 2
-        elif kind is dict:
-            size += 1 + 4 * len(each)  # `"":` and a comma or brace
-            if size <= limit:
-                rest.extend(each.values())
-        elif kind is list or kind is tuple:
-            size += 1 + len(each)
-            if size <= limit:
-                rest.extend(each)
-        elif kind is bytes:
-            size += len(each)
-        elif kind is int or kind is float or kind is bool or each is None:
-            size += 1
-        elif isinstance(each, BaseModel) or (is_dataclass(each) and hasattr(each, "__dict__")):
-            rest.extend(vars(each).values())
-        else:
-            size += 1
-    return size
 
 
 def _tracked(value: Any, untracked: frozenset[str]) -> Any:

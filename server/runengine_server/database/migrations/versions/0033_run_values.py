@@ -17,6 +17,12 @@ def upgrade() -> None:
             value     bytea NOT NULL,
             PRIMARY KEY (tenant_id, run_id, of_steps, hash),
             FOREIGN KEY (tenant_id, run_id) REFERENCES public.runs ON DELETE CASCADE
+        ) WITH (
+            autovacuum_vacuum_scale_factor = 0.05,
+            autovacuum_vacuum_cost_delay = 0,
+            toast.autovacuum_vacuum_scale_factor = 0.05,
+            toast.autovacuum_vacuum_threshold = 1000,
+            toast.autovacuum_vacuum_cost_delay = 0
         )
     """)
     op.execute("ALTER TABLE public.run_values ENABLE ROW LEVEL SECURITY")
