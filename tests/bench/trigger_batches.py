@@ -23,7 +23,7 @@ from runengine_server.domain.run import NewRun
 from tests.support.stack import open_directory, own_postgres
 
 _TRIGGERS, _BATCH, _ROUNDS = 192, 16, 25
-_TRIGGER = each_call("trigger_run", "trigger_runs")
+_TRIGGER = each_call("trigger_run", "trigger_runs_of_tenants")
 _NO_KEY = (None, None, None)
 
 
@@ -44,7 +44,7 @@ async def _measure(connection: asyncpg.Connection[asyncpg.Record]) -> dict[str, 
     async def in_batches() -> None:
         for _ in range(_TRIGGERS // _BATCH):
             calls = [call() for _ in range(_BATCH)]
-            await together.fetch(*(list(column) for column in zip(*calls, strict=True)))
+            await together.fetch(*_TRIGGER.statement(calls)[1])
 
     ways: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
         "alone": one_by_one,

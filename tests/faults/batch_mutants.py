@@ -12,13 +12,18 @@ _PROGRESS = "integration/test_progress_batches.py::"
 BATCHES = (
     _mutant(
         "one lock order of batches",
-        rewriting(["trigger_runs"], "ORDER BY tenant_id, campaign_id, slot_of_run(id)", "ORDER BY place"),
+        rewriting(["trigger_runs"], "ORDER BY campaign_id, slot\n", "ORDER BY min(place)\n"),
         f"{_BATCHES}test_a_batch_locks_the_counts_of_campaigns_in_the_order_of_claims",
     ),
     _mutant(
         "bound of a batch's wait for a lock",
-        rewriting(["trigger_runs"], " SET lock_timeout = '100ms'", ""),
+        rewriting(["trigger_runs_of_tenants"], " SET lock_timeout = '100ms'", ""),
         f"{_BATCHES}test_triggers_of_other_campaigns_do_not_wait_for_a_campaign_that_is_locked",
+    ),
+    _mutant(
+        "tenant of each trigger of a batch",
+        rewriting(["trigger_runs_of_tenants"], "number = ANY(places)", "true"),
+        f"{_BATCHES}test_tenants_share_a_statement_and_no_row",
     ),
     _mutant(
         "single call after a failed batch",

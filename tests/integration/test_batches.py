@@ -15,6 +15,7 @@ from runengine_server.database.batcher import Batcher
 from runengine_server.database.functions import each_call
 from runengine_server.domain.errors import StatementRefused, Unavailable
 from runengine_server.domain.run import NewRun
+from runengine_server.repositories.campaign_repository import CampaignRepository
 from runengine_server.repositories.run_repository import (
     IdempotencyKey,
     MutationResult,
@@ -23,10 +24,25 @@ from runengine_server.repositories.run_repository import (
 )
 
 from tests.faults.proxy import Proxy
+from tests.support.own_database import own_database
 from tests.support.own_worker import ACTOR, Engine, Ran, chain, run_of, serving, until
 
-TRIGGER = each_call("trigger_run", "trigger_runs")
+TRIGGER = each_call("trigger_run", "trigger_runs_of_tenants", turns=4)
 MANY, ONE = TRIGGER.many, TRIGGER.one.call
+
+# The arguments of a call.
+CALL = [None] * TRIGGER.one.parameters
+
+# Keeps the order in which rows of counts are inserted or locked.
+LOCKED = """
+CREATE TABLE public.locked (place bigserial, campaign_id uuid);
+CREATE FUNCTION public.note_locked() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$BEGIN
+    INSERT INTO public.locked (campaign_id) VALUES (NEW.campaign_id);
+    RETURN NEW;
+END$$;
+CREATE TRIGGER note_locked BEFORE INSERT ON public.campaign_run_counts
+    FOR EACH ROW EXECUTE FUNCTION public.note_locked();
+"""
 
 
 @pytest.fixture
@@ -99,6 +115,20 @@ async def test_tenants_share_a_statement_and_no_row(engine: Engine) -> None:
         assert page.counts[0] == 10
 
 
+async def test_a_trigger_in_a_batch_says_whether_its_campaign_is_there(engine: Engine) -> None:
+    campaigns = CampaignRepository(engine.tenant)
+    there, missing = uuid4(), uuid4()
+    await campaigns.insert(there)
+    calls = [(there, True), (there, True), (missing, True), (missing, False)]
+    results = await asyncio.gather(
+        *(
+            engine.runs.trigger(new_run(engine, campaign_id), ACTOR, None, None, check_campaign=check)
+            for campaign_id, check in calls
+        )
+    )
+    assert [result.has_campaign for result in results] == [True, True, False, None]
+
+
 async def test_a_trigger_that_is_refused_refuses_no_other(engine: Engine) -> None:
     news = [new_run(engine) for _ in range(9)]
     news[5] = new_run(engine, workflow_name="nobody's")
@@ -140,18 +170,39 @@ async def test_triggers_of_other_campaigns_do_not_wait_for_a_campaign_that_is_lo
     assert {(await call).outcome for call in held} == {Outcome.APPLIED}
 
 
-async def test_a_batch_locks_the_counts_of_campaigns_in_the_order_of_claims(
+async def test_a_batch_locks_the_counts_of_campaigns_in_the_order_of_claims() -> None:
+    campaign_ids = sorted(uuid4() for _ in range(4))
+    async with own_database() as (url, superuser):
+        await superuser.execute(LOCKED)
+        async with serving(url, chain(one=Ran().node("one"))) as engine:
+            of_each = [new_run(engine, campaign_id) for campaign_id in reversed(campaign_ids)]
+            await trigger_all(engine, [new_run(engine), *of_each])
+        locked = await superuser.fetch("SELECT campaign_id FROM locked ORDER BY place")
+    assert [campaign_id for (campaign_id,) in locked] == campaign_ids
+
+
+async def test_a_trigger_in_a_batch_stores_what_one_alone_stores(
     engine: Engine, owner: asyncpg.Connection
 ) -> None:
-    low, high = sorted((uuid4(), uuid4()))
-    news = [new_run(engine, campaign_id) for campaign_id in (low, high, low, high, low)]
-    await trigger_all(engine, news)
-    rows = await owner.fetch(
-        """SELECT campaign_id FROM run_events JOIN runs ON runs.id = run_id
-        WHERE run_id = ANY($1) ORDER BY seq""",
-        [new.id for new in news[1:]],
-    )
-    assert [row["campaign_id"] for row in rows] == [low, low, high, high]
+    campaign_id = uuid4()
+    await trigger_all(engine, news := [new_run(engine, campaign_id, priority=3) for _ in range(3)])
+    alone, *together = [
+        await owner.fetchrow(
+            """SELECT to_jsonb(runs) - '{id,created_at,updated_at,queued_at}'::text[]
+                    - '{encoded_input,encoded_state}'::text[],
+                (SELECT jsonb_agg(to_jsonb(event) - '{run_id,seq,at,transaction}'::text[])
+                    FROM run_events AS event WHERE run_id = id),
+                substring(encoded_input FROM 39), created_at = updated_at AND created_at = queued_at,
+                created_at = (SELECT at FROM run_events WHERE run_id = id)
+            FROM runs WHERE id = $1""",
+            new.id,
+        )
+        for new in news
+    ]
+    assert together == [alone, alone]
+    counts = "SELECT sum(queued), sum(running + completed + failed + cancelled) FROM campaign_run_counts"
+    (counted,) = await owner.fetch(f"{counts} WHERE campaign_id = $1", campaign_id)
+    assert tuple(counted) == (3, 0)
 
 
 async def test_a_trigger_with_a_key_is_no_part_of_a_batch(engine: Engine, proxy: Proxy) -> None:
@@ -173,7 +224,7 @@ async def test_a_batch_that_may_have_been_committed_is_not_sent_again() -> None:
         raise ConnectionResetError
 
     batcher = Batcher(TRIGGER, lose)
-    calls = [asyncio.create_task(batcher.call(str(number))) for number in range(6)]
+    calls = [asyncio.create_task(batcher.call(*CALL)) for _ in range(6)]
     await until(lambda: asyncio.sleep(0, len(sent)), lambda count: count == 1)
     is_sent.set()
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -193,7 +244,7 @@ async def test_a_statement_whose_calls_are_all_given_up_is_given_up() -> None:
             ended.append(sql)
 
     batcher = Batcher(TRIGGER, never)
-    calls = [asyncio.create_task(batcher.call(str(number))) for number in range(4)]
+    calls = [asyncio.create_task(batcher.call(*CALL)) for _ in range(4)]
     # A statement that does not end is soon not waited for any more, so all are under way.
     await until(lambda: asyncio.sleep(0.01, len(begun)), lambda count: count == 2)
     for call in calls:

@@ -318,6 +318,21 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
         {"workflows": 1, "idempotency_keys": 1, "campaign_run_counts": 1, "campaigns": 1},
     ),
     (
+        "trigger_runs",
+        (
+            [uuid4(), uuid4()],
+            [WORKFLOW] * 2,
+            [INPUT] * 2,
+            [CAMPAIGN] * 2,
+            [0, 0],
+            [ACTOR[0]] * 2,
+            [ACTOR[1]] * 2,
+            [True, False],
+        ),
+        2,
+        {"workflows": 2, "campaign_run_counts": 2, "campaigns": 1},
+    ),
+    (
         "cancel_run",
         (RUNNING, *ACTOR, *NO_KEY),
         1,

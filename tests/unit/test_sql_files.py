@@ -99,7 +99,7 @@ def test_a_function_that_servers_call_is_one_that_keeps_its_search_path() -> Non
 @pytest.mark.parametrize(
     ("batch", "of", "one"),
     [
-        (each_call, "trigger_runs", "trigger_run"),
+        (each_call, "trigger_runs_of_tenants", "trigger_run"),
         (each_call, "list_changes_of_readers", "list_changes"),
         (of_tenants, "record_progress_of_tenants", "record_progress"),
     ],

@@ -31,6 +31,10 @@ class BatchedFunction(Protocol[Result_co]):
     def name(self) -> str:
         """A word for it."""
 
+    @property
+    def turns(self) -> int:
+        """So many turns of the loop are between the end of a statement and the next, where calls wait."""
+
     def size(self, call: tuple[Any, ...], /) -> int:
         """About so many bytes are sent for the call."""
 
@@ -63,6 +67,8 @@ class Batcher(Generic[Result]):
 
     While none is under way a call is a statement of its own, at once. Calls that come meanwhile wait until it
     ends, for 0.1 s at most, and are sent together: one round trip and one commit. They share nothing else.
+    Where the function has `turns`, they wait for so many turns of the loop more, and with them go those that
+    were on their way through the loop.
     When the statement is refused, and so has changed nothing, each is sent alone, and the one that is wrong
     fails alone; a call that is given up leaves the others in place.
     """
@@ -83,7 +89,7 @@ class Batcher(Generic[Result]):
 
     async def call(self, *arguments: Any) -> Result:
         """The result of a call with these arguments. Raises as translate_driver_errors does."""
-        if self._under_way:
+        if self._under_way or self._is_due:
             return await self.submit(*arguments)
         with translate_driver_errors():
             (result,) = await self._fetch_results([arguments])
@@ -97,13 +103,19 @@ class Batcher(Generic[Result]):
         self._waiting.append(call)
         if self._under_way:
             self._start_timer()
-        elif not self._is_due:
-            self._is_due = True
-            self._start(self._send_due())
+        else:
+            self._send_soon(0)
         return result
 
-    async def _send_due(self) -> None:
+    def _send_soon(self, turns: int) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._start(self._send_due(turns))
+
+    async def _send_due(self, turns: int) -> None:
         # Begins in a moment, and takes with it those that have come until then.
+        for _ in range(turns):
+            await asyncio.sleep(0)
         self._is_due = False
         batch = self._next_batch()
         self._start_timer()
@@ -131,9 +143,8 @@ class Batcher(Generic[Result]):
 
     def _send_waiting(self) -> None:
         self._stop_timer()
-        if batch := self._next_batch():
-            self._start(self._send(batch))
-        self._start_timer()
+        if self._waiting:
+            self._send_soon(self._function.turns)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

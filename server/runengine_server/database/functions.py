@@ -78,10 +78,21 @@ class BatchFunction:
         return _call(self.many_name, self.one.parameters)
 
 
+@dataclass(frozen=True)
 class EachCall(BatchFunction):
     """Calls of a function that returns one row for each, as Batcher takes them. The function for several
-    takes arrays of the same and returns (place, row) of each, the first at place 1.
+    takes arrays and returns (place, row) of each, the first at place 1. `taken` are the indices of what it
+    takes of the arguments of a call; the others are null in calls that are sent together. `turns` as of
+    BatchedFunction.
     """
+
+    taken: tuple[int, ...]
+    turns: int
+
+    @cached_property
+    def many(self) -> str:
+        """The statement that calls the second."""
+        return _call(self.many_name, len(self.taken))
 
     def size(self, call: tuple[Any, ...]) -> int:
         """About so many bytes."""
@@ -91,7 +102,8 @@ class EachCall(BatchFunction):
         """The statement for these arguments of calls, and its own arguments."""
         if len(calls) == 1:
             return self.one.call, calls[0]
-        return self.many, [list(column) for column in zip(*calls, strict=True)]
+        columns = list(zip(*calls, strict=True))
+        return self.many, [list(columns[index]) for index in self.taken]
 
     def results(self, calls: Sequence[object], rows: Sequence[asyncpg.Record]) -> Sequence[asyncpg.Record]:
         """The row of each call."""
@@ -122,14 +134,13 @@ def dispatch_function(name: str) -> DispatchFunction:
     return DispatchFunction(name, len(parameters), is_reading)
 
 
-def each_call(one: str, many: str) -> EachCall:
-    """Of the two functions of these names. Raises KeyError as tenant_function does, and when their parameters
-    differ.
+def each_call(one: str, many: str, turns: int = 0) -> EachCall:
+    """Of the two functions of these names. Raises KeyError as tenant_function does, and when the second takes
+    anything but arrays of what the first takes.
     """
     function = tenant_function(one)
-    if _declared()[many][0] != [f"{each}[]" for each in _declared()[one][0]]:
-        raise KeyError(f"{many} takes no arrays of what {one} takes")
-    return EachCall(function, many)
+    parameters = {f"{each}[]": index for index, each in enumerate(_declared()[one][0])}
+    return EachCall(function, many, tuple(parameters[each] for each in _declared()[many][0]), turns)
 
 
 def of_tenants(one: str, many: str) -> BatchFunction:

@@ -31,6 +31,7 @@ class RecordProgress:
     """
 
     name = _FUNCTION.name
+    turns = 0
 
     def size(self, call: tuple[Any, ...]) -> int:
         """About so many bytes."""

@@ -10,9 +10,12 @@ from tests.support.rewritten_functions import rewrite
 
 
 def main() -> None:
-    """The command of the product, with that trigger and without a notifier."""
+    """The command of the product, with those triggers and without a notifier."""
     stored = "result.outcome := 'applied';"
-    rewrite("trigger_run", stored, f"{stored} PERFORM pg_notify('{QUEUED}', '');")
+    notifying = f"PERFORM pg_notify('{QUEUED}', '');"
+    rewrite("trigger_run", stored, f"{stored} {notifying}")
+    first = "    RETURN QUERY WITH call AS"
+    rewrite("trigger_runs", first, f"    {notifying}\n{first}")
     Notifier.notify = lambda self, channel, payload="": None  # type: ignore[method-assign]
     command()
 
