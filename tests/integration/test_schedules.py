@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
-from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
@@ -108,9 +106,8 @@ async def test_the_key_of_a_firing_is_none_that_a_caller_can_send(place: Place) 
     await place.create()
     await place.fire()
     key = await place.superuser.fetchval("SELECT key FROM idempotency_keys")
-    context = SimpleNamespace(invocation_metadata=lambda: (("idempotency-key", key),))
     with pytest.raises(InvalidArgument):
-        idempotency_key(cast(Any, context), TriggerRunRequest())
+        idempotency_key([("idempotency-key", key)], TriggerRunRequest())
 
 
 async def test_the_latest_of_missed_firings_is_made_up_for(place: Place) -> None:

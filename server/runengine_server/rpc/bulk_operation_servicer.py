@@ -25,8 +25,8 @@ from runengine_server.domain.run_filter import RunFilter
 from runengine_server.repositories.bulk_operation_repository import BulkOperationRepository
 from runengine_server.repositories.run_repository import Outcome
 from runengine_server.rpc.bulk_messages import ACTIONS, OUTCOMES, item_message, operation_message
-from runengine_server.rpc.call_metadata import REPLAYED, actor_of, idempotency_key
-from runengine_server.rpc.interceptor import caller
+from runengine_server.rpc.call_metadata import REPLAYED, current_actor, idempotency_key
+from runengine_server.rpc.interceptor import caller, sent_metadata
 from runengine_server.rpc.pages import split_page
 from runengine_server.rpc.run_filters import check_filter, run_search
 from runengine_server.rpc.validation import require_valid, violations_of
@@ -52,8 +52,8 @@ class BulkOperationServicer(bulk_operation_service_pb2_grpc.BulkOperationService
         self, request: pb.CreateBulkOperationRequest, context: Context
     ) -> pb.CreateBulkOperationResponse:
         wanted = _checked(request)
-        key = idempotency_key(context, request)
-        actor, tenant_id, operations = actor_of(context), caller().tenant_id, self._operations()
+        key = idempotency_key(sent_metadata(), request)
+        actor, tenant_id, operations = current_actor(), caller().tenant_id, self._operations()
         new = new_operation(
             ACTIONS[request.action],
             None if wanted is None else request.filter.SerializeToString(),

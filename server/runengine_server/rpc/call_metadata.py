@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from runengine_server.domain.caller import Actor
 from runengine_server.domain.errors import InvalidArgument, Violation
 from runengine_server.repositories.run_repository import IdempotencyKey, MutationResult, Outcome
-from runengine_server.rpc.interceptor import caller
+from runengine_server.rpc.interceptor import SentMetadata, caller, sent_metadata
 from runengine_server.tracing import current_trace_id
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,12 +30,12 @@ def fingerprint_of(request: Message) -> bytes:
     return hashlib.sha256(name.encode() + request.SerializeToString(deterministic=True)).digest()
 
 
-def idempotency_key(context: Context, request: Message) -> IdempotencyKey | None:
-    """The key of the call, for this request as it came; None when it has none.
+def idempotency_key(sent: SentMetadata, request: Message) -> IdempotencyKey | None:
+    """The key that was sent with this request, as it came; None when there is none.
 
     Raises InvalidArgument for two keys, and for one that is not 1 to 255 printable ASCII characters.
     """
-    given = [value for name, value in context.invocation_metadata() or () if name == _KEY]
+    given = [value for name, value in sent if name == _KEY]
     if not given:
         return None
     if len(given) > 1:
@@ -46,13 +46,13 @@ def idempotency_key(context: Context, request: Message) -> IdempotencyKey | None
     return IdempotencyKey(key, fingerprint_of(request))
 
 
-def actor_of(context: Context) -> Actor:
+def current_actor() -> Actor:
     """The caller, with the trace of the call: that of its span where spans are made. A W3C traceparent that
     is missing or malformed is no error, and gives no trace.
     """
     if (trace_id := current_trace_id()) is not None:
         return Actor(caller().actor, trace_id)
-    for name, value in context.invocation_metadata() or ():
+    for name, value in sent_metadata():
         if name == "traceparent" and (match := _TRACEPARENT.fullmatch(str(value))):
             trace_id = match[1] if match[1].strip("0") else None
             break

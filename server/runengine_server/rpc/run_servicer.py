@@ -22,8 +22,8 @@ from runengine_server.domain.errors import InvalidArgument, RunNotFound, Violati
 from runengine_server.domain.run import RunStatus
 from runengine_server.domain.transitions import not_completed
 from runengine_server.repositories.run_repository import RunRepository
-from runengine_server.rpc.call_metadata import actor_of, idempotency_key, set_metadata
-from runengine_server.rpc.interceptor import caller
+from runengine_server.rpc.call_metadata import current_actor, idempotency_key, set_metadata
+from runengine_server.rpc.interceptor import caller, sent_metadata
 from runengine_server.rpc.known_campaigns import KnownCampaigns
 from runengine_server.rpc.messages import event_message, run_status_value, step_data_response, step_message
 from runengine_server.rpc.pages import split_page
@@ -61,14 +61,14 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     async def TriggerRun(  # noqa: N802, D102
         self, request: run_service_pb2.TriggerRunRequest, context: Context
     ) -> Any:
-        key = idempotency_key(context, request)  # before check_trigger, which writes to the request
+        key = idempotency_key(sent_metadata(), request)  # before check_trigger, which writes to the request
         new = check_trigger(request, violations_of(request))
         tenant_id, campaign_id = caller().tenant_id, new.campaign_id
         check_campaign = self._known_campaigns.is_unknown(tenant_id, campaign_id)
         result = await trigger_run(
             self._runs(),
             new,
-            actor_of(context),
+            current_actor(),
             key,
             self._queued_limit,
             self._served.names,
@@ -193,9 +193,9 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         self, request: run_service_pb2.RetryRunRequest, context: Context
     ) -> Any:
         require_valid(request)
-        key = idempotency_key(context, request)
+        key = idempotency_key(sent_metadata(), request)
         run_id = UUID(request.run_id)
-        result = await retry_run(self._runs(), run_id, actor_of(context), key, self._queued_limit)
+        result = await retry_run(self._runs(), run_id, current_actor(), key, self._queued_limit)
         run = run_service_pb2.RetryRunResponse.FromString(result.response).run
         set_metadata(context, result, self._served.metadata_for(run.workflow_name))
         return result.response
@@ -204,8 +204,8 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         self, request: run_service_pb2.ResumeRunRequest, context: Context
     ) -> Any:
         given = check_resume(request, violations_of(request))
-        key = idempotency_key(context, request)
-        result = await resume_run(self._runs(), UUID(request.run_id), given, actor_of(context), key)
+        key = idempotency_key(sent_metadata(), request)
+        result = await resume_run(self._runs(), UUID(request.run_id), given, current_actor(), key)
         run = run_service_pb2.ResumeRunResponse.FromString(result.response).run
         set_metadata(context, result, self._served.metadata_for(run.workflow_name))
         return result.response
@@ -214,8 +214,8 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         self, request: run_service_pb2.CancelRunRequest, context: Context
     ) -> Any:
         require_valid(request)
-        key = idempotency_key(context, request)
-        result = await cancel_run(self._runs(), UUID(request.run_id), actor_of(context), key)
+        key = idempotency_key(sent_metadata(), request)
+        result = await cancel_run(self._runs(), UUID(request.run_id), current_actor(), key)
         set_metadata(context, result)
         return result.response
 
