@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
-from dataclasses import replace
+import tracemalloc
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypedDict
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from langgraph.types import CachePolicy
 from pydantic import BaseModel
 from runengine.context import RunContext
 from runengine.v1.run_service_pb2 import GetRunStepDataResponse
@@ -22,11 +27,13 @@ from runengine_server.repositories.held_run_repository import HeldRunRepository
 from runengine_server.repositories.write_behind import CutBytes, StoredCheckpoint
 from runengine_server.rpc.messages import step_data_response
 from runengine_server.worker.graph import superseded
-from runengine_server.worker.graph.large_values import LARGE_BYTES, LargeValues
+from runengine_server.worker.graph.large_values import LARGE_BYTES, LargeValues, least_size
+from runengine_server.worker.graph.output import to_json
 from runengine_server.worker.graph.stored_values import SERIALISER
 
 from tests.support.chains import chain_of
-from tests.support.own_worker import Engine, Graph, locked, serving, until
+from tests.support.own_worker import Engine, Graph, fork, locked, serving, until
+from tests.support.saver import METADATA, config_of, saver_of
 
 ROUNDS = 6
 WAITING = "SELECT count(*) FROM pg_locks WHERE pg_backend_pid() <> pid AND NOT granted"
@@ -46,6 +53,11 @@ class State(TypedDict, total=False):
 class Model(BaseModel):
     brief: str
     rounds: Annotated[int, operator.add] = 0
+
+
+@dataclass
+class Draft:
+    before: Draft | None
 
 
 def encode(value: Any) -> bytes:
@@ -220,6 +232,58 @@ async def test_a_checkpoint_of_which_a_value_is_missing_is_refused(
         assert (await sizes(database, held.run.id))[0] == 0
 
 
+async def test_a_value_of_a_checkpoint_that_is_refused_is_stored_for_those_after_it(
+    database_url: str,
+) -> None:
+    async with serving(database_url, looping(lambda _: {"rounds": 1})) as engine:
+        await engine.trigger({})
+        held = HeldRunRepository(engine.database, await engine.claim(), "worker:test")
+        outcomes = await asyncio.gather(
+            held.save_checkpoint(
+                StoredCheckpoint("no \0", "1", None, "null", b"ad", b"", REFS), {HASH: b"bc"}
+            ),
+            held.save_checkpoint(StoredCheckpoint("", "1", None, "null", b"ad", b"", REFS)),
+            return_exceptions=True,
+        )
+        assert [type(each) for each in outcomes] == [StatementRefused, type(None)]
+        stored = await held.get_checkpoint("", None)
+        assert stored is not None
+        assert stored.checkpoint == b"abcd"
+
+
+async def test_a_step_has_its_input_while_the_one_beside_it_looks_into_the_cache(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    """The one that comes first, and would store what both have, may be stopped there."""
+    graph = fork(cached=lambda _: None, other=lambda _: None)
+    graph.nodes["cached"].cache_policy = CachePolicy()
+    async with serving(database_url, graph) as engine:
+        engine.deploy(graph, step_data_bytes=1 << 20)
+        run_id = await engine.trigger({"bundle_artifact_id": BRIEF})
+        async with database.transaction():
+            await database.execute("LOCK TABLE step_cache")
+            running = asyncio.create_task(engine.processor.process(await engine.claim()))
+            await until(lambda: engine.executions(run_id), bool)
+            found = await inputs(engine, run_id)
+        await running
+    assert [each["bundle_artifact_id"] for each in found] == [BRIEF]
+
+
+async def test_a_value_is_stored_again_after_all_checkpoints_were_deleted(database_url: str) -> None:
+    async with serving(database_url, looping(lambda _: {"rounds": 1})) as engine:
+        await engine.trigger({})
+        run = await engine.claim()
+        saver = saver_of(engine, run)
+        for _ in range(2):
+            checkpoint = empty_checkpoint()
+            checkpoint["channel_values"] = {"brief": BRIEF}
+            await saver.aput(config_of(run), checkpoint, METADATA, {})
+            found = await saver.aget_tuple(config_of(run))
+            assert found is not None
+            assert found.checkpoint["channel_values"] == {"brief": BRIEF}
+            await saver.adelete_thread(str(run.id))
+
+
 def test_values_are_cut_out_where_they_are_and_only_texts_before_they_have_stayed() -> None:
     same = BRIEF * 2
     changed: list[Any] = [BRIEF]
@@ -241,3 +305,56 @@ def test_values_are_cut_out_where_they_are_and_only_texts_before_they_have_staye
     kept = [same, state["new"]]
     assert values.cut("other", encode(kept), {"same": kept}) == CutBytes(encode(kept))
     assert values.sweep() == b""
+
+
+def test_a_value_that_cannot_be_encoded_by_itself_stays_where_it_is() -> None:
+    values = LargeValues(to_json)
+    shown = to_json({"text": BRIEF, "more": BRIEF})
+    state = {"text": "\ud800" * LARGE_BYTES, "more": BRIEF}
+    for _ in range(2):
+        assert len(values.cut("", shown, state).refs or b"") == 20
+
+
+def test_a_value_of_many_namespaces_is_in_memory_once() -> None:
+    values, text = LargeValues(encode), BRIEF * 100
+    encoded = encode({"text": text})
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            assert values.cut(str(number), encoded, {"text": text}).refs is not None
+        assert tracemalloc.get_traced_memory()[0] < 3 * len(encoded)
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_object_that_holds_itself_has_a_size() -> None:
+    state = Draft(None)
+    state.before = state
+    assert least_size(state, LARGE_BYTES) > LARGE_BYTES
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.data())
+def test_what_is_cut_is_whole_again_with_its_values(data: st.DataObject) -> None:
+    """Of states whose values are equal, within each other, changed in place, or gone."""
+    texts = st.sampled_from(
+        [BRIEF, BRIEF * 2, f"{BRIEF}\u00e9", "x" * 3 * LARGE_BYTES, '"\\\n' * LARGE_BYTES]
+    )
+    leaves = texts | st.sampled_from([None, 1, "small"])
+    within = st.dictionaries(st.sampled_from("ab"), leaves) | st.lists(leaves, max_size=3)
+    made = leaves | within | st.lists(within, max_size=2)
+    for encoder in (encode, to_json):
+        values, stored, state = LargeValues(encoder), dict[bytes, bytes](), dict[str, Any]()
+        for _ in range(data.draw(st.integers(2, 4))):
+            for key in data.draw(st.sets(st.sampled_from("abcd"))):
+                if isinstance(kept := state.get(key), list):
+                    kept.append(data.draw(leaves))
+                else:
+                    state[key] = data.draw(made)
+            encoded = encoder({"v": 1, "values": state})
+            cut = values.cut("", encoded, state)
+            stored |= cut.new
+            assert whole(cut, stored) == encoded
+            if data.draw(st.booleans()):
+                kept_hashes = values.sweep() or b""
+                stored = {each: value for each, value in stored.items() if each in kept_hashes}

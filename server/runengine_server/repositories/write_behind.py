@@ -212,9 +212,11 @@ class WriteBehind:
             _fail(self._queue, error)
         elif len(list(_parts(batch))) == 1:
             # Results are kept when the begin of a step may be what was refused, and when nobody waits, so
-            # that who comes next is told. Others would be refused each time.
-            if any(each.begun_step for each in batch) or all(each.stored is None for each in batch):
-                self._restore(batch)
+            # that who comes next is told. Others would be refused each time; but not large values, which
+            # what comes later refers to.
+            is_kept = any(each.begun_step for each in batch) or all(each.stored is None for each in batch)
+            values = [PendingWrites(large_values=each.large_values) for each in batch]
+            self._restore(batch if is_kept else values)
             _fail(batch, error)
         else:
             self._queue.extendleft(reversed(batch))

@@ -193,6 +193,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             self._execution.gates.reach(namespace, checkpoint["id"], gates)
         type_, encoded = self.serde.dumps_typed(checkpoint)
         self._check_size("The state of the run", len(encoded))
+        encoded_metadata = self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1]
         cut = self._large_values.cut(namespace, encoded, checkpoint["channel_values"])
         size = len(cut.rest) + sum(map(len, cut.new.values()))
         replaces_parent = self._superseded.put(namespace, checkpoint, metadata, size)
@@ -206,7 +207,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
             checkpoint=cut.rest,
             value_refs=cut.refs,
             kept_values=self._large_values.sweep() if oldest_needed or dropped else None,
-            metadata=self.serde.dumps_typed(get_checkpoint_metadata(config, metadata))[1],
+            metadata=encoded_metadata,
             replaces=parent if replaces_parent and self._prunes else None,
             oldest_needed=oldest_needed,
             dropped_namespaces=dropped,
@@ -298,6 +299,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         """Deletes all checkpoints and writes of the run."""
         self._check_thread(thread_id)
         await self._open_writes.settle()
+        self._large_values.clear()
         await self._execution.fenced(self._execution.held.drop_checkpoints())
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
@@ -309,6 +311,7 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         if not thread_ids:
             return
         await self._open_writes.settle()
+        self._large_values.clear()
         held = self._execution.held
         prune = held.drop_checkpoints if strategy == "delete" else held.prune_checkpoints
         await self._execution.fenced(prune())

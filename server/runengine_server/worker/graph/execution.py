@@ -20,7 +20,6 @@ from runengine_server.domain.errors import Fenced, LeaseEnded, StatementRefused,
 from runengine_server.domain.run import ClaimedRun, Failure
 from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.repositories.write_behind import CutBytes
 from runengine_server.settings import DEFAULT_MAX_STATE_BYTES, DEFAULT_STEP_DATA_BYTES
 from runengine_server.worker.graph.causes import Causes
 from runengine_server.worker.graph.channels import is_rejection, rejection_of
@@ -37,6 +36,7 @@ from runengine_server.worker.graph.namespaces import step_path
 from runengine_server.worker.graph.open_writes import OpenWrites
 from runengine_server.worker.graph.output import to_json
 from runengine_server.worker.graph.run_log import step_failed
+from runengine_server.worker.graph.step_data import StepInput
 from runengine_server.worker.graph.steps import BegunStep
 from runengine_server.worker.graph.time_limit import MAY_STILL_RUN
 from runengine_server.worker.graph.wide_supersteps import WIDE, JointReturn
@@ -191,7 +191,7 @@ class Execution:
         step: BegunStep,
         skill_id: str,
         cache_key: bytes | None,
-        encoded_input: CutBytes | None,
+        shown: StepInput | None,
     ) -> tuple[str, bytes] | None:
         """Records that an execution of a step begins, with its input; it gets its attempt. Returns (type,
         value) of its result where the cache has it under `cache_key`.
@@ -206,10 +206,9 @@ class Execution:
         if step.id in self._with_threads:
             await self._fail_with_thread(step.id, "STEP_TIMED_OUT", "It ran into its time limit")
         cached = await self.fenced(self.held.get_cached(step.name, cache_key)) if cache_key else None
+        cut = self.large_inputs.cut("", shown.encoded, shown.values) if shown else None
         step.attempt = await self.fenced(
-            self.held.begin_step(
-                step.id, step.name, skill_id, cached is not None, encoded_input, step.parent_id
-            )
+            self.held.begin_step(step.id, step.name, skill_id, cached is not None, cut, step.parent_id)
         )
         return cached
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from hashlib import sha256
 from typing import Any
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel
 
@@ -18,13 +19,18 @@ _HASH_BYTES = 16
 _HEAD_BYTES, _TRIES = 64, 8
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class _Encoded:
+    whole: bytes
+    hash: bytes
+
+
 @dataclass(slots=True)
 class _Seen:
     """The value that had a name last; and once it was cut out, what it is encoded as."""
 
     value: Any
-    encoded: bytes = b""
-    hash: bytes = b""
+    encoded: _Encoded | None = None
 
 
 class LargeValues:
@@ -38,11 +44,17 @@ class LargeValues:
     def __init__(self, encode: Callable[[Any], bytes]) -> None:
         self._encode = encode
         self._seen: dict[tuple[str, str], _Seen] = {}
+        # By hash: a thousand sub-graphs side by side, which have the same document, have it here once.
+        self._encoded: WeakValueDictionary[bytes, _Encoded] = WeakValueDictionary()
         # The hashes of those that are stored, or will be before anything that refers to them.
         self._stored: set[bytes] = set()
 
     def cut(self, namespace: str, encoded: bytes, values: Mapping[str, Any]) -> CutBytes:
-        """`encoded` without the large ones of the values in it, which are there in that order."""
+        """`encoded` without the large ones of the values in it, which are there in that order.
+
+        What is returned has to be queued for the database before anything else is cut, which may refer to
+        its `new`.
+        """
         if len(encoded) <= LARGE_BYTES:
             return CutBytes(encoded)
         rest: list[bytes] = []
@@ -53,13 +65,14 @@ class LargeValues:
             seen = self._to_cut((namespace, name), value)
             if seen is None or (place := self._place(seen, encoded, end)) < 0:
                 continue
+            assert seen.encoded is not None
             rest.append(encoded[end:place])
             length += place - end
-            refs.append(length.to_bytes(4, "big") + seen.hash)
-            end = place + len(seen.encoded)
-            if seen.hash not in self._stored:
-                self._stored.add(seen.hash)
-                new[seen.hash] = seen.encoded
+            refs.append(length.to_bytes(4, "big") + seen.encoded.hash)
+            end = place + len(seen.encoded.whole)
+            if seen.encoded.hash not in self._stored:
+                self._stored.add(seen.encoded.hash)
+                new[seen.encoded.hash] = seen.encoded.whole
         if not refs:
             return CutBytes(encoded)
         rest.append(encoded[end:])
@@ -71,13 +84,18 @@ class LargeValues:
         if dropped:
             self._seen = {key: seen for key, seen in self._seen.items() if key[0] not in dropped}
 
+    def clear(self) -> None:
+        """Nothing is stored any more of what was."""
+        self._seen.clear()
+        self._stored.clear()
+
     def sweep(self) -> bytes | None:
         """The hashes, one after the other, of those that will be referred to without being stored anew; None
         where nothing was stored. The others may be deleted where nothing that is stored refers to them.
         """
         if not self._stored:
             return None
-        self._stored &= {seen.hash for seen in self._seen.values()}
+        self._stored &= {seen.encoded.hash for seen in self._seen.values() if seen.encoded}
         return b"".join(self._stored)
 
     def _to_cut(self, key: tuple[str, str], value: Any) -> _Seen | None:
@@ -92,11 +110,16 @@ class LargeValues:
         return None
 
     def _place(self, seen: _Seen, whole: bytes, begin: int) -> int:
-        if seen.encoded and (place := _find(seen.encoded, whole, begin)) >= 0:
+        if seen.encoded and (place := _find(seen.encoded.whole, whole, begin)) >= 0:
             return place
-        seen.encoded = self._encode(seen.value)
-        seen.hash = sha256(seen.encoded).digest()[:_HASH_BYTES]
-        return _find(seen.encoded, whole, begin)
+        try:
+            encoded = self._encode(seen.value)
+        except Exception:
+            # What it is within may show it in a way of its own, as a serialiser of a model does.
+            return -1
+        hash_ = sha256(encoded).digest()[:_HASH_BYTES]
+        seen.encoded = self._encoded.setdefault(hash_, _Encoded(encoded, hash_))
+        return _find(encoded, whole, begin)
 
 
 def _find(part: bytes, whole: bytes, begin: int) -> int:
@@ -135,6 +158,7 @@ def least_size(value: Any, limit: int) -> int:
         elif kind is int or kind is float or kind is bool or each is None:
             size += 1
         elif isinstance(each, BaseModel) or (is_dataclass(each) and hasattr(each, "__dict__")):
+            size += 1
             rest.extend(vars(each).values())
         else:
             size += 1

@@ -143,8 +143,7 @@ class RecordedNode(Runnable[Any, Any]):
         cache_key, key_error = self._cache_key(input)
         task_id = step.id if step.parent is None else UUID(config["configurable"][CONFIG_KEY_TASK_ID])
         # Before the node is executed, which may change its input.
-        limit, large_values = execution.step_data_bytes, execution.large_inputs
-        shown = input_of_step(self._shown(input), self.untracked, limit, large_values)
+        shown = input_of_step(self._shown(input), self.untracked, execution.step_data_bytes)
         cached = await execution.begin_step(task_id, step, self.skill_id, cache_key, shown)
         if cached is not None:
             STEPS.labels(execution.run.workflow_name, "cached").inc()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from langgraph._internal._constants import NO_WRITES, PREVIOUS, RETURN, TASKS
@@ -12,9 +12,8 @@ from langgraph.constants import END
 from pydantic import BaseModel
 
 from runengine_server.domain.encoded_run import encode_step_input, encode_step_update
-from runengine_server.repositories.write_behind import CutBytes
 from runengine_server.worker.graph.due import is_edge, is_join
-from runengine_server.worker.graph.large_values import LargeValues, least_size
+from runengine_server.worker.graph.large_values import least_size
 from runengine_server.worker.graph.output import to_json, words_of
 
 # Writes that are not of the state, and channels of which the value itself is what was written: what a task or
@@ -23,17 +22,23 @@ _NOT_SHOWN = frozenset({TASKS, NO_WRITES, PREVIOUS, *WRITES_IDX_MAP})
 _WHOLE = (RETURN, END, "__root__")
 
 
-def input_of_step(
-    value: Any, untracked: frozenset[str], limit: int, large_values: LargeValues
-) -> CutBytes | None:
-    """The encoded input of a step, at most `limit` bytes of JSON; None where `limit` is 0. Without the values
-    of `untracked` channels, which LangGraph keeps out of its checkpoints; `large_values` are cut out.
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """What a step was called with, encoded, and the values that are in it."""
+
+    encoded: bytes
+    values: Mapping[str, Any]
+
+
+def input_of_step(value: Any, untracked: frozenset[str], limit: int) -> StepInput | None:
+    """The input of a step, at most `limit` bytes of JSON; None where `limit` is 0. Without the values of
+    `untracked` channels, which LangGraph keeps out of its checkpoints.
     """
     encoded = _encoded(encode_step_input, lambda: _tracked(value, untracked), limit)
     if encoded is None:
         return None
     fields = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-    return large_values.cut("", encoded, {key: each for key, each in fields.items() if key not in untracked})
+    return StepInput(encoded, {key: each for key, each in fields.items() if key not in untracked})
 
 
 def update_of_step(writes: Sequence[tuple[str, Any]], limit: int, stored_size: int) -> bytes | None:
