@@ -36,12 +36,20 @@ END
 $$;
 
 -- Deletes the values of a run's checkpoints that none of them has any more, but for those whose hashes are in _kept.
-CREATE FUNCTION delete_unused_values(_tenant text, _run uuid, _kept bytea) RETURNS void LANGUAGE plpgsql AS $$
+-- Of thousands of values and checkpoints none is compared with each other one, whatever the planner expects.
+CREATE FUNCTION delete_unused_values(_tenant text, _run uuid, _kept bytea) RETURNS void LANGUAGE plpgsql
+SET enable_nestloop = off AS $$
 BEGIN
     DELETE FROM public.run_values AS stored
-    WHERE tenant_id = _tenant AND run_id = _run AND NOT of_steps AND position(hash IN _kept) = 0 AND NOT EXISTS (
-        SELECT FROM public.checkpoints
-        WHERE checkpoints.tenant_id = _tenant AND checkpoints.run_id = _run
-            AND position(stored.hash IN value_refs) > 0);
+    WHERE tenant_id = _tenant AND run_id = _run AND NOT of_steps AND NOT EXISTS (
+        SELECT FROM (
+            SELECT substring(_kept FROM 16 * generate_series(0, octet_length(_kept) / 16 - 1) + 1 FOR 16) AS hash
+            UNION ALL
+            SELECT substring(refs FROM 20 * generate_series(0, octet_length(refs) / 20 - 1) + 5 FOR 16)
+            FROM (
+                SELECT value_refs || ''::bytea AS refs FROM public.checkpoints
+                WHERE tenant_id = _tenant AND run_id = _run AND value_refs IS NOT NULL OFFSET 0
+            ) AS referring
+        ) AS used WHERE used.hash = stored.hash);
 END
 $$;
