@@ -45,8 +45,8 @@ POINTS = tuple(f"kill -9 {point}" for point in (*WORKER_POINTS, *SERVER_POINTS))
 
 # Statements whose commit gets lost: of a trigger, of steps, of the end of a run, of a claim, of a run that
 # waits and of its resume; or any.
-_LOSABLE = (b"trigger_run", b"record_progress", b"record_next_step", b"end_run", b"claim_queued", b"wait_run",
-    b"resume_run", None)  # fmt: skip
+_LOSABLE = (b"trigger_run", b"record_progress", b"record_next_step", b"end_run", b"complete_runs",
+    b"claim_queued", b"wait_run", b"resume_run", None)  # fmt: skip
 
 
 class Breaking(Standing):

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.faults import mutations as without
 from tests.faults.approval_mutants import APPROVALS
 from tests.faults.batch_mutants import BATCHES
+from tests.faults.completion_mutants import COMPLETIONS
 from tests.faults.judging import judge, missing, run_pytest
 from tests.faults.judging import mutant_of as _mutant
 from tests.faults.lease_mutants import LEASES
@@ -327,6 +328,7 @@ MUTANTS = (
     *THREADS,
     *LEASES,
     *BATCHES,
+    *COMPLETIONS,
     *VALUES,
     *STEPS,
     *STEPS_WITHIN_STEPS,

@@ -19,6 +19,7 @@ ENDING = (
     "fail_step",
     "discard_writes",
     "end_run",
+    "complete_runs",
     "end_steps",
     "make_cancelled",
 )
@@ -100,7 +101,8 @@ def end_of_what_may_have_been_committed() -> None:
 
 def campaign_in_own_transaction() -> None:
     from runengine_server.database.functions import schema
-    from runengine_server.repositories.held_run_repository import HeldRunRepository, RunOutcome
+    from runengine_server.repositories.held_run_repository import HeldRunRepository
+    from runengine_server.repositories.run_outcome import RunOutcome
 
     scopes: dict[Any, tuple[Any, str]] = {}
     create = HeldRunRepository.__init__

@@ -193,6 +193,16 @@ def _install_worker(points: _Points) -> None:
 
     _wrap(HeldRunRepository, "call_fenced", statement)
 
+    def completion(real: Any) -> Any:
+        async def call(self: Any, *arguments: Any) -> None:
+            ending = asyncio.ensure_future(real(self, *arguments))
+            async with points.reached("inside_finish", str(self.run.id), self.run.trigger_payload):
+                await ending
+
+        return call
+
+    _wrap(HeldRunRepository, "complete", completion)
+
     def process(real: Any) -> Any:
         async def call(self: Any, run: ClaimedRun, *more: Any) -> Any:
             try:

@@ -22,15 +22,20 @@ from runengine_server.domain.encoded_run import encode_error
 from runengine_server.domain.errors import Fenced, StatementRefused
 from runengine_server.domain.run import (
     Artifact,
-    CampaignStatus,
     ClaimedRun,
-    Failure,
-    RunOutput,
     RunStatus,
     WaitingFor,
 )
+from runengine_server.repositories.complete_runs import COMPLETE_RUNS, Completion
 from runengine_server.repositories.record_progress import RECORD_PROGRESS
-from runengine_server.repositories.write_behind import CutBytes, PendingWrites, StoredCheckpoint, WriteBehind
+from runengine_server.repositories.run_outcome import RunOutcome
+from runengine_server.repositories.write_behind import (
+    CompletedSteps,
+    CutBytes,
+    PendingWrites,
+    StoredCheckpoint,
+    WriteBehind,
+)
 
 _FAIL_STEP = tenant_function("fail_step")
 _INTERRUPT_STEPS = tenant_function("interrupt_steps")
@@ -53,7 +58,6 @@ _BEGIN_IN_THREAD = tenant_function("begin_in_thread")
 _END_RUN = tenant_function("end_run")
 _WAIT_RUN = tenant_function("wait_run")
 
-_NO_OUTPUT = RunOutput(None, None)
 _NO_VALUES: Mapping[bytes, bytes] = MappingProxyType({})
 
 
@@ -66,34 +70,6 @@ class StoreItem:
     value: str
     created_at: datetime
     updated_at: datetime
-
-
-class RunOutcome:
-    """How a run ends, and what becomes of its campaign; stored in one transaction."""
-
-    def __init__(self) -> None:
-        self.target: RunStatus | None = None
-        self.error: Failure | None = None
-        self.output = _NO_OUTPUT
-        self.thread_checkpoints = 1
-        self.campaign: tuple[UUID | None, CampaignStatus | None, str | None, UUID | None] = (None,) * 4
-
-    async def complete(self, output: RunOutput = _NO_OUTPUT, thread_checkpoints: int = 1) -> None:
-        """running → completed, with what the graph returned. Drops the checkpoints; of a run of a thread the
-        newest `thread_checkpoints` become the thread's state.
-        """
-        self.target, self.output = RunStatus.COMPLETED, output
-        self.thread_checkpoints = thread_checkpoints
-
-    async def fail(self, error: Failure) -> None:
-        """running → failed. Keeps of the checkpoints what a retry resumes from."""
-        self.target, self.error = RunStatus.FAILED, error
-
-    async def update_campaign(
-        self, campaign_id: UUID, status: CampaignStatus, bundle_url: str | None, latest_run_id: UUID
-    ) -> None:
-        """Moves the campaign of the same tenant, unless a newer run has done so."""
-        self.campaign = (campaign_id, status, bundle_url, latest_run_id)
 
 
 def _columns_of(artifact: Artifact | None) -> tuple[object, ...]:
@@ -361,28 +337,40 @@ class HeldRunRepository:
         outcome = RunOutcome()
         yield outcome
         assert outcome.target is not None
-        error, completes = outcome.error, outcome.target is RunStatus.COMPLETED
+        completes, is_of_thread = outcome.target is RunStatus.COMPLETED, self.run.thread_id is not None
         if not completes:
             with suppress(StatementRefused):
                 await self.flush()
-        elif self.run.thread_id is not None:
+        elif is_of_thread:
             await self.flush()  # the next run of the thread goes on from there
         async with self._pending.alone():
-            completed = self._pending.completed_steps if completes else []
-            await self.call_fenced(
-                _END_RUN,
-                outcome.target,
-                encode_error(error) if error else None,
-                self._worker,
-                error.code if error else "COMPLETED",
-                *outcome.campaign,
-                # A run that failed still needs what its steps wrote, and completes them with that.
-                [step for step, _ in completed],
-                [update for _, update in completed],
-                outcome.output.encoded,
-                *_columns_of(outcome.output.artifact),
-                None if self.run.thread_id is None else outcome.thread_checkpoints,
-            )
+            # A run that failed still needs what its steps wrote, and completes them with that.
+            completed, output = self._pending.completed_steps if completes else [], outcome.output
+            if completes and not is_of_thread and output.artifact is None:
+                await self.complete(Completion(self._worker, outcome.campaign, completed, output.encoded))
+            else:
+                await self._end_alone(outcome, completed)
             self._pending.clear()
-        if self.run.thread_id is not None:
+        if is_of_thread:
             self._scope.notifier.notify(QUEUED)
+
+    async def complete(self, completion: Completion) -> None:
+        """Completes the run, in one statement with the others of the process that do so at the same time."""
+        if not await self._scope.submit(COMPLETE_RUNS, self.run.id, self.run.epoch, completion):
+            raise Fenced
+        self._on_change()
+
+    async def _end_alone(self, outcome: RunOutcome, completed: CompletedSteps) -> None:
+        await self.call_fenced(
+            _END_RUN,
+            outcome.target,
+            encode_error(error) if (error := outcome.error) else None,
+            self._worker,
+            error.code if error else "COMPLETED",
+            *outcome.campaign,
+            [step for step, _ in completed],
+            [update for _, update in completed],
+            outcome.output.encoded,
+            *_columns_of(outcome.output.artifact),
+            None if self.run.thread_id is None else outcome.thread_checkpoints,
+        )

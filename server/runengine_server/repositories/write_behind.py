@@ -7,13 +7,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from runengine_server.domain.errors import Fenced, StatementRefused
 
 # What one statement takes at most: it has 9 s for its way and its work.
 _MAX_ITEMS, _MAX_BYTES = 1000, 4 << 20
+
+# Steps that have completed, each with its update.
+CompletedSteps: TypeAlias = Sequence[tuple[UUID, bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ class WriteBehind:
         return bool(self._queue)
 
     @property
-    def completed_steps(self) -> list[tuple[UUID, bytes | None]]:
+    def completed_steps(self) -> CompletedSteps:
         """The steps that have completed and are not stored, each with its update."""
         return [(each.completed_step, each.update) for each in self._queue if each.completed_step is not None]
 

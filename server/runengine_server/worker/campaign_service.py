@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from runengine_server.domain.run import CampaignStatus
-from runengine_server.repositories.held_run_repository import RunOutcome
+from runengine_server.repositories.run_outcome import RunOutcome
 
 
 class CampaignService:

@@ -74,11 +74,11 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION drop_checkpoints_of(_tenant text, _run uuid) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION drop_checkpoints_of(_tenant text, _runs uuid[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    DELETE FROM public.checkpoints WHERE tenant_id = _tenant AND run_id = _run;
-    DELETE FROM public.checkpoint_writes WHERE tenant_id = _tenant AND run_id = _run;
-    DELETE FROM public.run_values WHERE tenant_id = _tenant AND run_id = _run AND NOT of_steps;
+    DELETE FROM public.checkpoints WHERE tenant_id = _tenant AND run_id = ANY(_runs);
+    DELETE FROM public.checkpoint_writes WHERE tenant_id = _tenant AND run_id = ANY(_runs);
+    DELETE FROM public.run_values WHERE tenant_id = _tenant AND run_id = ANY(_runs) AND NOT of_steps;
 END
 $$;
 
@@ -100,7 +100,7 @@ BEGIN
     PERFORM set_config('runengine.tenant', _tenant, true);
     held := hold_lease(_tenant, _run, _epoch);
     IF held IS NOT NULL THEN
-        PERFORM drop_checkpoints_of(_tenant, _run);
+        PERFORM drop_checkpoints_of(_tenant, ARRAY[_run]);
         RETURN NEXT;
     END IF;
 END

@@ -57,7 +57,7 @@ BEGIN
     RETURNING campaign_id, attempt, updated_at, coalesce(_trace, trace_id) AS trace_id,
         public.encoded_response(encoded_input, encoded_state, priority) AS response
     INTO STRICT run;
-    PERFORM end_steps(_tenant, _id, ARRAY[]::uuid[], ARRAY[]::bytea[], 'RUN_CANCELLED',
+    PERFORM end_steps(_tenant, ARRAY[_id], ARRAY[]::uuid[], ARRAY[]::bytea[], 'RUN_CANCELLED',
         'The run was cancelled.');
     PERFORM record_transition(_tenant, _id, CASE WHEN _operation IS NULL THEN run.campaign_id END, _source,
         'cancelled', run.attempt, run.updated_at, _actor, 'CANCELLED', run.trace_id, NULL, _operation);
@@ -161,9 +161,9 @@ BEGIN
 END
 $$;
 
--- What becomes of the steps of a run that ends: running ones have completed, if they are among `_completed`, or
+-- What becomes of the steps of runs that end: running ones have completed, if they are among `_completed`, or
 -- have failed with this error; pending ones are skipped. `_updates` is what those completed have written.
-CREATE FUNCTION end_steps(_tenant text, _run uuid, _completed uuid[], _updates bytea[], _code text,
+CREATE FUNCTION end_steps(_tenant text, _runs uuid[], _completed uuid[], _updates bytea[], _code text,
     _message text)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -174,7 +174,7 @@ BEGIN
             attempt) END,
         completed_at = CASE WHEN status = 'running' THEN greatest(public.now_ms(), started_at) END,
         updated_at = public.touch(updated_at), encoded_update = _updates[array_position(_completed, id)]
-    WHERE tenant_id = _tenant AND run_id = _run AND status IN ('pending', 'running');
+    WHERE tenant_id = _tenant AND run_id = ANY(_runs) AND status IN ('pending', 'running');
 END
 $$;
 
@@ -262,14 +262,14 @@ BEGIN
         updated_at = public.touch(updated_at)
     WHERE tenant_id = _tenant AND id = _id AND epoch = _epoch AND status = 'running'
     RETURNING campaign_id, attempt, updated_at, trace_id INTO STRICT run;
-    PERFORM end_steps(_tenant, _id, _completed, _updates, 'STEP_INTERRUPTED',
+    PERFORM end_steps(_tenant, ARRAY[_id], _completed, _updates, 'STEP_INTERRUPTED',
         'It was stopped because the run ended without it.');
     PERFORM record_transition(_tenant, _id, run.campaign_id, 'running', _target, run.attempt, run.updated_at,
         _worker, _reason, run.trace_id, _error);
     IF _thread_checkpoints IS NOT NULL THEN
         PERFORM leave_thread(_tenant, _id, _target, _thread_checkpoints);
     ELSIF _target = 'completed' THEN
-        PERFORM drop_checkpoints_of(_tenant, _id);
+        PERFORM drop_checkpoints_of(_tenant, ARRAY[_id]);
     ELSE
         PERFORM prune_checkpoints_of(_tenant, _id);
     END IF;
@@ -282,5 +282,81 @@ BEGIN
     END IF;
     ended := 1;
     RETURN NEXT;
+END
+$$;
+
+-- end_run of some runs of a tenant that complete, are of no thread and have no artifact as their output: each
+-- statement for all of them. They are in the order of their ids; then come the counts and then the campaigns, as in
+-- end_run, so that two batches cannot deadlock. A wait for a lock of longer than 0.1 s fails: then each has to wait
+-- alone. `_completed_run` is the place in `_ids` of the run that a completed step is of. A run may be there twice,
+-- under two epochs, of which one is held at most. Returns the place of each run that was still held.
+CREATE FUNCTION complete_runs(_tenant text, _ids uuid[], _epochs bigint[], _workers text[], _campaigns uuid[],
+    _campaign_statuses text[], _bundle_urls text[], _latest_runs uuid[], _outputs bytea[], _completed_run int[],
+    _completed uuid[], _updates bytea[])
+RETURNS TABLE (place int) LANGUAGE plpgsql SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
+#variable_conflict use_column
+DECLARE
+    held uuid[] := '{}';
+    places int[] := '{}';
+    completed uuid[];
+    updates bytea[];
+    moved record;
+BEGIN
+    PERFORM set_config('runengine.tenant', _tenant, true);
+    FOR number IN 1..cardinality(_ids) LOOP
+        PERFORM FROM public.runs
+        WHERE tenant_id = _tenant AND id = _ids[number] AND epoch = _epochs[number] AND status = 'running'
+        FOR UPDATE;
+        IF FOUND THEN
+            held := held || _ids[number];
+            places := places || number;
+            place := number;
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+    WITH ended AS (
+        UPDATE public.runs SET status = 'completed', encoded_output = _outputs[places[array_position(held, id)]],
+            completed_at = greatest(public.now_ms(), started_at), lease_expires_at = NULL,
+            updated_at = public.touch(updated_at)
+        WHERE tenant_id = _tenant AND id = ANY(held)
+        RETURNING id, attempt, updated_at, trace_id
+    )
+    INSERT INTO public.run_events (tenant_id, run_id, at, from_status, to_status, attempt, actor, reason, trace_id)
+    SELECT _tenant, id, updated_at, 'running', 'completed', attempt, _workers[places[array_position(held, id)]],
+        'COMPLETED', trace_id
+    FROM ended;
+    SELECT coalesce(array_agg(step), '{}'), array_agg(made) INTO completed, updates
+    FROM unnest(_completed_run, _completed, _updates) AS done(place, step, made) WHERE place = ANY(places);
+    PERFORM end_steps(_tenant, held, completed, updates, 'STEP_INTERRUPTED',
+        'It was stopped because the run ended without it.');
+    PERFORM count_transitions(_tenant, held, array_fill('running'::text, ARRAY[cardinality(held)]), 'completed');
+    PERFORM drop_checkpoints_of(_tenant, held);
+    FOR moved IN
+        SELECT campaign, campaign_status, bundle_url, latest
+        FROM unnest(_campaigns, _campaign_statuses, _bundle_urls, _latest_runs) WITH ORDINALITY
+            AS ended(campaign, campaign_status, bundle_url, latest, number)
+        WHERE number = ANY(places) AND campaign IS NOT NULL ORDER BY campaign
+    LOOP
+        PERFORM move_campaign(_tenant, moved.campaign, moved.campaign_status, moved.bundle_url, moved.latest);
+    END LOOP;
+END
+$$;
+
+-- complete_runs for runs of several tenants: _tenant has that of each run.
+CREATE FUNCTION complete_runs_of_tenants(_tenant text[], _ids uuid[], _epochs bigint[], _workers text[],
+    _campaigns uuid[], _campaign_statuses text[], _bundle_urls text[], _latest_runs uuid[], _outputs bytea[],
+    _completed_run int[], _completed uuid[], _updates bytea[])
+RETURNS TABLE (place int) LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    own text;
+    own_ids uuid[];
+BEGIN
+    -- In one order, so that two batches cannot deadlock.
+    FOR own IN SELECT DISTINCT unnest(_tenant) ORDER BY 1 LOOP
+        SELECT array_agg(CASE WHEN each_tenant = own THEN each_id END ORDER BY number) INTO own_ids
+        FROM unnest(_tenant, _ids) WITH ORDINALITY AS each(each_tenant, each_id, number);
+        RETURN QUERY SELECT * FROM complete_runs(own, own_ids, _epochs, _workers, _campaigns, _campaign_statuses,
+            _bundle_urls, _latest_runs, _outputs, _completed_run, _completed, _updates);
+    END LOOP;
 END
 $$;

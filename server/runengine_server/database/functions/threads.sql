@@ -120,7 +120,7 @@ BEGIN
         WHERE tenant_id = _tenant AND run_id = _run AND seq > coalesce(run.thread_base_seq, 0));
     IF begins THEN
         -- An earlier attempt may have begun with another state.
-        PERFORM drop_checkpoints_of(_tenant, _run);
+        PERFORM drop_checkpoints_of(_tenant, ARRAY[_run]);
         SELECT state_run_id INTO former FROM public.threads
         WHERE tenant_id = _tenant AND workflow_name = run.workflow_name AND thread_id = run.thread_id;
         WITH copied AS (
@@ -166,9 +166,9 @@ BEGIN
             AND state_run_id IS NOT DISTINCT FROM run.thread_base;
         IF FOUND THEN
             PERFORM keep_state_of(_tenant, _run, _checkpoints);
-            PERFORM drop_checkpoints_of(_tenant, run.thread_base);
+            PERFORM drop_checkpoints_of(_tenant, ARRAY[run.thread_base]);
         ELSE
-            PERFORM drop_checkpoints_of(_tenant, _run);
+            PERFORM drop_checkpoints_of(_tenant, ARRAY[_run]);
         END IF;
     END IF;
     PERFORM release_next_of_thread(_tenant, run.workflow_name, run.thread_id);
