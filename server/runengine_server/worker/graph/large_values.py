@@ -17,6 +17,8 @@ LARGE_BYTES = 2 << 10
 _HASH_BYTES = 16
 # Of a part that is looked for: how much is enough to find it, and how often it may be another part.
 _HEAD_BYTES, _TRIES = 64, 8
+# How many values that are not there may be looked for in the same bytes: all of these are read for each.
+_MOST_MISSED = 8
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -27,10 +29,13 @@ class _Encoded:
 
 @dataclass(slots=True)
 class _Seen:
-    """The value that had a name last; and once it was cut out, what it is encoded as."""
+    """The value that had a name last; once it was cut out, what it is encoded as; and whether it stays where
+    it is from now on.
+    """
 
     value: Any
     encoded: _Encoded | None = None
+    stays: bool = False
 
 
 class LargeValues:
@@ -38,7 +43,8 @@ class LargeValues:
 
     A text is cut out at once. Any other value when it is the same object as the last time: one that changes
     each time, such as the messages of an agent, would be encoded twice, and save nothing. Values are looked
-    for in the bytes: what was changed in place since is not found, and encoded again.
+    for in the bytes: what is not found, because it was changed in place, stays there while it is the same
+    object.
     """
 
     def __init__(self, encode: Callable[[Any], bytes]) -> None:
@@ -60,10 +66,16 @@ class LargeValues:
         rest: list[bytes] = []
         refs: list[bytes] = []
         new: dict[bytes, bytes] = {}
-        end = length = 0
+        end = length = missed = 0
         for name, value in values.items():
             seen = self._to_cut((namespace, name), value)
-            if seen is None or (place := self._place(seen, encoded, end)) < 0:
+            if seen is None:
+                continue
+            if (place := self._place(seen, encoded, end)) < 0:
+                seen.encoded, seen.stays = None, True
+                missed += 1
+                if missed == _MOST_MISSED:
+                    break
                 continue
             assert seen.encoded is not None
             rest.append(encoded[end:place])
@@ -101,7 +113,7 @@ class LargeValues:
     def _to_cut(self, key: tuple[str, str], value: Any) -> _Seen | None:
         seen = self._seen.get(key)
         if seen is not None and seen.value is value:
-            return seen
+            return None if seen.stays else seen
         if least_size(value, LARGE_BYTES) > LARGE_BYTES:
             seen = self._seen[key] = _Seen(value)
             return seen if type(value) is str else None
@@ -110,16 +122,15 @@ class LargeValues:
         return None
 
     def _place(self, seen: _Seen, whole: bytes, begin: int) -> int:
-        if seen.encoded and (place := _find(seen.encoded.whole, whole, begin)) >= 0:
-            return place
-        try:
-            encoded = self._encode(seen.value)
-        except Exception:
-            # What it is within may show it in a way of its own, as a serialiser of a model does.
-            return -1
-        hash_ = sha256(encoded).digest()[:_HASH_BYTES]
-        seen.encoded = self._encoded.setdefault(hash_, _Encoded(encoded, hash_))
-        return _find(encoded, whole, begin)
+        if seen.encoded is None:
+            try:
+                encoded = self._encode(seen.value)
+            except Exception:
+                # What it is within may show it in a way of its own, as a serialiser of a model does.
+                return -1
+            hash_ = sha256(encoded).digest()[:_HASH_BYTES]
+            seen.encoded = self._encoded.setdefault(hash_, _Encoded(encoded, hash_))
+        return _find(seen.encoded.whole, whole, begin)
 
 
 def _find(part: bytes, whole: bytes, begin: int) -> int:
