@@ -6,6 +6,7 @@ import asyncio
 import json
 import operator
 import tracemalloc
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Annotated, Any, TypedDict
@@ -25,7 +26,12 @@ from runengine.v1.run_service_pb2 import GetRunStepDataResponse
 from runengine_server.domain.errors import StatementRefused
 from runengine_server.domain.run import RunStatus
 from runengine_server.repositories.held_run_repository import HeldRunRepository
-from runengine_server.repositories.write_behind import CutBytes, StoredCheckpoint
+from runengine_server.repositories.write_behind import (
+    CutBytes,
+    PendingWrites,
+    StoredCheckpoint,
+    WriteBehind,
+)
 from runengine_server.rpc.messages import step_data_response
 from runengine_server.worker.graph import superseded
 from runengine_server.worker.graph.large_values import LARGE_BYTES, LargeValues, least_size
@@ -33,7 +39,7 @@ from runengine_server.worker.graph.output import to_json
 from runengine_server.worker.graph.stored_values import SERIALISER
 
 from tests.support.chains import chain_of
-from tests.support.own_worker import Engine, Graph, fork, locked, serving, until
+from tests.support.own_worker import Engine, Graph, fork, happened, locked, serving, until
 from tests.support.saver import METADATA, config_of, saver_of
 
 ROUNDS = 6
@@ -283,6 +289,25 @@ async def test_a_value_is_stored_again_after_all_checkpoints_were_deleted(databa
             assert found is not None
             assert found.checkpoint["channel_values"] == {"brief": BRIEF}
             await saver.adelete_thread(str(run.id))
+
+
+@pytest.mark.parametrize("kept", [None, b""])
+async def test_a_statement_that_deletes_values_is_never_given_up(kept: bytes | None) -> None:
+    """It might be executed after the next one, which stores them again."""
+    statement: asyncio.Future[Mapping[UUID, int] | None] = asyncio.get_running_loop().create_future()
+    sent = asyncio.Event()
+
+    def send(batch: Sequence[PendingWrites]) -> asyncio.Future[Mapping[UUID, int] | None]:
+        sent.set()
+        return statement
+
+    pending = WriteBehind(send)
+    checkpoint = StoredCheckpoint("", "1", None, "null", b"", b"", kept_values=kept)
+    storing = asyncio.create_task(pending.store(PendingWrites(checkpoint=checkpoint)))
+    await happened(sent)
+    storing.cancel()
+    await asyncio.wait([storing])
+    assert statement.cancelled() is (kept is None)
 
 
 def test_values_are_cut_out_where_they_are_and_only_texts_before_they_have_stayed() -> None:

@@ -96,6 +96,11 @@ class PendingWrites:
         return bool(self.completed_step or self.writes or self.checkpoint or self.large_values)
 
     @property
+    def deletes_values(self) -> bool:
+        """Whether large values that nothing refers to are deleted with it."""
+        return self.checkpoint is not None and self.checkpoint.kept_values is not None
+
+    @property
     def size(self) -> int:
         """About so many bytes."""
         size = len(self.checkpoint.checkpoint) if self.checkpoint else 0
@@ -149,8 +154,10 @@ class WriteBehind:
         try:
             return await writes.stored
         except asyncio.CancelledError:
-            # A statement that nobody waits for any more would hold up what else the run has to store.
-            if self._statement is not None and not _is_awaited(self._under_way):
+            # A statement that nobody waits for any more would hold up what else the run has to store. But one
+            # that deletes large values must not commit after those that store them again.
+            is_needed = _is_awaited(self._under_way) or any(each.deletes_values for each in self._under_way)
+            if self._statement is not None and not is_needed:
                 self._statement.cancel()
             raise
 
