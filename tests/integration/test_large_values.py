@@ -379,7 +379,7 @@ def test_an_object_that_holds_itself_has_a_size() -> None:
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.data())
-def test_what_is_cut_is_whole_again_with_its_values(data: st.DataObject) -> None:
+def test_bytes_are_whole_again_with_the_values_that_were_cut_out(data: st.DataObject) -> None:
     """Of states whose values are equal, within each other, changed in place, or gone."""
     texts = st.sampled_from(
         [BRIEF, BRIEF * 2, f"{BRIEF}\u00e9", "x" * 3 * LARGE_BYTES, '"\\\n' * LARGE_BYTES]
