@@ -114,6 +114,17 @@ def completed(held: HeldRunRepository) -> list[str]:
     return [f"{held.run.tenant_id} completed", hexed, steps, "{queued,running,completed}"]
 
 
+async def check_order(database: asyncpg.Connection, held: Sequence[HeldRunRepository]) -> None:
+    """The end of a run is the last that is logged of it: its watchers read no further."""
+    for each in held:
+        logged = await database.fetch(
+            """SELECT 'run ' || to_status AS what, seq FROM run_events WHERE run_id = $1
+            UNION ALL SELECT 'step ' || status, seq FROM step_events WHERE run_id = $1 ORDER BY seq""",
+            each.run.id,
+        )
+        assert [row["what"] for row in logged][-2:] == ["step completed", "run completed"]
+
+
 async def check_campaigns(database: asyncpg.Connection, held: Sequence[HeldRunRepository]) -> None:
     """Each is live by its newest run, and its counts are exact."""
     for campaign in {each.run.campaign_id for each in held}:
@@ -137,6 +148,7 @@ async def test_runs_that_complete_at_the_same_time_share_a_statement(
     await asyncio.gather(*map(complete, held))
     assert statements(proxy) == ["complete_runs" if tenants == 1 else "complete_runs_of_tenants"]
     assert await found(database, held) == {each.run.id: completed(each) for each in held}
+    await check_order(database, held)
     await check_campaigns(database, held)
 
 

@@ -106,10 +106,20 @@ class Server:
                     self.port = int(free_address().rpartition(":")[2])
                     self._log.unlink()
                     self._start()
-                with contextlib.suppress(OSError, asyncpg.CannotConnectNowError):
-                    await (await asyncpg.connect(self.url("postgres", "postgres"))).close()
-                    return
+                with contextlib.suppress(
+                    OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError
+                ):
+                    if await self._answers():
+                        return
                 await asyncio.sleep(0.02)
+
+    async def _answers(self) -> bool:
+        """Whether it is this one that has the port, and not that of a test beside this one."""
+        connection = await asyncpg.connect(self.url("postgres", "postgres"))
+        try:
+            return Path(await connection.fetchval("SHOW data_directory")) == self.directory
+        finally:
+            await connection.close()
 
     def stop(self) -> None:
         if self.process is not None:

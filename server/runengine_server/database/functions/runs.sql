@@ -314,6 +314,11 @@ BEGIN
             RETURN NEXT;
         END IF;
     END LOOP;
+    -- The transitions of steps before that of their run, with which its watchers stop to read.
+    SELECT coalesce(array_agg(step), '{}'), array_agg(made) INTO completed, updates
+    FROM unnest(_completed_run, _completed, _updates) AS done(place, step, made) WHERE place = ANY(places);
+    PERFORM end_steps(_tenant, held, completed, updates, 'STEP_INTERRUPTED',
+        'It was stopped because the run ended without it.');
     WITH ended AS (
         UPDATE public.runs SET status = 'completed', encoded_output = _outputs[places[array_position(held, id)]],
             completed_at = greatest(public.now_ms(), started_at), lease_expires_at = NULL,
@@ -325,10 +330,6 @@ BEGIN
     SELECT _tenant, id, updated_at, 'running', 'completed', attempt, _workers[places[array_position(held, id)]],
         'COMPLETED', trace_id
     FROM ended;
-    SELECT coalesce(array_agg(step), '{}'), array_agg(made) INTO completed, updates
-    FROM unnest(_completed_run, _completed, _updates) AS done(place, step, made) WHERE place = ANY(places);
-    PERFORM end_steps(_tenant, held, completed, updates, 'STEP_INTERRUPTED',
-        'It was stopped because the run ended without it.');
     PERFORM count_transitions(_tenant, held, array_fill('running'::text, ARRAY[cardinality(held)]), 'completed');
     PERFORM drop_checkpoints_of(_tenant, held);
     FOR moved IN
