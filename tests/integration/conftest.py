@@ -1,4 +1,4 @@
-"""An engine of one node, and pauses and time limits that no slow machine decides."""
+"""An engine of one node, a proxy of the database, and pauses and limits that no slow machine decides."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.faults.proxy import Proxy
 from tests.support import time_limits
 from tests.support.own_worker import Engine, Ran, chain, serving
 
@@ -31,6 +32,12 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runengine_server.worker.worker.POLL_SECONDS", 0.05)
     monkeypatch.setattr("runengine_server.worker.worker.STOP_SECONDS", 0.2)
     monkeypatch.setattr("runengine_server.repositories.queue_repository.HAND_BACK_PAUSE_SECONDS", 0.001)
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(database_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture

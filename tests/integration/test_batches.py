@@ -46,12 +46,6 @@ CREATE TRIGGER note_locked BEFORE INSERT ON public.campaign_run_counts
 
 
 @pytest.fixture
-async def proxy(database_url: str) -> AsyncIterator[Proxy]:
-    async with Proxy(database_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 async def engine(proxy: Proxy) -> AsyncIterator[Engine]:
     async with serving(proxy.url, chain(one=Ran().node("one"))) as engine:
         yield engine

@@ -61,12 +61,6 @@ class Heard:
 
 
 @pytest.fixture
-async def proxy(database_url: str) -> AsyncIterator[Proxy]:
-    async with Proxy(database_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 async def behind(proxy: Proxy) -> AsyncIterator[Database]:
     """A pool behind the proxy, of which only the notifier is used."""
     database = Database(proxy.url, 1)

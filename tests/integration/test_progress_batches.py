@@ -22,12 +22,6 @@ RUNS = 6
 
 
 @pytest.fixture
-async def proxy(database_url: str) -> AsyncIterator[Proxy]:
-    async with Proxy(database_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 async def engine(proxy: Proxy) -> AsyncIterator[Engine]:
     async with serving(proxy.url, chain(one=Ran().node("one"))) as engine:
         yield engine

@@ -50,12 +50,6 @@ def nothing_goes_out_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def proxy(database_url: str) -> AsyncIterator[Proxy]:
-    async with Proxy(database_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 async def counted(proxy: Proxy, state_dir: Path, token: str) -> AsyncIterator[RunEngineClient]:
     """Of a `serve` behind the proxy."""
     stack = Stack(proxy.url, state_dir)
