@@ -18,7 +18,6 @@ from uuid import UUID
 import asyncpg
 from runengine_server.database.database import Database
 from runengine_server.repositories.artifact_store import ArtifactDirectory
-from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.worker.retention import RetentionChore
 
 from tests.support.own_worker import Engine, chain, serving
@@ -121,8 +120,7 @@ async def _purge(url: str) -> None:
     database = Database(url, 2)
     await database.open()
     with tempfile.TemporaryDirectory() as directory:
-        store, queue = ArtifactDirectory(Path(directory)), QueueRepository(database, "purge", [], 1)
-        await RetentionChore(database, store, queue, _DAYS).purge()
+        await RetentionChore(database, ArtifactDirectory(Path(directory)), _DAYS).purge()
     await database.close()
 
 

@@ -328,10 +328,29 @@ async def test_a_role_that_sees_every_tenant_is_refused(
     assert err.count(b"\n") == 1
 
 
-async def test_the_server_does_not_import_langgraph() -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c",
-        "import sys, runengine_server.processes.serve, runengine_server.processes.gateway\n"
-        "sys.exit(bool({'langgraph', 'langchain_core', 'sqlalchemy'} & sys.modules.keys()))",
-    )  # fmt: skip
-    assert await process.wait() == 0
+@pytest.mark.parametrize(
+    ("process", "without"),
+    [
+        ("serve", {"langgraph", "langchain_core", "sqlalchemy"}),
+        ("gateway", {"langgraph", "langchain_core", "sqlalchemy"}),
+        ("worker", {"sqlalchemy"}),
+        ("up", {"langgraph", "langchain_core", "sqlalchemy", "grpc"}),
+    ],
+)
+async def test_a_process_does_not_import_what_it_may_never_need(process: str, without: set[str]) -> None:
+    code = f"import sys, runengine_server.processes.{process}; print(*{without} & sys.modules.keys())"
+    started = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    out, _ = await started.communicate()
+    assert (started.returncode, out.decode().split()) == (0, [])
+
+
+async def test_a_command_imports_structlog_without_rich_which_whoever_wants_it_still_gets() -> None:
+    code = """import sys
+from runengine_server import __main__
+__main__.cli = lambda: print("structlog" in sys.modules, "rich" in sys.modules)
+__main__.main()
+import rich
+"""
+    started = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    out, _ = await started.communicate()
+    assert (started.returncode, out.decode().split()) == (0, ["True", "False"])

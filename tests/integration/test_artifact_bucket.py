@@ -85,7 +85,7 @@ async def test_a_bucket_has_what_runs_save_and_is_swept_of_what_has_no_row(
         kept.add(await put(store, s3, "org_other", run_id))
         left = {await put(store, s3, *of) for of in ((engine.tenant_id, run_id), (ODD_TENANT, new.id))}
         assert await s3.keys("swept/") == kept | left
-        await ArtifactSweep(engine.database, store, engine.queue).sweep()
+        await ArtifactSweep(engine.database, store).sweep()
         assert await s3.keys("swept/") == kept
 
 

@@ -37,7 +37,7 @@ async def engine(database_url: str) -> AsyncIterator[Engine]:
 
 
 def sweep_of(engine: Engine) -> ArtifactSweep:
-    return ArtifactSweep(engine.database, ArtifactDirectory(engine.directory), engine.queue)
+    return ArtifactSweep(engine.database, ArtifactDirectory(engine.directory))
 
 
 def age(path: Path, seconds: float = TWO_DAYS) -> Path:

@@ -20,6 +20,7 @@ from runengine_server.processes.operator_commands import set_retention
 from runengine_server.repositories import retention
 from runengine_server.repositories.artifact_store import ArtifactDirectory
 from runengine_server.settings import Settings
+from runengine_server.worker.chores import hourly_chores
 from runengine_server.worker.retention import RetentionChore
 from structlog.testing import capture_logs
 
@@ -57,7 +58,7 @@ async def age(engine: Engine, *run_ids: UUID, days: int = DAYS + 1) -> None:
 
 async def purge(engine: Engine, days: int | None = DAYS) -> None:
     """As a worker does, of this tenant alone."""
-    chore = RetentionChore(engine.database, ArtifactDirectory(engine.directory), engine.queue, None)
+    chore = RetentionChore(engine.database, ArtifactDirectory(engine.directory), None)
     await retention.set_retention(engine.tenant, engine.tenant_id, days)
     await chore.purge()
     await retention.reset_retention(engine.tenant, engine.tenant_id)
@@ -256,3 +257,26 @@ async def test_bulk_operations_are_deleted_with_what_they_say_of_their_runs(
         assert {row[0] for row in rows} == set(ids[1:])
     # Otherwise the servers of other tests would go on with the one that is running.
     await database.execute("DELETE FROM bulk_operations WHERE tenant_id = $1", engine.tenant_id)
+
+
+@pytest.mark.parametrize(("own", "default"), [(DAYS, None), (None, DAYS)])
+async def test_a_worker_deletes_once_an_hour_what_a_tenant_or_all_have_kept_long_enough(
+    engine: Engine, database: asyncpg.Connection, own: int | None, default: int | None
+) -> None:
+    async def do_chores() -> None:
+        store = ArtifactDirectory(engine.directory)
+        for chore in hourly_chores(engine.database, store, engine.queue, default):
+            await chore()
+
+    if own is not None:
+        await retention.set_retention(engine.tenant, engine.tenant_id, own)
+    first, second = await runs_of(engine, uuid4(), {}, {})
+    await runs_of(engine, uuid4(), {})
+    await database.execute("DELETE FROM chores")
+    await age(engine, first)
+    await do_chores()
+    assert await left(database, engine, first) == {}
+    await age(engine, second)
+    await do_chores()
+    assert await left(database, engine, second) != {}
+    await retention.reset_retention(engine.tenant, engine.tenant_id)

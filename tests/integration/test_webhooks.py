@@ -17,7 +17,6 @@ import pytest
 from langgraph.types import interrupt
 from runengine_server.commands.webhooks import rotate_secret
 from runengine_server.domain.webhook import DeliveryStatus, UrlRules
-from runengine_server.repositories.purges import purge_expired
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from tests.support.certificates import self_signed
@@ -342,11 +341,10 @@ async def test_a_delivery_that_takes_too_long_is_dead_and_deleted_in_the_end(
         "It responded with 500.",
         1,
     )
-    dispatch = place.engine.database.dispatch()
-    await purge_expired(dispatch)
+    await place.engine.queue.purge_expired()
     assert len(await place.deliveries(endpoint)) == 1
     await place.superuser.execute("UPDATE webhook_deliveries SET expires_at = now()")
-    await purge_expired(dispatch)
+    await place.engine.queue.purge_expired()
     assert await place.deliveries(endpoint) == []
 
 
@@ -355,12 +353,11 @@ async def test_deliveries_to_a_disabled_endpoint_are_not_kept_for_ever(place: Pl
     await place.engine.trigger()
     await place.webhooks.read_events(endpoint.id, 10)
     await place.webhooks.update(endpoint.id, None, None, True)
-    dispatch = place.engine.database.dispatch()
     for days, kept in ((29, 1), (31, 0)):
         await place.superuser.execute(
             "UPDATE webhook_deliveries SET expires_at = now() - make_interval(days => $1)", days
         )
-        await purge_expired(dispatch)
+        await place.engine.queue.purge_expired()
         assert len(await place.deliveries(endpoint)) == kept
 
 

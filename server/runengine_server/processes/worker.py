@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -32,7 +32,7 @@ from runengine_server.repositories.artifact_store import ArtifactStore
 from runengine_server.repositories.handover_repository import HandoverRepository
 from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.settings import Settings, SettingsError
-from runengine_server.worker.artifact_sweep import ArtifactSweep
+from runengine_server.worker.chores import hourly_chores
 from runengine_server.worker.graph.entries import load_workflows
 from runengine_server.worker.graph.load import Timeouts, Workflow
 from runengine_server.worker.graph.log_fields import fields_of_node
@@ -40,7 +40,6 @@ from runengine_server.worker.loop_watch import INTERRUPTING
 from runengine_server.worker.node_threads import NodeThreads
 from runengine_server.worker.processor import LangGraphRunProcessor
 from runengine_server.worker.queue_watch import watch_queue
-from runengine_server.worker.retention import RetentionChore
 from runengine_server.worker.worker import Worker
 
 _log = structlog.get_logger()
@@ -117,7 +116,7 @@ async def _work(settings: Settings, artifacts: ArtifactStore, workflows: dict[st
         blocked_seconds=settings.blocked_seconds,
         end_process=lambda: _exit_at_once(1),
         is_stop_requested=lifecycle.stop_requested.is_set,
-        hourly=_hourly(settings, database, artifacts, queue),
+        hourly=hourly_chores(database, artifacts, queue, settings.retention_days),
         on_watched=processor.progress.on_watched,
     )
     _use_node_threads(settings.worker_concurrency, lifecycle)
@@ -160,13 +159,6 @@ def _kind_of_worker(
         database, workflow_names, settings.lease_seconds, task_queue, settings.tenant_running_limit
     )
     return partial(TemporalWorker, handovers, Cluster(task_queue, settings.lease_seconds))
-
-
-def _hourly(
-    settings: Settings, database: Database, artifacts: ArtifactStore, queue: QueueRepository
-) -> list[Callable[[], Awaitable[None]]]:
-    retention = RetentionChore(database, artifacts, queue, settings.retention_days)
-    return [ArtifactSweep(database, artifacts, queue).sweep_when_due, retention.purge_when_due]
 
 
 def _use_node_threads(count: int, lifecycle: ProcessLifecycle) -> None:

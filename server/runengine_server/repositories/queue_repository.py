@@ -18,7 +18,6 @@ from runengine_server.database.functions import dispatch_function
 from runengine_server.domain.encoded_run import decode_input
 from runengine_server.domain.handover import Handover
 from runengine_server.domain.run import QUARANTINE_LOSSES, ClaimedRun
-from runengine_server.repositories.purges import purge_expired
 from runengine_server.repositories.workflow_repository import WorkflowRepository
 
 _CLAIM_QUEUED = dispatch_function("claim_queued")
@@ -26,11 +25,16 @@ _CLAIM_EXPIRED = dispatch_function("claim_expired")
 _HEARTBEAT = dispatch_function("heartbeat")
 _HAND_BACK = dispatch_function("hand_back")
 _BEGIN_CHORE = dispatch_function("begin_chore")
+_PURGE_EXPIRED = dispatch_function("purge_expired")
+_HAS_RETENTION = dispatch_function("has_retention")
 _COUNT_BACKLOG = dispatch_function("count_backlog")
 
 # For how long a run is left alone that is handed back for the second time in a row; then for twice as long
 # each time, up to 30 s.
 HAND_BACK_PAUSE_SECONDS = 0.25
+
+# Rows of each kind, so that no transaction is long.
+_PURGED_AT_ONCE = 1000
 
 # No run is named: whichever are due.
 _ANY = (None,) * 4
@@ -199,14 +203,21 @@ class QueueRepository:
             await self._database.check()
 
     async def purge_expired(self) -> None:
-        """Deletes idempotency keys older than seven days, cache entries that have expired, and registrations
-        of workers that were lost.
+        """Deletes idempotency keys older than seven days, cache entries that have expired, registrations of
+        workers that were lost, and deliveries of webhooks that ended long ago.
         """
-        await purge_expired(self._dispatch)
+        deleted = 1
+        while deleted:
+            ((deleted,),) = await self._dispatch.call(_PURGE_EXPIRED, _PURGED_AT_ONCE)
 
     async def begin_chore(self, name: str, seconds: float) -> bool:
         """Whether this worker is the one to do that chore now: one of all does, at most once in `seconds`."""
         return bool(await self._dispatch.call(_BEGIN_CHORE, name, seconds))
+
+    async def has_retention(self) -> bool:
+        """Whether a tenant has a retention of its own, or bytes of its artifacts are to be deleted."""
+        ((has,),) = await self._dispatch.call(_HAS_RETENTION)
+        return bool(has)
 
     async def count_backlog(self) -> list[Backlog]:
         """Of each workflow, of all tenants."""

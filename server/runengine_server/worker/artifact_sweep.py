@@ -10,30 +10,20 @@ import structlog
 from runengine_server.database.database import Database
 from runengine_server.repositories.artifact_repository import ArtifactRepository
 from runengine_server.repositories.artifact_store import ArtifactStore
-from runengine_server.repositories.queue_repository import QueueRepository
 
 # The row follows the bytes at once, or, where the worker is suspended or cut off in between, before its lease
 # ends, which takes an hour at most: later it is fenced off.
 OLD_SECONDS = 24 * 3600.0
 
-# A little less than the hour after which each worker asks.
-_EVERY_SECONDS = 3300.0
-
 _log = structlog.get_logger()
 
 
 class ArtifactSweep:
-    """A chore that one worker does for all once an hour. Two at a time would do no harm."""
+    """Of all tenants and runs."""
 
-    def __init__(self, database: Database, store: ArtifactStore, queue: QueueRepository) -> None:
+    def __init__(self, database: Database, store: ArtifactStore) -> None:
         self._database = database
         self._store = store
-        self._queue = queue
-
-    async def sweep_when_due(self) -> None:
-        """Sweeps, unless another worker has within the hour."""
-        if await self._queue.begin_chore("sweep of artifacts", _EVERY_SECONDS):
-            await self.sweep()
 
     async def sweep(self) -> None:
         """Deletes the bytes that are older than a day, belong to a run of this database, and have no row. Has

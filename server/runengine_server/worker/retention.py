@@ -14,11 +14,7 @@ from runengine_server.domain.errors import Unavailable
 from runengine_server.domain.run import ENDED, RunStatus
 from runengine_server.repositories import retention
 from runengine_server.repositories.artifact_store import ArtifactStore
-from runengine_server.repositories.queue_repository import QueueRepository
 from runengine_server.repositories.retention import Place, Retention
-
-# A little less than the hour after which each worker asks.
-_EVERY_SECONDS = 3300.0
 
 # When it is the database that is away, and not what one tenant has.
 _MOST_UNAVAILABLE = 3
@@ -30,22 +26,12 @@ _log = structlog.get_logger()
 
 
 class RetentionChore:
-    """A chore that one worker does for all once an hour. Two at a time would do no harm. `days`: for how many
-    days runs are kept, of tenants that have no number of their own; None is for ever.
-    """
+    """`days`: for how many days tenants keep runs that have no number of their own; None is for ever."""
 
-    def __init__(
-        self, database: Database, store: ArtifactStore, queue: QueueRepository, days: int | None
-    ) -> None:
+    def __init__(self, database: Database, store: ArtifactStore, days: int | None) -> None:
         self._database = database
         self._store = store
-        self._queue = queue
         self._days = days
-
-    async def purge_when_due(self) -> None:
-        """Purges, unless another worker has within the hour."""
-        if await self._queue.begin_chore("retention", _EVERY_SECONDS):
-            await self.purge()
 
     async def purge(self) -> None:
         """Deletes runs and bulk operations of all tenants, a batch at a time. What fails for one tenant is
