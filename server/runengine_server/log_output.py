@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import threading
 import time
 from collections import deque
@@ -97,22 +98,36 @@ class LogOutput:
                 changed.notify_all()
                 changed.wait_for(lambda: self._waiting or self._dropped)
                 self._is_writing = True
-                dropped, line = self._dropped, b""
-                if self._waiting:
-                    line = self._waiting.popleft()
-                    self._waiting_bytes -= len(line)
-            if self._write_bytes((self._dropped_line(dropped) + b"\n" if dropped else b"") + line):
+                dropped, lines = self._dropped, self._take_lines()
+            told = self._dropped_line(dropped) + b"\n" if dropped else b""
+            unwritten = self._write_bytes(told + b"".join(lines))
+            if not unwritten:
                 with changed:
                     self._dropped -= dropped
                     self._is_failing = False
                 continue
             with changed:
-                self._dropped += bool(line)
+                for line in reversed(lines):
+                    self._dropped += unwritten > 0
+                    unwritten -= len(line)
                 self._is_failing = True
                 changed.notify_all()
             time.sleep(self._retry_seconds)
 
-    def _write_bytes(self, data: bytes) -> bool:
+    def _take_lines(self) -> list[bytes]:
+        """The first that waits, with those after it that a pipe takes with it at once: of other processes
+        that have the same stderr no line comes in between.
+        """
+        lines: list[bytes] = []
+        size = 0
+        while self._waiting and (not lines or size + len(self._waiting[0]) <= select.PIPE_BUF):
+            lines.append(self._waiting.popleft())
+            size += len(lines[-1])
+        self._waiting_bytes -= size
+        return lines
+
+    def _write_bytes(self, data: bytes) -> int:
+        """Returns how many bytes are not written."""
         if self._is_mid_line:
             data = b"\n" + data
         try:
@@ -121,5 +136,5 @@ class LogOutput:
                 self._is_mid_line = data[written - 1 : written] != b"\n"
                 data = data[written:]
         except OSError:
-            return False
-        return True
+            pass
+        return len(data)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 from runengine_server.log_output import MAX_WAITING_BYTES, LogOutput
@@ -75,6 +76,45 @@ def test_lines_follow_again_once_a_full_disk_has_room(pipe: tuple[int, int]) -> 
     output.write(b"there")
     assert lines_until(reader, b"there") == [b"there"]
     os.close(full)
+
+
+_FILL_A_DISK = """
+import os, resource, signal, sys
+from runengine_server.log_output import LogOutput
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2500, hard))
+output = LogOutput(1, lambda count: b"dropped %d" % count, retry_seconds=0.01)
+with output._changed:  # the thread finds all of them
+    for _ in range(3):
+        output.write(b"x" * 1023)
+output.flush()
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+output.write(b"the last")
+while output.waiting_bytes or output.is_failing:
+    output.flush()
+"""
+
+
+def test_of_lines_written_together_those_that_the_disk_has_taken_are_not_said_to_be_dropped(
+    tmp_path: Path,
+) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        subprocess.run([sys.executable, "-c", _FILL_A_DISK], stdout=log, check=True, timeout=SECONDS)
+    lines = (tmp_path / "log").read_bytes().split(b"\n")
+    assert lines == [LINE, LINE, b"x" * (2500 - 2 * 1024), b"dropped 1", b"the last", b""]
+
+
+def test_no_more_lines_are_written_together_than_a_pipe_takes_at_once() -> None:
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    output = LogOutput(writer.fileno(), dropped)
+    with output._changed:  # the thread finds all of them
+        for _ in range(6):
+            output.write(LINE)
+    output.flush()
+    with reader, writer:
+        assert [len(reader.recv(65536)) for _ in range(2)] == [4096, 2048]
 
 
 def test_a_reader_that_is_gone_does_not_make_the_writer_fail(pipe: tuple[int, int]) -> None:
