@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
@@ -248,13 +248,16 @@ class LangGraphRunProcessor:
         control = RunControl()
         self._controls.add(control)
         try:
-            returned = await graph.ainvoke(
+            values = graph.astream(
                 _resumption(execution) if resumes else to_dict(run.trigger_payload),
                 config,
+                stream_mode="values",
+                output_keys=graph.output_channels,
                 context=_context_for(graph.context_schema, execution),
                 durability="sync",
                 control=control,
             )
+            returned = await _last_of(values)
         except Exception as error:
             await execution.discard_rejected_writes(error)
             raise
@@ -323,6 +326,16 @@ def _failure_without_execution(run: ClaimedRun) -> Failure | None:
         message = f"{run.hand_backs} times in a row it was handed back without a step completed."
         return Failure("WORKER_STOPPED", message, None, run.attempt, True)
     return None
+
+
+async def _last_of(values: AsyncIterator[Any]) -> Any:
+    """What `ainvoke` returns of a graph, which streams its updates too, to find interrupts: 50 µs for four
+    no-op nodes (langgraph 1.2.22).
+    """
+    last = None
+    async for each in values:
+        last = each
+    return last
 
 
 async def _is_at_gate(graph: Pregel[Any, Any, Any, Any], config: RunnableConfig) -> bool:
