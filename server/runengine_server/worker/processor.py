@@ -204,13 +204,12 @@ class LangGraphRunProcessor:
         left = None if limit is None else max(0.0, limit - run.running_seconds)
         graph = asyncio.create_task(self._execute(execution))
         graph.add_done_callback(self._on_graph_done)
-        stopped = asyncio.create_task(execution.wait_stopped())
+        either: set[asyncio.Future[Any]] = {graph, execution.stopped}
         try:
-            done, _ = await asyncio.wait({graph, stopped}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 raise RunTimedOut(f"The run was still running after its time limit of {limit:g} s.")
         finally:
-            stopped.cancel()
             if not graph.done():
                 graph.cancel()
                 # Before the wait, which a second cancel cuts short: a task without a reference is collected.

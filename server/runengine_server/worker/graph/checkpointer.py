@@ -392,5 +392,6 @@ class FencedCheckpointer(BaseCheckpointSaver[str]):
         }
 
 
-# LangGraph looks at it once a run (langgraph 1.2.24), and Python makes it anew each time, in 14 µs and more.
-vars(FencedCheckpointer)["put_writes"].__signature__ = signature(FencedCheckpointer.put_writes)
+# LangGraph looks at them once a run (langgraph 1.2.22), and Python makes them anew each time, in 14 µs.
+for _method in (FencedCheckpointer.put_writes, FencedCheckpointer.aput_writes):
+    vars(_method)["__signature__"] = signature(_method)

@@ -109,7 +109,8 @@ class Execution:
         self._flush_is_due = False
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._stopped_by: Exception | None = None
-        self._stopped = asyncio.Event()
+        # Done once `stop` was called.
+        self.stopped: asyncio.Future[None] = self._loop.create_future()
         self._joint_return = JointReturn()
 
     @property
@@ -140,11 +141,11 @@ class Execution:
     def stop(self, error: Exception) -> None:
         """Stops the whole graph because of `error`; the first error counts."""
         self._stopped_by = self._stopped_by or error
-        self._stopped.set()
+        self._loop.call_soon_threadsafe(self._set_stopped)  # this thread may be that of a sync node
 
-    async def wait_stopped(self) -> None:
-        """Returns once `stop` was called."""
-        await self._stopped.wait()
+    def _set_stopped(self) -> None:
+        if not self.stopped.done():
+            self.stopped.set_result(None)
 
     def raise_if_stopped(self) -> None:
         """Raises the error that stopped the graph, if there was one."""
