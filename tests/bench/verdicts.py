@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -23,11 +24,13 @@ HEAD = """\
 def merged(rows: Sequence[Row], before: list[str], now: list[str]) -> list[str]:
     """The lines of the rows in their order, of two tables; of a row that stands in both, that of now."""
     lines = [*now, *before]
-    return [
-        line
-        for row in rows
-        if (line := next((each for each in lines if each.startswith(f"| {row.number} | {row.figure}")), ""))
-    ]
+    return [line for row in rows if (line := next(filter(_is_of(row), lines), ""))]
+
+
+def _is_of(row: Row) -> Callable[[str], object]:
+    # Rows of one number differ in what is measured or in the reference, before the colons.
+    figure, reference = re.escape(row.figure), re.escape(row.reference)
+    return re.compile(rf"\| {row.number} \| {figure}(:[^|]*)? \|[^|]*\| {reference}(:[^|]*)? \|").match
 
 
 @dataclass(frozen=True)

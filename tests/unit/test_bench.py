@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,24 @@ def test_the_line_of_a_row_has_what_serves_and_nothing_that_waits() -> None:
 
 
 def test_a_table_keeps_the_rows_that_were_not_measured_again() -> None:
-    rows = [row_of(BY_CPU, 1), row_of(BY_CPU, 10, "p50"), row_of(BY_CPU, 10, "p95")]
-    before = ["# head", "| 1 | a list: 5 |", "| 10 | p50: 2 |", "| 10 | p95: 4 |", "| 11 | gone: 1 |"]
-    assert merged(rows, before, ["| 10 | p95: 3 |"]) == [
-        "| 1 | a list: 5 |",
-        "| 10 | p50: 2 |",
-        "| 10 | p95: 3 |",
+    rows = [
+        row_of(BY_CPU, 1),
+        row_of(BY_CPU, 10, "p50, slow"),
+        row_of(BY_CPU, 10, "p50"),
+        row_of(BY_CPU, 10, "p95"),
     ]
+    again = replace(rows[3], reference="a third")
+    before = [
+        "# head",
+        "| 1 | a list | | another | |",
+        "| 10 | p50, slow: 2 | | another: 1 | |",
+        "| 10 | p50: 3 | | another: 1 | |",
+        "| 10 | p95: 4 | | another: 1 | |",
+        "| 10 | p95: 5 | | a third: 1 | |",
+        "| 11 | gone: 6 | | another: 1 | |",
+    ]
+    now = ["| 10 | p95: 7 | serve 1 | another: 1 | bare 2 |"]
+    assert merged([*rows, again], before, now) == [*before[1:4], *now, before[5]]
 
 
 def test_the_stat_of_a_process_is_read_behind_any_command() -> None:
