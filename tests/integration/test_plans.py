@@ -494,6 +494,8 @@ CASES: list[tuple[str, tuple[Any, ...], int, dict[str, int]]] = [
     ("heartbeat", (UUID(int=2), *KEPT, 30.0), 10, {"runs": 40}),
     ("hand_back", (*KEPT, 0.25), 10, {"runs": 20, "run_steps": 10}),
     ("begin_chore", ("new", 3600.0), 1, {}),
+    ("purge_expired", (100,), 1, {"webhook_endpoints": 100}),
+    ("has_retention", (), 1, {}),
     ("register_workflows", (uuid4(), "worker:test", [WORKFLOW], 60.0), 1, {"workflows": 2}),
     ("withdraw_worker", (uuid4(),), 0, {}),
     ("describe_workflows", ([WORKFLOW], [b""]), 1, {"workflows": 2}),

@@ -355,7 +355,9 @@ async def test_deliveries_to_a_disabled_endpoint_are_not_kept_for_ever(place: Pl
     await place.webhooks.update(endpoint.id, None, None, True)
     for days, kept in ((29, 1), (31, 0)):
         await place.superuser.execute(
-            "UPDATE webhook_deliveries SET expires_at = now() - make_interval(days => $1)", days
+            "UPDATE webhook_deliveries SET (next_attempt_at, expires_at) = (at, at)"
+            " FROM (SELECT now() - make_interval(days => $1)) AS long_ago(at)",
+            days,
         )
         await place.engine.queue.purge_expired()
         assert len(await place.deliveries(endpoint)) == kept

@@ -1,43 +1,52 @@
 -- What is kept for a time only, but for runs and bulk operations: see repositories/retention.py.
 
--- Deletes up to _limit rows of each kind that nobody needs any more. Returns how many that were, of all kinds.
+-- Deletes up to _limit rows of each kind that nobody needs any more. Returns how many that were, of all kinds. They
+-- are deleted by their places: for a join with the table PostgreSQL may read all of it.
 CREATE FUNCTION purge_expired(_limit int) RETURNS TABLE (deleted bigint)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
+DECLARE
+    -- Of a variable the planner knows nothing, and does not look for it in the table.
+    called_at CONSTANT timestamptz := statement_timestamp();
 BEGIN
     PERFORM set_config('runengine.dispatch', 'on', true);
     RETURN QUERY WITH keys AS (
-        DELETE FROM public.idempotency_keys WHERE (tenant_id, key) IN (
-            SELECT tenant_id, key FROM public.idempotency_keys
-            WHERE created_at < statement_timestamp() - interval '7 days' LIMIT _limit)
+        DELETE FROM public.idempotency_keys WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM public.idempotency_keys
+            WHERE created_at < called_at - interval '7 days' LIMIT _limit))
         RETURNING 1
     ), cached AS (
-        DELETE FROM public.step_cache WHERE (tenant_id, workflow_name, step_id, key) IN (
-            SELECT tenant_id, workflow_name, step_id, key FROM public.step_cache
-            WHERE expires_at < statement_timestamp() LIMIT _limit)
+        DELETE FROM public.step_cache WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM public.step_cache
+            WHERE expires_at < called_at LIMIT _limit))
         RETURNING 1
     ), workers AS (
         -- Of workers that stopped without withdrawing.
-        DELETE FROM public.workflow_workers WHERE (workflow_name, worker_id) IN (
-            SELECT workflow_name, worker_id FROM public.workflow_workers
-            WHERE expires_at < statement_timestamp() LIMIT _limit)
+        DELETE FROM public.workflow_workers WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM public.workflow_workers
+            WHERE expires_at < called_at LIMIT _limit))
         RETURNING 1
     ), ended AS (
-        DELETE FROM public.webhook_deliveries WHERE (tenant_id, endpoint_id, id) IN (
-            SELECT tenant_id, endpoint_id, id FROM public.webhook_deliveries
-            WHERE status <> 'pending' AND expires_at < statement_timestamp() LIMIT _limit)
+        DELETE FROM public.webhook_deliveries WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM public.webhook_deliveries
+            WHERE status <> 'pending' AND expires_at < called_at LIMIT _limit))
         RETURNING 1
     ), dead AS (
-        -- Those that an endpoint was not sent before it was disabled: nobody finds that they are dead.
-        DELETE FROM public.webhook_deliveries WHERE (tenant_id, endpoint_id, id) IN (
-            SELECT tenant_id, endpoint_id, id FROM public.webhook_deliveries
-            WHERE next_attempt_at IS NOT NULL AND expires_at < statement_timestamp() - interval '30 days' LIMIT _limit)
+        -- Those that an endpoint was not sent before it was disabled: nobody finds that they are dead. The next attempt
+        -- is at most a day after they expire, and by that the index has them, endpoint by endpoint.
+        DELETE FROM public.webhook_deliveries WHERE ctid = ANY(ARRAY(
+            SELECT due.ctid FROM public.webhook_endpoints CROSS JOIN LATERAL (
+                SELECT ctid FROM public.webhook_deliveries
+                WHERE tenant_id = webhook_endpoints.tenant_id AND endpoint_id = webhook_endpoints.id
+                    AND next_attempt_at < called_at - interval '29 days'
+                    AND expires_at < called_at - interval '30 days' LIMIT _limit
+            ) AS due LIMIT _limit))
         RETURNING 1
     ), campaigns AS (
         -- Who has not read them by then never will: an endpoint that is disabled begins anew when it is enabled.
-        DELETE FROM public.campaign_events WHERE (tenant_id, campaign_id, seq) IN (
-            SELECT tenant_id, campaign_id, seq FROM public.campaign_events
-            WHERE at < statement_timestamp() - interval '7 days' LIMIT _limit)
+        DELETE FROM public.campaign_events WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM public.campaign_events
+            WHERE at < called_at - interval '7 days' LIMIT _limit))
         RETURNING 1
     )
     SELECT (SELECT count(*) FROM keys) + (SELECT count(*) FROM cached) + (SELECT count(*) FROM workers)
