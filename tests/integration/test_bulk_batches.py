@@ -303,9 +303,10 @@ async def test_workers_hear_of_what_was_cancelled_and_queued(place: Place) -> No
     await place.store(1)
     cancelling = await place.create(BulkAction.CANCEL, [running])
     retrying = await place.create(BulkAction.RETRY, [failed])
-    await place.end(cancelling, retrying)
-    async with asyncio.timeout(SECONDS):
+    # The server tells of a batch when it has committed, and must not be stopped in between.
+    async with place.serving(BulkRunner(place.database, None)), asyncio.timeout(SECONDS):
         assert {await heard.get(), await heard.get()} == {(CANCELLED, f"{running} 1"), (QUEUED, "")}
+        await place.until_ended(cancelling, retrying)
 
 
 async def test_runs_of_a_thread_are_queued_again_in_their_order(place: Place) -> None:
