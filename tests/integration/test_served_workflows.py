@@ -248,3 +248,19 @@ async def test_workers_that_went_away_without_a_word_are_forgotten(
             "SELECT worker FROM workflow_workers WHERE workflow_name = $1", engine.workflow
         )
         assert [row["worker"] for row in left] == ["worker:test"]
+
+
+async def test_a_worker_that_renews_its_registration_while_others_purge_keeps_it(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    async with serving(database_url, chain(one=Ran().node("one"))) as engine:
+        late = uuid4()
+        await WorkflowRepository(engine.database).register(late, "worker:late", [engine.workflow], 0)
+        there = "SELECT count(*) FROM workflow_workers WHERE worker_id = $1"
+        async with database.transaction(), asyncio.timeout(SECONDS):
+            await database.execute(
+                "UPDATE workflow_workers SET expires_at = now() + interval '1 hour' WHERE worker_id = $1",
+                late,
+            )
+            await engine.queue.purge_expired()
+        assert await database.fetchval(there, late) == 1

@@ -1,7 +1,8 @@
 -- What is kept for a time only, but for runs and bulk operations: see repositories/retention.py.
 
 -- Deletes up to _limit rows of each kind that nobody needs any more. Returns how many that were, of all kinds. They
--- are deleted by their places: for a join with the table PostgreSQL may read all of it.
+-- are deleted by their places: for a join with the table PostgreSQL may read all of it. Locked first, so that none is
+-- deleted that somebody renews at the moment, as a worker its registration, or a person a delivery by retrying it.
 CREATE FUNCTION purge_expired(_limit int) RETURNS TABLE (deleted bigint)
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_column
@@ -13,23 +14,23 @@ BEGIN
     RETURN QUERY WITH keys AS (
         DELETE FROM public.idempotency_keys WHERE ctid = ANY(ARRAY(
             SELECT ctid FROM public.idempotency_keys
-            WHERE created_at < called_at - interval '7 days' LIMIT _limit))
+            WHERE created_at < called_at - interval '7 days' LIMIT _limit FOR UPDATE SKIP LOCKED))
         RETURNING 1
     ), cached AS (
         DELETE FROM public.step_cache WHERE ctid = ANY(ARRAY(
             SELECT ctid FROM public.step_cache
-            WHERE expires_at < called_at LIMIT _limit))
+            WHERE expires_at < called_at LIMIT _limit FOR UPDATE SKIP LOCKED))
         RETURNING 1
     ), workers AS (
         -- Of workers that stopped without withdrawing.
         DELETE FROM public.workflow_workers WHERE ctid = ANY(ARRAY(
             SELECT ctid FROM public.workflow_workers
-            WHERE expires_at < called_at LIMIT _limit))
+            WHERE expires_at < called_at LIMIT _limit FOR UPDATE SKIP LOCKED))
         RETURNING 1
     ), ended AS (
         DELETE FROM public.webhook_deliveries WHERE ctid = ANY(ARRAY(
             SELECT ctid FROM public.webhook_deliveries
-            WHERE status <> 'pending' AND expires_at < called_at LIMIT _limit))
+            WHERE status <> 'pending' AND expires_at < called_at LIMIT _limit FOR UPDATE SKIP LOCKED))
         RETURNING 1
     ), dead AS (
         -- Those that an endpoint was not sent before it was disabled: nobody finds that they are dead. The next attempt
@@ -40,13 +41,14 @@ BEGIN
                 WHERE tenant_id = webhook_endpoints.tenant_id AND endpoint_id = webhook_endpoints.id
                     AND next_attempt_at < called_at - interval '29 days'
                     AND expires_at < called_at - interval '30 days' LIMIT _limit
+                FOR UPDATE SKIP LOCKED
             ) AS due LIMIT _limit))
         RETURNING 1
     ), campaigns AS (
         -- Who has not read them by then never will: an endpoint that is disabled begins anew when it is enabled.
         DELETE FROM public.campaign_events WHERE ctid = ANY(ARRAY(
             SELECT ctid FROM public.campaign_events
-            WHERE at < called_at - interval '7 days' LIMIT _limit))
+            WHERE at < called_at - interval '7 days' LIMIT _limit FOR UPDATE SKIP LOCKED))
         RETURNING 1
     )
     SELECT (SELECT count(*) FROM keys) + (SELECT count(*) FROM cached) + (SELECT count(*) FROM workers)
